@@ -1,0 +1,1 @@
+"""Clone a General Bots production on Incus into an isolated stage, and test against it."""

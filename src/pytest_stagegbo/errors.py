@@ -1,0 +1,211 @@
+"""Every error that this package raises on purpose.
+
+::
+
+    StageGboError
+    ├── SettingsError            what was asked for is malformed or contradicts itself
+    ├── MissingRequirement       a tool, a privilege or a file of the host is not there
+    ├── LabError                 the lab could not be brought up or taken down
+    ├── ServerUnreachable        no Incus daemon answered
+    ├── ServerRefused            Incus answered a request with an error
+    ├── OperationFailed          an Incus operation was accepted and then failed, or never ended
+    ├── ProductionProtected      a request would have reached production
+    ├── NotOurs                  something in the way carries no ownership mark
+    ├── SourceMissing            production has no such container
+    ├── NoRoom                   the pool or the host's file system is too full
+    ├── LimitTooSmall            a clone's disk limit is below what its source references
+    ├── UnsafeClone              a clone carries configuration that must not be started
+    ├── NotReady                 a service did not answer in time
+    ├── VaultSealed              Vault is up, and nobody gave it its keys
+    ├── LockTimeout              another process holds the stage
+    ├── StageMissing             the stage, or a container of it, does not exist
+    └── CommandFailed            a command inside a stage container failed
+
+Each says what failed, what was seen last and what to do about it. Messages never carry secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "CommandFailed",
+    "LabError",
+    "LimitTooSmall",
+    "LockTimeout",
+    "MissingRequirement",
+    "NoRoom",
+    "NotOurs",
+    "NotReady",
+    "OperationFailed",
+    "ProductionProtected",
+    "ServerRefused",
+    "ServerUnreachable",
+    "SettingsError",
+    "SourceMissing",
+    "StageGboError",
+    "StageMissing",
+    "UnsafeClone",
+    "VaultSealed",
+]
+
+
+class StageGboError(Exception):
+    """The root. Catch it to catch everything that this package raises on purpose.
+
+    Args:
+        message: What failed, in one sentence.
+        seen: The last thing that was observed (an answer, a state, log lines). May have several lines.
+        remedy: What to do next.
+
+    Survives pickling, which pytest-xdist needs to carry errors between processes.
+    """
+
+    code: ClassVar[str] = "SG000"
+    """Stable identifier, for searching the documentation."""
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with."""
+
+    def __init__(self, message: str, *, seen: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.seen = seen
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.seen, self.remedy, self.__dict__.copy()))
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.seen:
+            parts.append(f"last seen: {self.seen}")
+        if self.remedy:
+            parts.append(f"what to do: {self.remedy}")
+        return "\n".join(parts)
+
+
+def _rebuild(
+    cls: type[StageGboError], message: str, seen: str, remedy: str, state: dict[str, object]
+) -> StageGboError:
+    error = cls.__new__(cls)
+    StageGboError.__init__(error, message, seen=seen, remedy=remedy)
+    error.__dict__.update(state)
+    return error
+
+
+class SettingsError(StageGboError):
+    """Settings are malformed or contradict each other. Lists every problem, each with where it stands."""
+
+    code = "SG010"
+    exit_code = 2
+
+
+class MissingRequirement(StageGboError):
+    """A tool, a privilege or a file that the host must provide is missing."""
+
+    code = "SG020"
+    exit_code = 3
+
+
+class LabError(StageGboError):
+    """The lab could not be brought up, entered or taken down."""
+
+    code = "SG030"
+
+
+class ServerUnreachable(StageGboError):
+    """No Incus daemon answered at any of the places looked at."""
+
+    code = "SG100"
+    exit_code = 3
+
+
+class ServerRefused(StageGboError):
+    """Incus answered a request with an error."""
+
+    code = "SG101"
+
+    def __init__(self, message: str, *, status: int = 0, seen: str = "", remedy: str = "") -> None:
+        super().__init__(message, seen=seen, remedy=remedy)
+        self.status = status
+        """HTTP status of the answer; 0 when there was none."""
+
+
+class OperationFailed(StageGboError):
+    """An Incus operation was accepted and then failed, or did not end in time."""
+
+    code = "SG102"
+
+
+class ProductionProtected(StageGboError):
+    """A request would have written to production. It was not sent."""
+
+    code = "SG200"
+    exit_code = 4
+
+
+class NotOurs(StageGboError):
+    """Something in the way carries no ownership mark of this tool, so it is left alone."""
+
+    code = "SG201"
+    exit_code = 4
+
+
+class SourceMissing(StageGboError):
+    """The source project lacks a container that the settings name."""
+
+    code = "SG202"
+
+
+class NoRoom(StageGboError):
+    """The storage pool, or the host's file system below it, has too little room."""
+
+    code = "SG210"
+    exit_code = 5
+
+
+class LimitTooSmall(StageGboError):
+    """The disk limit of a clone is below the bytes that its source already references."""
+
+    code = "SG211"
+    exit_code = 5
+
+
+class UnsafeClone(StageGboError):
+    """A stopped clone still carries configuration that must not be started."""
+
+    code = "SG220"
+    exit_code = 4
+
+
+class NotReady(StageGboError):
+    """A service did not answer in its own protocol before the deadline, or its container stopped."""
+
+    code = "SG300"
+    exit_code = 6
+
+
+class VaultSealed(StageGboError):
+    """Vault answers and is sealed, and no usable unseal keys were given."""
+
+    code = "SG301"
+    exit_code = 7
+
+
+class LockTimeout(StageGboError):
+    """Another process held the stage for longer than this one was willing to wait."""
+
+    code = "SG310"
+    exit_code = 8
+
+
+class StageMissing(StageGboError):
+    """The stage, or one of its containers, does not exist (yet)."""
+
+    code = "SG320"
+
+
+class CommandFailed(StageGboError):
+    """A command inside a stage container ended with a status other than 0."""
+
+    code = "SG330"

@@ -1,0 +1,46 @@
+"""How long-running work tells whoever watches what it is doing. Drawing it is the edges' business."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Progress", "Silent", "task"]
+
+
+class Progress(Protocol):
+    """Receives what long-running work does. Methods may be called from several threads at once."""
+
+    def begin(self, key: str, text: str) -> None:
+        """Work named `key` (unique among what is under way) starts; `text` describes it to a person."""
+
+    def end(self, key: str, error: BaseException | None = None) -> None:
+        """Work named `key` is over, with the error that ended it if one did."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line of its own, a warning for example."""
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def begin(self, key: str, text: str) -> None: ...
+
+    def end(self, key: str, error: BaseException | None = None) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@contextlib.contextmanager
+def task(progress: Progress, key: str, text: str) -> Iterator[None]:
+    """Report `begin` now and `end` when the block is left, with its error if it raised one."""
+    progress.begin(key, text)
+    try:
+        yield
+    except BaseException as error:
+        progress.end(key, error)
+        raise
+    progress.end(key)

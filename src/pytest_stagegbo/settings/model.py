@@ -1,0 +1,203 @@
+"""What can be set, with the defaults of a General Bots production.
+
+The defaults of the containers (names, addresses, units, ports, paths) are those of General Bots' public
+operations documents and of its staging guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = [
+    "Boot",
+    "ContainerSettings",
+    "IncusSettings",
+    "NetworkSettings",
+    "ProbeSettings",
+    "Protocol",
+    "Settings",
+    "TimeoutSettings",
+    "VaultSettings",
+    "default_containers",
+]
+
+Protocol = Literal["postgresql", "valkey", "vault", "s3", "http", "tcp"]
+Boot = Literal["units", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class IncusSettings:
+    """How to reach the daemon."""
+
+    endpoint: str = ""
+    """Path of a Unix socket or an `https://` address. Empty: `$INCUS_SOCKET`, then the usual places."""
+    client_cert: str = ""
+    """Path of the client certificate (PEM) for an `https://` endpoint."""
+    client_key: str = ""
+    """Path of the client key (PEM)."""
+    server_cert: str = ""
+    """Path of the certificate (PEM) that the server must present."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """The stage's bridge, and the network of production that it must keep away from."""
+
+    name: str = "stagebr0"
+    address: IPv4Interface = IPv4Interface("10.0.3.1/24")
+    """The host's own address on the stage's bridge, which makes the subnet."""
+    nat: bool = True
+    """Masquerade what the stage sends to other networks (the staging guide asks for a NAT network)."""
+    production: IPv4Network = IPv4Network("10.0.2.0/24")
+    """Production's subnet."""
+
+    @property
+    def subnet(self) -> IPv4Network:
+        return self.address.network
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSettings:
+    """Where the unseal keys of Vault come from. The first one that is set counts; none: Vault stays sealed."""
+
+    unseal_file: str = ""
+    """Path of an `init.json` as `vault operator init -format=json` prints it, or one key a line."""
+    unseal_env: str = ""
+    """Name of an environment variable that holds the keys, separated by white space or commas."""
+    unseal_command: tuple[str, ...] = ()
+    """A command that prints either of these forms."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSettings:
+    """Seconds."""
+
+    ready: float = 120.0
+    """For a service to answer in its own protocol, counted from its container's start."""
+    lock: float = 900.0
+    """For another process to let go of the stage."""
+    operation: float = 600.0
+    """For one Incus operation (a full copy on a pool without copy-on-write takes long)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """A question that a ready service answers in its own protocol."""
+
+    protocol: Protocol
+    port: int
+    path: str = ""
+    """For `http` only: answers 200 when ready."""
+    tls: bool = False
+    """Speak TLS; the certificate is not checked, since its names are production's and its authority private."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """One container of production and its clone in the stage."""
+
+    name: str
+    address: IPv4Address
+    """On the stage's subnet."""
+    production_address: IPv4Address | None = None
+    """The source's address on production's subnet."""
+    source: str = ""
+    """Name in the source project; empty: the same name."""
+    units: tuple[str, ...] = ()
+    """systemd services that make up the container's purpose. Units that the container lacks are passed over,
+    but one of those with a probe must exist."""
+    wipe: tuple[str, ...] = ()
+    """Folders that are emptied, dot files included; the folder itself, its owner and its mode stay."""
+    logs: tuple[str, ...] = ("/opt/gbo/logs",)
+    """Folders whose files are removed and whose folders stay, with owners and modes."""
+    probes: tuple[ProbeSettings, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Containers whose services must answer before this one is started."""
+    boot: Boot = "units"
+    """`units`: only `units` and what they require are started, so that no cron job, timer or mail queue of
+    production runs in the clone. `full`: the container's own default target."""
+    disk_limit: str = ""
+    """Overrides the stage's limit for this container."""
+
+    @property
+    def source_name(self) -> str:
+        return self.source or self.name
+
+
+def default_containers() -> Mapping[str, ContainerSettings]:
+    """The six containers of a General Bots production, keyed by their name in the stage."""
+
+    def stage(last: int) -> IPv4Address:
+        return IPv4Address(f"10.0.3.{last}")
+
+    def production(last: int) -> IPv4Address:
+        return IPv4Address(f"10.0.2.{last}")
+
+    containers = (
+        ContainerSettings(
+            "system",
+            stage(10),
+            production(10),
+            units=("botserver.service", "botui.service"),
+            wipe=("/opt/gbo/work",),
+            probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
+            needs=("tables", "vault", "cache", "drive", "llm"),
+        ),
+        ContainerSettings(
+            "tables",
+            stage(11),
+            production(11),
+            units=("postgresql.service",),
+            probes=(ProbeSettings("postgresql", 5432),),
+        ),
+        ContainerSettings(
+            "vault", stage(12), production(12), units=("vault.service",), probes=(ProbeSettings("vault", 8200),)
+        ),
+        ContainerSettings(
+            "cache",
+            stage(13),
+            production(13),
+            units=("valkey.service",),
+            wipe=("/opt/gbo/data/valkey",),
+            probes=(ProbeSettings("valkey", 6379),),
+        ),
+        ContainerSettings(
+            "drive",
+            stage(14),
+            production(14),
+            units=("minio.service", "drive.service"),
+            wipe=("/opt/gbo/data/minio",),
+            probes=(ProbeSettings("s3", 9100),),
+        ),
+        ContainerSettings(
+            "llm",
+            stage(15),
+            production(15),
+            units=("llm.service",),
+            probes=(ProbeSettings("http", 8081, "/health"),),
+        ),
+    )
+    return MappingProxyType({container.name: container for container in containers})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, built once and never changed."""
+
+    source_project: str = "default"
+    """Incus project that production lives in."""
+    project: str = "STAGE-GBO"
+    """Incus project of the stage."""
+    disk_limit: str = "10GB"
+    """Size of each clone's root disk, in Incus's notation (`10GB`, `512MiB`)."""
+    disk_floor: str = "5GB"
+    """Provisioning stops before the pool, or the file system under it, has less than this left."""
+    incus: IncusSettings = field(default_factory=IncusSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    vault: VaultSettings = field(default_factory=VaultSettings)
+    timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
+    containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
