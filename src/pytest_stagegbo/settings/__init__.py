@@ -1,0 +1,36 @@
+"""What can be set, where it is read from, and what wins.
+
+:func:`load` reads every source; :func:`build` is its pure core. `docs/settings.md` lists every key.
+"""
+
+from __future__ import annotations
+
+from pytest_stagegbo.settings.build import Loaded, build
+from pytest_stagegbo.settings.layers import Layer
+from pytest_stagegbo.settings.load import load
+from pytest_stagegbo.settings.model import (
+    ContainerSettings,
+    IncusSettings,
+    NetworkSettings,
+    ProbeSettings,
+    Settings,
+    TimeoutSettings,
+    VaultSettings,
+)
+from pytest_stagegbo.settings.size import format_size, parse_size
+
+__all__ = [
+    "ContainerSettings",
+    "IncusSettings",
+    "Layer",
+    "Loaded",
+    "NetworkSettings",
+    "ProbeSettings",
+    "Settings",
+    "TimeoutSettings",
+    "VaultSettings",
+    "build",
+    "format_size",
+    "load",
+    "parse_size",
+]

@@ -6,7 +6,7 @@ operations documents and of its staging guide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003 (the keys are read off the resolved annotations)
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import MappingProxyType
@@ -48,11 +48,12 @@ class NetworkSettings:
     """The stage's bridge, and the network of production that it must keep away from."""
 
     name: str = "stagebr0"
-    address: IPv4Interface = IPv4Interface("10.0.3.1/24")
+    """Of the bridge, which the host sees as a network interface: at most 15 characters."""
+    address: IPv4Interface = IPv4Interface("10.0.3.1/24")  # noqa: RUF009 (immutable)
     """The host's own address on the stage's bridge, which makes the subnet."""
     nat: bool = True
     """Masquerade what the stage sends to other networks (the staging guide asks for a NAT network)."""
-    production: IPv4Network = IPv4Network("10.0.2.0/24")
+    production: IPv4Network = IPv4Network("10.0.2.0/24")  # noqa: RUF009 (immutable)
     """Production's subnet."""
 
     @property
@@ -89,6 +90,7 @@ class ProbeSettings:
     """A question that a ready service answers in its own protocol."""
 
     protocol: Protocol
+    """What to speak. `tcp` asks for no more than an open port."""
     port: int
     path: str = ""
     """For `http` only: answers 200 when ready."""
@@ -101,10 +103,11 @@ class ContainerSettings:
     """One container of production and its clone in the stage."""
 
     name: str
+    """In the stage."""
     address: IPv4Address
-    """On the stage's subnet."""
+    """On the stage's subnet. The default containers move along when `network.address` names another subnet."""
     production_address: IPv4Address | None = None
-    """The source's address on production's subnet."""
+    """The source's address on production's subnet. Those of the default containers move with `network.production`."""
     source: str = ""
     """Name in the source project; empty: the same name."""
     units: tuple[str, ...] = ()
@@ -115,6 +118,7 @@ class ContainerSettings:
     logs: tuple[str, ...] = ("/opt/gbo/logs",)
     """Folders whose files are removed and whose folders stay, with owners and modes."""
     probes: tuple[ProbeSettings, ...] = ()
+    """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()
     """Containers whose services must answer before this one is started."""
     boot: Boot = "units"

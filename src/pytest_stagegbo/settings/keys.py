@@ -1,0 +1,120 @@
+"""Every key that can be set, read off the model, and the environment name of each.
+
+A path is a key taken apart: `("network", "address")` for `network.address`. Containers are named by whoever sets
+them, so in the list of keys :data:`ANY` stands for the name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pytest_stagegbo.settings.model import ContainerSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "ANY",
+    "PREFIX",
+    "Key",
+    "KeyPath",
+    "all_keys",
+    "dotted",
+    "env_name",
+    "find",
+    "is_table",
+    "nearest",
+    "suggest",
+]
+
+KeyPath = tuple[str, ...]
+
+PREFIX = "STAGEGBO_"
+ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One thing that can be set."""
+
+    path: KeyPath
+    type: Any
+    """The field's type in the model."""
+    default: object
+    """:data:`dataclasses.MISSING` where there is none: the address of a container of one's own."""
+    owner: type
+    """The class of the model that has the field."""
+
+
+@cache
+def all_keys() -> Mapping[KeyPath, Key]:
+    """Every key by its path, in the model's order."""
+    return MappingProxyType({key.path: key for key in _walk(Settings, ())})
+
+
+def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
+    hints = get_type_hints(owner)
+    if owner is ContainerSettings:
+        yield Key((*path, "enabled"), bool, True, owner)
+    for field in dataclasses.fields(owner):
+        here = (*path, field.name)
+        if here == ("containers",):
+            yield from _walk(ContainerSettings, (*here, ANY))
+        elif dataclasses.is_dataclass(hints[field.name]):
+            yield from _walk(hints[field.name], here)
+        elif here != ("containers", ANY, "name"):  # the name is the table's
+            yield Key(here, hints[field.name], field.default, owner)
+
+
+@cache
+def _tables() -> frozenset[KeyPath]:
+    return frozenset(path[:length] for path in all_keys() for length in range(len(path)))
+
+
+def find(path: KeyPath) -> Key | None:
+    """The key at `path`, which may name any container; none when nothing of that name can be set."""
+    return all_keys().get(_generic(path))
+
+
+def is_table(path: KeyPath) -> bool:
+    """Whether `path` holds keys rather than a value."""
+    return _generic(path) in _tables()
+
+
+def _generic(path: KeyPath) -> KeyPath:
+    return ("containers", ANY, *path[2:]) if path[:1] == ("containers",) and len(path) > 1 else path
+
+
+def dotted(path: KeyPath) -> str:
+    return ".".join(path)
+
+
+def env_name(path: KeyPath) -> str:
+    """The environment variable that sets the key at `path`: `__` goes one table deeper, `-` becomes `_`."""
+    return PREFIX + "__".join(part.upper().replace("-", "_") for part in path)
+
+
+def suggest(path: KeyPath) -> str:
+    """What someone who wrote the unknown `path` may have meant, as a clause to append; empty when nothing is near."""
+    *table, name = path
+    siblings = [key[len(table)] for key in (*all_keys(), *_tables()) if _is_below(key, tuple(table))]
+    if near := nearest(name, siblings):
+        return f"; did you mean {near}?"
+    elsewhere = [dotted(key) for key in all_keys() if key[-1] == name and ANY not in key]
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return ""
+
+
+def _is_below(key: KeyPath, table: KeyPath) -> bool:
+    return len(key) > len(table) and key[: len(table)] == _generic(table) and key[len(table)] != ANY
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word closest to `word`; empty when none is close."""
+    return next(iter(difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=cutoff)), "")

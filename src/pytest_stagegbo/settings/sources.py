@@ -1,0 +1,232 @@
+"""Where settings are written down: a TOML file and the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.settings import keys
+from pytest_stagegbo.settings.keys import ANY, PREFIX, KeyPath, dotted
+from pytest_stagegbo.settings.layers import Layer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+__all__ = ["CONFIG_VARIABLE", "RESERVED", "anchored", "locate", "read_environment", "read_file"]
+
+FILE = "stagegbo.toml"
+PYPROJECT = "pyproject.toml"
+CONFIG_VARIABLE = "STAGEGBO_CONFIG"
+RESERVED = (CONFIG_VARIABLE, "STAGEGBO_DEBUG", "STAGEGBO_LAB*", "STAGEGBO_ENDPOINT_*")
+"""Variables that are no settings; `*` stands for any ending."""
+
+_PATH_KEYS = (
+    ("incus", "endpoint"),
+    ("incus", "client_cert"),
+    ("incus", "client_key"),
+    ("incus", "server_cert"),
+    ("vault", "unseal_file"),
+)
+
+
+# Files ----------------------------------------------------------------------------------------------------------
+
+
+def locate(config: Path | None, start: Path, environ: Mapping[str, str]) -> Path | None:
+    """The file to read.
+
+    `config` if given, else the one that `$STAGEGBO_CONFIG` names (set but empty: no file at all), else the nearest
+    one from `start` upwards: `stagegbo.toml`, or a `pyproject.toml` that has a table `[tool.stagegbo]`.
+
+    Raises:
+        SettingsError: A file that was named is missing, or one folder has both.
+    """
+    if config is not None:
+        return _named(start / _home(str(config)), f"--config {config}")
+    if CONFIG_VARIABLE in environ:
+        name = environ[CONFIG_VARIABLE]
+        return _named(start / _home(name), f"${CONFIG_VARIABLE}={name}") if name else None
+    folder = start.resolve()
+    return next((found for here in (folder, *folder.parents) if (found := _in_folder(here))), None)
+
+
+def _named(path: Path, asked: str) -> Path:
+    if path.is_file():
+        return path
+    raise SettingsError(
+        f"{asked}: {'that is not a file' if path.exists() else 'there is no such file'}",
+        seen=f"looked for {path}",
+        remedy=f"name an existing TOML file, or name none and let {FILE} or {PYPROJECT} be looked for",
+    )
+
+
+def _in_folder(folder: Path) -> Path | None:
+    own, shared = folder / FILE, folder / PYPROJECT
+    has_own = _is_file(own)
+    if not (_is_file(shared) and "stagegbo" in _tool(_parse(shared, str(shared)))):
+        return own if has_own else None
+    if has_own:
+        raise SettingsError(
+            f"two files in one folder claim the settings: {own} and {shared} with [tool.stagegbo]",
+            remedy="keep one of them, or name the one to read with --config",
+        )
+    return shared
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above that may not be entered
+        return False
+
+
+def read_file(path: Path, start: Path) -> Layer:
+    """What the file at `path` says. Relative paths in it are relative to its folder.
+
+    Raises:
+        SettingsError: It cannot be read, or is not TOML.
+    """
+    shown = _shown(path, start)
+    content = _parse(path, shown)
+    prefix = ""
+    if path.name == PYPROJECT:
+        prefix = "tool.stagegbo"
+        table = _tool(content).get("stagegbo")
+        if not isinstance(table, Mapping):
+            raise SettingsError(
+                f"{shown} has no table [tool.stagegbo]", remedy=f"add one, or keep the settings in {FILE} and name that"
+            )
+        content = table
+    origins = dict(_positions(content, (), shown, prefix))
+    return anchored(Layer(shown, MappingProxyType(dict(content)), MappingProxyType(origins)), path.parent)
+
+
+def _parse(path: Path, shown: str) -> Mapping[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+        content: Mapping[str, Any] = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read {shown}: {error.strerror}", remedy="make it readable, or name another"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{shown} is not UTF-8: {error.reason} at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        # The parser gives no line for what is missing at the end.
+        what = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the end of the file")
+        raise SettingsError(f"{shown} is not valid TOML: {what}", remedy="correct that line") from None
+    return content
+
+
+def _tool(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    tool = content.get("tool")
+    return tool if isinstance(tool, Mapping) else {}
+
+
+def _shown(path: Path, start: Path) -> str:
+    """The path as short as it is clear."""
+    try:
+        return str(path.resolve().relative_to(start.resolve()))
+    except ValueError:
+        return str(path)
+
+
+def _positions(table: Mapping[str, Any], path: KeyPath, shown: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """Where each key of a file stands, in TOML's own terms: `stagegbo.toml [network] address`."""
+    header = ".".join(filter(None, (prefix, dotted(path))))
+    for name, value in table.items():
+        here = (*path, name)
+        if isinstance(value, Mapping):
+            yield dotted(here), f"{shown} [{'.'.join(filter(None, (prefix, dotted(here))))}]"
+            yield from _positions(value, here, shown, prefix)
+        else:
+            yield dotted(here), f"{shown} [{header}] {name}" if header else f"{shown} {name}"
+
+
+def anchored(layer: Layer, folder: Path) -> Layer:
+    """`layer` with its relative paths, and those that begin with `~`, made absolute from `folder`."""
+    values = dict(layer.values)
+    for table, name in _PATH_KEYS:
+        inner = values.get(table)
+        value = inner.get(name) if isinstance(inner, Mapping) else None
+        # An endpoint is a path only if it looks like one; anything else is for the checks to judge.
+        if not isinstance(value, str) or not value or (name == "endpoint" and value[0] not in "~./"):
+            continue
+        values[table] = {**values[table], name: str(folder.absolute() / _home(value))}
+    return dataclasses.replace(layer, values=MappingProxyType(values))
+
+
+def _home(path: str) -> str:
+    """`path` with a leading `~` resolved; one that names nobody stays as it is, where `Path.expanduser` would raise."""
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
+# Environment ----------------------------------------------------------------------------------------------------
+
+
+def read_environment(environ: Mapping[str, str], containers: Iterable[str] = ()) -> Layer:
+    """What `STAGEGBO_*` variables say.
+
+    Args:
+        environ: The variables.
+        containers: Names of containers that are known already. A variable's name has only capitals and underscores,
+            so these tell what `MY_DB` stands for; a name that is not among them is taken in small letters with `-`.
+    """
+    names = {keys.env_name((name,)).removeprefix(PREFIX): name for name in containers}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or _is_reserved(variable):
+            continue
+        path = _path(variable, names)
+        if keys.find(path) is None:
+            problems.append(f"${variable}: unknown variable{_suggest(variable, path, names.values())}")
+            continue
+        *tables, name = path
+        table = values
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[name] = environ[variable]
+        origins[dotted(path)] = f"${variable}"
+        if tables[:1] == ["containers"]:
+            origins.setdefault(dotted(tuple(tables)), f"${variable}")
+    return Layer("environment", MappingProxyType(values), MappingProxyType(origins), tuple(problems))
+
+
+def _is_reserved(variable: str) -> bool:
+    return any(variable == name or (name[-1] == "*" and variable.startswith(name[:-1])) for name in RESERVED)
+
+
+def _path(variable: str, names: Mapping[str, str]) -> KeyPath:
+    first, *rest = variable.removeprefix(PREFIX).split("__")
+    if first != "CONTAINERS" or not rest:
+        return tuple(part.lower() for part in (first, *rest))
+    container = names.get(rest[0], rest[0].lower().replace("_", "-"))
+    # `STAGEGBO_CONTAINERS__LLM=false` leaves the container out, like `containers.llm = false` in a file.
+    return ("containers", container, *(part.lower() for part in rest[1:] or ["enabled"]))
+
+
+def _suggest(variable: str, path: KeyPath, containers: Iterable[str]) -> str:
+    if keys.is_table(path):
+        return f"; {dotted(path)} is a table: add two underscores and the name of a key"
+    known = [
+        keys.env_name(tuple(name if part == ANY else part for part in key))
+        for key in keys.all_keys()
+        for name in (containers if ANY in key else [""])
+    ]
+    # One underscore instead of two is the usual slip.
+    flat = {re.sub("_+", "_", name): name for name in known}
+    near = flat.get(re.sub("_+", "_", variable)) or keys.nearest(variable, known, cutoff=0.8)
+    return f"; did you mean ${near}?" if near else f"; settings have no such key, and {PREFIX}* is kept for them"
