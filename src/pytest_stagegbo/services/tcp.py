@@ -1,0 +1,23 @@
+"""A port that accepts connections. The weakest of the probes, for services without a protocol of their own here.
+
+It lies more than it says: the kernel accepts connections for a process that is stuck, and socket activation or
+a proxy accepts them for one that isn't running.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.services.answer import Answer, answering
+from pytest_stagegbo.services.wire import Conversation
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.settings.model import ProbeSettings
+
+__all__ = ["ask"]
+
+
+@answering
+def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
+    with Conversation(host, probe.port, timeout, tls=probe.tls):
+        return Answer("ready", "accepts connections (nothing more was asked)")
