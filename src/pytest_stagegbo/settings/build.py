@@ -219,24 +219,25 @@ class _Resolution:
 
     def _render(self, problem: Problem) -> str:
         # What somebody wrote comes first: that is what can be corrected.
-        first, *others = sorted(problem.keys, key=lambda key: _path(key) not in self.given)
+        first, *others = sorted(problem.keys, key=lambda key: self._path(key) not in self.given)
         part = problem.part if first == problem.keys[0] else ""
         text = f"{self._where(first)}{part}: {problem.text}"
         return text + (f" (see also {', '.join(map(self._where, others))})" if others else "")
 
     def _where(self, key: str) -> str:
-        path = _path(key)
+        path = self._path(key)
         if path in self.given:
             return self.given[path].where
         if path[0] == "containers" and len(path) == 2:
             return self.named.get(path[1], key)
         return key if keys.is_table(path) else f"{key} ({self._origin(path)})"
 
-
-def _path(key: str) -> KeyPath:
-    """A dotted key taken apart. The name of a container may be malformed and have dots of its own."""
-    table, _, rest = key.partition(".")
-    return (table, *rest.rsplit(".", 1)) if table == "containers" and rest else tuple(key.split("."))
+    def _path(self, key: str) -> KeyPath:
+        """A dotted key taken apart. The name of a container may be malformed and have dots of its own."""
+        table, _, rest = key.partition(".")
+        if table != "containers" or not rest:
+            return tuple(key.split("."))
+        return (table, rest) if rest in self.named else (table, *rest.rsplit(".", 1))
 
 
 def _unknown(path: KeyPath) -> str:

@@ -291,7 +291,7 @@ def folders(settings: Settings) -> Iterator[Problem]:
                     yield Problem(f"{path!r} {reason}", (f"containers.{name}.{field}",), f"[{index}]")
         for log in container.logs:
             for path in container.wipe:
-                if f"{log}/".startswith(f"{path}/"):
+                if f"{log}/".startswith(f"{path}/") and not _bad_folder(path, wiped=True):
                     yield Problem(
                         f"wiping {path!r} would take the log folders in {log!r} away, and services fail without them; "
                         "leave it to `logs`",

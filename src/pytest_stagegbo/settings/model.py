@@ -63,7 +63,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """Where the unseal keys of Vault come from. The first one that is set counts; none: Vault stays sealed."""
+    """Where the unseal keys of Vault come from. At most one is set; none: Vault stays sealed."""
 
     unseal_file: str = ""
     """Path of an `init.json` as `vault operator init -format=json` prints it, or one key a line."""
@@ -75,14 +75,14 @@ class VaultSettings:
 
 @dataclass(frozen=True, slots=True)
 class TimeoutSettings:
-    """Seconds."""
+    """How long to wait for what."""
 
     ready: float = 120.0
-    """For a service to answer in its own protocol, counted from its container's start."""
+    """Seconds for a service to answer in its own protocol, counted from its container's start."""
     lock: float = 900.0
-    """For another process to let go of the stage."""
+    """Seconds for another process to let go of the stage."""
     operation: float = 600.0
-    """For one Incus operation (a full copy on a pool without copy-on-write takes long)."""
+    """Seconds for one Incus operation (a full copy on a pool without copy-on-write takes long)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class ProbeSettings:
     protocol: Protocol
     """What to speak. `tcp` asks for no more than an open port."""
     port: int
+    """1 to 65535."""
     path: str = ""
     """For `http` only: answers 200 when ready."""
     tls: bool = False

@@ -228,5 +228,6 @@ def _suggest(variable: str, path: KeyPath, containers: Iterable[str]) -> str:
     ]
     # One underscore instead of two is the usual slip.
     flat = {re.sub("_+", "_", name): name for name in known}
-    near = flat.get(re.sub("_+", "_", variable)) or keys.nearest(variable, known, cutoff=0.8)
+    as_deep = [name for name in known if name.count("__") == variable.count("__")]
+    near = flat.get(re.sub("_+", "_", variable)) or keys.nearest(variable, as_deep, cutoff=0.8)
     return f"; did you mean ${near}?" if near else f"; settings have no such key, and {PREFIX}* is kept for them"
