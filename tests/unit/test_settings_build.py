@@ -302,6 +302,11 @@ def test_every_problem_of_every_layer_is_listed_once_with_its_place() -> None:
     assert message.splitlines()[-1].startswith("what to do: correct every line above")
 
 
+def test_a_problem_that_is_found_twice_is_listed_once() -> None:
+    layers = [Layer("environment", problems=("same",)), Layer("environment", problems=("same",))]
+    assert refusal(*layers).startswith("1 problem in the settings:\n  1. same\n")
+
+
 def test_nothing_is_reported_that_only_follows_from_a_value_that_was_refused() -> None:
     """Containers in 10.0.9.x are outside the default subnet, which nobody asked for."""
     message = refusal(layer({"network.address": "nonsense", "containers.drive.address": "10.0.9.14"}))

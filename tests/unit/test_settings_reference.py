@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,11 @@ def test_a_row_has_key_variable_type_default_and_meaning(row: Row) -> None:
 def test_every_key_of_the_reference_is_in_the_table() -> None:
     text = render()
     assert [row.key for row in reference() if f"`{row.key.removeprefix('containers.<name>.')}`" not in text] == []
+
+
+def test_the_module_prints_the_reference() -> None:
+    command = [sys.executable, "-W", "error", "-m", "pytest_stagegbo.settings.reference"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == render() + "\n"
 
 
 def test_the_documentation_is_up_to_date() -> None:

@@ -107,7 +107,7 @@ def test_an_empty_variable_means_no_file(tmp_path: Path) -> None:
     ("config", "environ", "text"),
     [
         pytest.param(Path("no.toml"), {}, "--config no.toml: there is no such file", id="option"),
-        pytest.param(Path(), {}, "--config .: that is not a file", id="folder"),
+        pytest.param(Path(), {}, "--config .: there is no such file", id="folder"),
         pytest.param(Path("~no-such-user/x"), {}, "--config ~no-such-user/x: there is no such file", id="unknown-home"),
         pytest.param(
             None,
@@ -143,6 +143,15 @@ def test_broken_toml_is_refused_with_file_and_line(tmp_path: Path, content: byte
     message = refusal(tmp_path)
     assert message.startswith("stagegbo.toml is not valid TOML: ")
     assert line in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "cannot read /proc/self/mem: Input/output error" in refusal_of(Path("/proc/self/mem"), tmp_path, {})
+
+
+def test_folders_that_cannot_be_looked_into_have_no_file(tmp_path: Path) -> None:
+    too_long = tmp_path / ("x" * 300)
+    assert load_here(too_long).file is None
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class _Resolution:
             self._render(problem) for problem in check(settings) if not self.failed.intersection(problem.keys)
         ]
         if self.problems:
-            raise _error(self.problems)
+            raise _error(list(dict.fromkeys(self.problems)))
         return Loaded(settings, MappingProxyType(dict(self._origins(settings))))
 
     # What was given ---------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def _same_place(address: IPv4Address, old: IPv4Network, new: IPv4Network) -> IPv
 
 def _error(problems: Sequence[str]) -> SettingsError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(dict.fromkeys(problems), start=1))
+    listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
     return SettingsError(
         f"{count} in the settings:\n{listed}",
         remedy="correct every line above; `python -m pytest_stagegbo.settings.reference` lists all keys and defaults",

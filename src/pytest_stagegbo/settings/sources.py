@@ -62,10 +62,10 @@ def locate(config: Path | None, start: Path, environ: Mapping[str, str]) -> Path
 
 
 def _named(path: Path, asked: str) -> Path:
-    if path.is_file():
+    if _is_file(path):
         return path
     raise SettingsError(
-        f"{asked}: {'that is not a file' if path.exists() else 'there is no such file'}",
+        f"{asked}: there is no such file",
         seen=f"looked for {path}",
         remedy=f"name an existing TOML file, or name none and let {FILE} or {PYPROJECT} be looked for",
     )
