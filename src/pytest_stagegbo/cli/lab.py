@@ -1,0 +1,86 @@
+"""`lab up`, `lab status`, `lab exec` and `lab down`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.lab import Lab
+
+__all__ = ["register"]
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `lab` with its own commands."""
+    lab = subparsers.add_parser(
+        "lab",
+        help="a real Incus of its own with a production of six containers to copy, on this machine",
+        description="A real Incus in network and mount namespaces of its own, with a production in it. Needs root.",
+    )
+    commands = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
+    up = _add(commands, "up", "bring the lab up; from nothing this downloads Debian packages and wheels", _up)
+    up.add_argument("--fresh", action="store_true", help="make production anew, from the images already downloaded")
+    status = _add(commands, "status", "what runs, and where its socket and its network namespace are", _status)
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    execute = _add(commands, "exec", "run a command in the lab's network, aimed at its Incus", _exec)
+    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run, with its arguments")
+    down = _add(commands, "down", "stop everything; images and production's data stay", _down)
+    down.add_argument("--purge", action="store_true", help="delete images and production's data as well")
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, run: object
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--incus", metavar="VERSION", help="version of the lab's Incus: 6.0 (default) or 7.0")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _find(args: argparse.Namespace) -> Lab:
+    from pytest_stagegbo.lab import Lab
+
+    return Lab.find(args.incus)
+
+
+def _up(args: argparse.Namespace) -> int:
+    lab = _find(args)
+    from pytest_stagegbo.cli.console import console_progress
+
+    with console_progress() as progress:
+        lab.up(progress, fresh=args.fresh)
+    print(f"lab {lab.paths.name} is up: {lab.socket}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    status = _find(args).status()
+    if args.json:
+        print(json.dumps(status.to_json(), indent=2))
+        return 0
+    state = "up" if status.ready else "running, not ready" if status.running else "down"
+    print(f"lab {status.name}: {state}, Incus {status.incus_version}")
+    if status.running:
+        print(f"socket: {status.socket}\nnetwork namespace: {status.netns}")
+        for name, container in sorted(status.production.items()):
+            print(f"  {name:8} {container:8} {status.services.get(name, '')}")
+    return 0
+
+
+def _exec(args: argparse.Namespace) -> int:
+    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    command = _find(args).exec_argv(argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvp(command[0], command)
+
+
+def _down(args: argparse.Namespace) -> int:
+    lab = _find(args)
+    lab.down(purge=args.purge)
+    print(f"lab {lab.paths.name} is down{' and deleted' if args.purge else ''}")
+    return 0

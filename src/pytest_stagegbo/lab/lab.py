@@ -1,0 +1,207 @@
+"""Bringing a lab up and down, and getting into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.errors import LabError
+from pytest_stagegbo.lab import api, namespace
+from pytest_stagegbo.lab.command import PATH, install_missing, remove_tree, require_root
+from pytest_stagegbo.lab.host import Host
+from pytest_stagegbo.lab.paths import Paths
+from pytest_stagegbo.lab.production import Production
+from pytest_stagegbo.lab.status import LabStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_stagegbo.progress import Progress
+
+__all__ = ["Lab"]
+
+
+class Lab:
+    """A real Incus of its own with a production in it. Making this object touches nothing."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._host = Host(paths)
+        self._production = Production(self._host)
+
+    @classmethod
+    def find(cls, version: str | None = None) -> Lab:
+        """The lab that the environment and `version` (`6.0` or `7.0`) mean, whether it exists or not."""
+        return cls(Paths.find(version))
+
+    @property
+    def socket(self) -> Path:
+        """Unix socket of the lab's API."""
+        return self.paths.socket
+
+    @property
+    def vault_init(self) -> Path:
+        """File with production's unseal keys, as `vault operator init -format=json` prints them."""
+        return self.paths.vault_init
+
+    def credentials(self) -> dict[str, Any]:
+        """What Vault holds below secret/gbo/: for each service its address, port, user and passwords."""
+        try:
+            loaded: dict[str, Any] = json.loads(self.paths.credentials.read_text())
+        except OSError as error:
+            raise LabError("the lab has no production yet", seen=str(error), remedy="run `lab up`") from error
+        return loaded
+
+    def up(self, progress: Progress, *, fresh: bool = False) -> None:
+        """Make whatever is missing and start whatever is not running. A lab that is up is left alone.
+
+        Args:
+            progress: Is told what is being done.
+            fresh: Make production anew, from cached images.
+
+        Raises:
+            MissingRequirement: root, a tool or a package is missing and could not be installed.
+            LabError: something did not come up.
+        """
+        require_root()
+        if not fresh and self._is_up():
+            return
+        from filelock import FileLock
+
+        for folder in (self.paths.cache, self.paths.lab, self.paths.state / "locks"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.paths.lab.chmod(0o700)
+        with FileLock(self.paths.lock(f"lab-{self.paths.name}")):
+            if not fresh and self._is_up():  # another process was quicker
+                return
+            self._up(progress, fresh=fresh)
+
+    def _up(self, progress: Progress, *, fresh: bool) -> None:
+        from pytest_stagegbo.lab import image as images
+        from pytest_stagegbo.progress import task
+
+        install_missing(progress, self.paths.log)
+        make = fresh or not self._production.complete()
+        with ThreadPoolExecutor(2) as threads:
+            image = threads.submit(images.ensure_image, self.paths, progress) if make else None
+            images.ensure_host_root(self.paths, progress)
+            if make:  # of a production that was interrupted in the making, nothing is kept
+                self._host.end()
+                self.paths.marker.unlink(missing_ok=True)
+                self._host.discard()
+            if make or not self._host.answers():
+                with task(progress, "daemon", f"Incus {self.paths.version} in {self.paths.netns}"):
+                    self._host.start()
+            built = image.result() if image else None
+        if built:
+            self._production.make(built, progress)
+        else:
+            self._production.start(progress)
+
+    def down(self, *, purge: bool = False) -> None:
+        """Stop everything; a lab that is down is left alone.
+
+        Args:
+            purge: Also delete production, and everything downloaded unless another lab shares it.
+        """
+        require_root()
+        if not self.paths.state.exists():
+            return
+        from filelock import FileLock
+
+        (self.paths.state / "locks").mkdir(exist_ok=True)
+        self.paths.lab.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.paths.lock(f"lab-{self.paths.name}")):
+            self._host.end()
+            namespace.kill(self._host.namespace.members())
+            self._host.namespace.delete(self.paths.log)
+            if purge:
+                remove_tree(self.paths.lab)
+        labs = self.paths.state / "labs"
+        if purge and not (labs.exists() and any(labs.iterdir())):
+            remove_tree(self.paths.state)
+
+    def status(self) -> LabStatus:
+        """What can be seen of the lab right now. Never raises for a lab that is down."""
+        paths = self.paths
+        version, containers, services = "", {}, {}
+        try:
+            version = str(api.get(paths.socket, "/1.0", timeout=5)["environment"]["server_version"])
+            containers = self._production.containers()
+            services = self._production.services()
+        except (OSError, KeyError):
+            pass
+        return LabStatus(
+            name=paths.name,
+            running=bool(version),
+            ready=bool(services) and all(state == "ok" for state in services.values()) and self._production.complete(),
+            incus_version=version or paths.version,
+            socket=str(paths.socket),
+            netns=paths.netns,
+            netns_file=str(paths.netns_file),
+            state_dir=str(paths.state),
+            lab_dir=str(paths.lab),
+            pid=self._host.namespace.init(),
+            vault_init=str(paths.vault_init),
+            credentials=str(paths.credentials),
+            production=containers,
+            services=services,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Variables that aim programs at the lab: the `incus` client and this package find it by them."""
+        path = os.environ.get("PATH", PATH)
+        return {
+            "PATH": f"{self.paths.bin}:{path}",
+            "INCUS_SOCKET": str(self.paths.socket),
+            "INCUS_CONF": str(self.paths.home / ".config/incus"),
+            "STAGEGBO_LAB_DIR": str(self.paths.state),
+            "STAGEGBO_LAB_NAME": self.paths.name,
+            "STAGEGBO_LAB_INCUS": self.paths.version,
+        }
+
+    def exec_argv(self, argv: Sequence[str]) -> list[str]:
+        """What to execute so that `argv` runs in the lab: in its network, aimed at its Incus.
+
+        A command of this machine sees this machine's files; one that only the lab's Debian has sees the lab's.
+
+        Raises:
+            LabError: the lab is not up, or `argv` is empty.
+        """
+        init = self._require_running()
+        if not argv:
+            raise LabError("nothing to execute", remedy="lab exec -- COMMAND [ARGUMENT ...]")
+        environment = self.environment()
+        assignments = [f"{name}={value}" for name, value in environment.items()]
+        nsenter = shutil.which("nsenter", path=PATH) or "nsenter"
+        if shutil.which(argv[0], path=f"{environment['PATH']}:{PATH}"):
+            return [nsenter, f"--net={self.paths.netns_file}", "--", "env", *assignments, *argv]
+        inside = ["env", f"PATH={PATH}", "HOME=/root", "LC_ALL=C.UTF-8", *argv]
+        return [nsenter, f"--target={init}", "--net", "--mount", "--pid", "--", *inside]
+
+    def join_network(self) -> None:
+        """Move this process into the lab's network, for good.
+
+        To be called before any thread is started: the kernel moves the calling thread, and those it starts.
+
+        Raises:
+            LabError: the lab is not up.
+        """
+        self._require_running()
+        try:
+            namespace.set_network(self.paths.netns_file)
+        except OSError as error:
+            raise LabError("the lab's network cannot be joined", seen=str(error), remedy="run as root") from error
+
+    def _require_running(self) -> int:
+        init = self._host.namespace.init()
+        if init is None or not self._host.answers():
+            raise LabError(f"the lab {self.paths.name} is not up", seen=f"no Incus at {self.socket}", remedy="run `lab up`")
+        return init
+
+    def _is_up(self) -> bool:
+        return self._production.complete() and self.status().ready

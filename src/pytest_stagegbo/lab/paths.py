@@ -1,0 +1,130 @@
+"""Where a lab keeps its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_stagegbo.errors import LabError
+
+__all__ = ["SUITES", "Paths"]
+
+SUITES = {"6.0": "trixie", "7.0": "forky"}
+"""Debian suite that carries each long-term version of Incus."""
+
+_STATE_DIR = "/var/lib/stagegbo-lab"
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Files and folders of one lab. Several labs share one state folder, and with it everything downloaded."""
+
+    state: Path
+    """`$STAGEGBO_LAB_DIR`, or /var/lib/stagegbo-lab."""
+    name: str
+    """`$STAGEGBO_LAB_NAME`, or the version of Incus."""
+    version: str
+    """Of Incus: a key of `SUITES`."""
+
+    @classmethod
+    def find(cls, version: str | None = None) -> Paths:
+        """The lab that the environment and `version` mean. Touches nothing.
+
+        Raises:
+            LabError: the version or the name is not one that a lab can have.
+        """
+        chosen = version or os.environ.get("STAGEGBO_LAB_INCUS") or next(iter(SUITES))
+        if chosen not in SUITES:
+            raise LabError(f"there is no lab with Incus {chosen!r}", remedy=f"choose one of {', '.join(SUITES)}")
+        name = os.environ.get("STAGEGBO_LAB_NAME") or chosen
+        if not _NAME.fullmatch(name):
+            raise LabError(
+                f"a lab cannot be named {name!r}", remedy="set STAGEGBO_LAB_NAME to lower-case letters, digits, . and -"
+            )
+        state = Path(os.environ.get("STAGEGBO_LAB_DIR") or _STATE_DIR)
+        return cls(state.absolute(), name, chosen)
+
+    @property
+    def cache(self) -> Path:
+        """What is downloaded or built once, for all labs."""
+        return self.state / "cache"
+
+    @property
+    def host_root(self) -> Path:
+        """The Debian root folder that the daemon runs in; mounted read-only by every lab of the version."""
+        return self.cache / f"host-{self.version}"
+
+    @property
+    def lab(self) -> Path:
+        """Everything that belongs to this lab alone."""
+        return self.state / "labs" / self.name
+
+    @property
+    def root(self) -> Path:
+        """Mount point of the host root, within the lab's mount namespace only."""
+        return self.lab / "root"
+
+    @property
+    def incus(self) -> Path:
+        """/var/lib/incus of the lab: database, pool and socket."""
+        return self.lab / "incus"
+
+    @property
+    def socket(self) -> Path:
+        """Unix socket of the API, reachable from outside of the namespaces."""
+        return self.incus / "unix.socket"
+
+    @property
+    def pool_image(self) -> Path:
+        """The sparse file that holds production's pool."""
+        return self.incus / "disks" / "pool.img"
+
+    @property
+    def home(self) -> Path:
+        """/root of the lab."""
+        return self.lab / "home"
+
+    @property
+    def bin(self) -> Path:
+        """Holds the `incus` command that speaks to the lab."""
+        return self.lab / "bin"
+
+    @property
+    def log(self) -> Path:
+        """What the commands run by `up` and `down` printed."""
+        return self.lab / "lab.log"
+
+    @property
+    def daemon_log(self) -> Path:
+        return self.lab / "log" / "incusd.log"
+
+    @property
+    def credentials(self) -> Path:
+        """Users and passwords of production's services (JSON, readable by root alone)."""
+        return self.lab / "credentials.json"
+
+    @property
+    def vault_init(self) -> Path:
+        """Unseal keys and root token, as `vault operator init -format=json` prints them."""
+        return self.lab / "vault-init.json"
+
+    @property
+    def marker(self) -> Path:
+        """Exists once production is complete."""
+        return self.lab / "production.json"
+
+    @property
+    def netns(self) -> str:
+        """Name of the network namespace."""
+        return f"stagegbo-lab-{self.name}"
+
+    @property
+    def netns_file(self) -> Path:
+        return Path("/run/netns") / self.netns
+
+    def lock(self, what: str) -> Path:
+        """File to lock while working on `what`."""
+        return self.state / "locks" / f"{what}.lock"

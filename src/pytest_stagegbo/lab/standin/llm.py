@@ -1,0 +1,18 @@
+"""llama.cpp's own server, as the package xllamacpp carries it, with a real and very small model."""
+
+import glob
+import signal
+import sys
+
+import xllamacpp
+
+params = xllamacpp.CommonParams()
+params.model.path = sorted(glob.glob("/opt/gbo/models/*.gguf"))[0]
+params.hostnames = ["0.0.0.0"]
+params.port = int(sys.argv[1])
+params.n_ctx = 1024
+params.cpuparams.n_threads = 2
+server = xllamacpp.Server(params)
+print(f"listening on port {params.port}", flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.pause()

@@ -1,0 +1,41 @@
+"""What is known of a lab at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["LabStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """A lab, seen from outside. Holds no secrets, only the paths of the files that do."""
+
+    name: str
+    running: bool
+    """The daemon answers."""
+    ready: bool
+    """All of production's services work."""
+    incus_version: str
+    """Of the running daemon, exactly; of the lab when it is down (`6.0`)."""
+    socket: str
+    """Unix socket of the API; a client outside of the namespaces may use it."""
+    netns: str
+    """Name of the network namespace, as `ip netns` knows it."""
+    netns_file: str
+    state_dir: str
+    lab_dir: str
+    pid: int | None
+    """The process that all of the lab ends with."""
+    vault_init: str
+    """File with Vault's unseal keys."""
+    credentials: str
+    """File with the users and passwords of production's services."""
+    production: dict[str, str] = field(default_factory=dict)
+    """State of each container of production."""
+    services: dict[str, str] = field(default_factory=dict)
+    """`ok` or what is wrong, for each container of production."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
