@@ -182,7 +182,7 @@ def _parse(text: str, source: str, warnings: tuple[str, ...] = ()) -> UnsealKeys
 def _json_keys(text: str) -> list[str] | str:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "it begins like JSON and isn't"
     if isinstance(content, dict):
         for name in ("unseal_keys_b64", "keys_base64", "unseal_keys_hex", "keys", "unseal_keys"):

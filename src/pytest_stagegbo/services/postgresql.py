@@ -41,6 +41,7 @@ _ASKS_FOR = {
 _NOISE = re.compile(
     r"FATAL:\s+the database system is "
     r"(starting up|shutting down|in recovery mode|not yet accepting connections|not accepting connections)"
+    r"|DETAIL:\s+(Consistent recovery state has not been yet reached|Hot standby mode is disabled)"
 )
 
 

@@ -128,16 +128,25 @@ class _Calls:
 
     def submit(self, keys: UnsealKeys, index: int, wanted: int, timeout: float) -> dict[str, Any]:
         found = self._submit(keys, index, timeout)
-        if isinstance(found, tuple) and found[0] == 400:
+        if isinstance(found, str):
             raise VaultSealed(
                 f"{self._container} is sealed and refused {_which(index, wanted, len(keys))} from {keys.source}",
-                seen=_complaint(found[1], keys),
-                remedy="the keys belong to another Vault, or a rekey has replaced them",
+                seen=found,
+                remedy="they may belong to another Vault, or be older than a rekey; "
+                f"only the first {wanted} that are given are used",
             )
         return self._checked(found, f"key number {index + 1}")
 
-    def _submit(self, keys: UnsealKeys, index: int, timeout: float) -> tuple[int, dict[str, Any]] | Answer:
-        return self._call("PUT", "/v1/sys/unseal", keys.request_body(index), timeout)
+    def _submit(self, keys: UnsealKeys, index: int, timeout: float) -> tuple[int, dict[str, Any]] | Answer | str:
+        """What Vault answered, or why it refused the key: that may quote the key, so it is masked here."""
+        found = self._call("PUT", "/v1/sys/unseal", keys.request_body(index), timeout)
+        if isinstance(found, Answer) or found[0] == 200:
+            return found
+        status, document = found
+        errors = document.get("errors")
+        text = " ".join("; ".join(map(str, errors)).split()) if isinstance(errors, list) else ""
+        text = f"HTTP {status} {keys.masker().mask(text)[:300]}".rstrip()
+        return text if status == 400 else Answer("wrong", text)
 
     def _checked(self, found: tuple[int, dict[str, Any]] | Answer, what: str) -> dict[str, Any]:
         if isinstance(found, tuple):
@@ -163,11 +172,5 @@ class _Calls:
 def _which(index: int, wanted: int, given: int) -> str:
     if index + 1 < wanted or wanted == 1:
         return f"key number {index + 1} of {given}"
-    # Only the last of them makes Vault put the shares together, so it can't tell which of them is the wrong one.
-    return f"key number {index + 1} of {given}, with which the {wanted} keys given so far should have opened it"
-
-
-def _complaint(document: Mapping[str, Any], keys: UnsealKeys) -> str:
-    errors = document.get("errors")
-    text = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
-    return "HTTP 400 " + keys.masker().mask(" ".join(text.split()))[:300]
+    # Vault takes any share until it has enough of them, and then can't tell which one is wrong.
+    return f"keys number {index + 2 - wanted} to {index + 1} of {given}, one or all of which are wrong,"

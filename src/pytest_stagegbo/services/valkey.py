@@ -1,7 +1,8 @@
 """Valkey (and Redis): `PING`, without a password.
 
-A server that asks for a password answers `-NOAUTH`, and only once its data is loaded: before that it says
-`-LOADING` to everybody.
+A server that asks for a password answers `-NOAUTH`, which counts as ready: it is up and judges commands. It says so
+while it still loads its data too, for it checks the password first; whether they are loaded, only somebody with the
+password could ask. A server without one says `-LOADING` until then.
 """
 
 from __future__ import annotations

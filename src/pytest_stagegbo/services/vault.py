@@ -1,7 +1,8 @@
 """Vault and OpenBao: `/v1/sys/health`.
 
-Unsealed is not ready: with Raft storage a node takes seconds to become the active one, and until then it calls
-itself a standby and fails every request. So a standby is ready only if it knows an active node.
+Unsealed is not ready: with Raft storage a node first has to elect itself, and calls itself a standby until then.
+Nor is a standby that stays one: it hands requests on to the active node of its cluster, which for a clone is a
+machine of production. So only the active node is ready, and the text says whom a standby follows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "document"]
 
-# Both kinds of standby are made 200, so that any other status is a reason not to be ready.
-_HEALTH = "/v1/sys/health?standbyok=true&perfstandbyok=true"
-
 
 @answering
 def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
     ends = time.monotonic() + timeout
-    reply = request(host, probe.port, _HEALTH, timeout, tls=probe.tls)
+    reply = request(host, probe.port, "/v1/sys/health", timeout, tls=probe.tls)
     health = document(reply)
     if not isinstance(health.get("sealed"), bool) or not isinstance(health.get("initialized"), bool):
         return Answer("wrong", f"not Vault's health: {reply}")
@@ -33,16 +31,13 @@ def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
         return Answer("wrong", f"HTTP {reply.status} not initialised: this Vault has never had a key")
     if health["sealed"]:
         return Answer("sealed", f"HTTP {reply.status} sealed")
-    version = excerpt(str(health.get("version", "?")).encode(), 40)
-    if reply.status in {429, 473} or (reply.status == 200 and health.get("standby")):
+    if health.get("standby") or reply.status in {429, 473}:
         left = max(0.001, ends - time.monotonic())
-        leader = document(request(host, probe.port, "/v1/sys/leader", left, tls=probe.tls))
-        if not leader.get("leader_address"):
-            return Answer("starting", f"HTTP {reply.status} unsealed, and no node is active yet")
-        active = excerpt(str(leader["leader_address"]).encode(), 80)
-        return Answer("ready", f"HTTP {reply.status} standby of {active}, version {version}")
+        leader = document(request(host, probe.port, "/v1/sys/leader", left, tls=probe.tls)).get("leader_address")
+        follows = f"a standby of {excerpt(str(leader).encode(), 80)}" if leader else "a standby, and no node is active"
+        return Answer("starting", f"HTTP {reply.status} unsealed, {follows}")
     if reply.status == 200:
-        return Answer("ready", f"HTTP 200 active, version {version}")
+        return Answer("ready", f"HTTP 200 active, version {excerpt(str(health.get('version', '?')).encode(), 40)}")
     if reply.status == 472:
         return Answer("wrong", "HTTP 472 a disaster recovery secondary, which serves no requests")
     return Answer("starting" if reply.status >= 500 else "wrong", str(reply))
@@ -52,6 +47,6 @@ def document(reply: Reply) -> dict[str, Any]:
     """The JSON object of an answer; empty if it has none."""
     try:
         found = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
-from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from pytest_stagegbo.services.answer import Answer, NoAnswer, excerpt
@@ -18,7 +17,6 @@ from pytest_stagegbo.services.wire import Conversation
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
 
     from _typeshed import WriteableBuffer
 
@@ -33,8 +31,6 @@ class Reply:
     status: int
     body: bytes
     """The first 16 KiB."""
-    headers: Mapping[str, str] = MappingProxyType({})
-    """Names in lower case."""
 
     def __str__(self) -> str:
         return f"HTTP {self.status} {mask(excerpt(self.body))}".rstrip()
@@ -64,8 +60,7 @@ def request(
             raise NoAnswer(conversation.closed()) from None
         except (HTTPException, ValueError) as error:
             raise NoAnswer(Answer("wrong", mask(excerpt(f"not HTTP: {error}".encode())))) from None
-        headers = {key.lower(): value for key, value in response.getheaders()}
-        return Reply(response.status, _body(response), MappingProxyType(headers))
+        return Reply(response.status, _body(response))
 
 
 def _body(response: HTTPResponse) -> bytes:

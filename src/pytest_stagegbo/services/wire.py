@@ -109,8 +109,8 @@ class Conversation:
     def _connect(self, host: str, port: int) -> socket.socket:
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise NoAnswer(Answer("unreachable", f"{host} is no address: {error.strerror or error}")) from None
+        except (OSError, UnicodeError) as error:
+            raise NoAnswer(Answer("unreachable", f"{host} is no address: {excerpt(str(error).encode())}")) from None
         last = Answer("unreachable", f"{host} has no address")
         for family, kind, protocol, _, address in addresses:
             self._socket = socket.socket(family, kind, protocol)
