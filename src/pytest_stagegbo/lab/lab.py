@@ -93,14 +93,16 @@ class Lab:
                 self._host.end()
                 self.paths.marker.unlink(missing_ok=True)
                 self._host.discard()
-            if make or not self._host.answers():
+            cold = make or not self._host.answers()
+            if cold:
                 with task(progress, "daemon", f"Incus {self.paths.version} in {self.paths.netns}"):
                     self._host.start()
             built = image.result() if image else None
         if built:
             self._production.make(built, progress)
         else:
-            self._production.start(progress)
+            self._production.start(progress, restoring=cold)
+        self._host.note()
 
     def down(self, *, purge: bool = False) -> None:
         """Stop everything; a lab that is down is left alone.
@@ -156,7 +158,7 @@ class Lab:
         """Variables that aim programs at the lab: the `incus` client and this package find it by them."""
         path = os.environ.get("PATH", PATH)
         return {
-            "PATH": f"{self.paths.bin}:{path}",
+            "PATH": f"{self.paths.bin}:{path}:{PATH}",
             "INCUS_SOCKET": str(self.paths.socket),
             "INCUS_CONF": str(self.paths.home / ".config/incus"),
             "STAGEGBO_LAB_DIR": str(self.paths.state),
@@ -178,7 +180,7 @@ class Lab:
         environment = self.environment()
         assignments = [f"{name}={value}" for name, value in environment.items()]
         nsenter = shutil.which("nsenter", path=PATH) or "nsenter"
-        if shutil.which(argv[0], path=f"{environment['PATH']}:{PATH}"):
+        if shutil.which(argv[0], path=environment["PATH"]):
             return [nsenter, f"--net={self.paths.netns_file}", "--", "env", *assignments, *argv]
         inside = ["env", f"PATH={PATH}", "HOME=/root", "LC_ALL=C.UTF-8", *argv]
         return [nsenter, f"--target={init}", "--net", "--mount", "--pid", "--", *inside]
@@ -200,7 +202,8 @@ class Lab:
     def _require_running(self) -> int:
         init = self._host.namespace.init()
         if init is None or not self._host.answers():
-            raise LabError(f"the lab {self.paths.name} is not up", seen=f"no Incus at {self.socket}", remedy="run `lab up`")
+            seen = f"no Incus at {self.socket}"
+            raise LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `lab up`")
         return init
 
     def _is_up(self) -> bool:

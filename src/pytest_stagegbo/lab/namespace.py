@@ -38,7 +38,7 @@ class Namespace:
     def exists(self) -> bool:
         """Whether the name stands for a namespace (an interrupted `ip netns add` leaves an empty file)."""
         try:
-            return self.file.stat().st_dev == os.stat("/proc/self/ns/net").st_dev
+            return self.file.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
         except OSError:
             return False
 

@@ -117,6 +117,11 @@ class Paths:
         return self.lab / "production.json"
 
     @property
+    def cgroups(self) -> Path:
+        """Names of the control groups that the lab's containers were in."""
+        return self.lab / "cgroups.json"
+
+    @property
     def netns(self) -> str:
         """Name of the network namespace."""
         return f"stagegbo-lab-{self.name}"

@@ -7,7 +7,10 @@ import http.client
 import json
 import socket
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["ADDRESSES", "VAULT_URL", "states", "vault_call"]
 
@@ -26,7 +29,7 @@ _SECONDS = 2.0
 
 def states() -> dict[str, str]:
     """`ok`, or what is wrong, for every service. To be called inside of the lab's network namespace."""
-    checks = {
+    checks: dict[str, Callable[[], str]] = {
         "system": lambda: _http("system", 5858, "/health") or _http("system", 5859, "/health"),
         "tables": _tables,
         "vault": lambda: _http("vault", 8200, "/v1/sys/health"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import importlib.resources
 import json
@@ -49,7 +48,8 @@ class Production:
         incus = self.host.incus
         with task(progress, "import", "production's network, pool and image"):
             incus("admin", "init", "--preseed", what="setting up the lab's Incus", stdin=json.dumps(_preseed()))
-            incus("image", "import", str(image.metadata), str(image.rootfs), "--alias", _ALIAS, what="importing the image")
+            files = (str(image.metadata), str(image.rootfs))
+            incus("image", "import", *files, "--alias", _ALIAS, what="importing the image")
         credentials = _credentials()
         write_atomic(self.paths.credentials, json.dumps(credentials, indent=1), mode=0o600)
         first, *others = (name for name in ADDRESSES if name != "system")
@@ -69,11 +69,16 @@ class Production:
         self.wait_ready(progress)
         write_atomic(self.paths.marker, json.dumps({"image": image.rootfs.name, "incus": self.paths.version}))
 
-    def start(self, progress: Progress) -> None:
-        """Start the containers that are not running, unseal Vault and wait until all services work."""
+    def start(self, progress: Progress, *, restoring: bool) -> None:
+        """Start the containers that are not running, unseal Vault and wait until all services work.
+
+        Args:
+            progress: Is told what is being done.
+            restoring: The daemon has only just come up.
+        """
         with task(progress, "containers", "starting production"):
             # The daemon itself starts what ran when it ended; only what it leaves is for us.
-            deadline = time.monotonic() + _RESTORE_SECONDS
+            deadline = time.monotonic() + (_RESTORE_SECONDS if restoring else 0)
             while (stopped := self._stopped()) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
             with ThreadPoolExecutor(len(ADDRESSES)) as threads:
@@ -171,7 +176,7 @@ class Production:
         for name, secret in credentials.items():
             # A KV store that was just mounted refuses for some milliseconds.
             _vault("POST", f"/v1/secret/data/gbo/{name}", {"data": secret}, token=root, patient=True)
-        policy = 'path "secret/data/gbo/*" { capabilities = ["read"] }\npath "secret/metadata/gbo/*" { capabilities = ["list", "read"] }\n'
+        policy = 'path "secret/data/gbo/*" { capabilities = ["read"] }'
         _vault("PUT", "/v1/sys/policies/acl/botserver", {"policy": policy}, token=root)
         order = {"policies": ["botserver"], "period": "87600h", "display_name": "botserver"}
         return str(_vault("POST", "/v1/auth/token/create-orphan", order, token=root)["auth"]["client_token"])
@@ -189,7 +194,11 @@ class Production:
                     for key in init["unseal_keys_b64"][: init["unseal_threshold"]]:
                         probe.vault_call("PUT", "/v1/sys/unseal", {"key": key})
             time.sleep(_POLL_SECONDS)
-        raise LabError("production's Vault could not be unsealed", seen=str(seen), remedy="see `lab exec -- incus exec vault -- journalctl -u vault`")
+        raise LabError(
+            "production's Vault could not be unsealed",
+            seen=str(seen),
+            remedy="look inside: lab exec -- incus exec vault -- tail /opt/gbo/logs/vault/vault.log",
+        )
 
 
 def _vault(method: str, path: str, body: object, *, token: str = "", patient: bool = False) -> Any:

@@ -5,12 +5,15 @@ container `system` the text of its scripts and a token for Vault.
 """
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
+
+Order = dict[str, Any]
 
 GBO = pathlib.Path("/opt/gbo")
 UNITS = pathlib.Path("/etc/systemd/system")
@@ -26,8 +29,8 @@ User={user}
 Group={user}
 WorkingDirectory=/opt/gbo
 {service}
-StandardOutput=append:/opt/gbo/logs/{folder}/{name}.log
-StandardError=append:/opt/gbo/logs/{folder}/{name}.log
+StandardOutput=append:/opt/gbo/logs/{name}/{name}.log
+StandardError=append:/opt/gbo/logs/{name}/{name}.log
 Restart=on-failure
 RestartSec=1
 TimeoutStopSec=20
@@ -37,54 +40,50 @@ WantedBy=multi-user.target
 """
 
 
-def run(*argv, text=None):
-    done = subprocess.run(argv, input=text, text=True, capture_output=True)
+def run(*argv: str, text: str | None = None) -> str:
+    done = subprocess.run(argv, input=text, text=True, capture_output=True, check=False, cwd="/")
     if done.returncode:
         sys.exit(f"{' '.join(argv)[:200]}: status {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
     return done.stdout
 
 
-def put(path, text, user="root", mode=0o644):
-    path = pathlib.Path(path)
+def put(path: pathlib.Path, text: str, user: str = "root", mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     shutil.chown(path, user, user)
     path.chmod(mode)
 
 
-def folder(path, user, mode=0o755):
-    path = pathlib.Path(path)
+def folder(path: pathlib.Path, user: str, mode: int = 0o755) -> None:
     path.mkdir(parents=True, exist_ok=True)
     shutil.chown(path, user, user)
     path.chmod(mode)
 
 
-def own(path, user):
+def own(path: pathlib.Path, user: str) -> None:
     """Give a whole folder to a service's user."""
-    for top, _, names in os.walk(path):
-        for entry in [top, *(os.path.join(top, name) for name in names)]:
-            shutil.chown(entry, user, user)
+    for entry in [path, *path.rglob("*")]:
+        shutil.chown(entry, user, user)
 
 
-def unit(name, description, user, service, *, kind="simple", logs=None):
-    logs = logs or name
+def unit(name: str, description: str, user: str, service: str, *, kind: str = "simple") -> None:
     put(
         UNITS / f"{name}.service",
-        UNIT.format(name=name, description=description, user=user, service=service, type=kind, folder=logs),
+        UNIT.format(name=name, description=description, user=user, service=service, type=kind),
     )
 
 
-def until(question, seconds=30):
+def until(question: Callable[[], bool], what: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not question():
         if time.monotonic() > deadline:
-            sys.exit(f"gave up after {seconds} s: {question.__doc__ or question.__name__}")
+            sys.exit(f"gave up waiting for {what} after {seconds} s")
         time.sleep(0.02)
 
 
-def network(order):
+def network(order: Order) -> None:
     put(
-        "/etc/network/interfaces",
+        pathlib.Path("/etc/network/interfaces"),
         "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n"
         f"    address {order['address']}\n    netmask 255.255.255.0\n    gateway {order['gateway']}\n"
         "    dns-nameservers 8.8.8.8 8.8.4.4\n",
@@ -92,7 +91,7 @@ def network(order):
     run("systemctl", "restart", "networking.service")
 
 
-def start(*names):
+def start(*names: str) -> None:
     # Links instead of `systemctl enable`, which reloads the manager once for every unit.
     wants = UNITS / "multi-user.target.wants"
     for name in names:
@@ -103,15 +102,16 @@ def start(*names):
     run("systemctl", "start", *(f"{name}.service" for name in names))
 
 
-def habits(user):
+def habits(user: str) -> None:
     """What real servers do by themselves; a clone that does it too acts in production's name."""
-    put("/etc/cron.d/gbo-nightly", "* * * * * root date -Is >> /var/log/gbo-cron.log\n")
-    put("/etc/logrotate.d/gbo", "/opt/gbo/logs/*/*.log {\n  daily\n  rotate 7\n  missingok\n  copytruncate\n}\n")
+    put(pathlib.Path("/etc/cron.d/gbo-nightly"), "* * * * * root date -Is >> /var/log/gbo-cron.log\n")
+    rotation = "/opt/gbo/logs/*/*.log {\n  daily\n  rotate 7\n  missingok\n  copytruncate\n}\n"
+    put(pathlib.Path("/etc/logrotate.d/gbo"), rotation)
     folder(GBO / "logs/archive", user, 0o2750)
     put(GBO / "logs/archive/last-year.log", "a line of production's past\n", user, 0o600)
 
 
-def tables(order):
+def tables(order: Order) -> None:
     account = order["credentials"]["tables"]
     data = GBO / "data/pgdata"
     bin_dir = "/usr/lib/postgresql/15/bin"
@@ -155,7 +155,7 @@ def tables(order):
     )
 
 
-def cache(order):
+def cache(order: Order) -> None:
     account = order["credentials"]["cache"]
     data = GBO / "data/valkey"
     folder(data, "valkey", 0o750)
@@ -171,7 +171,7 @@ def cache(order):
     unit("valkey", "Valkey", "valkey", f"ExecStart=/usr/bin/valkey-server {GBO}/conf/valkey.conf", kind="notify")
     start("valkey")
 
-    def client(text):
+    def client(text: str) -> None:
         command = ["env", f"REDISCLI_AUTH={account['password']}", "valkey-cli", "-p", str(account["port"])]
         answer = run(*command, text=text)
         if "ERR" in answer or "NOAUTH" in answer:
@@ -181,7 +181,7 @@ def cache(order):
     client("\n".join(f"HSET bot:{n} name bot-{n} state running" for n in range(50)) + "\n")  # in the AOF alone
 
 
-def vault(order):
+def vault(order: Order) -> None:
     data = GBO / "data/vault"
     folder(data, "vault", 0o700)
     folder(GBO / "logs/vault", "vault", 0o711)
@@ -204,7 +204,7 @@ DIALOGS = {
 }
 
 
-def drive(order):
+def drive(order: Order) -> None:
     account = order["credentials"]["drive"]
     data = GBO / "data/minio"
     for bot in ("default", "sales"):
@@ -230,7 +230,7 @@ def drive(order):
     start("minio")
 
 
-def llm(order):
+def llm(order: Order) -> None:
     folder(GBO / "logs/llm", "llm", 0o1777)
     put(GBO / "bin/llm.py", order["scripts"]["llm.py"])
     command = f"/usr/bin/python3 {GBO}/bin/llm.py {order['credentials']['llm']['port']}"
@@ -238,7 +238,7 @@ def llm(order):
     start("llm")
 
 
-def system(order):
+def system(order: Order) -> None:
     put(GBO / "bin/botserver.py", order["scripts"]["botserver.py"], "gbo", 0o755)
     put(
         GBO / "bin/.env",
@@ -271,9 +271,9 @@ ROLES = {
 }
 
 
-def main():
+def main() -> None:
     order = json.load(sys.stdin)
-    until(pathlib.Path("/run/systemd/private").exists)
+    until(pathlib.Path("/run/systemd/private").exists, "systemd")
     network(order)
     role, user = ROLES[order["role"]]
     habits(user)

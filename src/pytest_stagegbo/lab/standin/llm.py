@@ -1,13 +1,14 @@
 """llama.cpp's own server, as the package xllamacpp carries it, with a real and very small model."""
 
-import glob
+import importlib
+import pathlib
 import signal
 import sys
 
-import xllamacpp
+xllamacpp = importlib.import_module("xllamacpp")
 
 params = xllamacpp.CommonParams()
-params.model.path = sorted(glob.glob("/opt/gbo/models/*.gguf"))[0]
+params.model.path = str(sorted(pathlib.Path("/opt/gbo/models").glob("*.gguf"))[0])
 params.hostnames = ["0.0.0.0"]
 params.port = int(sys.argv[1])
 params.n_ctx = 1024

@@ -1,0 +1,161 @@
+"""The lab itself. It is shared, so what would disturb others is done to a second one with the same cache."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.lab.cgroups import _descendants
+from pytest_stagegbo.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.lab
+
+NAMES = {"system", "tables", "vault", "cache", "drive", "llm"}
+
+
+def incus(lab: Lab, *arguments: str) -> str:
+    return subprocess.run(
+        lab.exec_argv(["incus", *arguments]), check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    ).stdout
+
+
+def keys(lab: Lab) -> int:
+    password = lab.credentials()["cache"]["password"]
+    return int(incus(lab, "exec", "cache", "--env", f"REDISCLI_AUTH={password}", "--", "valkey-cli", "DBSIZE"))
+
+
+def rows(lab: Lab, table: str) -> int:
+    psql = ["runuser", "-u", "postgres", "--", "psql", "-qAt", "botserver", "-c", f"SELECT count(*) FROM {table}"]
+    return int(incus(lab, "exec", "tables", "--cwd", "/", "--", *psql))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Lab:
+    lab = Lab.find()
+    lab.up(Silent())
+    return lab
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[Lab]:
+    """A lab of this module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAGEGBO_LAB_NAME", f"test-{os.getpid()}")
+        lab = Lab.find()
+    try:
+        lab.up(Silent())
+        yield lab
+    finally:
+        lab.down(purge=True)
+
+
+def test_status_says_where_everything_is(shared: Lab) -> None:
+    status = json.loads(json.dumps(shared.status().to_json()))
+    assert status["running"] is True
+    assert status["ready"] is True
+    assert status["incus_version"].startswith(shared.paths.version)
+    assert Path(status["socket"]).is_socket()
+    assert Path(status["netns_file"]).exists()
+    assert status["production"] == dict.fromkeys(NAMES, "Running")
+
+
+def test_all_six_services_answer(shared: Lab) -> None:
+    assert shared.status().services == dict.fromkeys(NAMES, "ok")
+
+
+def test_a_command_in_the_lab_passes_its_exit_status_on(shared: Lab) -> None:
+    assert subprocess.run(shared.exec_argv(["sh", "-c", "exit 7"]), check=False).returncode == 7
+
+
+def test_a_command_in_the_lab_sees_the_lab_s_network_alone(shared: Lab) -> None:
+    out = subprocess.run(shared.exec_argv(["ip", "-j", "route"]), check=True, capture_output=True, text=True).stdout
+    destinations = {route["dst"] for route in json.loads(out)}
+    assert "10.0.2.0/24" in destinations
+    assert "default" not in destinations
+
+
+def test_production_is_not_reachable_from_outside_of_the_namespace(shared: Lab) -> None:
+    assert shared.status().ready
+    routes = subprocess.run(["ip", "-j", "route"], check=True, capture_output=True, text=True).stdout
+    assert not [route for route in json.loads(routes) if route.get("dev") == "prodbr0"]
+
+
+def test_secrets_are_root_s_alone(shared: Lab) -> None:
+    for file in (shared.vault_init, shared.paths.credentials):
+        assert file.stat().st_mode & 0o077 == 0
+    init = json.loads(shared.vault_init.read_text())
+    assert len(init["unseal_keys_b64"]) == 5
+    assert init["unseal_threshold"] == 3
+
+
+def test_production_has_an_append_only_file_and_a_snapshot(shared: Lab) -> None:
+    files = incus(shared, "exec", "cache", "--", "find", "/opt/gbo/data/valkey")
+    assert "/opt/gbo/data/valkey/dump.rdb" in files
+    assert "/opt/gbo/data/valkey/appendonlydir/" in files
+
+
+def test_botserver_compiles_the_dialogs_in_drive(shared: Lab) -> None:
+    files = incus(shared, "exec", "system", "--", "find", "/opt/gbo/work", "-name", "*.ast")
+    assert "/opt/gbo/work/default.gbai/default.gbdialog/start.ast" in files
+
+
+def test_a_lab_that_is_up_is_left_alone_at_once(shared: Lab) -> None:
+    before = shared.status().pid
+    start = time.monotonic()
+    shared.up(Silent())
+    assert time.monotonic() - start < 1
+    assert shared.status().pid == before
+
+
+def test_production_comes_back_whole_after_everything_was_killed(second: Lab) -> None:
+    marks, users = keys(second), rows(second, "users")
+    beats = rows(second, "heartbeat")
+    init = second.status().pid
+    assert init is not None
+    for pid in _descendants(init):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    start = time.monotonic()
+    second.up(Silent())
+    assert time.monotonic() - start < 40
+    assert second.status().ready
+    assert keys(second) == marks
+    assert rows(second, "users") == users == 500
+    assert rows(second, "heartbeat") >= beats
+
+
+def test_a_stopped_container_is_started_by_the_next_up(second: Lab) -> None:
+    incus(second, "stop", "--force", "vault")
+    assert not second.status().ready
+    second.up(Silent())
+    assert second.status().ready
+
+
+def test_production_that_was_interrupted_in_the_making_is_made_anew(second: Lab) -> None:
+    second.paths.marker.unlink()
+    incus(second, "delete", "--force", "drive")
+    second.up(Silent())
+    assert second.status().ready
+
+
+def test_down_stops_everything_and_keeps_the_data(second: Lab) -> None:
+    incus(second, "exec", "drive", "--", "touch", "/opt/gbo/data/minio/kept")
+    namespace = second.paths.netns_file
+    second.down()
+    assert not namespace.exists()
+    assert not second.status().running
+    second.down()
+    second.up(Silent())
+    assert "kept" in incus(second, "exec", "drive", "--", "ls", "/opt/gbo/data/minio")

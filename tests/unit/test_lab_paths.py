@@ -1,0 +1,71 @@
+"""Which lab the environment means, and where it keeps its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_stagegbo.errors import LabError
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.lab.paths import Paths
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("STAGEGBO_LAB_DIR", "STAGEGBO_LAB_NAME", "STAGEGBO_LAB_INCUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STAGEGBO_LAB_DIR", str(tmp_path / "state"))
+
+
+def test_the_default_lab_has_the_older_long_term_version() -> None:
+    assert Paths.find().version == "6.0"
+
+
+def test_labs_of_two_versions_share_nothing_but_the_cache() -> None:
+    old, new = Paths.find("6.0"), Paths.find("7.0")
+    assert old.cache == new.cache
+    assert old.netns == "stagegbo-lab-6.0"
+    assert new.netns == "stagegbo-lab-7.0"
+    assert old.lab not in (new.lab, *new.lab.parents)
+
+
+def test_a_named_lab_stands_beside_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", "second")
+    assert Paths.find().netns == "stagegbo-lab-second"
+    assert Paths.find().host_root.name == "host-6.0"
+
+
+def test_a_version_that_no_suite_carries_is_refused() -> None:
+    with pytest.raises(LabError, match=r"choose one of 6\.0, 7\.0"):
+        Paths.find("5.0")
+
+
+@pytest.mark.parametrize("name", ["../other", "UPPER", "a b", "-x"])
+def test_a_name_that_is_no_file_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", name)
+    with pytest.raises(LabError, match="cannot be named"):
+        Paths.find()
+
+
+def test_looking_for_a_lab_touches_nothing(tmp_path: Path) -> None:
+    lab = Lab.find()
+    status = lab.status()
+    assert not status.running
+    assert status.incus_version == "6.0"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["join_network", "exec_argv"])
+def test_getting_into_a_lab_that_is_down_says_so(what: str) -> None:
+    lab = Lab.find()
+    with pytest.raises(LabError, match="run `lab up`"):
+        lab.join_network() if what == "join_network" else lab.exec_argv(["true"])
+
+
+def test_the_environment_of_a_lab_aims_at_its_socket() -> None:
+    lab = Lab.find("7.0")
+    environment = lab.environment()
+    assert environment["INCUS_SOCKET"] == str(lab.socket)
+    assert environment["PATH"].startswith(str(lab.paths.bin))
+    assert Path(environment["STAGEGBO_LAB_DIR"]) == lab.paths.state
