@@ -25,14 +25,24 @@ def test_the_default_lab_has_the_older_long_term_version() -> None:
 def test_labs_of_two_versions_share_nothing_but_the_cache() -> None:
     old, new = Paths.find("6.0"), Paths.find("7.0")
     assert old.cache == new.cache
-    assert old.netns == "stagegbo-lab-6.0"
-    assert new.netns == "stagegbo-lab-7.0"
+    assert old.netns != new.netns
     assert old.lab not in (new.lab, *new.lab.parents)
+
+
+def test_the_default_namespace_has_a_plain_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STAGEGBO_LAB_DIR")
+    assert Paths.find("7.0").netns == "stagegbo-lab-7.0"
+
+
+def test_labs_in_two_state_folders_do_not_share_a_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Paths.find()
+    monkeypatch.setenv("STAGEGBO_LAB_DIR", str(tmp_path / "elsewhere"))
+    assert Paths.find().netns != here.netns
 
 
 def test_a_named_lab_stands_beside_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGEGBO_LAB_NAME", "second")
-    assert Paths.find().netns == "stagegbo-lab-second"
+    assert Paths.find().netns.startswith("stagegbo-lab-second")
     assert Paths.find().host_root.name == "host-6.0"
 
 

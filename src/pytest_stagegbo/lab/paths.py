@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -123,8 +124,10 @@ class Paths:
 
     @property
     def netns(self) -> str:
-        """Name of the network namespace."""
-        return f"stagegbo-lab-{self.name}"
+        """Name of the network namespace: such names are the machine's, so other state folders get other ones."""
+        if self.state == Path(_STATE_DIR):
+            return f"stagegbo-lab-{self.name}"
+        return f"stagegbo-lab-{self.name}-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"
 
     @property
     def netns_file(self) -> Path:
