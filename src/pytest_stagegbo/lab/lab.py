@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from pytest_stagegbo.lab.production import Production
 from pytest_stagegbo.lab.status import LabStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pytest_stagegbo.progress import Progress
@@ -70,12 +71,10 @@ class Lab:
         require_root()
         if not fresh and self._is_up():
             return
-        from filelock import FileLock
-
         for folder in (self.paths.cache, self.paths.lab, self.paths.state / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
         self.paths.lab.chmod(0o700)
-        with FileLock(self.paths.lock(f"lab-{self.paths.name}")):
+        with self._locked(progress):
             if not fresh and self._is_up():  # another process was quicker
                 return
             self._up(progress, fresh=fresh)
@@ -104,20 +103,22 @@ class Lab:
             self._production.start(progress, restoring=cold)
         self._host.note()
 
-    def down(self, *, purge: bool = False) -> None:
+    def down(self, progress: Progress | None = None, *, purge: bool = False) -> None:
         """Stop everything; a lab that is down is left alone.
 
         Args:
+            progress: Is told when there is something to wait for.
             purge: Also delete production, and everything downloaded unless another lab shares it.
+
+        Raises:
+            LabError: something would not end, or be deleted.
         """
         require_root()
         if not self.paths.state.exists():
             return
-        from filelock import FileLock
-
         (self.paths.state / "locks").mkdir(exist_ok=True)
         self.paths.lab.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.paths.lock(f"lab-{self.paths.name}")):
+        with self._locked(progress):
             self._host.end()
             namespace.kill(self._host.namespace.members())
             self._host.namespace.delete(self.paths.log)
@@ -206,5 +207,28 @@ class Lab:
             raise LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `lab up`")
         return init
 
+    @contextlib.contextmanager
+    def _locked(self, progress: Progress | None) -> Iterator[None]:
+        """Hold the lab; its lock ends with the process that holds it."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.paths.lock(f"lab-{self.paths.name}"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if progress is not None:
+                progress.note(f"another process is bringing the lab {self.paths.name} up or down: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _is_up(self) -> bool:
-        return self._production.complete() and self.status().ready
+        if not self._production.complete():
+            return False
+        try:
+            running = all(state == "Running" for state in self._production.containers().values())
+        except OSError:
+            return False
+        return running and self.status().ready
