@@ -53,6 +53,10 @@ class NetworkSettings:
     """The host's own address on the stage's bridge, which makes the subnet."""
     nat: bool = True
     """Masquerade what the stage sends to other networks (the staging guide asks for a NAT network)."""
+    internet: bool = False
+    """Let the stage reach addresses that are not private. Closed by default: a cloned BotServer sends mail."""
+    twins: bool = True
+    """Inside the stage, production's addresses belong to the clones, so that unchanged configuration works."""
     production: IPv4Network = IPv4Network("10.0.2.0/24")  # noqa: RUF009 (immutable)
     """Production's subnet."""
 

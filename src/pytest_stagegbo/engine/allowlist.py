@@ -1,0 +1,121 @@
+"""What of a production container's configuration its clone may keep. Everything else is taken away and reported.
+
+Incus merges the source's own config and devices into a copy, and does not check a restricted project's rules
+again after that (up to 6.0.6 and 7.0.1), so the request itself has to name what must not come along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.incus import Device, Instance
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+
+__all__ = ["CloneConfig", "clone_config", "nic", "root_disk", "unsafe"]
+
+KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
+"""Describe what runs or how much it may use; none of them reaches out of the container."""
+
+SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
+"""Set by the server, or by this tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloneConfig:
+    """The overrides of a copy request, and what they take away."""
+
+    config: dict[str, str]
+    """To set, and with an empty value to unset."""
+    devices: dict[str, Device]
+    dropped: tuple[str, ...]
+    """For people: each key and device that the source has and the clone will not."""
+
+
+def nic(settings: Settings, *, managed: bool) -> Device:
+    """The stage's network device, by network name where the project sees the bridge, else by its parent."""
+    link = {"network": settings.network.name} if managed else {"nictype": "bridged", "parent": settings.network.name}
+    return {"type": "nic", "name": "eth0", **link}
+
+
+def root_disk(pool: str, size: str) -> Device:
+    return {"type": "disk", "path": "/", "pool": pool, "size": size}
+
+
+def clone_config(source: Instance, container: ContainerSettings, settings: Settings, *, managed: bool) -> CloneConfig:
+    """The overrides that make a safe clone of `source`. Pure.
+
+    Allowed keys are taken from the expanded config, since profiles of production do not exist in the stage.
+    """
+    kept = {key: value for key, value in source.expanded_config.items() if key.startswith(KEPT_PREFIXES)}
+    own = {key for key in source.config if not key.startswith("volatile.")}
+    config = {
+        **{key: "" for key in own if key not in kept},
+        **kept,
+        "boot.autostart": "false",
+        marks.OWNER: marks.OWNER_VALUE,
+        marks.STATE: marks.BUILDING,
+        marks.SOURCE: f"{source.project}/{source.name}",
+        marks.FINGERPRINT: marks.fingerprint(container, settings),
+    }
+    eth0 = {
+        **nic(settings, managed=managed),
+        "ipv4.address": str(container.address),
+        "security.mac_filtering": "true",
+        "security.ipv4_filtering": "true",
+    }
+    size = container.disk_limit or settings.disk_limit
+    devices: dict[str, Device] = {name: {"type": "none"} for name in source.devices}
+    devices["root"] = root_disk(source.pool, size)
+    devices["eth0"] = eth0
+    return CloneConfig(config, devices, _dropped(source, kept))
+
+
+def _dropped(source: Instance, kept: Mapping[str, str]) -> tuple[str, ...]:
+    keys = [
+        f"config {key}" for key in sorted(source.expanded_config) if key not in kept and not _is_bookkeeping(key)
+    ]
+    devices = []
+    for name, device in sorted(source.expanded_devices.items()):
+        is_root = device.get("type") == "disk" and device.get("path") == "/"
+        if is_root or (name == "eth0" and device.get("type") == "nic"):
+            continue  # replaced by the stage's own
+        detail = device.get("source") or device.get("connect") or device.get("network") or device.get("parent") or ""
+        devices.append(f"device {name} ({device.get('type', '?')}{' ' + detail if detail else ''})")
+    return tuple(keys + devices)
+
+
+def _is_bookkeeping(key: str) -> bool:
+    return key.startswith("volatile.") or key == "boot.autostart"
+
+
+def unsafe(clone: Instance, settings: Settings) -> list[str]:
+    """What a clone carries that it must not be started with, judged by its expanded configuration. Pure.
+
+    An empty list means safe: every device is the stage's root disk or its one network device, no key is outside
+    the allowlist.
+    """
+    problems = []
+    for key, value in clone.expanded_config.items():
+        if not value or key.startswith((*KEPT_PREFIXES, *SERVER_PREFIXES)):
+            continue
+        if key == "boot.autostart" and value == "false":
+            continue
+        problems.append(f"config {key}")
+    for name, device in clone.expanded_devices.items():
+        kind = device.get("type", "")
+        if kind == "none":
+            continue
+        if name == "root" and kind == "disk" and device.get("path") == "/" and "source" not in device:
+            continue
+        if name == "eth0" and kind == "nic" and settings.network.name in {device.get("network"), device.get("parent")}:
+            if "hwaddr" in device:
+                problems.append(f"device {name} with a fixed MAC address")
+            continue
+        problems.append(f"device {name} ({kind})")
+    return problems

@@ -1,0 +1,78 @@
+"""Doing a plan's steps, as many at once as their order allows."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.progress import task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_stagegbo.engine.steps import Step
+    from pytest_stagegbo.progress import Progress
+
+__all__ = ["Timing", "apply"]
+
+THREADS = 8
+"""At once. The daemon and the disk are what is waited for, so more than cores; more than containers is no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a step ran, in seconds since the first one began."""
+
+    key: str
+    text: str
+    began: float
+    ended: float
+
+
+def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress) -> tuple[Timing, ...]:
+    """Do every step once those in its `after` are done. After a failure no further step is begun.
+
+    Raises:
+        Exception: the first step's error, once what was under way has ended; other failures are noted.
+    """
+    keys = {step.key for step in steps}
+    waiting = list(steps)
+    done: set[str] = set()
+    running: dict[Future[Timing], Step] = {}
+    timings: list[Timing] = []
+    failures: list[BaseException] = []
+    origin = time.monotonic()
+
+    def run(step: Step) -> Timing:
+        began = time.monotonic() - origin
+        with task(progress, step.key, step.text):
+            do(step)
+        return Timing(step.key, step.text, began, time.monotonic() - origin)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="stagegbo") as pool:
+        while True:
+            if not failures:
+                ready = [step for step in waiting if step.after & keys <= done]
+                for step in ready:
+                    waiting.remove(step)
+                    running[pool.submit(run, step)] = step
+            if not running:
+                break
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                step = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    timings.append(future.result())
+                    done.add(step.key)
+                else:
+                    failures.append(error)
+    if failures:
+        for other in failures[1:]:
+            progress.note(f"also failed: {other}")
+        raise failures[0]
+    if waiting:
+        raise RuntimeError("steps wait for each other: " + ", ".join(step.key for step in waiting))
+    return tuple(sorted(timings, key=lambda timing: timing.began))

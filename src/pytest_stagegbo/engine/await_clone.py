@@ -1,0 +1,129 @@
+"""Waiting until a clone's services answer, with evidence when they don't, and the proof that it was wiped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine.journal import evidence
+from pytest_stagegbo.errors import NotReady, ServerRefused
+from pytest_stagegbo.guest import STAMP
+from pytest_stagegbo.services.answer import Answer
+from pytest_stagegbo.services.readiness import wait_ready
+from pytest_stagegbo.services.unseal import unseal
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.services.unseal import UnsealKeys
+    from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+
+__all__ = ["Readiness", "await_clone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What a container answered last."""
+
+    state: str
+    """`ready` or `sealed`."""
+    answers: tuple[tuple[int, Answer], ...]
+    """Port and answer, probe by probe."""
+    warnings: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+
+def await_clone(
+    reader: Reader,
+    writer: Writer,
+    settings: Settings,
+    container: ContainerSettings,
+    keys: UnsealKeys | None,
+    *,
+    first_boot: bool,
+) -> Readiness:
+    """Wait until every probe of `container` is answered; unseal Vault if keys are given.
+
+    Args:
+        first_boot: Also prove, from the stamp of the first boot, that everything to wipe was wiped.
+
+    Raises:
+        NotReady: time is up, the container stopped, or the stamp does not say what it must.
+        VaultSealed: the keys given do not open Vault.
+    """
+    began = time.monotonic()
+    host = str(container.address)
+
+    def still_alive() -> str | None:
+        clone = reader.instance(settings.project, container.name)
+        if clone is None:
+            return "the container is gone"
+        return None if clone.is_running else f"the container is {clone.status.lower()}"
+
+    def why() -> str:
+        return evidence(reader, writer, settings.project, container)
+
+    answers = dict(
+        wait_ready(
+            container.name,
+            host,
+            container.probes,
+            timeout=settings.timeouts.ready,
+            still_alive=still_alive,
+            evidence=why,
+        )
+    )
+    state = "ready"
+    for probe, answer in answers.items():
+        if answer.state != "sealed":
+            continue
+        if keys is None:
+            state = "sealed"
+        else:
+            answers[probe] = _open(settings, container, probe, keys)
+    warnings = _prove_wiped(reader, settings, container) if first_boot else ()
+    numbered = tuple((probe.port, answer) for probe, answer in answers.items())
+    return Readiness(state, numbered, warnings, time.monotonic() - began)
+
+
+def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings, keys: UnsealKeys) -> Answer:
+    return unseal(
+        str(container.address), probe.port, probe.tls, keys, settings.timeouts.ready, container=container.name
+    )
+
+
+def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSettings) -> tuple[str, ...]:
+    """Check the stamp of the first boot against the settings; warnings for folders that did not exist."""
+    content = _stamp(reader, settings, container)
+    said = set(content.splitlines())
+    warnings = []
+    for verb, paths in (("emptied", container.wipe), ("cleared", container.logs)):
+        for path in paths:
+            if f"absent {path}" in said:
+                if verb == "emptied":
+                    warnings.append(
+                        f"{container.name}: {path} does not exist in the clone, so nothing was wiped there; "
+                        f"set containers.{container.name}.wipe if its data is elsewhere"
+                    )
+            elif f"{verb} {path}" not in said:
+                raise NotReady(
+                    f"{container.name}: its first boot did not report {path} as {verb}",
+                    seen=content or f"{STAMP} is missing",
+                    remedy="provision --recreate; if it happens again, please report it",
+                )
+    return tuple(warnings)
+
+
+def _stamp(reader: Reader, settings: Settings, container: ContainerSettings) -> str:
+    """The stamp's content; waited for where a container has no probe that would have waited."""
+    deadline = time.monotonic() + (0 if container.probes else settings.timeouts.ready)
+    while True:
+        try:
+            content = reader.file(settings.project, container.name, STAMP)
+        except ServerRefused:
+            content = None  # between two states of the container the daemon can't reach its files
+        if content is not None:
+            return content.decode("utf-8", "replace")
+        if time.monotonic() >= deadline:
+            return ""
+        time.sleep(0.05)  # a poll with a deadline: Incus has no event for a file

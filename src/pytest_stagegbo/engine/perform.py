@@ -1,0 +1,252 @@
+"""How each step is done. Every method may be repeated after a crash at any point of an earlier try."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks, shape, steps
+from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
+from pytest_stagegbo.engine.await_clone import await_clone
+from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
+from pytest_stagegbo.guest import guest_files, machine_id
+from pytest_stagegbo.settings import parse_size
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.engine.await_clone import Readiness
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Instance, Reader, Writer
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.services.unseal import UnsealKeys
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+
+__all__ = ["Performer"]
+
+QUOTA_COMPLAINTS = ("Disk quota exceeded", "quota", "qgroup limit")
+"""How storage drivers say that a new limit is below what is already there."""
+
+
+class Performer:
+    """Does steps, from several threads at once.
+
+    Attributes:
+        readiness: What each awaited container answered, by name.
+    """
+
+    def __init__(
+        self, reader: Reader, writer: Writer, facts: Facts, settings: Settings, keys: UnsealKeys | None, progress: Progress
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._facts = facts
+        self._settings = settings
+        self._keys = keys
+        self._progress = progress
+        self.readiness: dict[str, Readiness] = {}
+
+    def do(self, step: steps.Step) -> None:
+        """Do one step.
+
+        Raises:
+            StageGboError: it could not be done.
+        """
+        match step:
+            case steps.SetProject():
+                self.set_project(step)
+            case steps.SetAcl():
+                self.set_acl(step)
+            case steps.SetNetwork():
+                self.set_network(step)
+            case steps.SetProfile():
+                self.set_profile(step)
+            case steps.RemoveClone():
+                self.remove_clone(step)
+            case steps.CopyClone():
+                self.copy_clone(step)
+            case steps.PrepareClone():
+                self.prepare_clone(step)
+            case steps.ResizeClone():
+                self.resize_clone(step)
+            case steps.StartClone():
+                self.start_clone(step)
+            case steps.AwaitClone():
+                self.await_clone(step)
+            case _:
+                raise TypeError(f"no way to do {type(step).__name__}")
+
+    # -- foundations
+
+    def set_project(self, step: steps.SetProject) -> None:
+        existing = self._facts.projects.get(self._settings.project)
+        if not step.create and existing is not None:
+            own_networks = not shape.managed_nics(dict(existing.config))
+            wanted = shape.project(self._settings, own_networks=own_networks)
+            self._writer.replace_project({**existing.config, **wanted}, existing.description)
+            return
+        try:
+            self._writer.create_project(shape.project(self._settings, own_networks=True), shape.DESCRIPTION)
+        except ServerRefused as error:
+            if "OVN" not in error.seen:
+                raise
+            self._progress.note(
+                f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
+                f"features.networks=false and access to network {self._settings.network.name} only"
+            )
+            self._writer.create_project(shape.project(self._settings, own_networks=False), shape.DESCRIPTION)
+
+    def set_acl(self, step: steps.SetAcl) -> None:
+        wanted = shape.acl(self._settings)
+        if step.create:
+            self._writer.create_acl(wanted)
+        else:
+            self._writer.replace_acl(wanted)
+
+    def set_network(self, step: steps.SetNetwork) -> None:
+        wanted = shape.network(self._settings)
+        if step.create:
+            self._writer.create_network(wanted, shape.DESCRIPTION)
+        else:
+            existing = self._facts.networks[self._settings.network.name]
+            self._writer.replace_network({**existing.config, **wanted}, existing.description)
+
+    def set_profile(self, step: steps.SetProfile) -> None:
+        devices = shape.profile_devices(self._settings, step.pool, managed=self._managed)
+        self._writer.replace_default_profile({}, devices, shape.DESCRIPTION)
+
+    @functools.cached_property
+    def _managed(self) -> bool:
+        """Whether NICs name the bridge as a network: known only once the project exists."""
+        project = self._reader.projects()[self._settings.project]
+        return shape.managed_nics(dict(project.config))
+
+    # -- clones
+
+    def remove_clone(self, step: steps.RemoveClone) -> None:
+        remove_clone(self._reader, self._writer, self._settings, step.subject)
+
+    def copy_clone(self, step: steps.CopyClone) -> None:
+        name = step.subject
+        source = self._facts.sources[step.container.source_name]
+        wanted = clone_config(source, step.container, self._settings, managed=self._managed)
+        try:
+            self._writer.copy_instance(
+                name, source.name, config=wanted.config, devices=wanted.devices, target=step.location
+            )
+        except (OperationFailed, ServerRefused) as error:
+            if any(complaint in error.seen for complaint in QUOTA_COMPLAINTS):
+                raise self._limit_error(step, source) from None
+            raise
+
+    def _limit_error(self, step: steps.CopyClone, source: Instance) -> LimitTooSmall:
+        referenced = self._referenced_bytes(step, source)
+        size = "more" if referenced is None else f"about {bytes_text(referenced)}"
+        return LimitTooSmall(
+            f"{step.subject}: the disk limit {step.limit} ({bytes_text(parse_size(step.limit))}) is below the {size} that "
+            f"{source.project}/{source.name} already references",
+            seen="the storage driver refused the limit; shared bytes count against it",
+            remedy=f"raise disk_limit, or set containers.{step.subject}.disk_limit",
+        )
+
+    def _referenced_bytes(self, step: steps.CopyClone, source: Instance) -> int | None:
+        """Bytes that a clone references, found by asking which limits the driver takes for one without a limit.
+
+        Drivers report only the bytes that a volume has for itself. The clone never starts, and is removed.
+        """
+        container = step.container
+        wanted = clone_config(source, container, self._settings, managed=self._managed)
+        root = {key: value for key, value in wanted.devices["root"].items() if key != "size"}
+        remove_clone(self._reader, self._writer, self._settings, step.subject)
+        try:
+            unlimited = {**wanted.devices, "root": {**root, "size": ""}}
+            self._writer.copy_instance(step.subject, source.name, config=wanted.config, devices=unlimited)
+            low, high = parse_size(step.limit), parse_size(step.limit) * 2
+            while not self._takes_limit(step.subject, wanted.devices, root, high):
+                low, high = high, high * 2
+            while high - low > max(high // 100, 1 << 20):
+                middle = (low + high) // 2
+                if self._takes_limit(step.subject, wanted.devices, root, middle):
+                    high = middle
+                else:
+                    low = middle
+        except (OperationFailed, ServerRefused):
+            return None
+        finally:
+            remove_clone(self._reader, self._writer, self._settings, step.subject)
+        return high
+
+    def _takes_limit(self, name: str, devices: dict[str, dict[str, str]], root: dict[str, str], size: int) -> bool:
+        try:
+            self._writer.set_instance_devices(name, {**devices, "root": {**root, "size": str(size)}})
+        except (OperationFailed, ServerRefused):
+            return False
+        return True
+
+    def prepare_clone(self, step: steps.PrepareClone) -> None:
+        """Check the stopped clone's configuration, place its files, and only then mark it as safe to start."""
+        name = step.subject
+        clone = self._clone(name)
+        problems = unsafe(clone, self._settings)
+        if problems or clone.is_running:
+            raise UnsafeClone(
+                f"{name} in {self._settings.project} must not be started",
+                seen=", ".join(problems) or "it is running although it was not made safe",
+                remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
+                "please report what was seen",
+            )
+        self._place_files(name, step.container)
+        self._writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+
+    def _place_files(self, name: str, container: ContainerSettings) -> None:
+        made = {"/etc/network", "/etc/systemd/system"}
+        for file in (machine_id(), *guest_files(container, self._settings)):
+            folder = posixpath.dirname(file.path)
+            if folder not in made and folder != "/etc":
+                self._writer.make_folder(name, folder)
+                made.add(folder)
+            if file.replaces_link:
+                self._writer.delete_file(name, file.path)
+            self._writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
+
+    def resize_clone(self, step: steps.ResizeClone) -> None:
+        clone = self._clone(step.subject)
+        devices = {name: dict(device) for name, device in clone.devices.items()}
+        devices["root"] = root_disk(clone.pool, step.limit)
+        self._writer.set_instance_devices(step.subject, devices)
+
+    def start_clone(self, step: steps.StartClone) -> None:
+        clone = self._clone(step.subject)
+        if clone.config.get(marks.STATE) != marks.PREPARED:
+            raise UnsafeClone(
+                f"{step.subject} was not made safe", seen=f"state {clone.config.get(marks.STATE)}", remedy="provision again"
+            )
+        if not clone.is_running:
+            self._writer.set_state(step.subject, "start")
+
+    def await_clone(self, step: steps.AwaitClone) -> None:
+        self.readiness[step.subject] = await_clone(
+            self._reader, self._writer, self._settings, step.container, self._keys, first_boot=step.started
+        )
+
+    def _clone(self, name: str) -> Instance:
+        clone = self._reader.instance(self._settings.project, name)
+        if clone is None:
+            raise StageMissing(f"{name} vanished from {self._settings.project}", remedy="run provision again")
+        return clone
+
+
+def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) -> None:
+    """Stop and delete a clone of this tool's; one that is gone is fine.
+
+    Raises:
+        NotOurs: it carries no ownership mark.
+    """
+    clone = reader.instance(settings.project, name)
+    if clone is None:
+        return
+    if not marks.is_ours(clone.config):
+        raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
+    if clone.status != "Stopped":
+        writer.set_state(name, "stop", force=True)
+    writer.delete_instance(name)

@@ -1,0 +1,188 @@
+"""From facts and settings to steps: a pure function, so that a dry run and a real run are the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine.allowlist import clone_config, root_disk
+from pytest_stagegbo.engine.guard import refuse
+from pytest_stagegbo.engine.steps import (
+    AwaitClone,
+    CopyClone,
+    PrepareClone,
+    RemoveClone,
+    ResizeClone,
+    SetAcl,
+    SetNetwork,
+    SetProfile,
+    SetProject,
+    StartClone,
+    Step,
+)
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, and what a person should know before it is done."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.changes)
+
+
+def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Plan:
+    """Plan the way from `facts` to a provisioned stage. Pure.
+
+    Args:
+        recreate: Replace every clone, also those that are as they should be.
+
+    Raises:
+        StageGboError: something is in the way; see `guard.refuse`.
+    """
+    pools = [facts.sources[c.source_name].pool for c in settings.containers.values() if c.source_name in facts.sources]
+    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, recreate) is not None]
+    refuse(facts, settings, copying)
+    steps: list[Step] = list(_foundations(facts, settings, pools[0]))
+    founded = frozenset(step.key for step in steps)
+    clone_steps = [_clone_steps(facts, settings, c, recreate, founded) for c in settings.containers.values()]
+    steps.extend(step for group in clone_steps for step in group)
+    steps.extend(
+        RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
+        for name, clone in sorted(facts.clones.items())
+        if marks.is_ours(clone.config) and name not in settings.containers
+    )
+    return Plan(tuple(steps), tuple(_notes(facts, settings, copying)))
+
+
+def _foundations(facts: Facts, settings: Settings, pool: str) -> list[Step]:
+    """Steps for what the clones stand on, each only where it is missing or different."""
+    steps: list[Step] = []
+    project = facts.projects.get(settings.project)
+    if project is None or not _has(project.config, shape.project(settings, own_networks=_own_networks(facts, settings))):
+        steps.append(SetProject(subject=settings.project, create=project is None))
+    wanted_acl = shape.acl(settings)
+    if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
+        steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None))
+    network = facts.networks.get(settings.network.name)
+    if network is None or not _has(network.config, shape.network(settings)):
+        after = frozenset({f"access-list:{shape.acl_name(settings)}"})
+        steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
+    managed = project is not None and shape.managed_nics(dict(project.config))
+    wanted = shape.profile_devices(settings, pool, managed=managed)
+    if project is None or facts.profile is None or facts.profile.get("devices") != wanted:
+        after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}"})
+        steps.append(SetProfile(subject="default", create=False, pool=pool, after=after))
+    return steps
+
+
+def _own_networks(facts: Facts, settings: Settings) -> bool:
+    """`features.networks` can't be changed while instances exist, so an existing project keeps what it has."""
+    project = facts.projects.get(settings.project)
+    return project is None or project.config.get("features.networks") == "true"
+
+
+def _clone_steps(
+    facts: Facts, settings: Settings, container: ContainerSettings, recreate: bool, founded: frozenset[str]
+) -> list[Step]:
+    name = container.name
+    clone = facts.clones.get(name)
+    needed = frozenset(f"await:{other}" for other in container.needs)
+    reason = _stale(facts, settings, container, recreate)
+    steps: list[Step] = []
+    if reason is not None:
+        source = facts.sources[container.source_name]
+        if clone is not None:
+            steps.append(RemoveClone(subject=name, reason=reason, after=founded))
+        steps.append(
+            CopyClone(
+                subject=name,
+                container=container,
+                pool=source.pool,
+                limit=_limit(container, settings),
+                location=source.location if facts.server.clustered else "",
+                dropped=clone_config(source, container, settings, managed=True).dropped,
+                after=founded | {f"remove:{name}"},
+            )
+        )
+        steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
+        started = True
+    else:
+        assert clone is not None  # else it were stale
+        wanted = root_disk(clone.pool, _limit(container, settings))
+        if dict(clone.devices.get("root", {})) != wanted:
+            steps.append(ResizeClone(subject=name, limit=wanted["size"], after=founded))
+        started = not clone.is_running
+    if started:
+        after = founded | needed | {f"prepare:{name}", f"resize:{name}"}
+        steps.append(StartClone(subject=name, after=after))
+    steps.append(
+        AwaitClone(subject=name, container=container, started=started, after=needed | {f"start:{name}"} | founded)
+    )
+    return steps
+
+
+def _stale(facts: Facts, settings: Settings, container: ContainerSettings, recreate: bool) -> str | None:
+    """Why the clone has to be made (again); None when it is as the settings want it."""
+    clone = facts.clones.get(container.name)
+    if clone is None:
+        return "it is missing"
+    if not marks.is_ours(clone.config):
+        return None  # `refuse` speaks of it
+    if clone.config.get(marks.STATE) != marks.PREPARED:
+        return "an interrupted run left it unfinished"
+    if clone.config.get(marks.FINGERPRINT) != marks.fingerprint(container, settings):
+        return "the settings it was made with have changed"
+    if clone.status == "Error":
+        return "Incus reports it as broken"
+    return "asked for with --recreate" if recreate else None
+
+
+def _limit(container: ContainerSettings, settings: Settings) -> str:
+    return container.disk_limit or settings.disk_limit
+
+
+def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(config.get(key) == value for key, value in wanted.items())
+
+
+def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -> list[str]:
+    notes = []
+    if settings.project not in facts.projects:
+        notes.append(
+            "features.networks=true is asked for as the staging guide does; a server that refuses it without OVN gets "
+            f"features.networks=false with access to {settings.network.name} only. The bridge itself is made in project "
+            "default, where Incus keeps all bridges"
+        )
+    elif not _own_networks(facts, settings):
+        notes.append(
+            f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
+            f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
+        )
+    for container in copying:
+        source = facts.sources[container.source_name]
+        dropped = clone_config(source, container, settings, managed=True).dropped
+        if dropped:
+            notes.append(f"{container.name}: the clone will not have {', '.join(dropped)}")
+        pool = facts.rooms[source.pool].pool
+        if not pool.copy_on_write:
+            size = facts.full_copy_bytes.get(source.name)
+            cost = bytes_text(size) if size is not None else "an unknown number of bytes (run as root to see it)"
+            notes.append(
+                f"{container.name}: pool {pool.name} ({pool.driver}) has no copy-on-write: a full copy of {cost}, and of "
+                "a running source not crash-consistent"
+            )
+    return notes

@@ -1,0 +1,101 @@
+"""What the stage's project, bridge, access list and profile look like, as pure functions of the settings."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, collapse_addresses
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.allowlist import nic, root_disk
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Device
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["DESCRIPTION", "acl", "acl_name", "managed_nics", "network", "profile_devices", "project"]
+
+DESCRIPTION = "Made by pytest-stagegbo; removed by `stagegbo destroy`"
+
+PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+"""Networks that are never the internet (RFC 1918, 6598, 1122, 3927)."""
+
+
+def project(settings: Settings, *, own_networks: bool) -> dict[str, str]:
+    """The project's config.
+
+    Args:
+        own_networks: `features.networks`. The staging guide asks for it; Incus without OVN refuses it since 7.0.2.
+            Bridges live in project `default` either way, and restrictions keep the stage to its own.
+    """
+    return {
+        "features.images": "true",
+        "features.networks": "true" if own_networks else "false",
+        "features.networks.zones": "true" if own_networks else "false",
+        "features.profiles": "true",
+        "features.storage.buckets": "true",
+        "features.storage.volumes": "true",
+        "restricted": "true",
+        "restricted.devices.nic": "allow" if own_networks else "managed",
+        "restricted.networks.access": settings.network.name,
+        "restricted.snapshots": "allow",
+        marks.OWNER: marks.OWNER_VALUE,
+    }
+
+
+def managed_nics(project_config: dict[str, str]) -> bool:
+    """Whether devices of the project name the bridge as `network`; with networks of its own it can't see it."""
+    return project_config.get("features.networks") != "true"
+
+
+def acl_name(settings: Settings) -> str:
+    return f"{settings.network.name}-isolation"
+
+
+def acl(settings: Settings) -> dict[str, Any]:
+    """The access list on the stage's bridge, which rejects what it does not name.
+
+    Into the stage: its own subnet, which holds the clones and the host's address on the bridge. Out of it: the
+    clones, but not the host, and with `network.internet` whatever is not private. DNS and DHCP of the host and
+    replies do not pass these rules. Traffic between clones does on hosts whose bridges call the IP filter
+    (`net.bridge.bridge-nf-call-iptables`, which Docker sets), so it has to be named. Incus sorts rejects first.
+    """
+    subnet, host = str(settings.network.subnet), f"{settings.network.address.ip}/32"
+    egress = [_rule("reject", host, "the host itself"), _rule("allow", subnet, "between the clones")]
+    if settings.network.internet:
+        kept_out = ",".join(str(network) for network in _not_the_internet(settings))
+        egress += [_rule("reject", kept_out, "not the internet"), _rule("allow", "0.0.0.0/0", "network.internet")]
+    ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
+    config = {marks.OWNER: marks.OWNER_VALUE}
+    return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
+
+
+def _not_the_internet(settings: Settings) -> list[IPv4Network]:
+    """Private networks and production's, less the stage's own subnet: rejects come before it is allowed."""
+    found: list[IPv4Network] = []
+    for network in (*map(IPv4Network, PRIVATE), settings.network.production):
+        subnet = settings.network.subnet
+        found.extend(network.address_exclude(subnet) if subnet.subnet_of(network) else [network])
+    return sorted(collapse_addresses(found))
+
+
+def _rule(action: str, destination: str, description: str) -> dict[str, str]:
+    return {"action": action, "destination": destination, "description": description, "state": "enabled"}
+
+
+def network(settings: Settings) -> dict[str, str]:
+    """The bridge's config."""
+    return {
+        "ipv4.address": str(settings.network.address),
+        "ipv4.nat": "true" if settings.network.nat else "false",
+        "ipv6.address": "none",
+        "dns.domain": "stage-gbo",
+        "security.acls": acl_name(settings),
+        "security.acls.default.egress.action": "reject",
+        "security.acls.default.ingress.action": "reject",
+        marks.OWNER: marks.OWNER_VALUE,
+    }
+
+
+def profile_devices(settings: Settings, pool: str, *, managed: bool) -> dict[str, Device]:
+    """The default profile's devices: a limited root disk on production's pool, a NIC on the stage's bridge."""
+    return {"root": root_disk(pool, settings.disk_limit), "eth0": nic(settings, managed=managed)}

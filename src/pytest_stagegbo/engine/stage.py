@@ -1,0 +1,133 @@
+"""One stage: the single way in for the command line and the plugin."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine.apply import Timing, apply
+from pytest_stagegbo.engine.facts import Facts, gather
+from pytest_stagegbo.engine.perform import Performer
+from pytest_stagegbo.engine.plan import Plan, make_plan
+from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.incus import Reader, Writer, WriterScope
+from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.locks import StageLock
+from pytest_stagegbo.progress import Silent, task
+from pytest_stagegbo.services.unseal import read_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.engine.await_clone import Readiness
+    from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Provisioned", "StageEngine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What provisioning did and found."""
+
+    plan: Plan
+    readiness: Mapping[str, Readiness]
+    """By container."""
+    timings: tuple[Timing, ...]
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.plan.changes)
+
+    @property
+    def sealed(self) -> tuple[str, ...]:
+        """Containers whose Vault is up and sealed."""
+        return tuple(name for name, found in self.readiness.items() if found.state == "sealed")
+
+
+class StageEngine:
+    """Provisions, resets and destroys one stage.
+
+    Args:
+        connection: To the daemon that production and the stage live on.
+        environ: Where an environment variable with unseal keys is looked up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        *,
+        progress: Progress | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.settings = settings
+        self.progress: Progress = progress or Silent()
+        self.reader = Reader(connection)
+        self._connection = connection
+        self._environ = environ
+
+    def facts(self) -> Facts:
+        """Read the world. Raises `SourceMissing` and the errors of the connection."""
+        return gather(self.reader, HostView(self._connection.endpoint), self.settings)
+
+    def plan(self, *, recreate: bool = False) -> Plan:
+        """What `provision` would do now, without a lock and without a write."""
+        return make_plan(self.facts(), self.settings, recreate=recreate)
+
+    def provision(self, *, recreate: bool = False) -> Provisioned:
+        """Make the stage what the settings say, whatever is there, and wait until it answers.
+
+        Raises:
+            StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
+        """
+        began = time.monotonic()
+        keys = read_keys(self.settings.vault, self._environ)
+        with self.lock().hold("provision", self._waiting):
+            facts = self.facts()
+            plan = make_plan(facts, self.settings, recreate=recreate)
+            for note in plan.notes if plan.changes else ():
+                self.progress.note(note)
+            performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
+            timings = apply(plan.steps, performer.do, self.progress)
+            if plan.changes:
+                with task(self.progress, "verify", "verify that nothing is left to do"):
+                    self._verify()
+        for found in performer.readiness.values():
+            for warning in found.warnings:
+                self.progress.note(warning)
+        order = {name: performer.readiness[name] for name in self.settings.containers}
+        return Provisioned(plan, order, timings, time.monotonic() - began)
+
+    def lock(self) -> StageLock:
+        """The lock of this stage; see `StageLock.hold`."""
+        server = self._connection.server().fingerprint or self._connection.endpoint
+        return StageLock(self._connection.endpoint, server, self.settings.project, self.settings.timeouts.lock)
+
+    def writer(self, facts: Facts) -> Writer:
+        """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""
+        scope = WriterScope(
+            project=self.settings.project,
+            network=self.settings.network.name,
+            acl=shape.acl_name(self.settings),
+            source_project=self.settings.source_project,
+            production_networks=facts.production_networks,
+        )
+        return Writer(self._connection, scope, self.settings.timeouts.operation)
+
+    def _verify(self) -> None:
+        left = make_plan(self.facts(), self.settings).changes
+        if left:
+            raise OperationFailed(
+                "provisioning ended, and the stage is not what it should be",
+                seen="left to do: " + "; ".join(step.text for step in left),
+                remedy="something else is changing the stage, or this is a bug: run provision again",
+            )
+
+    def _waiting(self, holder: str) -> None:
+        self.progress.note(f"waiting for stage {self.settings.project}: {holder}")

@@ -1,0 +1,144 @@
+"""The steps that a plan is made of: frozen, comparable, printable. `perform` says how each is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.settings import ContainerSettings
+
+__all__ = [
+    "AwaitClone",
+    "CopyClone",
+    "PrepareClone",
+    "RemoveClone",
+    "ResizeClone",
+    "SetAcl",
+    "SetNetwork",
+    "SetProfile",
+    "SetProject",
+    "StartClone",
+    "Step",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing to do, or to look at."""
+
+    verb: ClassVar[str]
+    changes: ClassVar[bool] = True
+    """False for steps that only look."""
+
+    subject: str
+    """The name of what it is done to."""
+    after: frozenset[str] = frozenset()
+    """Keys of the steps that must have succeeded first; keys that a plan lacks need nothing."""
+
+    @property
+    def key(self) -> str:
+        """Unique in a plan: `copy:tables`."""
+        return f"{self.verb}:{self.subject}"
+
+    @property
+    def text(self) -> str:
+        """For people, as an order."""
+        return f"{self.verb} {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CreateOrUpdate(Step):
+    create: bool
+
+    @property
+    def text(self) -> str:
+        return f"{'create' if self.create else 'update'} {self.verb} {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetProject(_CreateOrUpdate):
+    verb: ClassVar[str] = "project"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAcl(_CreateOrUpdate):
+    verb: ClassVar[str] = "access-list"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNetwork(_CreateOrUpdate):
+    verb: ClassVar[str] = "network"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetProfile(_CreateOrUpdate):
+    """The stage's default profile: `subject` is its name, Incus makes it with the project."""
+
+    verb: ClassVar[str] = "profile"
+    pool: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveClone(Step):
+    verb: ClassVar[str] = "remove"
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"remove {self.subject}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyClone(Step):
+    verb: ClassVar[str] = "copy"
+    container: ContainerSettings
+    pool: str
+    limit: str
+    location: str
+    """Cluster member that the source is on, empty without a cluster; a copy elsewhere would move every byte."""
+    dropped: tuple[str, ...]
+    """What of the source's configuration the clone will not have, for people."""
+
+    @property
+    def text(self) -> str:
+        return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}, limit {self.limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareClone(Step):
+    verb: ClassVar[str] = "prepare"
+    container: ContainerSettings
+
+    @property
+    def text(self) -> str:
+        wiped = ", ".join(self.container.wipe) or "no data"
+        return f"prepare {self.subject}: address {self.container.address}, wipe {wiped}, empty the logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeClone(Step):
+    verb: ClassVar[str] = "resize"
+    limit: str
+
+    @property
+    def text(self) -> str:
+        return f"set the disk limit of {self.subject} to {self.limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartClone(Step):
+    verb: ClassVar[str] = "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitClone(Step):
+    verb: ClassVar[str] = "await"
+    changes: ClassVar[bool] = False
+    container: ContainerSettings
+    started: bool
+    """Whether the plan starts it; else it should answer already."""
+
+    @property
+    def text(self) -> str:
+        return f"wait until {self.subject} answers"

@@ -1,0 +1,212 @@
+"""The files of a clone's first boot, as a pure function of the settings.
+
+A oneshot unit runs before the network and before every service, and the boot can't pass it: `sysinit.target`
+requires it, and its failure powers the clone off. It empties what must not survive and leaves a stamp, so that
+later boots keep what the stage has done since. One boot does it all, on every storage driver, local or remote.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Address
+
+    from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
+
+__all__ = ["FOLDER", "STAMP", "GuestFile", "guest_files", "machine_id"]
+
+FOLDER = "/var/lib/stagegbo"
+STAMP = f"{FOLDER}/prepared"
+"""Written when the wipes are done and checked. Its absence makes the next boot wipe."""
+SCRIPT = f"{FOLDER}/prepare"
+UNIT = "stagegbo-prepare.service"
+BOOT_LIMIT_SECONDS = 600
+
+TWINS = f"{FOLDER}/twins"
+TWIN_DEVICE = "twin0"
+TWIN_ID = 5858
+TWIN_PORT = 4789
+"""IANA's port for VXLAN (RFC 7348)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A file to place in a stopped clone, owned by root."""
+
+    path: str
+    content: str
+    mode: int = 0o644
+    replaces_link: bool = False
+    """The path may hold a symbolic link, which is removed first: written through, it would change its target."""
+
+
+def guest_files(container: ContainerSettings, settings: Settings) -> tuple[GuestFile, ...]:
+    """Everything that a clone needs to come up as the stage's own, in the order of placing."""
+    network = settings.network
+    files = [
+        GuestFile("/etc/network/interfaces", interfaces(container, network), replaces_link=True),
+        GuestFile(SCRIPT, prepare_script(container, network), mode=0o755),
+        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
+        GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()),
+    ]
+    if network.twins:
+        files.append(GuestFile(TWINS, twins_script(container, settings.containers.values(), network), mode=0o755))
+    if container.boot == "units":
+        files.append(GuestFile("/etc/systemd/system/default.target", stage_target(container), replaces_link=True))
+    return tuple(files)
+
+
+def machine_id() -> GuestFile:
+    """An identity of the clone's own: with production's it would share a journal folder and DHCP identity.
+
+    Replaced rather than removed, since systemd takes a missing one for a first boot and enables every unit that
+    its presets name.
+    """
+    return GuestFile("/etc/machine-id", secrets.token_hex(16) + "\n", mode=0o444, replaces_link=True)
+
+
+def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
+    """ifupdown's `/etc/network/interfaces` for the clone."""
+    lines = [
+        "# Written by pytest-stagegbo.",
+        "auto lo",
+        "iface lo inet loopback",
+        "",
+        "auto eth0",
+        "iface eth0 inet static",
+        f"    address {container.address}",
+        f"    netmask {network.subnet.netmask}",
+        f"    gateway {network.address.ip}",
+        f"    dns-nameservers {network.address.ip}",
+    ]
+    if network.twins:
+        lines.append(f"    up {TWINS}")
+    return "\n".join(lines) + "\n"
+
+
+def twins_script(container: ContainerSettings, containers: Iterable[ContainerSettings], network: NetworkSettings) -> str:
+    """POSIX shell that gives the clone its twin's production address, and the way to the other twins.
+
+    The addresses live on a VXLAN between the clones, whose packets carry stage addresses only: no production
+    address is ever seen on the bridge, so the host can neither answer for one nor forward to one, and its filters
+    need no exception. Every neighbour is known beforehand: nothing is learnt, nothing is flooded. What has no twin
+    is unreachable at once.
+    """
+    links = [f"link add {TWIN_DEVICE} address {_mac(container.address)} type vxlan id {TWIN_ID} dstport {TWIN_PORT} "
+             f"local {container.address} dev eth0 nolearning"]
+    links.append(f"link set {TWIN_DEVICE} up")
+    if container.production_address is not None:
+        links.append(f"address add {container.production_address}/32 dev {TWIN_DEVICE}")
+    source = f" src {container.production_address}" if container.production_address is not None else ""
+    links.append(f"route add unreachable {network.production}")
+    paths = []
+    for other in containers:
+        if other.production_address is None or other.name == container.name:
+            continue
+        mac = _mac(other.address)
+        links.append(f"route add {other.production_address}/32 dev {TWIN_DEVICE}{source}")
+        links.append(f"neighbour add {other.production_address} lladdr {mac} dev {TWIN_DEVICE} nud permanent")
+        paths.append(f"fdb add {mac} dev {TWIN_DEVICE} dst {other.address}")
+    ip_lines, bridge_lines = "\n".join(links), "\n".join(paths)
+    return f"""#!/bin/sh
+# Written by pytest-stagegbo: inside the stage, production's addresses belong to the clones.
+set -eu
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+ip link delete {TWIN_DEVICE} 2>/dev/null || true
+ip route delete unreachable {network.production} 2>/dev/null || true
+ip -batch - <<'END'
+{ip_lines}
+END
+bridge -batch - <<'END'
+{bridge_lines}
+END
+"""
+
+
+def _mac(address: IPv4Address) -> str:
+    """A locally administered MAC made from an address, so that both ends know it beforehand."""
+    return ":".join(["02", "67", *(f"{byte:02x}" for byte in address.packed)])
+
+
+def prepare_script(container: ContainerSettings, network: NetworkSettings) -> str:
+    """POSIX shell: empties what the settings name, checks that it is empty, stamps.
+
+    `find` gets each path with a trailing slash, so that a folder reached through a link is emptied too, and never
+    leaves that folder's file system otherwise than by mount points inside it.
+    """
+    wipes = "".join(f"empty {shlex.quote(path)}\n" for path in container.wipe)
+    logs = "".join(f"clear_files {shlex.quote(path)}\n" for path in container.logs)
+    return f"""#!/bin/sh
+# Written by pytest-stagegbo: makes this clone of a production container safe before any service starts.
+# A failure stops the boot, so that nothing runs on what should have been wiped.
+set -eu
+export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec 2>{FOLDER}/prepare.log
+
+empty() {{
+    [ -d "$1" ] || {{ echo "absent $1" >>{FOLDER}/report; return 0; }}
+    find "$1/" -mindepth 1 -delete
+    left=$(find "$1/" -mindepth 1 -print -quit)
+    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
+    echo "emptied $1" >>{FOLDER}/report
+}}
+
+clear_files() {{
+    [ -d "$1" ] || {{ echo "absent $1" >>{FOLDER}/report; return 0; }}
+    find "$1/" -mindepth 1 ! -type d -delete
+    left=$(find "$1/" -mindepth 1 ! -type d -print -quit)
+    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
+    echo "cleared $1" >>{FOLDER}/report
+}}
+
+: >{FOLDER}/report
+{wipes}{logs}[ -L /etc/resolv.conf ] || echo 'nameserver {network.address.ip}' >/etc/resolv.conf
+mv {FOLDER}/report {STAMP}
+"""
+
+
+def prepare_unit() -> str:
+    return f"""# Written by pytest-stagegbo.
+[Unit]
+Description=Make this clone safe before anything else starts
+DefaultDependencies=no
+ConditionPathExists=!{STAMP}
+RequiresMountsFor={FOLDER} /opt
+After=local-fs.target
+Before=sysinit.target network-pre.target networking.service systemd-networkd.service shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+FailureAction=poweroff-force
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={SCRIPT}
+TimeoutStartSec={BOOT_LIMIT_SECONDS}
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def sysinit_drop_in() -> str:
+    """Services wait for `sysinit.target` by default, and it fails with the unit."""
+    return f"# Written by pytest-stagegbo.\n[Unit]\nRequires={UNIT}\nAfter={UNIT}\n"
+
+
+def stage_target(container: ContainerSettings) -> str:
+    """A default target that starts the container's purpose and nothing else: no cron, no timers, no mail queue."""
+    return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
+[Unit]
+Description=Stage clone of {container.source_name}
+Requires=sysinit.target
+Wants=networking.service {" ".join(container.units)}
+After=sysinit.target networking.service
+AllowIsolate=yes
+Conflicts=rescue.service rescue.target
+"""

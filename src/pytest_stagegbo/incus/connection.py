@@ -1,0 +1,297 @@
+"""The one place that talks to the Incus daemon, through pylxd.
+
+Everything goes out through `Connection.request`, which logs, calls, and turns what pylxd, requests and Incus
+raise into this package's errors. pylxd's models are not used: they lose the project of what they return, force
+stops by default and write whole objects back (`docs/incus.md` says more); its `client.api` reaches every
+endpoint as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import pylxd
+import pylxd.exceptions
+import requests
+
+from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_stagegbo.settings import IncusSettings
+
+__all__ = ["Connection", "Reply", "Server", "find_endpoint"]
+
+log = logging.getLogger(__name__)
+
+SOCKET_PLACES = ("/var/lib/incus/unix.socket", "/run/incus/unix.socket")
+_REQUEST_SECONDS = 60.0
+_WAIT_SLICE = 20
+"""Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
+_LOG_BODY_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of the daemon."""
+
+    metadata: Any
+    """The decoded `metadata`, or the raw bytes of a body that is not JSON."""
+    etag: str
+    headers: Mapping[str, str]
+    operation: str = ""
+    """Path of the background operation, when the daemon started one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the daemon says of itself (`GET /1.0`)."""
+
+    kind: str
+    """`incus` or `lxd`."""
+    version: str
+    extensions: frozenset[str]
+    storage_drivers: str
+    clustered: bool
+    fingerprint: str
+    """SHA-256 of the daemon's certificate: tells one daemon from another."""
+    trusted: bool
+
+
+def find_endpoint(settings: IncusSettings, environ: Mapping[str, str] = os.environ) -> str:
+    """The endpoint to use: the setting, then `$INCUS_SOCKET`, `$INCUS_DIR`, then the usual places.
+
+    Raises:
+        ServerUnreachable: nothing is there; names every place looked at.
+    """
+    if settings.endpoint:
+        return settings.endpoint
+    places: list[str] = []
+    if environ.get("INCUS_SOCKET"):
+        places.append(environ["INCUS_SOCKET"])
+    if environ.get("INCUS_DIR"):
+        places.append(str(Path(environ["INCUS_DIR"]) / "unix.socket"))
+    places.extend(SOCKET_PLACES)
+    for place in places:
+        if _is_there(place):
+            return place
+    raise ServerUnreachable(
+        "no Incus daemon was found",
+        seen="no socket at " + ", ".join(places),
+        remedy="install Incus, or name its socket or address with --endpoint (incus.endpoint); "
+        "to try things without one: `python -m pytest_stagegbo lab up`, then add --lab",
+    )
+
+
+def _is_there(place: str) -> bool:
+    try:
+        return Path(place).exists()
+    except PermissionError:
+        return True  # there, and the connection will say why it can't be used
+
+
+class Connection:
+    """Requests to one daemon. Safe to share between threads: each gets a client of its own."""
+
+    def __init__(self, settings: IncusSettings, environ: Mapping[str, str] = os.environ) -> None:
+        self.endpoint = find_endpoint(settings, environ)
+        self._settings = settings
+        self._local = threading.local()
+        self._server: Server | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.endpoint!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the daemon is reached through a socket of this machine."""
+        return not self.endpoint.startswith("https://")
+
+    def server(self) -> Server:
+        """What the daemon says of itself, asked once.
+
+        Raises:
+            ServerUnreachable: it does not answer, does not trust this client, or is not Incus.
+        """
+        if self._server is None:
+            data = self.get()
+            environment = data.get("environment", {})
+            server = Server(
+                kind=str(environment.get("server", "")),
+                version=str(environment.get("server_version", "")),
+                extensions=frozenset(data.get("api_extensions", ())),
+                storage_drivers=str(environment.get("storage", "")),
+                clustered=bool(environment.get("server_clustered", False)),
+                fingerprint=str(environment.get("certificate_fingerprint", "")),
+                trusted=data.get("auth") == "trusted",
+            )
+            if not server.trusted:
+                raise ServerUnreachable(
+                    f"the daemon at {self.endpoint} does not trust this client",
+                    seen=f"auth is {data.get('auth')!r}",
+                    remedy="over a socket: run as root or as a member of group incus-admin; over https: add the "
+                    "client certificate with `incus config trust add-certificate`",
+                )
+            if server.kind != "incus":
+                raise ServerUnreachable(
+                    f"the daemon at {self.endpoint} is not Incus",
+                    seen=f"it calls itself {server.kind or 'nothing'} {server.version}",
+                    remedy="pytest-stagegbo works with Incus 6.0 and 7.0; LXD is another product since 2023. "
+                    "Name Incus's socket with --endpoint",
+                )
+            self._server = server
+        return self._server
+
+    def get(self, *path: str, **params: str | int) -> Any:
+        """The metadata of `GET /1.0/<path>`; path segments are quoted here."""
+        return self.request("GET", path, params=params).metadata
+
+    def get_reply(self, *path: str, **params: str | int) -> Reply:
+        """As `get`, with the ETag that a later conditional write needs."""
+        return self.request("GET", path, params=params)
+
+    def read_bytes(self, *path: str, **params: str | int) -> bytes:
+        """A body that is not JSON: a file, a log."""
+        reply = self.request("GET", path, params=params, raw=True)
+        return reply.metadata if isinstance(reply.metadata, bytes) else b""
+
+    def request(
+        self,
+        method: str,
+        path: Sequence[str],
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = _REQUEST_SECONDS,
+        raw: bool = False,
+    ) -> Reply:
+        """One request.
+
+        Args:
+            path: Segments below `/1.0`, unquoted.
+            body: Sent as JSON.
+            data: Sent as it is, instead of `body`.
+            raw: The answer is not JSON.
+
+        Raises:
+            ServerUnreachable: the daemon does not answer.
+            ServerRefused: it answers with an error; carries the HTTP status.
+        """
+        shown = "/1.0/" + "/".join(path) if path else "/1.0"
+        started = time.monotonic()
+        try:
+            node = self._client().api
+            for segment in path:
+                node = node[quote(segment, safe="")]
+            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": timeout}
+            if headers:
+                arguments["headers"] = dict(headers)
+            if data is not None:
+                arguments["data"] = data
+            elif body is not None:
+                arguments["json"] = body
+            if method == "GET":
+                arguments["is_api"] = not raw
+            response = getattr(node, method.lower())(**arguments)
+        except pylxd.exceptions.LXDAPIException as error:
+            status = error.response.status_code
+            log.debug("%s %s %s -> %d %s", method, shown, dict(params or {}), status, error)
+            raise ServerRefused(f"Incus refused {method} {shown}", status=status, seen=f"{status} {error}") from None
+        except (requests.RequestException, OSError) as error:
+            raise self._unreachable(method, shown, error, time.monotonic() - started) from None
+        log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
+        return _reply(response, raw)
+
+    def wait(self, reply: Reply, what: str, timeout: float) -> Any:
+        """Wait for the background operation of a reply; its metadata.
+
+        Incus forgets an operation five seconds after it has ended. One that is unknown has ended: None is
+        returned, and the caller, who looks at the object anyway, sees how.
+
+        Raises:
+            OperationFailed: it failed, or did not end within `timeout` seconds.
+        """
+        if not reply.operation:
+            return reply.metadata
+        segments = _segments(reply.operation)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            portion = max(1, min(_WAIT_SLICE, int(left) + 1))
+            try:
+                reply = self.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
+            except ServerRefused as error:
+                if error.status == 404:
+                    return None
+                raise
+            operation = reply.metadata
+            code = int(operation.get("status_code", 0))
+            if code == 200:
+                return operation.get("metadata")
+            if code >= 400:
+                raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
+            if left <= 0:
+                raise OperationFailed(
+                    f"{what} did not end within {timeout:.0f} s",
+                    seen=f"operation {segments[-1]} is {operation.get('status')}",
+                    remedy="look at `incus operation list`; raise timeouts.operation if the pool is slow",
+                )
+
+    def _client(self) -> Any:
+        client = getattr(self._local, "client", None)
+        if client is None:
+            client = self._open()
+            self._local.client = client
+        return client
+
+    def _open(self) -> Any:
+        settings = self._settings
+        if self.is_local:
+            return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
+        certificate = (settings.client_cert, settings.client_key) if settings.client_cert else None
+        return pylxd.Client(
+            endpoint=self.endpoint, cert=certificate, verify=settings.server_cert or True, timeout=_REQUEST_SECONDS
+        )
+
+    def _unreachable(self, method: str, path: str, error: Exception, seconds: float) -> ServerUnreachable:
+        text = str(error)
+        if "Permission denied" in text:
+            remedy = "run as root or as a member of group incus-admin (which is as good as root on this machine)"
+        elif "No such file" in text or "Connection refused" in text:
+            remedy = "start the daemon, or name another with --endpoint; `stagegbo doctor` says more"
+        elif "timed out" in text.lower():
+            remedy = "the daemon is overloaded or stuck: look at `incus operation list` and its log"
+        else:
+            remedy = "`stagegbo doctor` says more"
+        return ServerUnreachable(
+            f"the Incus daemon at {self.endpoint} did not answer {method} {path}",
+            seen=f"{text[:_LOG_BODY_CHARACTERS]} (after {seconds:.1f} s)",
+            remedy=remedy,
+        )
+
+
+def _segments(url: str) -> list[str]:
+    """The path segments below `/1.0` of a URL that the daemon gave, its query dropped."""
+    return [segment for segment in urlsplit(url).path.split("/") if segment][1:]
+
+
+def _reply(response: Any, raw: bool) -> Reply:
+    etag = str(response.headers.get("ETag", ""))
+    if raw:
+        return Reply(response.content, etag, response.headers)
+    try:
+        decoded = response.json()
+    except ValueError:
+        return Reply(response.content, etag, response.headers)
+    operation = str(decoded.get("operation") or "") if decoded.get("type") == "async" else ""
+    return Reply(decoded.get("metadata"), etag, response.headers, operation)

@@ -1,0 +1,82 @@
+"""The host's file systems as the daemon sees them, when this process may look.
+
+A loop-backed pool is a sparse file: the file system below it can fill while the pool looks empty, and then every
+container on it gets I/O errors, production's too. `/resources` of a pool knows nothing of that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+__all__ = ["HostView"]
+
+
+class HostView:
+    """Looks below `/proc/<daemon>/root`, which is right for a daemon in a mount namespace of its own, too.
+
+    Without root, or for a remote daemon, every answer is None.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        pid = None if endpoint.startswith("https://") else _daemon_pid(endpoint)
+        self._root = None if pid is None else Path(f"/proc/{pid}/root")
+
+    def free_bytes(self, path: str) -> int | None:
+        """Bytes that are free to use on the file system that holds `path`."""
+        place = self._place(path)
+        if place is None:
+            return None
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
+
+    def tree_bytes(self, path: str) -> int | None:
+        """Bytes on disk of everything below a folder; files with several names are counted once."""
+        place = self._place(path)
+        if place is None or not place.is_dir():
+            return None
+        total = 0
+        seen: set[tuple[int, int]] = set()
+        folders = [str(place)]
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        found = entry.stat(follow_symlinks=False)
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        elif found.st_nlink > 1:
+                            if (found.st_dev, found.st_ino) in seen:
+                                continue
+                            seen.add((found.st_dev, found.st_ino))
+                        total += found.st_blocks * 512
+            except OSError:
+                continue  # vanished while production was writing
+        return total
+
+    def _place(self, path: str) -> Path | None:
+        if self._root is None or not path.startswith("/"):
+            return None
+        try:
+            place = self._root / path.lstrip("/")
+            return place if place.exists() else None
+        except OSError:
+            return None
+
+
+def _daemon_pid(endpoint: str) -> int | None:
+    """The process that listens on a socket (socket(7), SO_PEERCRED); the init system where it does so for it."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(2)
+            probe.connect(endpoint)
+            found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return None
+    pid: int = struct.unpack("3i", found)[0]
+    return pid or None

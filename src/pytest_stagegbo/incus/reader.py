@@ -1,0 +1,118 @@
+"""Reading from the daemon. Nothing here, and nothing that is handed only this, can write.
+
+`Reader` is what the rest of the package holds of production: it has no method that sends anything but GET.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.errors import ServerRefused
+from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus.connection import Connection, Server
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Facts about a daemon, of any project."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def endpoint(self) -> str:
+        return self._connection.endpoint
+
+    @property
+    def is_local(self) -> bool:
+        return self._connection.is_local
+
+    def server(self) -> Server:
+        return self._connection.server()
+
+    def projects(self) -> dict[str, Project]:
+        return {
+            item["name"]: Project(
+                item["name"], item.get("description", ""), item.get("config") or {}, tuple(item.get("used_by") or ())
+            )
+            for item in self._connection.get("projects", recursion=1)
+        }
+
+    def instances(self, project: str) -> dict[str, Instance]:
+        """Every instance of a project; empty when the project does not exist."""
+        try:
+            items = self._connection.get("instances", project=project, recursion=1)
+        except ServerRefused as error:
+            if error.status == 404:
+                return {}
+            raise
+        return {item["name"]: Instance.from_api(item, project) for item in items}
+
+    def instance(self, project: str, name: str) -> Instance | None:
+        try:
+            return Instance.from_api(self._connection.get("instances", name, project=project), project)
+        except ServerRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def networks(self, project: str = "default") -> dict[str, Network]:
+        return {
+            item["name"]: Network(
+                name=item["name"],
+                project=item.get("project") or project,
+                type=item.get("type", ""),
+                managed=bool(item.get("managed")),
+                config=item.get("config") or {},
+                description=item.get("description", ""),
+                used_by=tuple(item.get("used_by") or ()),
+            )
+            for item in self._connection.get("networks", project=project, recursion=1)
+        }
+
+    def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
+        return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
+
+    def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._connection.get("profiles", name, project=project)
+        except ServerRefused as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def pool(self, name: str) -> Pool:
+        data = self._connection.get("storage-pools", name)
+        space = self._connection.get("storage-pools", name, "resources").get("space") or {}
+        return Pool(
+            name=name,
+            driver=str(data.get("driver", "")),
+            source=str((data.get("config") or {}).get("source", "")),
+            total=int(space.get("total", 0)),
+            used=int(space.get("used", 0)),
+        )
+
+    def volume_usage(self, pool: str, project: str, instance: str) -> int | None:
+        """Bytes that an instance's root volume uses, as its driver counts them; None where it does not."""
+        try:
+            state = self._connection.get(
+                "storage-pools", pool, "volumes", "container", instance, "state", project=project
+            )
+        except ServerRefused:
+            return None
+        usage = (state or {}).get("usage") or {}
+        used = usage.get("used")
+        return int(used) if isinstance(used, int) and used >= 0 else None
+
+    def file(self, project: str, instance: str, path: str) -> bytes | None:
+        """The content of a file inside an instance; None when it does not exist."""
+        try:
+            return self._connection.read_bytes("instances", instance, "files", project=project, path=path)
+        except ServerRefused as error:
+            if error.status == 404:
+                return None
+            raise

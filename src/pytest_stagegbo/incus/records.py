@@ -1,0 +1,99 @@
+"""What the daemon reports, as frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Device", "Instance", "Network", "Pool", "Project"]
+
+Device = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance: `config` and `devices` are its own, `expanded_*` include its profiles."""
+
+    name: str
+    project: str
+    status: str
+    """`Running`, `Stopped`, `Frozen` or `Error`."""
+    location: str
+    profiles: tuple[str, ...]
+    config: Mapping[str, str]
+    devices: Mapping[str, Device]
+    expanded_config: Mapping[str, str]
+    expanded_devices: Mapping[str, Device]
+    created_at: str
+
+    @classmethod
+    def from_api(cls, data: Mapping[str, Any], project: str) -> Instance:
+        return cls(
+            name=str(data["name"]),
+            project=str(data.get("project") or project),
+            status=str(data.get("status", "")),
+            location=str(data.get("location", "")),
+            profiles=tuple(data.get("profiles") or ()),
+            config=data.get("config") or {},
+            devices=data.get("devices") or {},
+            expanded_config=data.get("expanded_config") or {},
+            expanded_devices=data.get("expanded_devices") or {},
+            created_at=str(data.get("created_at", "")),
+        )
+
+    @property
+    def pool(self) -> str:
+        """The storage pool of the root disk."""
+        for device in self.expanded_devices.values():
+            if device.get("type") == "disk" and device.get("path") == "/":
+                return device.get("pool", "")
+        return ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "Running"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of the host, managed by Incus or not."""
+
+    name: str
+    project: str
+    type: str
+    managed: bool
+    config: Mapping[str, str]
+    description: str
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    name: str
+    description: str
+    config: Mapping[str, str]
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A storage pool. Sizes are bytes, inside the pool."""
+
+    name: str
+    driver: str
+    source: str
+    """Path of the loop file, block device, dataset or folder that holds it, as the daemon sees it."""
+    total: int
+    used: int
+
+    @property
+    def free(self) -> int:
+        return max(0, self.total - self.used)
+
+    @property
+    def copy_on_write(self) -> bool:
+        """Whether a copy of an instance shares its blocks with the source."""
+        return self.driver in {"btrfs", "zfs", "ceph", "lvm", "lvmcluster", "truenas", "linstor"}

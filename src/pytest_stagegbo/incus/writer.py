@@ -1,0 +1,278 @@
+"""Every write that this package can make, and the gate that each of them passes.
+
+`Writer` is bound to one stage: its project, its bridge and its access list. A request that is aimed at anything
+else is not sent, whatever the settings or the caller say: production has no name that passes the gate.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_stagegbo.incus.connection import Connection, Reply
+
+__all__ = ["CommandResult", "Writer", "WriterScope"]
+
+HOST_PROJECT = "default"
+"""Bridges and their access lists live in project `default`, whichever projects use them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterScope:
+    """The only names that a `Writer` may write to.
+
+    Raises:
+        ProductionProtected: one of them is production's.
+    """
+
+    project: str
+    network: str
+    acl: str
+    source_project: str
+    production_networks: frozenset[str]
+    """Bridges that production's instances or profiles use."""
+
+    def __post_init__(self) -> None:
+        if self.project in {self.source_project, HOST_PROJECT}:
+            raise ProductionProtected(
+                f"project {self.project} is where production lives",
+                seen=f"source project {self.source_project}, stage project {self.project}",
+                remedy="set another `project` for the stage",
+            )
+        if self.network in self.production_networks:
+            raise ProductionProtected(
+                f"network {self.network} is used by production",
+                seen="production uses " + ", ".join(sorted(self.production_networks)),
+                remedy="set another `network.name` for the stage",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command inside a container ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Writer:
+    """Writes to one stage. Safe to share between threads.
+
+    Args:
+        timeout: Seconds that one background operation may take.
+    """
+
+    def __init__(self, connection: Connection, scope: WriterScope, timeout: float) -> None:
+        self._connection = connection
+        self.scope = scope
+        self._timeout = timeout
+
+    # -- project, network, access list, profile
+
+    def create_project(self, config: Mapping[str, str], description: str) -> None:
+        body = {"name": self.scope.project, "description": description, "config": dict(config)}
+        self._send("POST", ("projects",), body=body)
+
+    def replace_project(self, config: Mapping[str, str], description: str) -> None:
+        """Write the whole project: Incus loses keys on PATCH. Fails when it changed in between."""
+        etag = self._connection.get_reply("projects", self.scope.project).etag
+        body = {"description": description, "config": dict(config)}
+        self._send("PUT", ("projects", self.scope.project), body=body, etag=etag)
+
+    def delete_project(self) -> None:
+        self._send("DELETE", ("projects", self.scope.project))
+
+    def create_network(self, config: Mapping[str, str], description: str) -> None:
+        body = {"name": self.scope.network, "type": "bridge", "config": dict(config), "description": description}
+        self._send("POST", ("networks",), body=body)
+
+    def replace_network(self, config: Mapping[str, str], description: str) -> None:
+        etag = self._connection.get_reply("networks", self.scope.network, project=HOST_PROJECT).etag
+        body = {"config": dict(config), "description": description}
+        self._send("PUT", ("networks", self.scope.network), body=body, etag=etag)
+
+    def delete_network(self) -> None:
+        self._send("DELETE", ("networks", self.scope.network))
+
+    def create_acl(self, body: Mapping[str, Any]) -> None:
+        self._send("POST", ("network-acls",), body={**body, "name": self.scope.acl})
+
+    def replace_acl(self, body: Mapping[str, Any]) -> None:
+        etag = self._connection.get_reply("network-acls", self.scope.acl, project=HOST_PROJECT).etag
+        self._send("PUT", ("network-acls", self.scope.acl), body=dict(body), etag=etag)
+
+    def delete_acl(self) -> None:
+        self._send("DELETE", ("network-acls", self.scope.acl))
+
+    def replace_default_profile(self, config: Mapping[str, str], devices: Mapping[str, Any], description: str) -> None:
+        body = {"config": dict(config), "devices": dict(devices), "description": description}
+        self._send("PUT", ("profiles", "default"), body=body)
+
+    # -- instances
+
+    def copy_instance(
+        self,
+        name: str,
+        source: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Any],
+        target: str = "",
+    ) -> None:
+        """Clone an instance of the source project, without its snapshots.
+
+        Config keys set to an empty string and devices of type `none` take the source's away: Incus merges the
+        source's own config below what the request names. `allow_inconsistent` keeps Incus from freezing the
+        source on pools without snapshots; on the others it changes nothing.
+        """
+        body = {
+            "name": name,
+            "profiles": ["default"],
+            "config": dict(config),
+            "devices": dict(devices),
+            "ephemeral": False,
+            "source": {
+                "type": "copy",
+                "source": source,
+                "project": self.scope.source_project,
+                "instance_only": True,
+                "allow_inconsistent": True,
+            },
+        }
+        params = {"target": target} if target else {}
+        self._run(f"copying {source} to {name}", "POST", ("instances",), body=body, params=params)
+
+    def set_instance_config(self, name: str, config: Mapping[str, str]) -> None:
+        """Set config keys of an instance; an empty string unsets one."""
+        self._run(f"changing {name}", "PATCH", ("instances", name), body={"config": dict(config)})
+
+    def set_instance_devices(self, name: str, devices: Mapping[str, Any]) -> None:
+        """Replace devices of an instance; those not named stay."""
+        self._run(f"changing the devices of {name}", "PATCH", ("instances", name), body={"devices": dict(devices)})
+
+    def set_state(self, name: str, action: str, *, force: bool = False, seconds: int = 30) -> None:
+        """`start`, `stop` or `restart`. `seconds` is how long a clean stop may take."""
+        body = {"action": action, "force": force, "timeout": seconds}
+        self._run(f"{action} of {name}", "PUT", ("instances", name, "state"), body=body)
+
+    def delete_instance(self, name: str) -> None:
+        """Delete a stopped instance. One that is gone already is fine."""
+        try:
+            self._run(f"deleting {name}", "DELETE", ("instances", name))
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
+
+    # -- files and commands inside an instance
+
+    def put_file(
+        self, name: str, path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0
+    ) -> None:
+        """Write a file, replacing one that exists. Its folder must exist."""
+        headers = _file_headers(type="file", mode=f"{mode:04o}", uid=str(uid), gid=str(gid), write="overwrite")
+        self._send("POST", ("instances", name, "files"), params={"path": path}, data=content, headers=headers)
+
+    def make_folder(self, name: str, path: str, *, mode: int = 0o755) -> None:
+        """Make a folder and those above it that are missing. One that exists is fine, and stays as it is."""
+        missing = [path]
+        while (parent := posixpath.dirname(missing[-1])) not in {"", "/"}:
+            missing.append(parent)
+        headers = _file_headers(type="directory", mode=f"{mode:04o}", uid="0", gid="0")
+        for folder in reversed(missing[:-1]):
+            self._send("POST", ("instances", name, "files"), params={"path": folder}, data=b"", headers=headers)
+
+    def delete_file(self, name: str, path: str) -> None:
+        """Delete a file, a link or an empty folder. One that is gone already is fine."""
+        try:
+            self._send("DELETE", ("instances", name, "files"), params={"path": path})
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
+
+    def execute(self, name: str, command: Sequence[str], *, timeout: float | None = None) -> CommandResult:
+        """Run a command in a running instance and return its output.
+
+        The output is recorded by the daemon and deleted there once read. One round trip each for the start, the
+        wait and the outputs; pylxd's own `execute` polls every 0.1 s.
+        """
+        body = {"command": list(command), "record-output": True, "wait-for-websocket": False, "interactive": False}
+        reply = self._send("POST", ("instances", name, "exec"), body=body)
+        what = f"{command[0]} in {name}"
+        metadata = self._connection.wait(reply, what, self._timeout if timeout is None else timeout)
+        if metadata is None:
+            raise OperationFailed(f"{what} ended without a result", remedy="run it again")
+        recorded = metadata.get("output") or {}
+        texts = []
+        for stream in ("1", "2"):
+            file_name = posixpath.basename(recorded.get(stream, ""))
+            texts.append(self._recorded(name, file_name) if file_name else "")
+        return CommandResult(int(metadata.get("return", -1)), texts[0], texts[1])
+
+    def _recorded(self, name: str, file_name: str) -> str:
+        path = ("instances", name, "logs", "exec-output", file_name)
+        content = self._connection.read_bytes(*path, project=self.scope.project)
+        self._send("DELETE", path)
+        return content.decode("utf-8", "replace")
+
+    # -- the gate
+
+    def _run(
+        self,
+        what: str,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        body: Any = None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> Any:
+        return self._connection.wait(self._send(method, path, body=body, params=params), what, self._timeout)
+
+    def _send(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        body: Any = None,
+        data: bytes | None = None,
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        etag: str = "",
+    ) -> Reply:
+        project = self._project_of(method, path, body)
+        sent = dict(headers or {})
+        if etag:
+            sent["If-Match"] = etag
+        query = dict(params or {})
+        if project:
+            query["project"] = project
+        return self._connection.request(method, path, params=query, body=body, data=data, headers=sent)
+
+    def _project_of(self, method: str, path: tuple[str, ...], body: Any) -> str:
+        """The project to send a write to, or an error when it isn't one that the stage may make."""
+        scope = self.scope
+        name = path[1] if len(path) > 1 else (body or {}).get("name", "")
+        if path[0] == "projects" and name == scope.project:
+            return ""
+        if path[0] == "networks" and name == scope.network and name not in scope.production_networks:
+            return HOST_PROJECT
+        if path[0] == "network-acls" and name == scope.acl:
+            return HOST_PROJECT
+        if path[0] in {"instances", "profiles"} and scope.project not in {scope.source_project, HOST_PROJECT}:
+            return scope.project
+        raise ProductionProtected(
+            f"{method} /1.0/{'/'.join(path)} is not a write to the stage",
+            seen=f"the stage is project {scope.project}, network {scope.network}, access list {scope.acl}",
+            remedy="this is a bug of pytest-stagegbo: please report it",
+        )
+
+
+def _file_headers(**values: str) -> dict[str, str]:
+    """Incus's file headers under both names: servers since 7.0.1 ignore LXD's, servers before know both."""
+    return {f"X-{product}-{key}": value for product in ("Incus", "LXD") for key, value in values.items()}
