@@ -1,0 +1,1 @@
+"""What pytest loads at its start wherever this package is installed, so nothing heavy may be imported here."""

@@ -1,0 +1,21 @@
+"""Tests see none of the settings of the person who runs them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """Variables that choose the lab stay: the lab tests need to know which one is meant."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("STAGEGBO_") and not name.startswith("STAGEGBO_LAB"):
+                patch.delenv(name)
+        yield

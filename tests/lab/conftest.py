@@ -1,0 +1,108 @@
+"""The lab, and programs aimed at it.
+
+The lab is shared: by all tests, and by whoever else uses it on this machine. Tests leave production as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pytest
+
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
+
+
+class Incus(Protocol):
+    """Runs the `incus` client against the lab."""
+
+    def __call__(self, *args: str, project: str = ..., check: bool = ...) -> subprocess.CompletedProcess[str]: ...
+
+
+class StageGbo(Protocol):
+    """Runs `python -m pytest_stagegbo --lab`."""
+
+    def __call__(
+        self, *args: str, check: bool = ..., env: Mapping[str, str] | None = ..., timeout: float = ...
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+class InNetwork(Protocol):
+    """Calls a function in a thread that is in the lab's network, and returns its result."""
+
+    def __call__(self, function: Callable[..., T], *args: Any, timeout: float = ...) -> T: ...
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The lab that the environment means, brought up if it is not."""
+    lab = Lab.find()
+    try:
+        lab.up(Silent())
+    except StageGboError as error:
+        pytest.fail(str(error), pytrace=False)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def incus(lab: Lab) -> Incus:
+    """`incus("list", project="STAGE-GBO")`. A failure fails the test with what was printed, unless `check=False`."""
+
+    def run(*args: str, project: str = "default", check: bool = True) -> subprocess.CompletedProcess[str]:
+        return _run(lab.exec_argv(["incus", "--project", project, *args]), check=check, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stagegbo(lab: Lab) -> StageGbo:
+    """`stagegbo("provision", "--json")`; `env` adds to the environment."""
+
+    def run(
+        *args: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", *args]
+        return _run(argv, check=check, timeout=timeout, env={**os.environ, **(env or {})})
+
+    assert lab.paths.name
+    return run
+
+
+@pytest.fixture
+def provisioned(stagegbo: StageGbo) -> subprocess.CompletedProcess[str]:
+    """The stage is there and answers; the value is what `provision` printed."""
+    return stagegbo("provision")
+
+
+@pytest.fixture(scope="session")
+def in_network(lab: Lab) -> Iterator[InNetwork]:
+    """`in_network(ask, probe, "10.0.3.11", 1)`. Pytest's own process stays outside."""
+    with ThreadPoolExecutor(1, initializer=lab.join_network) as thread:
+
+        def call(function: Callable[..., T], *args: Any, timeout: float = 60) -> T:
+            return thread.submit(function, *args).result(timeout)
+
+        yield call
+
+
+def _run(
+    argv: Sequence[str], *, check: bool, timeout: float, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, timeout=timeout, check=False
+    )
+    if check and done.returncode:
+        printed = f"{done.stdout}{done.stderr}".strip()
+        pytest.fail(f"{shlex.join(argv)} exited with {done.returncode}\n{printed}", pytrace=False)
+    return done
