@@ -64,6 +64,21 @@ exec {root}{loader} --library-path {libraries} {root}/usr/bin/incus "$@"
 """
 
 
+# Counted per user, and all containers' root is one user of the machine. The kernel's defaults are enough for
+# some twenty containers; at the next one systemd stops within a second of its start. Incus's own
+# documentation recommends values like these for servers.
+_LIMITS = {"fs/inotify/max_user_instances": 1024, "kernel/keys/maxkeys": 2000, "kernel/keys/maxbytes": 2000000}
+
+
+def raise_limits(sysctl: Path = Path("/proc/sys")) -> None:
+    """Raise the machine's limits for many containers where they are lower; never lower one."""
+    for name, wanted in _LIMITS.items():
+        # A machine that does not let go of a limit may still have room for the six.
+        with contextlib.suppress(OSError, ValueError):
+            if int((sysctl / name).read_text()) < wanted:
+                (sysctl / name).write_text(str(wanted))
+
+
 class Host:
     """Namespaces and daemon of one lab."""
 
@@ -92,6 +107,7 @@ class Host:
         for folder in (paths.root, paths.incus, paths.home, paths.bin, paths.lab / "log", paths.lab / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
         paths.socket.unlink(missing_ok=True)
+        raise_limits()
         self._write_client()
         self.namespace.create(paths.log)
         self.namespace.clear(paths.log)
