@@ -84,9 +84,7 @@ class StageGboError(Exception):
         return "\n".join(parts)
 
 
-def _rebuild(
-    cls: type[StageGboError], message: str, seen: str, remedy: str, state: dict[str, object]
-) -> StageGboError:
+def _rebuild(cls: type[StageGboError], message: str, seen: str, remedy: str, state: dict[str, object]) -> StageGboError:
     error = cls.__new__(cls)
     StageGboError.__init__(error, message, seen=seen, remedy=remedy)
     error.__dict__.update(state)

@@ -1,0 +1,46 @@
+"""The command line: `stagegbo`, or `python -m pytest_stagegbo`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.parser import parse
+from pytest_stagegbo.errors import StageGboError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+"""What shells report for a process that Ctrl-C ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Errors of this package become text with a next step, on standard error."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    debug = arguments.debug or bool(os.environ.get("STAGEGBO_DEBUG"))
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
+        logging.getLogger("urllib3").setLevel(logging.INFO)
+    try:
+        code: int = arguments.run(arguments)
+    except StageGboError as error:
+        if debug:
+            raise
+        from pytest_stagegbo.cli.console import print_error
+
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted; the next run goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
+        return 1
+    return code

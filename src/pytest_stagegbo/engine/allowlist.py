@@ -77,9 +77,7 @@ def clone_config(source: Instance, container: ContainerSettings, settings: Setti
 
 
 def _dropped(source: Instance, kept: Mapping[str, str]) -> tuple[str, ...]:
-    keys = [
-        f"config {key}" for key in sorted(source.expanded_config) if key not in kept and not _is_bookkeeping(key)
-    ]
+    keys = [f"config {key}" for key in sorted(source.expanded_config) if key not in kept and not _is_bookkeeping(key)]
     devices = []
     for name, device in sorted(source.expanded_devices.items()):
         is_root = device.get("type") == "disk" and device.get("path") == "/"

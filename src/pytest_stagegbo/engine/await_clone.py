@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.errors import NotReady, ServerRefused
 from pytest_stagegbo.guest import STAMP
-from pytest_stagegbo.services.answer import Answer
 from pytest_stagegbo.services.readiness import wait_ready
 from pytest_stagegbo.services.unseal import unseal
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.services import Answer
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
 

@@ -9,10 +9,12 @@ from pytest_stagegbo.guest.files import FOLDER
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["LINES", "evidence", "script"]
+__all__ = ["LINES", "evidence", "follow_script", "script"]
 
 LINES = 20
 
@@ -30,20 +32,34 @@ def evidence(reader: Reader, writer: Writer, project: str, container: ContainerS
 
 def script(container: ContainerSettings, lines: int) -> str:
     """POSIX shell that prints states and log lines: of the journal, and of the newest files in the log folders."""
-    units = " ".join(shlex.quote(unit) for unit in container.units)
-    folders = " ".join(shlex.quote(folder) for folder in container.logs)
     parts = ["export LC_ALL=C SYSTEMD_COLORS=0 PAGER=cat"]
-    if units:
+    if container.units:
         parts.append(
-            f"for unit in {units}; do "
+            f"for unit in {_quoted(container.units)}; do "
             'state=$(systemctl show -p LoadState -p ActiveState -p SubState -p Result --value "$unit" | tr "\\n" " "); '
             'echo "unit $unit: $state"; done'
         )
-        chosen = " ".join(f"-u {shlex.quote(unit)}" for unit in container.units)
-        parts.append(f"journalctl --no-pager -q -n {lines} -o short-iso {chosen} 2>&1 || true")
-    if folders:
+        parts.append(f"journalctl --no-pager -q -n {lines} -o short-iso {_journal_units(container)} 2>&1 || true")
+    if container.logs:
+        newest = "sort -rn | head -n 3 | cut -d' ' -f2-"
         parts.append(
-            f"find {folders} -type f -mmin -60 -printf '%T@ %p\\n' 2>/dev/null | sort -rn | head -n 3 | cut -d' ' -f2- | "
+            f"find {_quoted(container.logs)} -type f -mmin -60 -printf '%T@ %p\\n' 2>/dev/null | {newest} | "
             f'while IFS= read -r file; do echo "file $file:"; tail -n {lines} "$file"; done'
         )
     return "\n".join(parts)
+
+
+def follow_script(container: ContainerSettings, lines: int) -> str:
+    """POSIX shell that prints log lines as they are written, until it is ended."""
+    return (
+        f"journalctl -q -f -n {lines} -o short-iso {_journal_units(container)} & "
+        f"find {_quoted(container.logs)} -type f -exec tail -n {lines} -F {{}} + & wait"
+    )
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _journal_units(container: ContainerSettings) -> str:
+    return " ".join(f"-u {shlex.quote(unit)}" for unit in container.units)

@@ -6,7 +6,7 @@ import functools
 import posixpath
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, shape, steps
+from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
@@ -36,7 +36,13 @@ class Performer:
     """
 
     def __init__(
-        self, reader: Reader, writer: Writer, facts: Facts, settings: Settings, keys: UnsealKeys | None, progress: Progress
+        self,
+        reader: Reader,
+        writer: Writer,
+        facts: Facts,
+        settings: Settings,
+        keys: UnsealKeys | None,
+        progress: Progress,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -73,6 +79,14 @@ class Performer:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
+            case reset.ClearClone():
+                reset.clear(self._writer, step.container)
+            case destroy.RemoveProject():
+                self._writer.delete_project()
+            case destroy.RemoveNetwork():
+                self._writer.delete_network()
+            case destroy.RemoveAcl():
+                self._writer.delete_acl()
             case _:
                 raise TypeError(f"no way to do {type(step).__name__}")
 
@@ -143,8 +157,8 @@ class Performer:
         referenced = self._referenced_bytes(step, source)
         size = "more" if referenced is None else f"about {bytes_text(referenced)}"
         return LimitTooSmall(
-            f"{step.subject}: the disk limit {step.limit} ({bytes_text(parse_size(step.limit))}) is below the {size} that "
-            f"{source.project}/{source.name} already references",
+            f"{step.subject}: the disk limit {step.limit} ({bytes_text(parse_size(step.limit))}) is below the {size} "
+            f"that {source.project}/{source.name} already references",
             seen="the storage driver refused the limit; shared bytes count against it",
             remedy=f"raise disk_limit, or set containers.{step.subject}.disk_limit",
         )
@@ -219,7 +233,9 @@ class Performer:
         clone = self._clone(step.subject)
         if clone.config.get(marks.STATE) != marks.PREPARED:
             raise UnsafeClone(
-                f"{step.subject} was not made safe", seen=f"state {clone.config.get(marks.STATE)}", remedy="provision again"
+                f"{step.subject} was not made safe",
+                seen=f"state {clone.config.get(marks.STATE)}",
+                remedy="provision again",
             )
         if not clone.is_running:
             self._writer.set_state(step.subject, "start")

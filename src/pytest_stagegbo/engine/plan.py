@@ -72,7 +72,9 @@ def _foundations(facts: Facts, settings: Settings, pool: str) -> list[Step]:
     """Steps for what the clones stand on, each only where it is missing or different."""
     steps: list[Step] = []
     project = facts.projects.get(settings.project)
-    if project is None or not _has(project.config, shape.project(settings, own_networks=_own_networks(facts, settings))):
+    if project is None or not _has(
+        project.config, shape.project(settings, own_networks=_own_networks(facts, settings))
+    ):
         steps.append(SetProject(subject=settings.project, create=project is None))
     wanted_acl = shape.acl(settings)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
@@ -164,8 +166,8 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
     if settings.project not in facts.projects:
         notes.append(
             "features.networks=true is asked for as the staging guide does; a server that refuses it without OVN gets "
-            f"features.networks=false with access to {settings.network.name} only. The bridge itself is made in project "
-            "default, where Incus keeps all bridges"
+            f"features.networks=false with access to {settings.network.name} only. The bridge itself is made in "
+            "project default, where Incus keeps all bridges"
         )
     elif not _own_networks(facts, settings):
         notes.append(
@@ -182,7 +184,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
             size = facts.full_copy_bytes.get(source.name)
             cost = bytes_text(size) if size is not None else "an unknown number of bytes (run as root to see it)"
             notes.append(
-                f"{container.name}: pool {pool.name} ({pool.driver}) has no copy-on-write: a full copy of {cost}, and of "
-                "a running source not crash-consistent"
+                f"{container.name}: pool {pool.name} ({pool.driver}) has no copy-on-write: a full copy of {cost}, "
+                "and of a running source not crash-consistent"
             )
     return notes

@@ -7,12 +7,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine import reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
+from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.facts import Facts, gather
+from pytest_stagegbo.engine.guard import refuse_foreign
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
-from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.engine.status import StageStatus, stage_status
+from pytest_stagegbo.engine.steps import AwaitClone, StartClone, Step
+from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import StageLock
@@ -20,9 +24,10 @@ from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.services.unseal import read_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_stagegbo.engine.await_clone import Readiness
+    from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
@@ -103,6 +108,61 @@ class StageEngine:
                 self.progress.note(warning)
         order = {name: performer.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, time.monotonic() - began)
+
+    def reset(self, names: Sequence[str]) -> tuple[Timing, ...]:
+        """Stop, clear and start the named containers at once, and wait until they answer; `all` are those wiped.
+
+        Raises:
+            StageGboError: a name is unknown or keeps its data, the stage is not there, a service did not come back.
+        """
+        containers = reset.chosen(self.settings, names)
+        keys = read_keys(self.settings.vault, self._environ)
+        with self.lock().hold(f"reset {' '.join(c.name for c in containers)}", self._waiting):
+            facts = self.facts()
+            refuse_foreign(facts, self.settings)
+            for container in containers:
+                reset.our_clone(facts.clones.get(container.name), self.settings, container.name)
+            performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
+            plan: list[Step] = []
+            for container in containers:
+                if not facts.clones[container.name].is_running:
+                    plan.append(StartClone(subject=container.name))
+                after = frozenset({f"start:{container.name}"})
+                plan.append(reset.ClearClone(subject=container.name, container=container, after=after))
+                after = frozenset({f"clear:{container.name}"})
+                plan.append(AwaitClone(subject=container.name, container=container, started=False, after=after))
+            return apply(plan, performer.do, self.progress)
+
+    def plan_destroy(self) -> tuple[Step, ...]:
+        """What `destroy` would remove."""
+        return plan_destroy(self.reader, self.settings)
+
+    def destroy(self) -> tuple[Timing, ...]:
+        """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
+        with self.lock().hold("destroy", self._waiting):
+            steps = self.plan_destroy()
+            if not steps:
+                return ()
+            facts = self.facts()
+            performer = Performer(self.reader, self.writer(facts), facts, self.settings, None, self.progress)
+            return apply(steps, performer.do, self.progress)
+
+    def status(self) -> StageStatus:
+        """What the stage is like right now; asks every service once."""
+        return stage_status(self.reader, self.settings)
+
+    def clone(self, name: str) -> Instance:
+        """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""
+        if name not in self.settings.containers:
+            raise SettingsError(f"no container {name}", remedy="choose from " + ", ".join(self.settings.containers))
+        return reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
+
+    def execute(self, name: str, command: Sequence[str], timeout: float | None = None) -> CommandResult:
+        """Run a command in a running clone; its status and output."""
+        clone = self.clone(name)
+        if not clone.is_running:
+            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
+        return self.writer(self.facts()).execute(name, command, timeout=timeout)
 
     def lock(self) -> StageLock:
         """The lock of this stage; see `StageLock.hold`."""

@@ -8,9 +8,10 @@ later boots keep what the stage has done since. One boot does it all, on every s
 from __future__ import annotations
 
 import secrets
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pytest_stagegbo.guest import clearing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,7 +90,9 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def twins_script(container: ContainerSettings, containers: Iterable[ContainerSettings], network: NetworkSettings) -> str:
+def twins_script(
+    container: ContainerSettings, containers: Iterable[ContainerSettings], network: NetworkSettings
+) -> str:
     """POSIX shell that gives the clone its twin's production address, and the way to the other twins.
 
     The addresses live on a VXLAN between the clones, whose packets carry stage addresses only: no production
@@ -97,8 +100,10 @@ def twins_script(container: ContainerSettings, containers: Iterable[ContainerSet
     need no exception. Every neighbour is known beforehand: nothing is learnt, nothing is flooded. What has no twin
     is unreachable at once.
     """
-    links = [f"link add {TWIN_DEVICE} address {_mac(container.address)} type vxlan id {TWIN_ID} dstport {TWIN_PORT} "
-             f"local {container.address} dev eth0 nolearning"]
+    links = [
+        f"link add {TWIN_DEVICE} address {_mac(container.address)} type vxlan id {TWIN_ID} dstport {TWIN_PORT} "
+        f"local {container.address} dev eth0 nolearning"
+    ]
     links.append(f"link set {TWIN_DEVICE} up")
     if container.production_address is not None:
         links.append(f"address add {container.production_address}/32 dev {TWIN_DEVICE}")
@@ -134,13 +139,8 @@ def _mac(address: IPv4Address) -> str:
 
 
 def prepare_script(container: ContainerSettings, network: NetworkSettings) -> str:
-    """POSIX shell: empties what the settings name, checks that it is empty, stamps.
-
-    `find` gets each path with a trailing slash, so that a folder reached through a link is emptied too, and never
-    leaves that folder's file system otherwise than by mount points inside it.
-    """
-    wipes = "".join(f"empty {shlex.quote(path)}\n" for path in container.wipe)
-    logs = "".join(f"clear_files {shlex.quote(path)}\n" for path in container.logs)
+    """POSIX shell: clears what the settings name, checks that it is gone, stamps."""
+    report = f"{FOLDER}/report"
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: makes this clone of a production container safe before any service starts.
 # A failure stops the boot, so that nothing runs on what should have been wiped.
@@ -148,25 +148,11 @@ set -eu
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 exec 2>{FOLDER}/prepare.log
 
-empty() {{
-    [ -d "$1" ] || {{ echo "absent $1" >>{FOLDER}/report; return 0; }}
-    find "$1/" -mindepth 1 -delete
-    left=$(find "$1/" -mindepth 1 -print -quit)
-    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "emptied $1" >>{FOLDER}/report
-}}
-
-clear_files() {{
-    [ -d "$1" ] || {{ echo "absent $1" >>{FOLDER}/report; return 0; }}
-    find "$1/" -mindepth 1 ! -type d -delete
-    left=$(find "$1/" -mindepth 1 ! -type d -print -quit)
-    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "cleared $1" >>{FOLDER}/report
-}}
-
-: >{FOLDER}/report
-{wipes}{logs}[ -L /etc/resolv.conf ] || echo 'nameserver {network.address.ip}' >/etc/resolv.conf
-mv {FOLDER}/report {STAMP}
+{clearing.functions(report)}
+: >{report}
+{clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
+[ -L /etc/resolv.conf ] || echo 'nameserver {network.address.ip}' >/etc/resolv.conf
+mv {report} {STAMP}
 """
 
 

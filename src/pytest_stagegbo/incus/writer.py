@@ -172,9 +172,7 @@ class Writer:
 
     # -- files and commands inside an instance
 
-    def put_file(
-        self, name: str, path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0
-    ) -> None:
+    def put_file(self, name: str, path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
         """Write a file, replacing one that exists. Its folder must exist."""
         headers = _file_headers(type="file", mode=f"{mode:04o}", uid=str(uid), gid=str(gid), write="overwrite")
         self._send("POST", ("instances", name, "files"), params={"path": path}, data=content, headers=headers)

@@ -1,0 +1,133 @@
+"""Commands that change the stage: `provision`, `reset`, `destroy`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_stagegbo.engine.plan import Plan
+    from pytest_stagegbo.engine.stage import Provisioned
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    provision = commands.add_parser("provision", help="make the stage what the settings say, whatever is there")
+    provision.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
+    provision.add_argument("--recreate", action="store_true", help="replace every clone by a new copy of production")
+    provision.add_argument("--vault-keys", metavar="FILE", help="file with Vault's unseal keys (vault.unseal_file)")
+    provision.add_argument("--json", action="store_true", help="print one JSON object")
+    provision.set_defaults(run=_provision)
+    reset = commands.add_parser("reset", help="stop a service, clear its data, start it, wait until it answers")
+    reset.add_argument("names", nargs="+", metavar="NAME", help="containers, or `all` for those whose data is wiped")
+    reset.add_argument("--json", action="store_true", help="print one JSON object")
+    reset.set_defaults(run=_reset)
+    destroy = commands.add_parser("destroy", help="remove the stage: everything that carries this tool's mark")
+    destroy.add_argument("--dry-run", action="store_true", help="print what would be removed")
+    destroy.add_argument("--yes", action="store_true", help="do not ask")
+    destroy.set_defaults(run=_destroy)
+
+
+def _provision(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+
+    context = open_context(arguments)
+    if arguments.dry_run:
+        plan = context.engine().plan(recreate=arguments.recreate)
+        _print_plan(plan, as_json=arguments.json)
+        return 0
+    with console_progress() as progress:
+        result = context.engine(progress).provision(recreate=arguments.recreate)
+    if arguments.json:
+        print_json(_result(result))
+    else:
+        done = f"{len(result.plan.changes)} steps" if result.changed else "nothing to change"
+        states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
+        print(f"{context.loaded.settings.project}: {done} in {result.seconds:.2f} s; {states}")
+    if result.sealed:
+        from pytest_stagegbo.errors import VaultSealed
+        from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+
+        raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
+    return 0
+
+
+def _print_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
+        print_json({"steps": steps, "notes": list(plan.notes)})
+        return
+    for note in plan.notes:
+        print(f"note: {note}")
+    if not plan.changes:
+        print("nothing to change")
+    for number, step in enumerate(plan.changes, 1):
+        print(f"{number:3}. {step.text}")
+
+
+def _result(result: Provisioned) -> dict[str, Any]:
+    containers = {
+        name: {
+            "state": found.state,
+            "answers": {str(port): str(answer) for port, answer in found.answers},
+            "warnings": list(found.warnings),
+        }
+        for name, found in result.readiness.items()
+    }
+    timings = [{"key": t.key, "began": round(t.began, 4), "ended": round(t.ended, 4)} for t in result.timings]
+    return {
+        "changed": result.changed,
+        "steps": [step.key for step in result.plan.changes],
+        "notes": list(result.plan.notes),
+        "containers": containers,
+        "timings": timings,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+
+    context = open_context(arguments)
+    with console_progress() as progress:
+        timings = context.engine(progress).reset(arguments.names)
+    seconds = max((timing.ended for timing in timings), default=0.0)
+    names = [timing.key.partition(":")[2] for timing in timings if timing.key.startswith("clear:")]
+    if arguments.json:
+        print_json({"reset": names, "seconds": round(seconds, 3)})
+    else:
+        print(f"{', '.join(names)}: clean and answering after {seconds:.2f} s")
+    return 0
+
+
+def _destroy(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+
+    context = open_context(arguments)
+    project = context.loaded.settings.project
+    steps = context.engine().plan_destroy()
+    if not steps:
+        print(f"there is no stage {project}: nothing to remove")
+        return 0
+    if arguments.dry_run or (sys.stdin.isatty() and not arguments.yes):
+        for step in steps:
+            print(step.text)
+    if arguments.dry_run:
+        return 0
+    if (
+        sys.stdin.isatty()
+        and not arguments.yes
+        and input(f"remove stage {project}? [y/N] ").lower() not in {"y", "yes"}
+    ):
+        print("nothing was removed")
+        return 1
+    with console_progress() as progress:
+        context.engine(progress).destroy()
+    print(f"stage {project} is gone")
+    return 0

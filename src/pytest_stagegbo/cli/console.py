@@ -1,0 +1,134 @@
+"""What people see: progress, tables, errors. rich is imported only when there is something to draw."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.progress import TaskID
+
+    from pytest_stagegbo.errors import StageGboError
+    from pytest_stagegbo.progress import Progress
+
+__all__ = ["console_progress", "print_error", "print_table"]
+
+
+class _Lines:
+    """Progress as lines, for logs and pipes: one when something begins that takes long, one when it ends."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._origin = time.monotonic()
+        self._began: dict[str, tuple[float, str]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, key: str, text: str) -> None:
+        with self._lock:
+            self._began[key] = (time.monotonic(), text)
+
+    def end(self, key: str, error: BaseException | None = None) -> None:
+        with self._lock:
+            began, text = self._began.pop(key)
+            now = time.monotonic()
+            sign = "FAILED" if error is not None else "done"
+            print(f"{now - self._origin:7.2f} s  {sign}  {text} ({now - began:.2f} s)", file=self._stream, flush=True)
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            print(f"{time.monotonic() - self._origin:7.2f} s  note  {text}", file=self._stream, flush=True)
+
+
+class _Live:
+    """Progress on a terminal: what runs has a spinner and a clock, what is done stays as a line above."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self.display = Progress(*columns, console=self._console, transient=True)
+        self._tasks: dict[str, tuple[TaskID, float, str]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, key: str, text: str) -> None:
+        from rich.markup import escape
+
+        with self._lock:
+            self._tasks[key] = (self.display.add_task(escape(text), total=None), time.monotonic(), text)
+
+    def end(self, key: str, error: BaseException | None = None) -> None:
+        from rich.markup import escape
+
+        with self._lock:
+            task, began, text = self._tasks.pop(key)
+            self.display.remove_task(task)
+            sign = "[red]✗[/]" if error is not None else "[green]✓[/]"
+            self._console.print(f"{sign} {escape(text)} [dim]{time.monotonic() - began:.2f} s[/]", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        from rich.markup import escape
+
+        self._console.print(f"[yellow]•[/] {escape(text)}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress on standard error while the block runs: live on a terminal, as lines elsewhere."""
+    target = sys.stderr if stream is None else stream
+    if not target.isatty():
+        yield _Lines(target)
+        return
+    live = _Live()
+    with live.display:
+        yield live
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """A table on standard output; coloured where a terminal shows it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(table)
+
+
+STYLES = {
+    "ready": "green",
+    "ok": "green",
+    "sealed": "yellow",
+    "starting": "yellow",
+    "warning": "yellow",
+    "failed": "red",
+    "stopped": "red",
+    "missing": "red",
+    "unfinished": "red",
+    "foreign": "red",
+}
+
+
+def print_error(error: StageGboError) -> None:
+    """What failed, what was seen last, what to do, on standard error."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("ERROR ", "bold red"), (f"{error.code} ", "dim"), error.message))
+    if error.seen:
+        console.print(Text(f"last seen: {error.seen}"))
+    if error.remedy:
+        console.print(Text.assemble(("what to do: ", "bold cyan"), error.remedy))

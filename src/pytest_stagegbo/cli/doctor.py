@@ -1,0 +1,125 @@
+"""Everything that provisioning needs, looked at one by one. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.cli.context import Context
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.engine.stage import StageEngine
+
+__all__ = ["Finding", "examine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    state: str
+    """`ok`, `warning` or `failed`."""
+    subject: str
+    seen: str
+    remedy: str = ""
+
+
+def examine(arguments: argparse.Namespace) -> list[Finding]:
+    """Look at everything; what can't be looked at because something before it failed is left out."""
+    versions = (
+        f"Python {sys.version.split()[0]}, pytest-stagegbo {version('pytest-stagegbo')}, pylxd {version('pylxd')}"
+    )
+    findings = [Finding("ok", "versions", versions)]
+    try:
+        context = open_context(arguments)
+        findings.append(Finding("ok", "settings", str(context.loaded.file or "defaults and environment")))
+        engine = context.engine()
+        server = engine.reader.server()
+        findings.append(Finding("ok", "daemon", f"Incus {server.version} at {engine.reader.endpoint}"))
+        facts = engine.facts()
+    except StageGboError as error:
+        findings.append(_failed("connection", error))
+        return findings
+    findings.extend(_production(context, facts))
+    findings.extend(_pools(facts))
+    findings.extend(_plan(engine))
+    findings.extend(_vault(context))
+    findings.append(_client())
+    return findings
+
+
+def _failed(subject: str, error: StageGboError) -> Finding:
+    return Finding("failed", subject, f"{error.message}: {error.seen}" if error.seen else error.message, error.remedy)
+
+
+def _production(context: Context, facts: Facts) -> Iterator[Finding]:
+    settings = context.loaded.settings
+    for container in settings.containers.values():
+        source = facts.sources.get(container.source_name)
+        where = f"{settings.source_project}/{container.source_name}"
+        if source is None:
+            yield Finding(
+                "failed", f"source {where}", "missing", f"set containers.{container.name}.source, or leave it out"
+            )
+        else:
+            yield Finding("ok", f"source {where}", f"{source.status.lower()}, pool {source.pool}")
+
+
+def _pools(facts: Facts) -> Iterator[Finding]:
+    for room in facts.rooms.values():
+        seen = f"{room.pool.driver}, {bytes_text(room.pool.free)} of {bytes_text(room.pool.total)} free"
+        if room.host_free is not None:
+            seen += f", {bytes_text(room.host_free)} free on the file system below it"
+        if room.pool.copy_on_write:
+            yield Finding("ok", f"pool {room.pool.name}", seen)
+        else:
+            remedy = "move production to a btrfs or zfs pool; here every clone is a full copy"
+            yield Finding("warning", f"pool {room.pool.name}", f"{seen}; no copy-on-write", remedy)
+
+
+def _plan(engine: StageEngine) -> Iterator[Finding]:
+    try:
+        plan = engine.plan()
+    except StageGboError as error:
+        yield _failed("stage", error)
+        return
+    if plan.changes:
+        yield Finding("warning", "stage", f"{len(plan.changes)} steps to do", "run provision (--dry-run shows them)")
+        return
+    status = engine.status()
+    for container in status.containers:
+        state = "ok" if container.state == "ready" else "warning"
+        remedy = "" if state == "ok" else f"`logs {container.name}`, then provision or reset"
+        yield Finding(state, f"clone {container.name}", f"{container.state} at {container.address}", remedy)
+
+
+def _vault(context: Context) -> Iterator[Finding]:
+    from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS, read_keys
+
+    try:
+        keys = read_keys(context.loaded.settings.vault)
+    except StageGboError as error:
+        yield _failed("unseal keys", error)
+        return
+    if keys is None:
+        yield Finding("warning", "unseal keys", "none given: Vault stays sealed", HOW_TO_GIVE_KEYS)
+    else:
+        yield Finding("ok", "unseal keys", f"{len(keys)} from {keys.source}", "; ".join(keys.warnings))
+
+
+def _client() -> Finding:
+    client = shutil.which("incus")
+    if client or os.environ.get("STAGEGBO_LAB"):
+        return Finding("ok", "incus client", client or "the lab's own")
+    return Finding("warning", "incus client", "not installed", "`shell` and `logs -f` need it (Debian: incus-client)")

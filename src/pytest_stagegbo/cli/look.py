@@ -1,0 +1,90 @@
+"""Commands that only look: `status`, `endpoints`, `doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_stagegbo.engine.status import ContainerStatus
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="each clone: state, address, answers, disk")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(run=_status)
+    endpoints = commands.add_parser("endpoints", help="where the stage's services are; no credentials")
+    form = endpoints.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--env", action="store_true", help="print lines for a shell: NAME=value")
+    endpoints.set_defaults(run=_endpoints)
+    doctor = commands.add_parser(
+        "doctor", help="check everything that provisioning needs, with a remedy for each fault"
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.set_defaults(run=_doctor)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = open_context(arguments).engine().status()
+    if arguments.json:
+        print_json({**dataclasses.asdict(status), "ready": status.ready})
+    else:
+        from pytest_stagegbo.cli.console import print_table
+
+        title = f"{status.project} on {status.network}, {status.server}"
+        columns = ("container", "state", "address", "answers", "disk of its own", "limit", "copied")
+        print_table(columns, [_row(container) for container in status.containers], title=title)
+    return 0 if status.ready else 1
+
+
+def _row(container: ContainerStatus) -> tuple[str, ...]:
+    used = "-" if container.disk_used is None else bytes_text(container.disk_used)
+    copied = container.created_at[:19].replace("T", " ")
+    answers = "\n".join(answer if len(answer) < 60 else answer[:57] + "..." for answer in container.answers)
+    return (container.name, container.state, container.address, answers, used, container.disk_limit, copied)
+
+
+def _endpoints(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.engine.status import endpoints
+
+    found = endpoints(open_context(arguments).loaded.settings)
+    if arguments.json:
+        print_json([dataclasses.asdict(endpoint) for endpoint in found])
+    elif arguments.env:
+        seen: dict[str, int] = {}
+        for endpoint in found:
+            seen[endpoint.container] = seen.get(endpoint.container, 0) + 1
+            number = "" if seen[endpoint.container] == 1 else f"_{seen[endpoint.container]}"
+            prefix = "STAGEGBO_ENDPOINT_" + endpoint.container.upper().replace("-", "_") + number
+            for name, value in (("HOST", endpoint.host), ("PORT", str(endpoint.port)), ("URL", endpoint.url)):
+                print(f"{prefix}_{name}={shlex.quote(value)}")
+    else:
+        from pytest_stagegbo.cli.console import print_table
+
+        rows = [(e.container, e.protocol, e.host, str(e.port), e.url) for e in found]
+        print_table(("container", "protocol", "host", "port", "url"), rows)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.doctor import examine
+
+    findings = examine(arguments)
+    if arguments.json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        from pytest_stagegbo.cli.console import print_table
+
+        rows = [(finding.state, finding.subject, finding.seen, finding.remedy) for finding in findings]
+        print_table(("", "what", "seen", "what to do"), rows)
+    return 1 if any(finding.state == "failed" for finding in findings) else 0

@@ -1,0 +1,124 @@
+"""What the stage is like right now. Reads and asks; never writes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.services import ask
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Instance, Reader
+    from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+
+__all__ = ["ContainerStatus", "Endpoint", "StageStatus", "endpoints", "stage_status"]
+
+SCHEMES = {"postgresql": "postgresql", "valkey": "redis", "vault": "http", "s3": "http", "http": "http", "tcp": "tcp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service of the stage answers. Carries no credentials."""
+
+    container: str
+    protocol: str
+    host: str
+    port: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """One clone."""
+
+    name: str
+    address: str
+    state: str
+    """`ready`, `sealed`, `starting`, `failed`, `stopped`, `unfinished`, `missing` or `foreign`."""
+    answers: tuple[str, ...]
+    """What each probe heard, with its port."""
+    source: str
+    created_at: str
+    disk_used: int | None
+    """Bytes that the clone has for itself, as the storage driver counts them."""
+    disk_limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """The whole stage."""
+
+    project: str
+    exists: bool
+    network: str
+    server: str
+    containers: tuple[ContainerStatus, ...]
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.containers) and all(container.state == "ready" for container in self.containers)
+
+
+def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """Every endpoint that the settings describe, whether it answers or not."""
+    return tuple(
+        _endpoint(container, probe) for container in settings.containers.values() for probe in container.probes
+    )
+
+
+def _endpoint(container: ContainerSettings, probe: ProbeSettings) -> Endpoint:
+    scheme = SCHEMES[probe.protocol] + ("s" if probe.tls and probe.protocol in {"http", "vault", "s3"} else "")
+    host = str(container.address)
+    return Endpoint(container.name, probe.protocol, host, probe.port, f"{scheme}://{host}:{probe.port}")
+
+
+def stage_status(reader: Reader, settings: Settings) -> StageStatus:
+    """Look at every clone and ask every service once."""
+    project = reader.projects().get(settings.project)
+    clones = reader.instances(settings.project) if project is not None else {}
+    server = reader.server()
+
+    def look(container: ContainerSettings) -> ContainerStatus:
+        return _container(reader, settings, container, clones.get(container.name))
+
+    with ThreadPoolExecutor(max(1, len(settings.containers))) as threads:
+        containers = tuple(threads.map(look, settings.containers.values()))
+    return StageStatus(
+        project=settings.project,
+        exists=project is not None,
+        network=settings.network.name,
+        server=f"Incus {server.version} at {reader.endpoint}",
+        containers=containers,
+    )
+
+
+def _container(
+    reader: Reader, settings: Settings, container: ContainerSettings, clone: Instance | None
+) -> ContainerStatus:
+    state, answers, used = "missing", [], None
+    if clone is not None:
+        if not marks.is_ours(clone.config):
+            state = "foreign"
+        elif clone.config.get(marks.STATE) != marks.PREPARED:
+            state = "unfinished"
+        elif not clone.is_running:
+            state = "stopped"
+        else:
+            found = [(probe, ask(probe, str(container.address))) for probe in container.probes]
+            answers = [f"{probe.port}: {answer}" for probe, answer in found]
+            states = {answer.state for _, answer in found} - {"ready"}
+            state = "ready" if not states else "sealed" if "sealed" in states else "failed"
+            state = "starting" if states == {"starting"} else state
+        used = reader.volume_usage(clone.pool, settings.project, clone.name)
+    return ContainerStatus(
+        name=container.name,
+        address=str(container.address),
+        state=state,
+        answers=tuple(answers),
+        source=f"{settings.source_project}/{container.source_name}",
+        created_at=clone.created_at if clone is not None else "",
+        disk_used=used,
+        disk_limit=container.disk_limit or settings.disk_limit,
+    )
