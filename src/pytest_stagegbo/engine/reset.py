@@ -81,7 +81,7 @@ for unit in {units}; do
     if systemctl cat "$unit" >/dev/null 2>&1; then known="$known $unit"; fi
 done
 [ -z "$known" ] || systemctl stop $known
-{clearing.functions("/dev/stdout")}
+{clearing.functions()}
 {clearing.empty_folders(container.wipe)}
 if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi
 """

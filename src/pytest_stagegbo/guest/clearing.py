@@ -11,27 +11,27 @@ if TYPE_CHECKING:
 __all__ = ["clear_files", "empty_folders", "functions"]
 
 
-def functions(report: str) -> str:
-    """Shell functions `empty` and `clear_files`, which append what they did to the file `report`.
+def functions(report: str = "") -> str:
+    """Shell functions `empty` and `clear_files`, which say what they did: in the file `report`, or as output.
 
     `find` gets each folder with a trailing slash, so that one reached through a link is cleared too. What can't be
     deleted ends the script with status 1.
     """
-    target = shlex.quote(report)
+    to_report = f" >>{shlex.quote(report)}" if report else ""
     return f"""empty() {{
-    [ -d "$1" ] || {{ echo "absent $1" >>{target}; return 0; }}
+    [ -d "$1" ] || {{ echo "absent $1"{to_report}; return 0; }}
     find "$1/" -mindepth 1 -delete
     left=$(find "$1/" -mindepth 1 -print -quit)
     [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "emptied $1" >>{target}
+    echo "emptied $1"{to_report}
 }}
 
 clear_files() {{
-    [ -d "$1" ] || {{ echo "absent $1" >>{target}; return 0; }}
+    [ -d "$1" ] || {{ echo "absent $1"{to_report}; return 0; }}
     find "$1/" -mindepth 1 ! -type d -delete
     left=$(find "$1/" -mindepth 1 ! -type d -print -quit)
     [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "cleared $1" >>{target}
+    echo "cleared $1"{to_report}
 }}
 """
 
