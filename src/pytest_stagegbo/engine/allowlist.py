@@ -22,6 +22,14 @@ __all__ = ["CloneConfig", "clone_config", "nic", "root_disk", "unsafe"]
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
 
+LOW_LEVEL = frozenset({"limits.memory.swap", "limits.memory.oom_priority"})
+"""Have one of these prefixes, and a restricted project refuses a copy that names them."""
+
+NIC_KEYS = frozenset(
+    {"type", "name", "network", "nictype", "parent", "ipv4.address", "security.mac_filtering", "security.ipv4_filtering"}
+)
+"""All that a clone's network device may have: `hwaddr`, `host_name` and `ipv4.routes` reach out of the stage."""
+
 SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
 """Set by the server, or by this tool."""
 
@@ -52,7 +60,7 @@ def clone_config(source: Instance, container: ContainerSettings, settings: Setti
 
     Allowed keys are taken from the expanded config, since profiles of production do not exist in the stage.
     """
-    kept = {key: value for key, value in source.expanded_config.items() if key.startswith(KEPT_PREFIXES)}
+    kept = {key: value for key, value in source.expanded_config.items() if _is_kept(key)}
     own = {key for key in source.config if not key.startswith("volatile.")}
     config = {
         **{key: "" for key in own if key not in kept},
@@ -88,6 +96,10 @@ def _dropped(source: Instance, kept: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(keys + devices)
 
 
+def _is_kept(key: str) -> bool:
+    return key.startswith(KEPT_PREFIXES) and key not in LOW_LEVEL
+
+
 def _is_bookkeeping(key: str) -> bool:
     return key.startswith("volatile.") or key == "boot.autostart"
 
@@ -100,7 +112,7 @@ def unsafe(clone: Instance, settings: Settings) -> list[str]:
     """
     problems = []
     for key, value in clone.expanded_config.items():
-        if not value or key.startswith((*KEPT_PREFIXES, *SERVER_PREFIXES)):
+        if not value or _is_kept(key) or key.startswith(SERVER_PREFIXES):
             continue
         if key == "boot.autostart" and value == "false":
             continue
@@ -111,9 +123,13 @@ def unsafe(clone: Instance, settings: Settings) -> list[str]:
             continue
         if name == "root" and kind == "disk" and device.get("path") == "/" and "source" not in device:
             continue
-        if name == "eth0" and kind == "nic" and settings.network.name in {device.get("network"), device.get("parent")}:
-            if "hwaddr" in device:
-                problems.append(f"device {name} with a fixed MAC address")
+        if name == "eth0" and kind == "nic" and _is_on_the_bridge(device, settings):
+            problems.extend(f"device {name} with {key}" for key in sorted(device.keys() - NIC_KEYS))
             continue
         problems.append(f"device {name} ({kind})")
     return problems
+
+
+def _is_on_the_bridge(device: Device, settings: Settings) -> bool:
+    links = {device[key] for key in ("network", "parent") if key in device}
+    return links == {settings.network.name} and device.get("nictype", "bridged") == "bridged"

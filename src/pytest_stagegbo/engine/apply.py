@@ -55,7 +55,7 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
         while True:
             if not failures:
                 ready = [step for step in waiting if step.after & keys <= done]
-                for step in ready:
+                for step in ready[: THREADS - len(running)]:  # one that queues in the pool could not be held back
                     waiting.remove(step)
                     running[pool.submit(run, step)] = step
             if not running:

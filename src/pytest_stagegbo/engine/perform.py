@@ -27,6 +27,9 @@ __all__ = ["Performer"]
 QUOTA_COMPLAINTS = ("Disk quota exceeded", "quota", "qgroup limit")
 """How storage drivers say that a new limit is below what is already there."""
 
+LARGEST_LIMIT = 1 << 50
+"""Bytes. A driver that refuses more than this refuses for another reason than the size."""
+
 
 class Performer:
     """Does steps, from several threads at once.
@@ -177,6 +180,8 @@ class Performer:
             self._writer.copy_instance(step.subject, source.name, config=wanted.config, devices=unlimited)
             low, high = parse_size(step.limit), parse_size(step.limit) * 2
             while not self._takes_limit(step.subject, wanted.devices, root, high):
+                if high > LARGEST_LIMIT:
+                    return None
                 low, high = high, high * 2
             while high - low > max(high // 100, 1 << 20):
                 middle = (low + high) // 2
@@ -238,7 +243,7 @@ class Performer:
                 remedy="provision again",
             )
         if not clone.is_running:
-            self._writer.set_state(step.subject, "start")
+            self._writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         self.readiness[step.subject] = await_clone(
@@ -263,6 +268,6 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
         return
     if not marks.is_ours(clone.config):
         raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
-    if clone.status != "Stopped":
+    if clone.status not in {"Stopped", "Error"}:  # Incus refuses to stop a broken one, and deletes it
         writer.set_state(name, "stop", force=True)
     writer.delete_instance(name)

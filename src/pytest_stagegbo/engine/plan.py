@@ -117,7 +117,7 @@ def _clone_steps(
                 limit=_limit(container, settings),
                 location=source.location if facts.server.clustered else "",
                 dropped=clone_config(source, container, settings, managed=True).dropped,
-                after=founded | {f"remove:{name}"},
+                after=founded | {f"remove:{name}"} | _holders(facts, container),
             )
         )
         steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
@@ -135,6 +135,16 @@ def _clone_steps(
         AwaitClone(subject=name, container=container, started=started, after=needed | {f"start:{name}"} | founded)
     )
     return steps
+
+
+def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
+    """The removals that free the container's address: Incus refuses a second NIC with it on the bridge."""
+    address = str(container.address)
+    return frozenset(
+        f"remove:{name}"
+        for name, clone in facts.clones.items()
+        if any(device.get("ipv4.address") == address for device in clone.devices.values())
+    )
 
 
 def _stale(facts: Facts, settings: Settings, container: ContainerSettings, recreate: bool) -> str | None:

@@ -207,7 +207,7 @@ class Connection:
             status = error.response.status_code
             log.debug("%s %s %s -> %d %s", method, shown, dict(params or {}), status, error)
             raise ServerRefused(f"Incus refused {method} {shown}", status=status, seen=f"{status} {error}") from None
-        except (requests.RequestException, OSError) as error:
+        except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
             raise self._unreachable(method, shown, error, time.monotonic() - started) from None
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
         return _reply(response, raw)

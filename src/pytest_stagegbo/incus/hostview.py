@@ -46,17 +46,21 @@ class HostView:
         while folders:
             try:
                 with os.scandir(folders.pop()) as entries:
-                    for entry in entries:
-                        found = entry.stat(follow_symlinks=False)
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(entry.path)
-                        elif found.st_nlink > 1:
-                            if (found.st_dev, found.st_ino) in seen:
-                                continue
-                            seen.add((found.st_dev, found.st_ino))
-                        total += found.st_blocks * 512
+                    found_here = list(entries)
             except OSError:
                 continue  # vanished while production was writing
+            for entry in found_here:
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # likewise
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif found.st_nlink > 1:
+                    if (found.st_dev, found.st_ino) in seen:
+                        continue
+                    seen.add((found.st_dev, found.st_ino))
+                total += found.st_blocks * 512
         return total
 
     def _place(self, path: str) -> Path | None:

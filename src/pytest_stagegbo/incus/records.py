@@ -20,7 +20,7 @@ class Instance:
     name: str
     project: str
     status: str
-    """`Running`, `Stopped`, `Frozen` or `Error`."""
+    """`Running`, `Ready` (running, and its guest said so), `Stopped`, `Frozen` or `Error`."""
     location: str
     profiles: tuple[str, ...]
     config: Mapping[str, str]
@@ -54,7 +54,7 @@ class Instance:
 
     @property
     def is_running(self) -> bool:
-        return self.status == "Running"
+        return self.status in {"Running", "Ready"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class Writer:
         self._run(f"changing the devices of {name}", "PATCH", ("instances", name), body={"devices": dict(devices)})
 
     def set_state(self, name: str, action: str, *, force: bool = False, seconds: int = 30) -> None:
-        """`start`, `stop` or `restart`. `seconds` is how long a clean stop may take."""
+        """`start`, `stop`, `restart`, `freeze` or `unfreeze`. `seconds` is how long a clean stop may take."""
         body = {"action": action, "force": force, "timeout": seconds}
         self._run(f"{action} of {name}", "PUT", ("instances", name, "state"), body=body)
 
@@ -183,7 +183,7 @@ class Writer:
         while (parent := posixpath.dirname(missing[-1])) not in {"", "/"}:
             missing.append(parent)
         headers = _file_headers(type="directory", mode=f"{mode:04o}", uid="0", gid="0")
-        for folder in reversed(missing[:-1]):
+        for folder in reversed(missing[:-1] or missing):  # those at the top are always there
             self._send("POST", ("instances", name, "files"), params={"path": folder}, data=b"", headers=headers)
 
     def delete_file(self, name: str, path: str) -> None:
@@ -256,6 +256,12 @@ class Writer:
         """The project to send a write to, or an error when it isn't one that the stage may make."""
         scope = self.scope
         name = path[1] if len(path) > 1 else (body or {}).get("name", "")
+        if {"", ".", ".."} & set(path):
+            raise ProductionProtected(  # HTTP clients resolve these, so the path would not be the one looked at below
+                f"{method} /1.0/{'/'.join(path)} has a segment that changes where it leads",
+                seen=f"path {path!r}",
+                remedy="this is a bug of pytest-stagegbo: please report it",
+            )
         if path[0] == "projects" and name == scope.project:
             return ""
         if path[0] == "networks" and name == scope.network and name not in scope.production_networks:
