@@ -26,7 +26,16 @@ LOW_LEVEL = frozenset({"limits.memory.swap", "limits.memory.oom_priority"})
 """Have one of these prefixes, and a restricted project refuses a copy that names them."""
 
 NIC_KEYS = frozenset(
-    {"type", "name", "network", "nictype", "parent", "ipv4.address", "security.mac_filtering", "security.ipv4_filtering"}
+    {
+        "type",
+        "name",
+        "network",
+        "nictype",
+        "parent",
+        "ipv4.address",
+        "security.mac_filtering",
+        "security.ipv4_filtering",
+    }
 )
 """All that a clone's network device may have: `hwaddr`, `host_name` and `ipv4.routes` reach out of the stage."""
 
