@@ -22,7 +22,13 @@ CONTROL = re.compile(r"\x1b\[(?P<number>\d*)(?P<what>[AK])|\x1b\[\?\d+[hl]|\x1b\
 
 
 def main() -> None:
-    environment = {**os.environ, "STAGEGBO_LAB_NAME": "picture", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    environment = {
+        **os.environ,
+        "STAGEGBO_LAB_NAME": "picture",
+        "COLUMNS": str(COLUMNS),
+        "LINES": "60",
+        "TERM": "xterm-256color",
+    }
     environment.pop("NO_COLOR", None)
     lab = [sys.executable, "-m", "pytest_stagegbo", "lab"]
     subprocess.run([*lab, "up"], env=environment, check=True)
