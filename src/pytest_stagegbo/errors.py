@@ -18,6 +18,7 @@
     ├── NotReady                 a service did not answer in time
     ├── VaultSealed              Vault is up, and nobody gave it its keys
     ├── LockTimeout              another process holds the stage
+    ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
     └── CommandFailed            a command inside a stage container failed
 
@@ -35,6 +36,7 @@ __all__ = [
     "LockTimeout",
     "MissingRequirement",
     "NoRoom",
+    "NotHeld",
     "NotOurs",
     "NotReady",
     "OperationFailed",
@@ -195,6 +197,12 @@ class LockTimeout(StageGboError):
 
     code = "SG310"
     exit_code = 8
+
+
+class NotHeld(StageGboError):
+    """A test asked for a reset of a container that other tests may be using at this moment."""
+
+    code = "SG311"
 
 
 class StageMissing(StageGboError):

@@ -48,7 +48,7 @@ class Performer:
         progress: Progress,
     ) -> None:
         self._reader = reader
-        self._writer = writer
+        self.writer = writer
         self._facts = facts
         self._settings = settings
         self._keys = keys
@@ -83,13 +83,13 @@ class Performer:
             case steps.AwaitClone():
                 self.await_clone(step)
             case reset.ClearClone():
-                reset.clear(self._writer, step.container)
+                reset.clear(self.writer, step.container)
             case destroy.RemoveProject():
-                self._writer.delete_project()
+                self.writer.delete_project()
             case destroy.RemoveNetwork():
-                self._writer.delete_network()
+                self.writer.delete_network()
             case destroy.RemoveAcl():
-                self._writer.delete_acl()
+                self.writer.delete_acl()
             case _:
                 raise TypeError(f"no way to do {type(step).__name__}")
 
@@ -100,10 +100,10 @@ class Performer:
         if not step.create and existing is not None:
             own_networks = not shape.managed_nics(dict(existing.config))
             wanted = shape.project(self._settings, own_networks=own_networks)
-            self._writer.replace_project({**existing.config, **wanted}, existing.description)
+            self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
         try:
-            self._writer.create_project(shape.project(self._settings, own_networks=True), shape.DESCRIPTION)
+            self.writer.create_project(shape.project(self._settings, own_networks=True), shape.DESCRIPTION)
         except ServerRefused as error:
             if "OVN" not in error.seen:
                 raise
@@ -111,26 +111,26 @@ class Performer:
                 f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
                 f"features.networks=false and access to network {self._settings.network.name} only"
             )
-            self._writer.create_project(shape.project(self._settings, own_networks=False), shape.DESCRIPTION)
+            self.writer.create_project(shape.project(self._settings, own_networks=False), shape.DESCRIPTION)
 
     def set_acl(self, step: steps.SetAcl) -> None:
         wanted = shape.acl(self._settings)
         if step.create:
-            self._writer.create_acl(wanted)
+            self.writer.create_acl(wanted)
         else:
-            self._writer.replace_acl(wanted)
+            self.writer.replace_acl(wanted)
 
     def set_network(self, step: steps.SetNetwork) -> None:
         wanted = shape.network(self._settings)
         if step.create:
-            self._writer.create_network(wanted, shape.DESCRIPTION)
+            self.writer.create_network(wanted, shape.DESCRIPTION)
         else:
             existing = self._facts.networks[self._settings.network.name]
-            self._writer.replace_network({**existing.config, **wanted}, existing.description)
+            self.writer.replace_network({**existing.config, **wanted}, existing.description)
 
     def set_profile(self, step: steps.SetProfile) -> None:
         devices = shape.profile_devices(self._settings, step.pool, managed=self._managed)
-        self._writer.replace_default_profile({}, devices, shape.DESCRIPTION)
+        self.writer.replace_default_profile({}, devices, shape.DESCRIPTION)
 
     @functools.cached_property
     def _managed(self) -> bool:
@@ -141,14 +141,14 @@ class Performer:
     # -- clones
 
     def remove_clone(self, step: steps.RemoveClone) -> None:
-        remove_clone(self._reader, self._writer, self._settings, step.subject)
+        remove_clone(self._reader, self.writer, self._settings, step.subject)
 
     def copy_clone(self, step: steps.CopyClone) -> None:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
         wanted = clone_config(source, step.container, self._settings, managed=self._managed)
         try:
-            self._writer.copy_instance(
+            self.writer.copy_instance(
                 name, source.name, config=wanted.config, devices=wanted.devices, target=step.location
             )
         except (OperationFailed, ServerRefused) as error:
@@ -174,10 +174,10 @@ class Performer:
         container = step.container
         wanted = clone_config(source, container, self._settings, managed=self._managed)
         root = {key: value for key, value in wanted.devices["root"].items() if key != "size"}
-        remove_clone(self._reader, self._writer, self._settings, step.subject)
+        remove_clone(self._reader, self.writer, self._settings, step.subject)
         try:
             unlimited = {**wanted.devices, "root": {**root, "size": ""}}
-            self._writer.copy_instance(step.subject, source.name, config=wanted.config, devices=unlimited)
+            self.writer.copy_instance(step.subject, source.name, config=wanted.config, devices=unlimited)
             low, high = parse_size(step.limit), parse_size(step.limit) * 2
             while not self._takes_limit(step.subject, wanted.devices, root, high):
                 if high > LARGEST_LIMIT:
@@ -192,12 +192,12 @@ class Performer:
         except (OperationFailed, ServerRefused):
             return None
         finally:
-            remove_clone(self._reader, self._writer, self._settings, step.subject)
+            remove_clone(self._reader, self.writer, self._settings, step.subject)
         return high
 
     def _takes_limit(self, name: str, devices: dict[str, dict[str, str]], root: dict[str, str], size: int) -> bool:
         try:
-            self._writer.set_instance_devices(name, {**devices, "root": {**root, "size": str(size)}})
+            self.writer.set_instance_devices(name, {**devices, "root": {**root, "size": str(size)}})
         except (OperationFailed, ServerRefused):
             return False
         return True
@@ -215,24 +215,24 @@ class Performer:
                 "please report what was seen",
             )
         self._place_files(name, step.container)
-        self._writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+        self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:
         made = {"/etc/network", "/etc/systemd/system"}
         for file in (machine_id(), *guest_files(container, self._settings)):
             folder = posixpath.dirname(file.path)
             if folder not in made and folder != "/etc":
-                self._writer.make_folder(name, folder)
+                self.writer.make_folder(name, folder)
                 made.add(folder)
             if file.replaces_link:
-                self._writer.delete_file(name, file.path)
-            self._writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
+                self.writer.delete_file(name, file.path)
+            self.writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
 
     def resize_clone(self, step: steps.ResizeClone) -> None:
         clone = self._clone(step.subject)
         devices = {name: dict(device) for name, device in clone.devices.items()}
         devices["root"] = root_disk(clone.pool, step.limit)
-        self._writer.set_instance_devices(step.subject, devices)
+        self.writer.set_instance_devices(step.subject, devices)
 
     def start_clone(self, step: steps.StartClone) -> None:
         clone = self._clone(step.subject)
@@ -243,11 +243,11 @@ class Performer:
                 remedy="provision again",
             )
         if not clone.is_running:
-            self._writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
+            self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         self.readiness[step.subject] = await_clone(
-            self._reader, self._writer, self._settings, step.container, self._keys, first_boot=step.started
+            self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.started
         )
 
     def _clone(self, name: str) -> Instance:

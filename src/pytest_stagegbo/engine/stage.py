@@ -11,7 +11,6 @@ from pytest_stagegbo.engine import reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.facts import Facts, gather
-from pytest_stagegbo.engine.guard import refuse_foreign
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.status import StageStatus, stage_status
@@ -19,7 +18,7 @@ from pytest_stagegbo.engine.steps import AwaitClone, StartClone, Step
 from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
-from pytest_stagegbo.locks import StageLock
+from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.services.unseal import read_keys
 
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
-    from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.services.unseal import UnsealKeys
+    from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Provisioned", "StageEngine"]
 
@@ -76,6 +76,7 @@ class StageEngine:
         self.reader = Reader(connection)
         self._connection = connection
         self._environ = environ
+        self._clone_performer: Performer | None = None
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
@@ -88,50 +89,79 @@ class StageEngine:
     def provision(self, *, recreate: bool = False) -> Provisioned:
         """Make the stage what the settings say, whatever is there, and wait until it answers.
 
+        A stage that needs no change is only looked at, while others go on using it.
+
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
         began = time.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
-        with self.lock().hold("provision", self._waiting):
+        for warning in keys.warnings if keys is not None else ():
+            self.progress.note(warning)
+        lock = self.lock()
+        if not recreate:
+            with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
+                facts = self.facts()
+                plan = make_plan(facts, self.settings)
+                if not plan.changes:
+                    return self._carry_out(facts, plan, keys, began)
+        with lock.hold("provision", self._waiting):
             facts = self.facts()
             plan = make_plan(facts, self.settings, recreate=recreate)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
-            performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
-            timings = apply(plan.steps, performer.do, self.progress)
-            if plan.changes:
-                with task(self.progress, "verify", "verify that nothing is left to do"):
-                    self._verify()
+            return self._carry_out(facts, plan, keys, began)
+
+    def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
+        performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
+        timings = apply(plan.steps, performer.do, self.progress)
+        if plan.changes:
+            with task(self.progress, "verify", "verify that nothing is left to do"):
+                self._verify()
         for found in performer.readiness.values():
             for warning in found.warnings:
                 self.progress.note(warning)
         order = {name: performer.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, time.monotonic() - began)
 
-    def reset(self, names: Sequence[str]) -> tuple[Timing, ...]:
+    def reset(self, names: Sequence[str], *, held: bool = False) -> tuple[Timing, ...]:
         """Stop, clear and start the named containers at once, and wait until they answer; `all` are those wiped.
+
+        Args:
+            held: The caller holds the containers' locks already.
 
         Raises:
             StageGboError: a name is unknown or keeps its data, the stage is not there, a service did not come back.
         """
         containers = reset.chosen(self.settings, names)
-        keys = read_keys(self.settings.vault, self._environ)
-        with self.lock().hold(f"reset {' '.join(c.name for c in containers)}", self._waiting):
+        if held:
+            return self._reset(containers)
+        cleared = [container.name for container in containers]
+        with self.lock().hold(f"reset {' '.join(cleared)}", self._waiting, shared=(STAGE,), exclusive=cleared):
+            return self._reset(containers)
+
+    def _reset(self, containers: Sequence[ContainerSettings]) -> tuple[Timing, ...]:
+        clones = self.reader.instances(self.settings.project)
+        plan: list[Step] = []
+        for container in containers:
+            clone = reset.our_clone(clones.get(container.name), self.settings, container.name)
+            if not clone.is_running:
+                plan.append(StartClone(subject=container.name))
+            after = frozenset({f"start:{container.name}"})
+            plan.append(reset.ClearClone(subject=container.name, container=container, after=after))
+            after = frozenset({f"clear:{container.name}"})
+            plan.append(AwaitClone(subject=container.name, container=container, started=False, after=after))
+        return apply(plan, self._performer().do, self.progress)
+
+    def _performer(self) -> Performer:
+        """For steps on clones that are there; the facts for it are read once."""
+        if self._clone_performer is None:
             facts = self.facts()
-            refuse_foreign(facts, self.settings)
-            for container in containers:
-                reset.our_clone(facts.clones.get(container.name), self.settings, container.name)
-            performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
-            plan: list[Step] = []
-            for container in containers:
-                if not facts.clones[container.name].is_running:
-                    plan.append(StartClone(subject=container.name))
-                after = frozenset({f"start:{container.name}"})
-                plan.append(reset.ClearClone(subject=container.name, container=container, after=after))
-                after = frozenset({f"clear:{container.name}"})
-                plan.append(AwaitClone(subject=container.name, container=container, started=False, after=after))
-            return apply(plan, performer.do, self.progress)
+            keys = read_keys(self.settings.vault, self._environ)
+            self._clone_performer = Performer(
+                self.reader, self.writer(facts), facts, self.settings, keys, self.progress
+            )
+        return self._clone_performer
 
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove."""
@@ -162,7 +192,7 @@ class StageEngine:
         clone = self.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
-        return self.writer(self.facts()).execute(name, command, timeout=timeout)
+        return self._performer().writer.execute(name, command, timeout=timeout)
 
     def lock(self) -> StageLock:
         """The lock of this stage; see `StageLock.hold`."""

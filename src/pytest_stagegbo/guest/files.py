@@ -51,7 +51,7 @@ def guest_files(container: ContainerSettings, settings: Settings) -> tuple[Guest
     network = settings.network
     files = [
         GuestFile("/etc/network/interfaces", interfaces(container, network), replaces_link=True),
-        GuestFile(SCRIPT, prepare_script(container, network), mode=0o755),
+        GuestFile(SCRIPT, prepare_script(container, settings), mode=0o755),
         GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
         GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()),
     ]
@@ -138,9 +138,10 @@ def _mac(address: IPv4Address) -> str:
     return ":".join(["02", "67", *(f"{byte:02x}" for byte in address.packed)])
 
 
-def prepare_script(container: ContainerSettings, network: NetworkSettings) -> str:
-    """POSIX shell: clears what the settings name, checks that it is gone, stamps."""
+def prepare_script(container: ContainerSettings, settings: Settings) -> str:
+    """POSIX shell: clears what the settings name, checks that it is gone, names the clones, stamps."""
     report = f"{FOLDER}/report"
+    hosts = "\n".join(f"{other.address} {other.name}" for other in settings.containers.values())
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: makes this clone of a production container safe before any service starts.
 # A failure stops the boot, so that nothing runs on what should have been wiped.
@@ -151,7 +152,11 @@ exec 2>{FOLDER}/prepare.log
 {clearing.functions(report)}
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
-[ -L /etc/resolv.conf ] || echo 'nameserver {network.address.ip}' >/etc/resolv.conf
+[ -L /etc/resolv.conf ] || echo 'nameserver {settings.network.address.ip}' >/etc/resolv.conf
+cat >>/etc/hosts <<'END'
+# Written by pytest-stagegbo: the stage has no DNS of its own.
+{hosts}
+END
 mv {report} {STAMP}
 """
 

@@ -343,6 +343,20 @@ def probes(settings: Settings) -> Iterator[Problem]:
                 yield Problem(f"only http probes have a path; {probe.protocol} has none", keys, f"[{index}].path")
 
 
+def resets(settings: Settings) -> Iterator[Problem]:
+    known = {*settings.containers, "all", "none"}
+    unknown = [name for name in settings.pytest.reset if name not in known]
+    if unknown:
+        yield Problem(f"unknown: {', '.join(unknown)}; there are {', '.join(sorted(known))}", ("pytest.reset",))
+    if "none" in settings.pytest.reset and len(settings.pytest.reset) > 1:
+        yield Problem("none goes with no other name", ("pytest.reset",))
+    for name in settings.pytest.reset:
+        if name in settings.containers and not settings.containers[name].wipe:
+            yield Problem(
+                f"{name} keeps its data: nothing of it would be cleared", ("pytest.reset", f"containers.{name}.wipe")
+            )
+
+
 _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     projects,
     network_name,
@@ -360,4 +374,5 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     folders,
     units,
     probes,
+    resets,
 )

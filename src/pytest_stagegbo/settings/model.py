@@ -19,6 +19,8 @@ __all__ = [
     "NetworkSettings",
     "ProbeSettings",
     "Protocol",
+    "Provision",
+    "PytestSettings",
     "Settings",
     "TimeoutSettings",
     "VaultSettings",
@@ -27,6 +29,7 @@ __all__ = [
 
 Protocol = Literal["postgresql", "valkey", "vault", "s3", "http", "tcp"]
 Boot = Literal["units", "full"]
+Provision = Literal["auto", "never", "recreate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,19 @@ class TimeoutSettings:
     """Seconds for another process to let go of the stage."""
     operation: float = 600.0
     """Seconds for one Incus operation (a full copy on a pool without copy-on-write takes long)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PytestSettings:
+    """What a pytest session does with the stage."""
+
+    provision: Provision = "auto"
+    """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production anew, once a
+    session."""
+    reset: tuple[str, ...] = ()
+    """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
+    keep: bool = False
+    """After a failed test, leave the stage as the test left it: no later reset of what it used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +170,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             units=("botserver.service", "botui.service"),
             wipe=("/opt/gbo/work",),
             probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
-            needs=("tables", "vault", "cache", "drive", "llm"),
+            needs=("tables", "vault", "cache", "drive"),
         ),
         ContainerSettings(
             "tables",
@@ -209,4 +225,5 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     vault: VaultSettings = field(default_factory=VaultSettings)
     timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
+    pytest: PytestSettings = field(default_factory=PytestSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
