@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import concurrent.futures
+import signal
 import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -203,12 +203,13 @@ class TestInterrupt:
 
         monkeypatch.setattr("pytest_stagegbo.engine.apply.wait", wait)
         journal, begun = Journal(), list[str]()
+        main = threading.get_ident()
 
         def do(step: Step) -> None:
             begun.append(step.subject)
             assert main_waits.wait(PATIENCE)
             if step.subject == "0":
-                _thread.interrupt_main()
+                signal.pthread_kill(main, signal.SIGINT)
             assert interrupted.wait(PATIENCE)
 
         busy = [str(number) for number in range(THREADS)]
