@@ -194,8 +194,8 @@ class TestInterrupt:
         main_waits, interrupted = threading.Event(), threading.Event()
 
         def wait(*arguments: Any, **options: Any) -> Any:
-            main_waits.set()
             try:
+                main_waits.set()
                 return concurrent.futures.wait(*arguments, **options)
             except KeyboardInterrupt:
                 interrupted.set()
