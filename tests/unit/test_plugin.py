@@ -30,11 +30,8 @@ def test_importing_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not imported("import pytest_stagegbo.plugin", tmp_path) & HEAVY
 
 
-def test_pytest_without_a_test_that_uses_the_stage_imports_the_plugin_alone(tmp_path: Path) -> None:
+def test_pytest_without_a_test_that_uses_the_stage_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
     modules = imported("import pytest; assert pytest.main(['-q', '-p', 'no:cacheprovider']) == 0", tmp_path)
-    assert {name for name in modules if name.startswith("pytest_stagegbo")} == {
-        "pytest_stagegbo",
-        "pytest_stagegbo.plugin",
-    }
+    assert "pytest_stagegbo.plugin" in modules
     assert not modules & (HEAVY - {"tomli"})  # pytest's own on Python 3.10
