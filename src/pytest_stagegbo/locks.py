@@ -165,7 +165,7 @@ class StageLock:
         Raises:
             LockTimeout: the holders did not let go in time; names them.
         """
-        self._make_folder()
+        self.make_folder()
         mine = set(exclusive)
         names = sorted(mine | set(shared))
         deadline = time.monotonic() + self._timeout
@@ -215,7 +215,8 @@ class StageLock:
                 continue
         return "; ".join(found) or "a process that has just begun"
 
-    def _make_folder(self) -> None:
+    def make_folder(self) -> None:
+        """Make the folder of this stage's locks, when it is missing."""
         with contextlib.suppress(FileExistsError):
             self.folder.mkdir(mode=0o770)
             self.folder.chmod(0o2770)

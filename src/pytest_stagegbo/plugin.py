@@ -1,1 +1,405 @@
-"""What pytest loads at its start wherever this package is installed, so nothing heavy may be imported here."""
+"""The pytest plugin: options, hooks and fixtures. The only module that imports pytest.
+
+pytest loads it at its start wherever this package is installed, so nothing heavy is imported here, and a run whose
+tests do not ask for the stage costs nothing and cannot fail because of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_stagegbo.session.demand import MARKER, Demand, asks_for_stage, demand
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.errors import NoRoom
+    from pytest_stagegbo.session.guard import DiskGuard
+    from pytest_stagegbo.session.session import StageSession
+    from pytest_stagegbo.session.summary import Summary
+    from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.stage import Credentials, Service, Stage
+
+OPTIONS = {
+    "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
+    "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy anew (auto)"),
+    "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
+    "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
+    "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
+    "config": ("", "FILE", "settings file (default: the nearest stagegbo.toml or pyproject.toml)"),
+}
+"""Option without its prefix: the setting that it is, its placeholder, its help."""
+SWITCHES = {
+    "lab": ("", "aim at the lab (`python -m pytest_stagegbo lab up`) and join its network"),
+    "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
+}
+
+DEMAND = pytest.StashKey[Demand]()
+BEGAN = pytest.StashKey[float]()
+PLUGIN_NAME = "stagegbo-session"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("stage", "stage-gbo")
+    for name, (setting, metavar, text) in OPTIONS.items():
+        group.addoption(f"--stage-{name}", metavar=metavar, default=None, dest=_dest(name), help=text)
+        parser.addini(_dest(name), f"{text} ({setting or 'no setting'})", default=None)
+    for name, (setting, text) in SWITCHES.items():
+        group.addoption(f"--stage-{name}", action="store_true", default=None, dest=_dest(name), help=text)
+        parser.addini(_dest(name), f"{text} ({setting or 'no setting'})", default=None)
+
+
+def _dest(name: str) -> str:
+    return "stage_" + name.replace("-", "_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(*names): reset these containers of the stage before the test (`all`: cache, drive and system; "
+        "`none`: whatever the settings say), and keep them from every other test until it ends",
+    )
+    plugin = StagePlugin(config)
+    config.pluginmanager.register(plugin, PLUGIN_NAME)
+    plugin.check_options()
+
+
+class StagePlugin:
+    """What one pytest process knows of the stage."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
+        self._settings: Settings | None = None
+        self._session: StageSession | None = None
+        self._guard: DiskGuard | None = None
+        self._summary: Summary | None = None
+        self._stage: Stage | None = None
+        self.stopped_by: NoRoom | None = None
+
+    # -- settings
+
+    def check_options(self) -> None:
+        """Bad values end pytest before collection, all at once; without any option nothing is read."""
+        given = [name for name in (*OPTIONS, *SWITCHES) if self._given(name) is not None]
+        if given or any(name.startswith("STAGEGBO_") for name in os.environ):
+            self.settings  # noqa: B018 - reading the settings checks them
+
+    def _given(self, name: str) -> Any:
+        option = self._config.getoption(_dest(name))
+        return self._config.getini(_dest(name)) if option is None else option
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this run, read once; the lab's network is joined on the way.
+
+        Raises:
+            pytest.UsageError: they are malformed.
+        """
+        if self._settings is None:
+            from pytest_stagegbo.errors import StageGboError
+            from pytest_stagegbo.session.options import read_settings
+
+            try:
+                names = {
+                    **{name: entry[0] for name, entry in OPTIONS.items()},
+                    **{n: e[0] for n, e in SWITCHES.items()},
+                }
+                options = {name: self._config.getoption(_dest(name)) for name in names}
+                ini = {name: self._config.getini(_dest(name)) for name in names}
+                self._settings = read_settings(self._config.rootpath, options, ini, names)
+            except StageGboError as error:
+                raise pytest.UsageError(str(error)) from None
+        return self._settings
+
+    # -- the run
+
+    def engine(self) -> StageEngine:
+        return self.session().engine
+
+    def session(self) -> StageSession:
+        """This process's session; connects."""
+        if self._session is None:
+            from pytest_stagegbo.engine.stage import StageEngine
+            from pytest_stagegbo.incus.connection import Connection
+            from pytest_stagegbo.session.session import StageSession
+
+            settings = self.settings
+            engine = StageEngine(settings, Connection(settings.incus))
+            self._session = StageSession(engine, self.run, self.summary())
+        return self._session
+
+    def summary(self) -> Summary:
+        if self._summary is None:
+            from pytest_stagegbo.session.summary import Summary
+
+            self._summary = Summary()
+        return self._summary
+
+    def stage(self) -> Stage:
+        if self._stage is None:
+            from pytest_stagegbo.stage import Stage
+
+            session = self.session()
+            self._stage = Stage(session.engine, reset=session.reset)
+        return self._stage
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        from pytest_stagegbo.errors import SettingsError
+
+        for item in items:
+            fixtures = getattr(item, "fixturenames", ())
+            marks = [mark.args for mark in item.iter_markers(MARKER)]
+            if asks_for_stage(fixtures, marked=bool(marks)):
+                try:
+                    item.stash[DEMAND] = demand(fixtures, marks, self.settings)
+                except SettingsError as error:
+                    raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Provision before the first test, outside any test's own time limit."""
+        items = getattr(session, "items", [])
+        if any(DEMAND in item.stash for item in items) and not self._config.option.collectonly:
+            self._begin_run(session)
+        try:
+            return (yield)
+        finally:
+            if self._guard is not None:
+                self._guard.close()
+
+    def _begin_run(self, session: pytest.Session) -> None:
+        from pytest_stagegbo.errors import StageGboError
+        from pytest_stagegbo.session.guard import DiskGuard
+
+        try:
+            stage_session = self.session()
+        except StageGboError as error:
+            self._unreachable = error
+            return
+        stage_session.ensure()
+        if stage_session.failed:
+            return
+
+        def stop(error: NoRoom) -> None:
+            self.stopped_by = error
+            session.shouldstop = str(error)
+
+        self._guard = DiskGuard(stage_session.engine, stop)
+        self._guard.start()
+
+    _unreachable: Exception | None = None
+
+    # -- one test
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        if DEMAND in item.stash:
+            item.stash[BEGAN] = time.time()
+            self._begin_test(item)
+        return (yield)
+
+    def _begin_test(self, item: pytest.Item) -> None:
+        from pytest_stagegbo.errors import StageGboError
+
+        try:
+            if self._unreachable is not None:
+                raise self._unreachable
+            if self._guard is not None and item.stash[DEMAND].resets:
+                self._guard.check()
+            self.session().begin(item.nodeid, item.stash[DEMAND])
+        except StageGboError as error:
+            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        try:
+            return (yield)
+        finally:
+            if DEMAND in item.stash and self._session is not None:
+                self._session.end()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed and DEMAND in item.stash and self._session is not None and not self._session.failed:
+            self._explain(item, report)
+        return report
+
+    def _explain(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        from pytest_stagegbo.session.failure import sections
+
+        session = self.session()
+        secrets = self._stage.secrets() if self._stage is not None else ()
+        names = sorted(item.stash[DEMAND].uses)
+        report.sections.extend(sections(session.engine, names, item.stash[BEGAN], secrets))
+        if self.settings.pytest.keep:
+            looks = "\n".join(f"python -m pytest_stagegbo {self._aim()}shell {name}" for name in names)
+            report.sections.append(("stage kept as the test left it; to look inside", looks))
+            item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
+
+    def _aim(self) -> str:
+        lab = "--lab " if self._given("lab") else ""
+        project = self.settings.project
+        return lab + ("" if project == "STAGE-GBO" else f"--project {project} ")
+
+    # -- reports
+
+    def pytest_report_header(self) -> str | None:
+        if self._settings is None:
+            return None
+        from pytest_stagegbo.session.summary import header
+
+        return header(self._settings)
+
+    def pytest_sessionfinish(self) -> None:
+        if self._summary is None:
+            return
+        if self._guard is not None:
+            self._summary.growth(self._guard.growth())
+        if self._worker is not None:
+            self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
+        elif self._session is not None:
+            self._session.forget()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """xdist: a worker has ended, and sends what it did to the stage."""
+        found = getattr(node, "workeroutput", {}).get("stagegbo")
+        if found:
+            from pytest_stagegbo.session.summary import Summary
+
+            self.summary().merge(Summary.from_json(found))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._summary is None or self._worker is not None:
+            return
+        lines = self._summary.lines()
+        if lines:
+            terminalreporter.section("stage-gbo")
+            for line in lines:
+                terminalreporter.line(line)
+
+
+def _plugin(config: pytest.Config) -> StagePlugin:
+    plugin = config.pluginmanager.get_plugin(PLUGIN_NAME)
+    assert isinstance(plugin, StagePlugin)
+    return plugin
+
+
+# Fixtures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def stage_settings(pytestconfig: pytest.Config) -> Settings:
+    """The settings of this run, as options, environment, ini and file give them."""
+    return _plugin(pytestconfig).settings
+
+
+@pytest.fixture(scope="session")
+def stage_credentials() -> Credentials | None:
+    """Override it to give the stage's credentials yourself; None: they are found the way BotServer finds them."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def _stage(pytestconfig: pytest.Config, stage_credentials: Credentials | None) -> Stage:
+    stage = _plugin(pytestconfig).stage()
+    if stage_credentials is not None:
+        stage.use_credentials(stage_credentials)
+    return stage
+
+
+@pytest.fixture(scope="session")
+def stage_gbo(_stage: Stage) -> Stage:
+    """The whole stage. A test that uses it shares all six containers with other tests."""
+    return _stage
+
+
+@pytest.fixture(scope="session")
+def stage_system(_stage: Stage) -> Service:
+    """BotServer and BotUI."""
+    return _stage.system
+
+
+@pytest.fixture(scope="session")
+def stage_tables(_stage: Stage) -> Service:
+    """PostgreSQL."""
+    return _stage.tables
+
+
+@pytest.fixture(scope="session")
+def stage_vault(_stage: Stage) -> Service:
+    """Vault."""
+    return _stage.vault
+
+
+@pytest.fixture(scope="session")
+def stage_cache(_stage: Stage) -> Service:
+    """Valkey."""
+    return _stage.cache
+
+
+@pytest.fixture(scope="session")
+def stage_drive(_stage: Stage) -> Service:
+    """S3."""
+    return _stage.drive
+
+
+@pytest.fixture(scope="session")
+def stage_llm(_stage: Stage) -> Service:
+    """llama.cpp."""
+    return _stage.llm
+
+
+@pytest.fixture
+def stage_psycopg(_stage: Stage, stage_tables: Service) -> Iterator[Any]:
+    """A psycopg connection to the stage's database."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.postgres(_stage) as connection:
+        yield connection
+
+
+@pytest.fixture
+def stage_valkey(_stage: Stage, stage_cache: Service) -> Iterator[Any]:
+    """A valkey client of the stage's cache."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.valkey(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_s3(_stage: Stage, stage_drive: Service) -> Iterator[Any]:
+    """An S3 client of the stage's drive."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.s3(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_hvac(_stage: Stage, stage_vault: Service) -> Iterator[Any]:
+    """A hvac client of the stage's Vault."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.vault(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_openai(_stage: Stage, stage_llm: Service) -> Iterator[Any]:
+    """An OpenAI client of the stage's llm."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.llm(_stage) as client:
+        yield client

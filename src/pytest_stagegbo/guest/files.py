@@ -1,8 +1,9 @@
 """The files of a clone's first boot, as a pure function of the settings.
 
-A oneshot unit runs before the network and before every service, and the boot can't pass it: `sysinit.target`
-requires it, and its failure powers the clone off. It empties what must not survive and leaves a stamp, so that
-later boots keep what the stage has done since. One boot does it all, on every storage driver, local or remote.
+A oneshot unit runs before the network and before every service, and the boot can't pass it: the boot's target
+requires it, what starts services comes after it, and its failure powers the clone off. It empties what must not
+survive and leaves a stamp, so that later boots keep what the stage has done since. One boot does it all, on every
+storage driver, local or remote.
 """
 
 from __future__ import annotations
@@ -47,18 +48,20 @@ class GuestFile:
 
 
 def guest_files(container: ContainerSettings, settings: Settings) -> tuple[GuestFile, ...]:
-    """Everything that a clone needs to come up as the stage's own, in the order of placing."""
-    network = settings.network
+    """Everything that a clone needs to come up as the stage's own, in the order of placing.
+
+    Few files, since each is a request of some ten milliseconds: what is only needed once the script runs, the
+    script writes itself. The network's configuration is not among that: a hotplug event could be quicker.
+    """
     files = [
-        GuestFile("/etc/network/interfaces", interfaces(container, network), replaces_link=True),
+        GuestFile("/etc/network/interfaces", interfaces(container, settings.network)),
         GuestFile(SCRIPT, prepare_script(container, settings), mode=0o755),
         GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
-        GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()),
     ]
-    if network.twins:
-        files.append(GuestFile(TWINS, twins_script(container, settings.containers.values(), network), mode=0o755))
     if container.boot == "units":
         files.append(GuestFile("/etc/systemd/system/default.target", stage_target(container), replaces_link=True))
+    else:
+        files.append(GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()))
     return tuple(files)
 
 
@@ -68,7 +71,7 @@ def machine_id() -> GuestFile:
     Replaced rather than removed, since systemd takes a missing one for a first boot and enables every unit that
     its presets name.
     """
-    return GuestFile("/etc/machine-id", secrets.token_hex(16) + "\n", mode=0o444, replaces_link=True)
+    return GuestFile("/etc/machine-id", secrets.token_hex(16) + "\n", mode=0o444)
 
 
 def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
@@ -118,6 +121,7 @@ def twins_script(
         links.append(f"neighbour add {other.production_address} lladdr {mac} dev {TWIN_DEVICE} nud permanent")
         paths.append(f"fdb add {mac} dev {TWIN_DEVICE} dst {other.address}")
     ip_lines, bridge_lines = "\n".join(links), "\n".join(paths)
+    # No line of it may be the END_OF_SCRIPT that `prepare_script` puts behind it.
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: inside the stage, production's addresses belong to the clones.
 set -eu
@@ -141,6 +145,10 @@ def _mac(address: IPv4Address) -> str:
 def prepare_script(container: ContainerSettings, settings: Settings) -> str:
     """POSIX shell: clears what the settings name, checks that it is gone, names the clones, stamps."""
     report = f"{FOLDER}/report"
+    twins = ""
+    if settings.network.twins:
+        script = twins_script(container, settings.containers.values(), settings.network)
+        twins = f"cat >{TWINS} <<'END_OF_SCRIPT'\n{script}END_OF_SCRIPT\nchmod 755 {TWINS}\n"
     hosts = "\n".join(f"{other.address} {other.name}" for other in settings.containers.values())
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: makes this clone of a production container safe before any service starts.
@@ -157,7 +165,7 @@ cat >>/etc/hosts <<'END'
 # Written by pytest-stagegbo: the stage has no DNS of its own.
 {hosts}
 END
-mv {report} {STAMP}
+{twins}mv {report} {STAMP}
 """
 
 
@@ -186,7 +194,7 @@ WantedBy=sysinit.target
 
 
 def sysinit_drop_in() -> str:
-    """Services wait for `sysinit.target` by default, and it fails with the unit."""
+    """For a full boot: services wait for `sysinit.target` by default, and it fails with the unit."""
     return f"# Written by pytest-stagegbo.\n[Unit]\nRequires={UNIT}\nAfter={UNIT}\n"
 
 
@@ -195,9 +203,9 @@ def stage_target(container: ContainerSettings) -> str:
     return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
 [Unit]
 Description=Stage clone of {container.source_name}
-Requires=sysinit.target
+Requires={UNIT} sysinit.target
 Wants=networking.service {" ".join(container.units)}
-After=sysinit.target networking.service
+After={UNIT} sysinit.target networking.service
 AllowIsolate=yes
 Conflicts=rescue.service rescue.target
 """

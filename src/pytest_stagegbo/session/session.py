@@ -1,0 +1,173 @@
+"""A pytest process and the stage: provisioned once, locked and reset test by test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from pytest_stagegbo import errors
+from pytest_stagegbo.errors import NotHeld, StageGboError, StageMissing, VaultSealed
+from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.session.demand import Demand
+    from pytest_stagegbo.session.summary import Summary
+
+__all__ = ["StageSession"]
+
+OUTCOME_SECONDS = 24 * 3600
+"""After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
+
+
+class StageSession:
+    """One of the processes of one run of pytest.
+
+    Args:
+        run: Identifies the run; the same in all its processes.
+        summary: Is told of resets and waits.
+    """
+
+    def __init__(self, engine: StageEngine, run: str, summary: Summary) -> None:
+        self.engine = engine
+        self.settings = engine.settings
+        self.summary = summary
+        self._lock = engine.lock()
+        self._run = run
+        self._ensured = False
+        self._failure: StageGboError | None = None
+        self._told = False
+        self._held: frozenset[str] = frozenset()
+
+    # -- provisioning
+
+    def ensure(self) -> None:
+        """Provision the stage, or learn how another process of this run fared with it. `check` tells of failure."""
+        if self._ensured:
+            return
+        self._ensured = True
+        outcome = self._outcome()
+        with FileLock(outcome.with_suffix(".outcome-lock"), mode=0o660):
+            if outcome.exists():
+                self._failure = _read(outcome)
+                return
+            try:
+                self._provision()
+            except StageGboError as error:
+                self._failure = error
+            _write(outcome, self._failure)
+
+    @property
+    def failed(self) -> bool:
+        """Whether provisioning was tried and failed."""
+        return self._failure is not None
+
+    def check(self) -> None:
+        """Raise what kept the stage from being provisioned: whole the first time, then a reminder of it."""
+        if self._failure is None:
+            return
+        if not self._told:
+            self._told = True
+            raise self._failure
+        raise StageMissing(
+            f"the stage could not be provisioned: {self._failure.message}", remedy="see the first test that says so"
+        )
+
+    def _provision(self) -> None:
+        engine, mode = self.engine, self.settings.pytest.provision
+        if mode == "never":
+            left = engine.plan().changes
+            if left:
+                raise StageMissing(
+                    f"stage {self.settings.project} is not what the settings say, and this session may not change it",
+                    seen="left to do: " + "; ".join(step.text for step in left),
+                    remedy="run `python -m pytest_stagegbo provision`, or pytest without --stage-provision=never",
+                )
+        result = engine.provision(recreate=mode == "recreate")
+        if result.sealed:
+            raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
+
+    def _outcome(self) -> Path:
+        self._lock.make_folder()
+        return self._lock.folder / f"run-{self._run}.outcome"
+
+    def forget(self) -> None:
+        """Remove what this run, and killed ones of yesterday, noted about provisioning. For the last process."""
+        with contextlib.suppress(OSError):
+            for path in self._lock.folder.glob("run-*"):
+                mine = path.name.startswith(f"run-{self._run}.")
+                if mine or time.time() - path.stat().st_mtime > OUTCOME_SECONDS:
+                    path.unlink()
+
+    # -- tests
+
+    def begin(self, test: str, demand: Demand) -> None:
+        """Take the locks that a test needs and make clean what it wants clean.
+
+        Raises:
+            StageGboError: provisioning failed; the locks were not had in time; a reset failed.
+        """
+        self.check()
+        began = time.monotonic()
+        self._lock.acquire(f"test {test}", shared={STAGE, *demand.uses}, exclusive=demand.resets)
+        self.summary.lock_wait(time.monotonic() - began)
+        self._held = frozenset(demand.resets)
+        try:
+            if demand.resets:
+                self._reset(demand.resets)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Let go of the test's locks."""
+        self._held = frozenset()
+        self._lock.release()
+
+    def reset(self, names: tuple[str, ...]) -> None:
+        """A reset in the middle of a test: only of what the test keeps to itself.
+
+        Raises:
+            NotHeld: another test may be using one of the containers.
+        """
+        wiped = [name for name, container in self.settings.containers.items() if container.wipe]
+        wanted = [container for name in names for container in (wiped if name == "all" else [name])]
+        missing = [name for name in wanted if name not in self._held]
+        if missing or not wanted:
+            raise NotHeld(
+                f"this test does not keep {', '.join(missing) or 'anything'} to itself, so it may not reset it",
+                seen="it keeps " + (", ".join(sorted(self._held)) or "nothing"),
+                remedy=f"mark it: @pytest.mark.stage_reset({', '.join(map(repr, missing or ['cache']))})",
+            )
+        self._reset(tuple(dict.fromkeys(wanted)))
+
+    def _reset(self, names: tuple[str, ...]) -> None:
+        began = time.monotonic()
+        self.engine.reset(names, held=True)
+        self.summary.reset(names, time.monotonic() - began)
+
+
+def _write(path: Path, failure: StageGboError | None) -> None:
+    entry = {}
+    if failure is not None:
+        fields = {"message": failure.message, "seen": failure.seen, "remedy": failure.remedy}
+        entry = {"type": type(failure).__name__, **fields}
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(entry))
+    temporary.replace(path)
+
+
+def _read(path: Path) -> StageGboError | None:
+    entry = json.loads(path.read_text())
+    if not entry:
+        return None
+    kind: type[StageGboError] = getattr(errors, entry["type"], StageGboError)
+    return kind(entry["message"], seen=entry["seen"], remedy=entry["remedy"])
