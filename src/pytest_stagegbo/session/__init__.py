@@ -1,0 +1,1 @@
+"""A pytest process and the stage."""
