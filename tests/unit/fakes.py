@@ -183,10 +183,10 @@ class Sent:
 
     method: str
     path: tuple[str, ...]
-    params: dict[str, str | int] = field(default_factory=dict)
+    params: Mapping[str, str | int] = field(default_factory=dict)
     body: Any = None
     data: bytes | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class StrictConnection:

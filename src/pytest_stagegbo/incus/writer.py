@@ -254,22 +254,20 @@ class Writer:
 
     def _project_of(self, method: str, path: tuple[str, ...], body: Any) -> str:
         """The project to send a write to, or an error when it isn't one that the stage may make."""
-        scope = self.scope
-        name = path[1] if len(path) > 1 else (body or {}).get("name", "")
-        if {"", ".", ".."} & set(path):
-            raise ProductionProtected(  # HTTP clients resolve these, so the path would not be the one looked at below
-                f"{method} /1.0/{'/'.join(path)} has a segment that changes where it leads",
-                seen=f"path {path!r}",
-                remedy="this is a bug of pytest-stagegbo: please report it",
-            )
-        if path[0] == "projects" and name == scope.project:
-            return ""
-        if path[0] == "networks" and name == scope.network and name not in scope.production_networks:
-            return HOST_PROJECT
-        if path[0] == "network-acls" and name == scope.acl:
-            return HOST_PROJECT
-        if path[0] in {"instances", "profiles"} and scope.project not in {scope.source_project, HOST_PROJECT}:
-            return scope.project
+        scope, body = self.scope, body or {}
+        kind = path[0] if path else ""
+        name = path[1] if len(path) > 1 else body.get("name", "")
+        straight = not {"", ".", ".."} & set(path)  # HTTP clients resolve these: another path would be written to
+        stays = body.get("project", scope.project) == scope.project  # Incus moves an instance to the one named here
+        if straight and stays:
+            if kind == "projects" and name == scope.project:
+                return ""
+            if kind == "networks" and name == scope.network and name not in scope.production_networks:
+                return HOST_PROJECT
+            if kind == "network-acls" and name == scope.acl:
+                return HOST_PROJECT
+            if kind in {"instances", "profiles"} and scope.project not in {scope.source_project, HOST_PROJECT}:
+                return scope.project
         raise ProductionProtected(
             f"{method} /1.0/{'/'.join(path)} is not a write to the stage",
             seen=f"the stage is project {scope.project}, network {scope.network}, access list {scope.acl}",

@@ -1,0 +1,526 @@
+"""Every write, as it leaves; and the gate, through which nothing leads to production."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import Sent, StrictConnection, refused
+
+from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
+from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope
+from pytest_stagegbo.incus.connection import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCOPE = WriterScope(
+    project="STAGE-GBO",
+    network="stagebr0",
+    acl="stagebr0-isolation",
+    source_project="PROD-GBO",
+    production_networks=frozenset({"prodbr0"}),
+)
+CONFIG = {"key": "value"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, the answers that it gets, and the requests that it makes."""
+
+    call: Callable[[Writer], object]
+    sent: list[Sent]
+    replies: dict[tuple[str, str], Any] = field(default_factory=dict)
+    waits: bool = False
+
+    def answers(self) -> dict[tuple[str, str], Any]:
+        return {**{(sent.method, "/".join(sent.path)): None for sent in self.sent}, **self.replies}
+
+
+def both(**values: str) -> dict[str, str]:
+    incus = {f"X-Incus-{key}": value for key, value in values.items()}
+    return incus | {f"X-LXD-{key}": value for key, value in values.items()}
+
+
+ETAG = Reply({}, "e7a9", {})
+STAGE = {"project": "STAGE-GBO"}
+HOST = {"project": "default"}
+
+CASES: dict[str, Case] = {
+    "create_project": Case(
+        lambda w: w.create_project(CONFIG, "text"),
+        [Sent("POST", ("projects",), {}, {"name": "STAGE-GBO", "description": "text", "config": CONFIG})],
+    ),
+    "replace_project": Case(
+        lambda w: w.replace_project(CONFIG, "text"),
+        [
+            Sent("GET", ("projects", "STAGE-GBO")),
+            Sent(
+                "PUT",
+                ("projects", "STAGE-GBO"),
+                {},
+                {"description": "text", "config": CONFIG},
+                headers={"If-Match": "e7a9"},
+            ),
+        ],
+        {("GET", "projects/STAGE-GBO"): ETAG},
+    ),
+    "delete_project": Case(lambda w: w.delete_project(), [Sent("DELETE", ("projects", "STAGE-GBO"))]),
+    "create_network": Case(
+        lambda w: w.create_network(CONFIG, "text"),
+        [
+            Sent(
+                "POST",
+                ("networks",),
+                HOST,
+                {"name": "stagebr0", "type": "bridge", "config": CONFIG, "description": "text"},
+            )
+        ],
+    ),
+    "replace_network": Case(
+        lambda w: w.replace_network(CONFIG, "text"),
+        [
+            Sent("GET", ("networks", "stagebr0"), HOST),
+            Sent(
+                "PUT",
+                ("networks", "stagebr0"),
+                HOST,
+                {"config": CONFIG, "description": "text"},
+                headers={"If-Match": "e7a9"},
+            ),
+        ],
+        {("GET", "networks/stagebr0"): ETAG},
+    ),
+    "delete_network": Case(lambda w: w.delete_network(), [Sent("DELETE", ("networks", "stagebr0"), HOST)]),
+    "create_acl": Case(
+        lambda w: w.create_acl({"ingress": [], "name": "another"}),
+        [Sent("POST", ("network-acls",), HOST, {"ingress": [], "name": "stagebr0-isolation"})],
+    ),
+    "replace_acl": Case(
+        lambda w: w.replace_acl({"ingress": []}),
+        [
+            Sent("GET", ("network-acls", "stagebr0-isolation"), HOST),
+            Sent("PUT", ("network-acls", "stagebr0-isolation"), HOST, {"ingress": []}, headers={"If-Match": "e7a9"}),
+        ],
+        {("GET", "network-acls/stagebr0-isolation"): ETAG},
+    ),
+    "delete_acl": Case(lambda w: w.delete_acl(), [Sent("DELETE", ("network-acls", "stagebr0-isolation"), HOST)]),
+    "replace_default_profile": Case(
+        lambda w: w.replace_default_profile(CONFIG, {"root": {}}, "text"),
+        [
+            Sent(
+                "PUT",
+                ("profiles", "default"),
+                STAGE,
+                {"config": CONFIG, "devices": {"root": {}}, "description": "text"},
+            )
+        ],
+    ),
+    "copy_instance": Case(
+        lambda w: w.copy_instance("cache", "valkey", config=CONFIG, devices={"web": {"type": "none"}}),
+        [
+            Sent(
+                "POST",
+                ("instances",),
+                STAGE,
+                {
+                    "name": "cache",
+                    "profiles": ["default"],
+                    "config": CONFIG,
+                    "devices": {"web": {"type": "none"}},
+                    "ephemeral": False,
+                    "source": {
+                        "type": "copy",
+                        "source": "valkey",
+                        "project": "PROD-GBO",
+                        "instance_only": True,
+                        "allow_inconsistent": True,
+                    },
+                },
+            )
+        ],
+        waits=True,
+    ),
+    "set_instance_config": Case(
+        lambda w: w.set_instance_config("cache", CONFIG),
+        [Sent("PATCH", ("instances", "cache"), STAGE, {"config": CONFIG})],
+        waits=True,
+    ),
+    "set_instance_devices": Case(
+        lambda w: w.set_instance_devices("cache", {"root": {}}),
+        [Sent("PATCH", ("instances", "cache"), STAGE, {"devices": {"root": {}}})],
+        waits=True,
+    ),
+    "set_state": Case(
+        lambda w: w.set_state("cache", "stop"),
+        [Sent("PUT", ("instances", "cache", "state"), STAGE, {"action": "stop", "force": False, "timeout": 30})],
+        waits=True,
+    ),
+    "delete_instance": Case(
+        lambda w: w.delete_instance("cache"), [Sent("DELETE", ("instances", "cache"), STAGE)], waits=True
+    ),
+    "put_file": Case(
+        lambda w: w.put_file("cache", "/etc/motd", b"hello", mode=0o600, uid=7, gid=8),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "files"),
+                {"path": "/etc/motd", **STAGE},
+                data=b"hello",
+                headers=both(type="file", mode="0600", uid="7", gid="8", write="overwrite"),
+            )
+        ],
+    ),
+    "make_folder": Case(
+        lambda w: w.make_folder("cache", "/var/lib/stagegbo", mode=0o700),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "files"),
+                {"path": path, **STAGE},
+                data=b"",
+                headers=both(type="directory", mode="0700", uid="0", gid="0"),
+            )
+            for path in ("/var/lib", "/var/lib/stagegbo")
+        ],
+    ),
+    "delete_file": Case(
+        lambda w: w.delete_file("cache", "/etc/motd"),
+        [Sent("DELETE", ("instances", "cache", "files"), {"path": "/etc/motd", **STAGE})],
+    ),
+    "execute": Case(
+        lambda w: w.execute("cache", ["id", "-u"]),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "exec"),
+                STAGE,
+                {
+                    "command": ["id", "-u"],
+                    "record-output": True,
+                    "wait-for-websocket": False,
+                    "interactive": False,
+                },
+            )
+        ],
+        {("POST", "instances/cache/exec"): {"return": 0}},
+        waits=True,
+    ),
+}
+
+
+def writer_on(connection: StrictConnection, scope: WriterScope = SCOPE) -> Writer:
+    return Writer(connection.as_connection(), scope, timeout=12.0)
+
+
+class TestEveryMethod:
+    def test_each_has_a_case_here(self) -> None:
+        public = {name for name, _ in inspect.getmembers(Writer, inspect.isfunction) if not name.startswith("_")}
+        assert public == set(CASES)
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_sends_these_requests_and_no_others(self, name: str) -> None:
+        case = CASES[name]
+        connection = StrictConnection(case.answers())
+        case.call(writer_on(connection))
+        assert connection.sent == case.sent
+        connection.check()
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_waits_for_background_operations_within_the_time_set(self, name: str) -> None:
+        case = CASES[name]
+        connection = StrictConnection(case.answers())
+        case.call(writer_on(connection))
+        assert [timeout for _, timeout in connection.waited] == [12.0] * case.waits
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_writes_to_the_stage_whatever_its_name_is(self, name: str) -> None:
+        """No request but the copy's source carries the name of production's project, network or host project."""
+        case = CASES[name]
+        connection = StrictConnection(case.answers())
+        case.call(writer_on(connection))
+        for sent in connection.sent:
+            if sent.method == "GET":
+                continue
+            assert sent.params.get("project", "STAGE-GBO") in {"STAGE-GBO", "default"}
+            on_the_host = sent.path[0] in {"networks", "network-acls"}
+            assert (sent.params.get("project") == "default") == on_the_host
+            assert "PROD-GBO" not in (*sent.path, *sent.params.values())
+
+    @pytest.mark.parametrize(
+        "name", [name for name, case in CASES.items() if case.sent[-1].path[0] in {"instances", "profiles", "networks"}]
+    )
+    def test_sends_nothing_to_a_stage_that_is_production(self, name: str) -> None:
+        """A scope can't be made so; one that was tampered with still opens nothing."""
+        scope = WriterScope("STAGE-GBO", "stagebr0", "stagebr0-isolation", "PROD-GBO", frozenset())
+        object.__setattr__(scope, "source_project", "STAGE-GBO")
+        object.__setattr__(scope, "production_networks", frozenset({"stagebr0"}))
+        connection = StrictConnection(CASES[name].answers())
+        with pytest.raises(ProductionProtected):
+            CASES[name].call(writer_on(connection, scope))
+        assert [sent for sent in connection.sent if sent.method != "GET"] == []
+
+
+class TestDetails:
+    def test_a_copy_can_be_aimed_at_a_member_of_a_cluster(self) -> None:
+        connection = StrictConnection({("POST", "instances"): None})
+        writer_on(connection).copy_instance("cache", "cache", config={}, devices={}, target="member-2")
+        assert connection.sent[0].params == {"target": "member-2", "project": "STAGE-GBO"}
+
+    def test_a_stop_can_be_forced(self) -> None:
+        connection = StrictConnection({("PUT", "instances/cache/state"): None})
+        writer_on(connection).set_state("cache", "stop", force=True, seconds=5)
+        assert connection.sent[0].body == {"action": "stop", "force": True, "timeout": 5}
+
+    @pytest.mark.parametrize(
+        ("path", "made"),
+        [
+            pytest.param("/data", ["/data"], id="at-the-top"),
+            pytest.param("/opt/gbo", ["/opt/gbo"], id="below-the-top"),
+            pytest.param("/opt/gbo/a/b", ["/opt/gbo", "/opt/gbo/a", "/opt/gbo/a/b"], id="deep"),
+        ],
+    )
+    def test_a_folder_is_made_from_the_top_down(self, path: str, made: list[str]) -> None:
+        connection = StrictConnection({("POST", "instances/cache/files"): None})
+        writer_on(connection).make_folder("cache", path)
+        assert [sent.params["path"] for sent in connection.sent] == made
+
+    @pytest.mark.parametrize("name", ["delete_instance", "delete_file"])
+    def test_what_is_gone_already_is_deleted(self, name: str) -> None:
+        case = CASES[name]
+        (sent,) = case.sent
+        case.call(writer_on(StrictConnection({(sent.method, "/".join(sent.path)): refused(404)})))
+
+    @pytest.mark.parametrize("name", ["delete_instance", "delete_file"])
+    def test_another_refusal_to_delete_is_an_error(self, name: str) -> None:
+        case = CASES[name]
+        (sent,) = case.sent
+        with pytest.raises(ServerRefused):
+            case.call(writer_on(StrictConnection({(sent.method, "/".join(sent.path)): refused(400)})))
+
+
+class TestExecute:
+    RECORDS = "instances/cache/logs/exec-output"
+
+    def connection(self, **metadata: Any) -> StrictConnection:
+        folder = "/1.0/instances/cache/logs/exec-output"
+        output = {"1": f"{folder}/exec_7.stdout", "2": f"{folder}/exec_7.stderr"}
+        return StrictConnection(
+            {
+                ("POST", "instances/cache/exec"): {"return": 3, "output": output, **metadata},
+                ("GET", f"{self.RECORDS}/exec_7.stdout"): "grün\n".encode(),
+                ("GET", f"{self.RECORDS}/exec_7.stderr"): b"\xff",
+                ("DELETE", f"{self.RECORDS}/exec_7.stdout"): None,
+                ("DELETE", f"{self.RECORDS}/exec_7.stderr"): None,
+            }
+        )
+
+    def test_returns_the_status_and_both_outputs(self) -> None:
+        assert writer_on(self.connection()).execute("cache", ["x"]) == CommandResult(
+            3, "grün\n", "\N{REPLACEMENT CHARACTER}"
+        )
+
+    def test_deletes_the_recorded_outputs_once_read(self) -> None:
+        connection = self.connection()
+        writer_on(connection).execute("cache", ["x"])
+        connection.check()
+        assert [(sent.method, sent.path[-1], sent.params) for sent in connection.sent[1:]] == [
+            ("GET", "exec_7.stdout", STAGE),
+            ("DELETE", "exec_7.stdout", STAGE),
+            ("GET", "exec_7.stderr", STAGE),
+            ("DELETE", "exec_7.stderr", STAGE),
+        ]
+
+    def test_has_a_time_limit_of_its_own(self) -> None:
+        connection = StrictConnection({("POST", "instances/cache/exec"): {"return": 0}})
+        writer_on(connection).execute("cache", ["id"], timeout=0)
+        assert connection.waited == [("id in cache", 0)]
+
+    def test_an_operation_that_was_forgotten_is_an_error(self) -> None:
+        with pytest.raises(OperationFailed, match="id in cache ended without a result"):
+            writer_on(StrictConnection({("POST", "instances/cache/exec"): None})).execute("cache", ["id"])
+
+
+class TestScope:
+    """The names that a writer is bound to are never production's."""
+
+    @pytest.mark.parametrize(
+        ("project", "source"),
+        [
+            pytest.param("PROD-GBO", "PROD-GBO", id="the-source"),
+            pytest.param("default", "PROD-GBO", id="the-hosts"),
+            pytest.param("default", "default", id="both"),
+        ],
+    )
+    def test_a_project_of_production_is_refused(self, project: str, source: str) -> None:
+        with pytest.raises(ProductionProtected, match=f"project {project} is where production lives"):
+            WriterScope(project, "stagebr0", "acl", source, frozenset())
+
+    def test_a_network_of_production_is_refused(self) -> None:
+        with pytest.raises(ProductionProtected, match="network stagebr0 is used by production"):
+            WriterScope("STAGE-GBO", "stagebr0", "acl", "default", frozenset({"stagebr0", "prodbr0"}))
+
+    def test_a_stage_of_its_own_is_fine(self) -> None:
+        assert WriterScope("STAGE-GBO", "stagebr0", "acl", "default", frozenset({"prodbr0"})).project == "STAGE-GBO"
+
+
+FORBIDDEN = [
+    pytest.param("DELETE", ("projects", "default"), None, id="delete-the-hosts-project"),
+    pytest.param("PUT", ("projects", "PROD-GBO"), {}, id="change-productions-project"),
+    pytest.param("POST", ("projects",), {"name": "another"}, id="make-another-project"),
+    pytest.param("POST", ("projects",), None, id="make-a-project-without-name"),
+    pytest.param("DELETE", ("networks", "prodbr0"), None, id="delete-productions-network"),
+    pytest.param("PUT", ("networks", "lxdbr0"), {}, id="change-another-network"),
+    pytest.param("POST", ("networks",), {"name": "prodbr0"}, id="make-productions-network"),
+    pytest.param("POST", ("networks", "prodbr0", "forwards"), {"name": "stagebr0"}, id="forward-of-another-network"),
+    pytest.param("DELETE", ("network-acls", "prod"), None, id="delete-another-acl"),
+    pytest.param("POST", ("network-acls",), {"name": "prod"}, id="make-another-acl"),
+    pytest.param("PUT", (), {"config": {}}, id="change-the-server"),
+    pytest.param("PATCH", ("",), {"config": {}}, id="change-the-server-by-a-slash"),
+    pytest.param("PATCH", ("instances", ".."), {"config": {}}, id="change-the-server-by-dots"),
+    pytest.param("DELETE", ("instances", "..", "projects", "default"), None, id="out-of-the-instances"),
+    pytest.param("PUT", ("instances", ".", "state"), {}, id="dot"),
+    pytest.param("DELETE", ("instances", ""), None, id="no-name"),
+    pytest.param("DELETE", ("projects", "STAGE-GBO", "..", "default"), None, id="from-the-stages-project-elsewhere"),
+    pytest.param("POST", ("instances", "cache"), {"migration": True, "project": "default"}, id="move-to-production"),
+    pytest.param("PUT", ("storage-pools", "tank"), {}, id="change-the-pool"),
+    pytest.param("DELETE", ("storage-pools", "tank", "volumes", "container", "tables"), None, id="delete-a-volume"),
+    pytest.param("POST", ("images",), {}, id="make-an-image"),
+    pytest.param("POST", ("certificates",), {}, id="trust-somebody"),
+    pytest.param("DELETE", ("operations", "1234"), None, id="cancel-an-operation"),
+    pytest.param("PUT", ("cluster",), {}, id="change-the-cluster"),
+    pytest.param("DELETE", ("warnings", "1234"), None, id="delete-a-warning"),
+]
+
+
+class TestGate:
+    @pytest.mark.parametrize(("method", "path", "body"), FORBIDDEN)
+    def test_a_write_outside_the_stage_is_not_sent(self, method: str, path: tuple[str, ...], body: Any) -> None:
+        connection = StrictConnection()
+        with pytest.raises(ProductionProtected) as caught:
+            writer_on(connection)._send(method, path, body=body)
+        assert connection.sent == []
+        assert caught.value.message.startswith(f"{method} /1.0/")
+
+    @pytest.mark.parametrize(("method", "path", "body"), FORBIDDEN)
+    def test_nor_is_one_that_would_be_waited_for(self, method: str, path: tuple[str, ...], body: Any) -> None:
+        connection = StrictConnection()
+        with pytest.raises(ProductionProtected):
+            writer_on(connection)._run("x", method, path, body=body)
+        assert (connection.sent, connection.waited) == ([], [])
+
+    def test_the_caller_does_not_choose_the_project(self) -> None:
+        connection = StrictConnection({("DELETE", "instances/cache"): None})
+        writer_on(connection)._send("DELETE", ("instances", "cache"), params={"project": "PROD-GBO"})
+        assert connection.sent[0].params == STAGE
+
+    @pytest.mark.parametrize("name", ["", ".", ".."])
+    def test_no_method_takes_a_name_that_leads_elsewhere(self, name: str) -> None:
+        connection = StrictConnection()
+        writer = writer_on(connection)
+        calls: list[Callable[[], object]] = [
+            lambda: writer.set_instance_config(name, {}),
+            lambda: writer.set_instance_devices(name, {}),
+            lambda: writer.set_state(name, "stop"),
+            lambda: writer.delete_instance(name),
+            lambda: writer.put_file(name, "/etc/motd", b""),
+            lambda: writer.make_folder(name, "/opt/gbo"),
+            lambda: writer.delete_file(name, "/etc/motd"),
+            lambda: writer.execute(name, ["id"]),
+        ]
+        for call in calls:
+            with pytest.raises(ProductionProtected):
+                call()
+        assert connection.sent == []
+
+
+class OnlyGet:
+    """A connection that can do nothing but GET, whatever is asked for."""
+
+    endpoint = "/nowhere/unix.socket"
+    is_local = True
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+
+    def server(self) -> str:
+        return "server"
+
+    def get(self, *path: str, **params: str | int) -> Any:
+        self.asked.append((path, params))
+        return self.answer
+
+    def read_bytes(self, *path: str, **params: str | int) -> bytes:
+        self.asked.append((path, params))
+        return b"content"
+
+
+READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] = {
+    "server": (lambda r: r.server(), None, []),
+    "projects": (lambda r: r.projects(), [], [(("projects",), {"recursion": 1})]),
+    "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
+    "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
+    "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
+    "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
+    "profile": (lambda r: r.profile("P"), {}, [(("profiles", "default"), {"project": "P"})]),
+    "pool": (
+        lambda r: r.pool("tank"),
+        {},
+        [(("storage-pools", "tank"), {}), (("storage-pools", "tank", "resources"), {})],
+    ),
+    "volume_usage": (
+        lambda r: r.volume_usage("tank", "P", "n"),
+        {},
+        [(("storage-pools", "tank", "volumes", "container", "n", "state"), {"project": "P"})],
+    ),
+    "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
+}
+
+
+class TestReader:
+    """What the package holds of production can only read."""
+
+    def test_each_method_has_a_case_here(self) -> None:
+        public = {name for name, _ in inspect.getmembers(Reader, inspect.isfunction) if not name.startswith("_")}
+        assert public == set(READS)
+
+    @pytest.mark.parametrize("name", READS)
+    def test_it_works_over_a_connection_that_can_only_get(self, name: str) -> None:
+        call, answer, asked = READS[name]
+        connection: Any = OnlyGet(answer)
+        call(Reader(connection))
+        assert connection.asked == asked
+
+    @pytest.mark.parametrize(("name", "nothing"), [("instances", {}), ("instance", None), ("profile", None)])
+    def test_what_does_not_exist_is_not_an_error(self, name: str, nothing: Any) -> None:
+        assert READS[name][0](Reader(Refusing(404).as_connection())) == nothing
+
+    @pytest.mark.parametrize("name", ["instances", "instance", "profile", "file"])
+    def test_another_refusal_is_an_error(self, name: str) -> None:
+        with pytest.raises(ServerRefused):
+            READS[name][0](Reader(Refusing(500).as_connection()))
+
+    def test_a_file_that_does_not_exist_has_no_content(self) -> None:
+        assert Reader(Refusing(404).as_connection()).file("P", "n", "/x") is None
+
+    @pytest.mark.parametrize(
+        ("state", "used"),
+        [({"usage": {"used": 7}}, 7), ({"usage": {"used": -1}}, None), ({"usage": None}, None), (None, None)],
+    )
+    def test_a_volumes_usage_is_unknown_where_the_driver_does_not_count(self, state: Any, used: int | None) -> None:
+        connection: Any = OnlyGet(state)
+        assert Reader(connection).volume_usage("tank", "P", "n") == used
+
+
+class Refusing(StrictConnection):
+    """Refuses everything with one status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self._status = status
+
+    def get_reply(self, *path: str, **params: str | int) -> Reply:
+        raise refused(self._status, f"{path} {params}")
