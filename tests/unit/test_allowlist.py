@@ -270,6 +270,11 @@ class TestUnsafe:
         devices = {**found.expanded_devices, "root": root}
         assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == [f"device root ({root['type']})"]
 
+    def test_a_second_root_disk_is_unsafe(self) -> None:
+        found = clone("tables", SETTINGS)
+        devices = {**found.expanded_devices, "system-disk": {"type": "disk", "path": "/", "pool": "tank"}}
+        assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == ["device system-disk (disk)"]
+
     def test_a_removed_device_and_an_unset_key_are_safe(self) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "web": {"type": "none"}}
