@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "build", "resolve"]
 
 DEFAULT = "default"
-UNSEAL: tuple[KeyPath, ...] = (("vault", "unseal_file"), ("vault", "unseal_env"), ("vault", "unseal_command"))
-"""These answer one question together, so the highest layer that sets one of them silences the layers below."""
 
 _UNIT_SUFFIXES = (
     *(".service", ".socket", ".device", ".mount", ".automount", ".swap"),
@@ -104,7 +102,11 @@ class _Resolution:
             vault=VaultSettings(**self._fields(VaultSettings, ("vault",))),
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
         )
-        settings = dataclasses.replace(settings, containers=MappingProxyType(dict(self._containers(settings.network))))
+        settings = dataclasses.replace(
+            settings,
+            containers=MappingProxyType(dict(self._containers(settings.network))),
+            credentials=self._credentials(),
+        )
         self.problems += [
             self._render(problem) for problem in check(settings) if not self.failed.intersection(problem.keys)
         ]
@@ -117,9 +119,8 @@ class _Resolution:
     def _take(self, layer: Layer) -> None:
         self.problems += layer.problems
         raw = dict(self._flat(layer, layer.values, ()))
-        if any(raw.get(path) for path in UNSEAL):
-            for path in UNSEAL:
-                self.given.pop(path, None)
+        answered = {question for path, value in raw.items() if value and (question := _question(path))}
+        self.given = {path: value for path, value in self.given.items() if _question(path) not in answered}
         for path, value in raw.items():
             key = keys.find(path)
             assert key is not None, "_flat yields known keys only"
@@ -172,6 +173,13 @@ class _Resolution:
             else:
                 yield name, ContainerSettings(**{"name": name, "address": self._own_address(name, defaults), **fields})
 
+    def _credentials(self) -> Mapping[str, Mapping[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for path, given in self.given.items():
+            if path[0] == "credentials":
+                found.setdefault(path[1], {})[path[2]] = str(given.value)
+        return MappingProxyType({name: MappingProxyType(values) for name, values in found.items()})
+
     def _own_address(self, name: str, defaults: Iterable[str]) -> IPv4Address:
         """For a container that has no default: there must be an address, which overrides what is returned."""
         key = f"containers.{name}.address"
@@ -206,6 +214,9 @@ class _Resolution:
 
     def _origins(self, settings: Settings) -> Iterator[tuple[str, str]]:
         for path in keys.all_keys():
+            if path[0] == "credentials":
+                yield from ((dotted(here), self._origin(here)) for here in self.given if here[0] == "credentials")
+                continue
             if keys.ANY not in path:
                 yield dotted(path), self._origin(path)
                 continue
@@ -228,6 +239,8 @@ class _Resolution:
         path = self._path(key)
         if path in self.given:
             return self.given[path].where
+        if path[0] == "credentials" and len(path) == 2:  # a table: where its first value stands
+            return next((value.where for given, value in self.given.items() if given[:2] == path), key)
         if path[0] == "containers" and len(path) == 2:
             return self.named.get(path[1], key)
         return key if keys.is_table(path) else f"{key} ({self._origin(path)})"
@@ -238,6 +251,17 @@ class _Resolution:
         if table != "containers" or not rest:
             return tuple(key.split("."))
         return (table, rest) if rest in self.named else (table, *rest.rsplit(".", 1))
+
+
+def _question(path: KeyPath) -> KeyPath:
+    """What a key answers together with others, so that the highest layer that sets one of them silences the layers
+    below: where the unseal keys come from, where the token does, what a credential is. Empty: nothing."""
+    if path[0] == "vault":
+        question = path[1].partition("_")[0]
+        return ("vault", question) if question in {"unseal", "token"} else ()
+    if path[0] == "credentials" and len(path) == 3:
+        return (*path[:2], path[2].removesuffix("_env").removesuffix("_file"))
+    return ()
 
 
 def _unknown(path: KeyPath) -> str:

@@ -147,6 +147,8 @@ def sizes(settings: Settings) -> Iterator[Problem]:
         else:
             if not size and key in limits:
                 yield Problem(f"{text!r} leaves no room at all", (key,))
+    if not 0 <= settings.disk_floor_share < 1:
+        yield Problem(f"{settings.disk_floor_share:g} is not a part of 1, such as 0.1", ("disk_floor_share",))
 
 
 def timeouts(settings: Settings) -> Iterator[Problem]:
@@ -166,9 +168,50 @@ def unseal(settings: Settings) -> Iterator[Problem]:
     given = tuple(key for key, value in sources.items() if value)
     if len(given) > 1:
         yield Problem(f"unseal keys come from one place; {' and '.join(given)} are set", given)
-    if vault.unseal_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", vault.unseal_env):
+    if vault.unseal_env and not _VARIABLE.fullmatch(vault.unseal_env):
         # Not repeated: it may be a key that someone put where its variable's name belongs.
         yield Problem("the value (not shown) is not the name of an environment variable", ("vault.unseal_env",))
+
+
+def token(settings: Settings) -> Iterator[Problem]:
+    vault = settings.vault
+    if vault.token_env and vault.token_file:
+        keys = ("vault.token_env", "vault.token_file")
+        yield Problem(f"the token comes from one place; {' and '.join(keys)} are set", keys)
+    if vault.token_env and not _VARIABLE.fullmatch(vault.token_env):
+        yield Problem("the value (not shown) is not the name of an environment variable", ("vault.token_env",))
+    parts = vault.kv_path.strip("/").split("/")
+    if "" in parts or ".." in parts or "." in parts:
+        yield Problem("this is not a mount and a folder such as secret/gbo", ("vault.kv_path",))
+    if vault.env_file and not vault.env_file.startswith("/"):
+        yield Problem("this is not an absolute path inside a container", ("vault.env_file",))
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def credentials(settings: Settings) -> Iterator[Problem]:
+    for name, given in settings.credentials.items():
+        if name not in settings.containers:
+            there = ", ".join(sorted(settings.containers))
+            yield Problem(f"{name!r} is not a container of the stage; there are {there}", (f"credentials.{name}",))
+        questions: defaultdict[str, list[str]] = defaultdict(list)
+        for key, value in given.items():
+            dotted = f"credentials.{name}.{key}"
+            base = key.removesuffix("_env").removesuffix("_file")
+            questions[base].append(dotted)
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", base):
+                yield Problem(f"{key!r} names no credential; write one such as password_env", (dotted,))
+            elif base in {"host", "port", "url"}:
+                yield Problem(
+                    f"where a service is does not come from its credentials; see containers.{name}.address and .probes",
+                    (dotted,),
+                )
+            if key.endswith("_env") and value and not _VARIABLE.fullmatch(value):
+                yield Problem("the value (not shown) is not the name of an environment variable", (dotted,))
+        for base, keys in questions.items():
+            if len(keys) > 1:
+                yield Problem(f"{base} comes from one place; {' and '.join(keys)} are set", tuple(keys))
 
 
 # Containers -----------------------------------------------------------------------------------------------------
@@ -366,6 +409,8 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     sizes,
     timeouts,
     unseal,
+    token,
+    credentials,
     some_containers,
     container_names,
     addresses,

@@ -66,10 +66,11 @@ def convert(key: Key, value: object) -> object:
     """`value` as what `key` holds.
 
     Raises:
-        BadValue: It cannot be that. What stands under `vault` is not repeated, lest someone put a key there.
+        BadValue: It cannot be that. What stands under `vault` and `credentials` is not repeated: it is a secret, or
+            someone may have put one there.
     """
     # Mistaking a key for the file that holds it is easy, and errors end up in logs.
-    show: Callable[[object], str] = (lambda _: _UNSHOWN) if key.path[0] == "vault" else repr
+    show: Callable[[object], str] = (lambda _: _UNSHOWN) if key.path[0] in {"vault", "credentials"} else repr
     if key.type == tuple[ProbeSettings, ...]:
         return _probes(value, show)
     if key.type == tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Every key that can be set, read off the model, and the environment name of each.
 
-A path is a key taken apart: `("network", "address")` for `network.address`. Containers are named by whoever sets
-them, so in the list of keys :data:`ANY` stands for the name.
+A path is a key taken apart: `("network", "address")` for `network.address`. Containers and their credentials are
+named by whoever sets them, so in the list of keys :data:`ANY` stands for the name.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
         here = (*path, field.name)
         if here == ("containers",):
             yield from _walk(ContainerSettings, (*here, ANY))
+        elif here == ("credentials",):
+            yield Key((*here, ANY, ANY), str, dataclasses.MISSING, owner)
         elif dataclasses.is_dataclass(hints[field.name]):
             yield from _walk(hints[field.name], here)
         elif here != ("containers", ANY, "name"):  # the name is the table's
@@ -87,7 +89,9 @@ def is_table(path: KeyPath) -> bool:
 
 
 def _generic(path: KeyPath) -> KeyPath:
-    return ("containers", ANY, *path[2:]) if path[:1] == ("containers",) and len(path) > 1 else path
+    if path[:1] == ("containers",) and len(path) > 1:
+        return ("containers", ANY, *path[2:])
+    return ("credentials", *[ANY] * (len(path) - 1)) if path[:1] == ("credentials",) else path
 
 
 def dotted(path: KeyPath) -> str:

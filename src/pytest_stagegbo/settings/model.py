@@ -70,7 +70,8 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """Where the unseal keys of Vault come from. At most one is set; none: Vault stays sealed."""
+    """Where the unseal keys of Vault come from (at most one is set; none: Vault stays sealed), and how its secrets are
+    read."""
 
     unseal_file: str = ""
     """Path of an `init.json` as `vault operator init -format=json` prints it, or one key a line."""
@@ -78,6 +79,16 @@ class VaultSettings:
     """Name of an environment variable that holds the keys, separated by white space or commas."""
     unseal_command: tuple[str, ...] = ()
     """A command that prints either of these forms."""
+    token_env: str = ""
+    """Name of an environment variable that holds the token to read the stage's credentials with."""
+    token_file: str = ""
+    """Path of a file that holds the token. Neither: the `VAULT_TOKEN` of `env_file`."""
+    kv_path: str = "secret/gbo"
+    """Mount of a KV store, version 2, and the folder in it with a secret for each container."""
+    env_container: str = "system"
+    """The clone whose `env_file` is read."""
+    env_file: str = "/opt/gbo/bin/.env"
+    """Path, inside that clone, of the file that BotServer has its token from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +232,16 @@ class Settings:
     """Size of each clone's root disk, in Incus's notation (`10GB`, `512MiB`)."""
     disk_floor: str = "5GB"
     """Provisioning stops before the pool, or the file system under it, has less than this left."""
+    disk_floor_share: float = 0.1
+    """Part of the pool's size that must stay free as well, 0 to below 1: while tests run, the larger of the two
+    counts."""
     incus: IncusSettings = field(default_factory=IncusSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     vault: VaultSettings = field(default_factory=VaultSettings)
     timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
     pytest: PytestSettings = field(default_factory=PytestSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
+    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
+    names an environment variable, one that ends with `_file` a file. A value that is written down itself is for
+    throwaway passwords only."""

@@ -37,6 +37,7 @@ _PATH_KEYS = (
     ("incus", "client_key"),
     ("incus", "server_cert"),
     ("vault", "unseal_file"),
+    ("vault", "token_file"),
 )
 
 
@@ -164,7 +165,21 @@ def anchored(layer: Layer, folder: Path) -> Layer:
         if not isinstance(value, str) or not value or (name == "endpoint" and value[0] not in "~./"):
             continue
         values[table] = {**values[table], name: str(folder.absolute() / _home(value))}
+    if isinstance(credentials := values.get("credentials"), Mapping):
+        values["credentials"] = {name: _anchored(table, folder) for name, table in credentials.items()}
     return dataclasses.replace(layer, values=MappingProxyType(values))
+
+
+def _anchored(table: object, folder: Path) -> object:
+    """A container's credentials, with the paths among them made absolute."""
+    if not isinstance(table, Mapping):
+        return table
+    return {
+        name: str(folder.absolute() / _home(value))
+        if name.endswith("_file") and value and isinstance(value, str)
+        else value
+        for name, value in table.items()
+    }
 
 
 def _home(path: str) -> str:
@@ -211,9 +226,11 @@ def _is_reserved(variable: str) -> bool:
 
 def _path(variable: str, names: Mapping[str, str]) -> KeyPath:
     first, *rest = variable.removeprefix(PREFIX).split("__")
-    if first != "CONTAINERS" or not rest:
+    if first not in {"CONTAINERS", "CREDENTIALS"} or not rest:
         return tuple(part.lower() for part in (first, *rest))
     container = names.get(rest[0], rest[0].lower().replace("_", "-"))
+    if first == "CREDENTIALS":
+        return ("credentials", container, *(part.lower() for part in rest[1:]))
     # `STAGEGBO_CONTAINERS__LLM=false` leaves the container out, like `containers.llm = false` in a file.
     return ("containers", container, *(part.lower() for part in rest[1:] or ["enabled"]))
 
@@ -224,6 +241,7 @@ def _suggest(variable: str, path: KeyPath, containers: Iterable[str]) -> str:
     known = [
         keys.env_name(tuple(name if part == ANY else part for part in key))
         for key in keys.all_keys()
+        if key[0] != "credentials"  # any name would do there
         for name in (containers if ANY in key else [""])
     ]
     # One underscore instead of two is the usual slip.

@@ -1,0 +1,241 @@
+"""Connected clients for the stage's services, each for a `with` block.
+
+Each imports its library when it is called; `pip install 'pytest-stagegbo[clients]'` brings them all. None uses a
+proxy of the environment: the stage is on a network of this host. TLS is spoken where a probe's `tls` says so, and
+certificates are not checked, since their names are production's.
+
+::
+
+    with clients.postgres(stage) as connection:
+        connection.execute("SELECT count(*) FROM users")
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pytest_stagegbo.errors import MissingRequirement, NotReady
+from pytest_stagegbo.stage.environment import REGION
+from pytest_stagegbo.stage.service import DATABASE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import hvac
+    import openai
+    import psycopg
+    from valkey import Valkey
+
+    from pytest_stagegbo.stage.stage import Stage
+
+__all__ = ["llm", "postgres", "s3", "valkey", "vault"]
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60
+
+
+@contextlib.contextmanager
+def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A psycopg connection to PostgreSQL, in a transaction: what is not committed in the block is rolled back.
+
+    Args:
+        service: The container.
+        options: For `psycopg.connect`, over those made here: `autocommit=True`, `dbname="other"`.
+
+    Raises:
+        MissingRequirement: psycopg is not installed, or there are no credentials.
+        NotReady: PostgreSQL refused; says what it said.
+        StageGboError: The credentials can't be had; see `Credentials`.
+    """
+    try:
+        import psycopg
+    except ImportError as error:
+        _missing("postgres", error)
+    tables = stage[service]
+    found = tables.credential("user", "password")
+    arguments: dict[str, Any] = {
+        "host": tables.host,
+        "port": tables.port,
+        "user": found.user,
+        "password": found.password,
+        "dbname": found.database or DATABASE,
+        "connect_timeout": CONNECT_SECONDS,
+        "sslmode": "require" if tables.tls else "prefer",
+        "application_name": "pytest-stagegbo",
+        **options,
+    }
+    refused = ""
+    try:
+        connection = psycopg.connect(**arguments)
+    except psycopg.OperationalError as error:
+        refused = str(error)
+    if refused:  # outside of the handler, whose traceback has frames with the password in them
+        raise NotReady(
+            f"{tables.name} refused a connection",
+            seen=stage.credentials.mask(refused),
+            remedy="check with `python -m pytest_stagegbo status` that it answers, and its credentials",
+        )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Valkey]:
+    """A valkey-py client. It connects with its first command.
+
+    Args:
+        service: The container.
+        options: For `valkey.Valkey`: `decode_responses=True`, `db=1`.
+
+    Raises:
+        MissingRequirement: valkey-py is not installed.
+        StageGboError: The credentials can't be had; see `Credentials`.
+    """
+    try:
+        import valkey as library
+    except ImportError as error:
+        _missing("valkey", error)
+    cache = stage[service]
+    arguments: dict[str, Any] = {
+        "host": cache.host,
+        "port": cache.port,
+        "username": cache.credentials.user or None,
+        "password": cache.credentials.password or None,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        **({"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if cache.tls else {}),
+        **options,
+    }
+    client = library.Valkey(**arguments)
+    try:
+        yield client
+    finally:
+        client.close()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
+    """A boto3 client for S3: path style, signature version 4, no checksums that older servers don't know.
+
+    Profiles and files of the person who runs the tests (`~/.aws`, `AWS_PROFILE`) are not used.
+
+    Args:
+        service: The container.
+        options: For `botocore.config.Config`: `retries={"max_attempts": 1}`.
+
+    Raises:
+        MissingRequirement: boto3 is not installed, or there are no credentials.
+        StageGboError: The credentials can't be had; see `Credentials`.
+    """
+    try:
+        import boto3
+        import botocore.config
+        import botocore.session
+    except ImportError as error:
+        _missing("s3", error)
+    drive = stage[service]
+    found = drive.credential("access_key", "secret_key")
+    # Each variable: (name in a configuration file, variable of the environment, default, conversion)
+    unset: Any = (None, None, None, None)
+    session = botocore.session.Session({"profile": unset, "config_file": unset, "credentials_file": unset})
+    arguments: dict[str, Any] = {
+        "signature_version": "s3v4",
+        "s3": {"addressing_style": "path"},
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": ANSWER_SECONDS,
+        "proxies": {},
+        **options,
+    }
+    client = boto3.Session(botocore_session=session).client(
+        "s3",
+        endpoint_url=drive.url,
+        region_name=found.get("region", REGION),
+        aws_access_key_id=str(found.access_key),
+        aws_secret_access_key=str(found.secret_key),
+        verify=False if drive.tls else None,
+        config=botocore.config.Config(**arguments),
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac.Client]:
+    """An hvac client with the stage's token: BotServer's own, unless the settings name another.
+
+    What it reads are production's secrets, with production's addresses in them.
+
+    Args:
+        service: The container.
+        options: For `hvac.Client`: `namespace="team"`.
+
+    Raises:
+        MissingRequirement: hvac is not installed, or there is no token.
+        StageGboError: The token can't be had; see `Credentials`.
+    """
+    try:
+        import hvac
+        import requests
+    except ImportError as error:
+        _missing("vault", error)
+    found = stage[service]
+    token = found.credential("token").token
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = not found.tls
+    arguments: dict[str, Any] = {
+        "url": found.url,
+        "token": str(token),
+        "verify": not found.tls,
+        "timeout": ANSWER_SECONDS,
+        "session": session,
+        **options,
+    }
+    client = hvac.Client(**arguments)
+    try:
+        yield client
+    finally:
+        client.adapter.close()
+        session.close()
+
+
+@contextlib.contextmanager
+def llm(stage: Stage, service: str = "llm", **options: Any) -> Iterator[openai.OpenAI]:
+    """An OpenAI client for the model's server.
+
+    Args:
+        service: The container.
+        options: For `openai.OpenAI`: `timeout=300`, `max_retries=0`.
+
+    Raises:
+        MissingRequirement: openai is not installed.
+        StageGboError: The credentials can't be had; see `Credentials`.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        _missing("llm", error)
+    model = stage[service]
+    arguments: dict[str, Any] = {
+        "base_url": f"{model.url}/v1",
+        "api_key": model.credentials.token or "none",
+        "http_client": openai.DefaultHttpxClient(trust_env=False, verify=not model.tls),
+        **options,
+    }
+    with openai.OpenAI(**arguments) as client:
+        yield client
+
+
+def _missing(extra: str, error: ImportError) -> NoReturn:
+    raise MissingRequirement(
+        f"the client for {extra} is not installed",
+        seen=str(error),
+        remedy=f"pip install 'pytest-stagegbo[{extra}]', or all clients: pip install 'pytest-stagegbo[clients]'",
+    ) from None

@@ -1,0 +1,111 @@
+"""Reading Vault's key-value store, version 2.
+
+The token is a secret: no error passes through a frame that holds it. Functions that do return what went wrong.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pytest_stagegbo.services.masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Failure", "KeyValue"]
+
+SECONDS = 5.0
+"""For one answer of Vault."""
+LARGEST_ANSWER = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Vault did not give what was asked for."""
+
+    status: int
+    """HTTP status; 0: no answer."""
+    text: str
+    """What was seen, without secrets."""
+
+
+class KeyValue:
+    """One key-value store. No request at construction.
+
+    Args:
+        path: Mount and folder: `secret/gbo`.
+    """
+
+    __slots__ = ("_address", "_folder", "_mount", "_tls", "_token")
+
+    def __init__(self, host: str, port: int, token: str, path: str, *, tls: bool = False) -> None:
+        self._address = (host, port)
+        self._token = token
+        self._mount, _, self._folder = path.strip("/").partition("/")
+        self._tls = tls
+
+    def read(self, name: str) -> Mapping[str, Any] | Failure | None:
+        """The newest version of a secret; None when there is none, or it was deleted."""
+        found = self._get(self._path("data", name))
+        if isinstance(found, Failure):
+            return None if found.status == 404 else found
+        data = found.get("data")
+        content = data.get("data") if isinstance(data, dict) else None
+        return content if isinstance(content, dict) else None
+
+    def names(self, folder: str = "") -> list[str] | Failure:
+        """What is directly in a folder; names of folders end with `/`. Empty when there is no such folder."""
+        found = self._get(self._path("metadata", folder) + "?list=true")
+        if isinstance(found, Failure):
+            return [] if found.status == 404 else found
+        data = found.get("data")
+        keys = data.get("keys") if isinstance(data, dict) else None
+        return [str(key) for key in keys] if isinstance(keys, list) else []
+
+    def _path(self, kind: str, name: str) -> str:
+        parts = [self._mount, kind, *filter(None, (*self._folder.split("/"), *name.split("/")))]
+        return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+    def _get(self, path: str) -> dict[str, Any] | Failure:
+        answer = self._ask(path)
+        if isinstance(answer, Failure):
+            return answer
+        status, body = answer
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            return Failure(status if status != 200 else 0, f"HTTP {status} without a JSON object")
+        if status == 200:
+            return document
+        errors = document.get("errors")
+        text = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
+        return Failure(status, f"HTTP {status} {mask(' '.join(text.split()))[:300]}".rstrip())
+
+    def _ask(self, path: str) -> tuple[int, bytes] | Failure:
+        """Straight to Vault: http.client knows neither proxies nor redirects."""
+        host, port = self._address
+        connection: http.client.HTTPConnection
+        if self._tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False  # its names are production's and its authority private
+            context.verify_mode = ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+        try:
+            connection.request("GET", path, headers={"X-Vault-Token": self._token, "X-Vault-Request": "true"})
+            answer = connection.getresponse()
+            return answer.status, answer.read(LARGEST_ANSWER)
+        except OSError as error:
+            return Failure(0, " ".join(str(error.strerror or type(error).__name__).split()).lower())
+        except (http.client.HTTPException, ValueError) as error:
+            return Failure(0, type(error).__name__)  # its words may quote the token
+        finally:
+            connection.close()

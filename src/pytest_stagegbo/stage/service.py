@@ -1,0 +1,199 @@
+"""One container of the stage, as tests get it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from pytest_stagegbo.engine.status import endpoints
+from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
+from pytest_stagegbo.stage import logs
+from pytest_stagegbo.stage.secret import Hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from pytest_stagegbo.engine.status import Endpoint
+    from pytest_stagegbo.incus import CommandResult
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.stage.credentials import Credentials
+    from pytest_stagegbo.stage.secret import Secret
+
+__all__ = ["DATABASE", "Service"]
+
+DATABASE = "botserver"
+"""The database of BotServer, when neither the settings nor Vault name another."""
+LINES = 200
+LOG_SECONDS = 30.0
+
+
+class Service:
+    """A container of the stage and the service in it.
+
+    No request is made before something is asked for. Address and ports are the stage's own, whatever Vault says.
+
+    Args:
+        execute: Runs a command in a container of the stage: its name, the command, seconds or None.
+    """
+
+    __slots__ = ("_container", "_credentials", "_endpoints", "_execute")
+
+    def __init__(
+        self,
+        settings: Settings,
+        container: ContainerSettings,
+        credentials: Credentials,
+        execute: Callable[[str, Sequence[str], float | None], CommandResult],
+    ) -> None:
+        self._container = container
+        self._endpoints = tuple(each for each in endpoints(settings) if each.container == container.name)
+        self._credentials = credentials
+        self._execute = execute
+
+    @property
+    def name(self) -> str:
+        """Of the container, in the stage."""
+        return self._container.name
+
+    @property
+    def settings(self) -> ContainerSettings:
+        return self._container
+
+    @property
+    def host(self) -> str:
+        """The clone's address on the stage's network."""
+        return str(self._container.address)
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where it answers, one for each probe of the settings."""
+        return self._endpoints
+
+    @property
+    def protocol(self) -> str:
+        """Of the first probe: `postgresql`, `valkey`, `vault`, `s3`, `http` or `tcp`."""
+        return self._first.protocol
+
+    @property
+    def port(self) -> int:
+        """Of the first probe. Raises `SettingsError` when the container has none."""
+        return self._first.port
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Of all probes; empty when the container has none."""
+        return tuple(endpoint.port for endpoint in self._endpoints)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the first port speaks TLS."""
+        return bool(self._container.probes) and self._container.probes[0].tls
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and first port, without credentials: `http://10.0.3.14:9100`, `postgresql://10.0.3.11:5432`."""
+        return self._first.url
+
+    @property
+    def dsn(self) -> str:
+        """The address with the credentials in it, of PostgreSQL and Valkey. Its `repr` is masked, its text is not.
+
+        `postgresql://user:password@host:port/database`; `redis://:password@host:port/0` (`rediss` with TLS).
+
+        Raises:
+            SettingsError: The service speaks another protocol, which has no such thing: use `url`.
+            MissingRequirement: There are no credentials.
+            StageGboError: They can't be had; see `Credentials`.
+        """
+        if self.protocol == "postgresql":
+            found = self.credential("user", "password")
+            user, password = quote(found.user, safe=""), quote(found.password, safe="")
+            ending = "?sslmode=require" if self.tls else ""
+            database = quote(found.database or DATABASE, safe="")
+            return Hidden(f"postgresql://{user}:{password}@{self.host}:{self.port}/{database}{ending}")
+        if self.protocol == "valkey":
+            found = self.credentials
+            login = f"{quote(found.user, safe='')}:{quote(found.password, safe='')}@" if found.password else ""
+            return Hidden(f"redis{'s' if self.tls else ''}://{login}{self.host}:{self.port}/0")
+        raise SettingsError(
+            f"{self.name} speaks {self.protocol}, which has no dsn", remedy="use `url` and `credentials`"
+        )
+
+    @property
+    def credentials(self) -> Secret:
+        """From the settings and from Vault, fetched once; empty when neither has any. Raises like `Credentials`."""
+        return self._credentials[self.name]
+
+    def credential(self, *fields: str) -> Secret:
+        """The credentials, when they have all these fields (`user`, `password`, ...).
+
+        Raises:
+            MissingRequirement: One is missing; says how to give it.
+        """
+        found = self.credentials
+        missing = [field for field in fields if not getattr(found, field)]
+        if missing:
+            raise MissingRequirement(
+                f"{self.name}: no {' and no '.join(missing)} among its credentials",
+                seen=f"{found.source}: {', '.join(found)}" if found else "nothing in Vault and nothing in the settings",
+                remedy=f"write it to Vault, or give it with the setting credentials.{self.name}.{missing[0]}_env",
+            )
+        return found
+
+    def exec(self, *argv: str, check: bool = True, timeout: float | None = None) -> CommandResult:
+        """Run a command in the container as root: `stage.tables.exec("systemctl", "stop", "postgresql")`.
+
+        Args:
+            check: Whether a status other than 0 is an error.
+            timeout: Seconds; None: as for every operation of Incus (`timeouts.operation`).
+
+        Returns:
+            `status`, and `stdout` and `stderr` as text, not masked.
+
+        Raises:
+            CommandFailed: It ended with another status than 0, and `check` is on. Quotes the end of what it printed,
+                secrets masked.
+            StageMissing: The container does not exist or does not run.
+            OperationFailed: It did not end in time.
+        """
+        result = self._execute(self.name, argv, timeout)
+        if check and result.status:
+            printed = self._credentials.mask((result.stderr.strip() or result.stdout.strip())[-2000:])
+            raise CommandFailed(
+                f"{argv[0]} in {self.name} ended with status {result.status}",
+                seen=printed,
+                remedy=f"look inside with `python -m pytest_stagegbo shell {self.name}`",
+            )
+        return result
+
+    def logs(self, since: datetime | float | None = None, lines: int = LINES) -> str:
+        """The journal of its units, and the files in its log folders under headings `file /opt/gbo/logs/...:`.
+
+        Secrets are masked: those of the stage's services, and what looks like one.
+
+        Args:
+            since: A moment; a number is seconds since the epoch, as `time.time()` gives them. Lines before it are
+                left out. None: whatever is there.
+            lines: At most so many of the journal and of each file, the last ones.
+
+        Raises:
+            StageMissing: The container does not exist or does not run.
+        """
+        after = None if since is None else logs.moment(since)
+        result = self._execute(self.name, ("sh", "-c", logs.script(self._container, lines, after)), LOG_SECONDS)
+        self._credentials.load()
+        return self._credentials.mask(logs.written(result.stdout, after))
+
+    def __repr__(self) -> str:
+        where = self._endpoints[0].url if self._endpoints else self.host
+        return f"<Service {self.name} at {where}>"
+
+    @property
+    def _first(self) -> Endpoint:
+        if not self._endpoints:
+            raise SettingsError(
+                f"{self.name} has no probe, so nobody knows its port",
+                remedy=f"set containers.{self.name}.probes",
+            )
+        return self._endpoints[0]

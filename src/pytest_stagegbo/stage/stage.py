@@ -1,0 +1,161 @@
+"""The stage, as tests get it."""
+
+from __future__ import annotations
+
+import threading
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import SettingsError, StageMissing
+from pytest_stagegbo.stage.credentials import Credentials
+from pytest_stagegbo.stage.environment import variables
+from pytest_stagegbo.stage.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import CommandResult, Writer
+
+__all__ = ["Stage"]
+
+
+class Stage:
+    """A stage that is there: its services, and what can be done with all of them.
+
+    No request is made at construction. Safe to share between threads.
+
+    Args:
+        engine: Of the stage.
+        credentials: Instead of those that the engine's settings and the stage's Vault give.
+        reset: Does a reset; is given names as `reset` got them.
+    """
+
+    def __init__(
+        self,
+        engine: StageEngine,
+        *,
+        credentials: Credentials | None = None,
+        reset: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self._engine = engine
+        self._reset = reset
+        self._credentials = credentials or Credentials(engine.settings, engine.reader)
+        self._lock = threading.Lock()
+        self._writer: Writer | None = None
+        self._services: Mapping[str, Service] = MappingProxyType(
+            {
+                name: Service(engine.settings, container, self._credentials, self._execute)
+                for name, container in engine.settings.containers.items()
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"<Stage {self.project}: {', '.join(self._services)}>"
+
+    @property
+    def project(self) -> str:
+        """The Incus project."""
+        return self._engine.settings.project
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """Every container of the settings, by name."""
+        return self._services
+
+    def __getitem__(self, name: str) -> Service:
+        """A container by its name. Raises `SettingsError` when the settings have none of that name."""
+        try:
+            return self._services[name]
+        except KeyError:
+            raise SettingsError(
+                f"the stage has no container {name}", remedy="choose from " + ", ".join(self._services)
+            ) from None
+
+    @property
+    def system(self) -> Service:
+        """BotServer and BotUI, over HTTP."""
+        return self["system"]
+
+    @property
+    def tables(self) -> Service:
+        """PostgreSQL. `dsn` has the credentials."""
+        return self["tables"]
+
+    @property
+    def vault(self) -> Service:
+        """HashiCorp Vault or OpenBao. `credentials.token` opens it."""
+        return self["vault"]
+
+    @property
+    def cache(self) -> Service:
+        """Valkey. `dsn` has the password."""
+        return self["cache"]
+
+    @property
+    def drive(self) -> Service:
+        """MinIO, or what else speaks S3. `credentials` has `access_key` and `secret_key`."""
+        return self["drive"]
+
+    @property
+    def llm(self) -> Service:
+        """The model's server. An OpenAI-style API is below `url` + `/v1`."""
+        return self["llm"]
+
+    @property
+    def credentials(self) -> Credentials:
+        """Of all services, by container; fetched when they are first wanted."""
+        return self._credentials
+
+    def reset(self, *names: str) -> None:
+        """Stop these containers' services, clear their data, start them and wait until they answer.
+
+        Args:
+            names: Containers; `all`: those whose data the stage wipes. None is like `all`.
+
+        Raises:
+            SettingsError: There is no such container, or it keeps its data.
+            StageGboError: It could not be done.
+        """
+        self._reset(names or ("all",))
+
+    def env(self, *, vault_token: bool | None = None) -> dict[str, str]:
+        """Variables for a child process on this host, such as a BotServer under test, to be put over its own:
+        `subprocess.run(..., env={**os.environ, **stage.env()})`.
+
+        - `STAGEGBO_ENDPOINT_<NAME>_HOST`, `_PORT` and `_URL` for every container, as `stagegbo endpoints --env`
+          prints them; `_2_HOST` and so on for its second port;
+        - `DATABASE_URL`, `REDIS_URL`;
+        - `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`;
+        - `OPENAI_BASE_URL`, `OPENAI_API_KEY` (`none` where the model wants no key);
+        - `VAULT_ADDR`, and `VAULT_TOKEN` under the condition below.
+
+        What there are no credentials for is left out.
+
+        Args:
+            vault_token: Whether `VAULT_TOKEN` is given.
+
+                **True is dangerous.** The stage's Vault is a copy of production's, and so are the addresses in it.
+                Inside the stage these belong to the clones; on the host they are production's own. A BotServer
+                on the host that gets the token asks Vault where its database is, and writes to production's.
+                None gives the token only when no secret below `vault.kv_path` names an address of production,
+                which takes a token that may list them; when that can't be told, it is left out.
+                Variables of the same name in the child's own environment are not touched.
+
+        Returns:
+            Names and values. Values that are secrets have a masked `repr`.
+
+        Raises:
+            StageGboError: Credentials can't be had: Vault is sealed, or denies them; see `Credentials`.
+        """
+        return variables(self, self._credentials, vault_token)
+
+    def _execute(self, name: str, argv: Sequence[str], timeout: float | None) -> CommandResult:
+        clone = self._engine.clone(name)
+        if not clone.is_running:
+            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
+        with self._lock:
+            if self._writer is None:  # the networks of production, which it must know, take a look at the whole host
+                self._writer = self._engine.writer(self._engine.facts())
+            writer = self._writer
+        return writer.execute(name, argv, timeout=timeout)
