@@ -143,12 +143,13 @@ class StagePlugin:
             self._summary = Summary()
         return self._summary
 
-    def stage(self) -> Stage:
+    def stage(self, credentials: Credentials | None = None) -> Stage:
+        """The stage, made at the first call."""
         if self._stage is None:
             from pytest_stagegbo.stage import Stage
 
             session = self.session()
-            self._stage = Stage(session.engine, reset=session.reset)
+            self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
         return self._stage
 
     @pytest.hookimpl(tryfirst=True)
@@ -237,10 +238,11 @@ class StagePlugin:
     def _explain(self, item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_stagegbo.session.failure import sections
 
-        session = self.session()
-        secrets = self._stage.secrets() if self._stage is not None else ()
         names = sorted(item.stash[DEMAND].uses)
-        report.sections.extend(sections(session.engine, names, item.stash[BEGAN], secrets))
+        known = self.stage().credentials
+        known.load()  # what is not known can't be masked
+        for title, text in sections(self.engine(), names, item.stash[BEGAN], ()):
+            report.sections.append((title, known.mask(text)))
         if self.settings.pytest.keep:
             looks = "\n".join(f"python -m pytest_stagegbo {self._aim()}shell {name}" for name in names)
             report.sections.append(("stage kept as the test left it; to look inside", looks))
@@ -282,7 +284,7 @@ class StagePlugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._summary is None or self._worker is not None:
             return
-        lines = self._summary.lines()
+        lines = self._summary.lines(self._settings)
         if lines:
             terminalreporter.section("stage-gbo")
             for line in lines:
@@ -312,10 +314,7 @@ def stage_credentials() -> Credentials | None:
 
 @pytest.fixture(scope="session")
 def _stage(pytestconfig: pytest.Config, stage_credentials: Credentials | None) -> Stage:
-    stage = _plugin(pytestconfig).stage()
-    if stage_credentials is not None:
-        stage.use_credentials(stage_credentials)
-    return stage
+    return _plugin(pytestconfig).stage(stage_credentials)
 
 
 @pytest.fixture(scope="session")
