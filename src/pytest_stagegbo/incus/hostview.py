@@ -26,7 +26,7 @@ class HostView:
 
     def free_bytes(self, path: str) -> int | None:
         """Bytes that are free to use on the file system that holds `path`."""
-        place = self._place(path)
+        place = self.place(path)
         if place is None:
             return None
         try:
@@ -37,7 +37,7 @@ class HostView:
 
     def tree_bytes(self, path: str) -> int | None:
         """Bytes on disk of everything below a folder; files with several names are counted once."""
-        place = self._place(path)
+        place = self.place(path)
         if place is None or not place.is_dir():
             return None
         total = 0
@@ -63,7 +63,8 @@ class HostView:
                 total += found.st_blocks * 512
         return total
 
-    def _place(self, path: str) -> Path | None:
+    def place(self, path: str) -> Path | None:
+        """Where this process finds what the daemon knows as `path`; None: nowhere."""
         if self._root is None or not path.startswith("/"):
             return None
         try:

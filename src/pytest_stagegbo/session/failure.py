@@ -1,0 +1,296 @@
+"""What the stage's containers logged while a test ran, for the report of its failure.
+
+Passing tests pay nothing: containers are asked when a test has failed, once each. What was written since a moment
+is told by the times that lines begin with; a line without one belongs to the line before. Files whose lines carry no
+times at all are told by their sizes: `remember` has the container note them when the session begins, and each failed
+test has them noted again. Container and host share the kernel's clock.
+"""
+
+from __future__ import annotations
+
+import secrets as random
+import shlex
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine.reset import our_clone
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.services.masking import Masker
+from pytest_stagegbo.services.postgresql import is_noise
+from pytest_stagegbo.session.stamps import stamp
+from pytest_stagegbo.session.together import together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Instance, Writer
+    from pytest_stagegbo.settings import ContainerSettings
+
+__all__ = ["fetch_script", "read_fetched", "remember", "remember_script", "sections"]
+
+SECONDS = 5.0
+"""For all containers together."""
+LINES = 200
+"""Of one container: the last ones."""
+FILES = 10
+"""Of one container: those written to last."""
+TAIL_BYTES = 64 * 1024
+"""Of one file."""
+SOME_LINES = 20
+"""Of a file of which it is not known what is new."""
+LONGEST_LINE = 1000
+"""Characters."""
+SIZES = "/run/stagegbo-log-sizes"
+"""In a container: when, inode and size, a line for each file and time that sizes were noted. Gone with a reboot."""
+SIZES_KEPT = 2000
+"""Lines."""
+
+
+def sections(engine: StageEngine, names: Sequence[str], since: float, secrets: Iterable[str]) -> list[tuple[str, str]]:
+    """A title and the log lines of each container, for the report of a failed test. Never raises.
+
+    Args:
+        names: Of the containers that the test used.
+        since: When the test began, in epoch seconds.
+        secrets: To be masked wherever they stand, beside what has the shape of a secret.
+    """
+    titles = {name: f"stage container {name}: logged since the test began" for name in names}
+    began = time.monotonic()
+    try:
+        masker = Masker(secrets)
+        facts = engine.facts()
+        writer = engine.writer(facts)
+        calls = {name: _fetching(engine, writer, facts.clones.get(name), name, since, masker) for name in names}
+        left = max(0.5, SECONDS - (time.monotonic() - began))
+        found: Mapping[str, str | Exception] = together(calls, left)
+    except Exception as error:  # whatever it is, the test's own failure must be reported
+        found = dict.fromkeys(names, error)
+    return [(titles[name], text if isinstance(text, str) else _sorry(text)) for name, text in found.items()]
+
+
+def remember(engine: StageEngine, names: Sequence[str]) -> None:
+    """Have the containers note the sizes of their log files, for files without times. One command in each.
+
+    Waits for them, so call it in a thread of its own when a session begins. Never raises: without it `sections`
+    shows the last lines of such files, and says so.
+    """
+    try:
+        facts = engine.facts()
+        writer = engine.writer(facts)
+        settings = engine.settings
+
+        def noting(name: str) -> Callable[[], object]:
+            script = remember_script(settings.containers[name])
+            return lambda: writer.execute(name, ["sh", "-c", script], timeout=SECONDS)
+
+        running = [name for name in names if name in facts.clones and facts.clones[name].is_running]
+        together(
+            {name: noting(name) for name in running if our_clone(facts.clones[name], settings, name)},
+            SECONDS,
+        )
+    except StageGboError:
+        pass
+
+
+def _fetching(
+    engine: StageEngine, writer: Writer, clone: Instance | None, name: str, since: float, masker: Masker
+) -> Callable[[], str]:
+    def fetch() -> str:
+        our_clone(clone, engine.settings, name)
+        if clone is None or not clone.is_running:
+            return (
+                f"{name} is {clone.status.lower() if clone else 'gone'}: a container that is not running tells nothing"
+            )
+        container = engine.settings.containers[name]
+        token = random.token_hex(8)
+        command = ["timeout", f"{SECONDS:g}", "sh", "-c", fetch_script(container, since, token)]
+        result = writer.execute(name, command, timeout=SECONDS)
+        text = read_fetched(result.stdout, token, since, time.time(), masker, noisy=_is_postgresql(container))
+        if result.status != 0:
+            text += (
+                f"\n(fetching the logs ended with status {result.status}: {masker.mask(result.stderr.strip()[-300:])})"
+            )
+        return text.strip() or "nothing"
+
+    return fetch
+
+
+def _sorry(error: Exception) -> str:
+    message = error.message if isinstance(error, StageGboError) else str(error) or type(error).__name__
+    return f"(the logs could not be fetched: {message})"
+
+
+def _is_postgresql(container: ContainerSettings) -> bool:
+    return any(probe.protocol == "postgresql" for probe in container.probes)
+
+
+# In the container ------------------------------------------------------------------------------------------------
+
+
+def remember_script(container: ContainerSettings) -> str:
+    """POSIX shell that notes the time and every log file's inode and size, and keeps notes of earlier times."""
+    if not container.logs:
+        return ":"
+    folders = " ".join(shlex.quote(f"{folder}/") for folder in container.logs)
+    return f"""umask 077
+{{ tail -n {SIZES_KEPT} {SIZES} 2>/dev/null; now=$(date +%s.%N); \
+find {folders} -type f -printf "$now %i %s\\n" 2>/dev/null; echo "$now 0 0"; }} >{SIZES}.$$ && mv {SIZES}.$$ {SIZES}
+"""
+
+
+def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
+    """POSIX shell that prints what was logged since a time, in parts with a head each, and notes sizes anew.
+
+    Heads begin with `token`, which no log can know: `zone`, `sizes`, `journal`, and `file` with time, inode, size and
+    path.
+    """
+    parts = [
+        "export LC_ALL=C SYSTEMD_COLORS=0 PAGER=cat",
+        f"echo '{token} zone' $(date +%z)",
+        f"echo '{token} sizes'",
+        f"awk '$1 <= {since:.3f} {{ size[$2] = $3; when[$2] = $1 }} "
+        f"END {{ for (i in size) print i, size[i], when[i] }}' {SIZES} 2>/dev/null",
+    ]
+    if container.units:
+        units = " ".join(f"-u {shlex.quote(unit)}" for unit in container.units)
+        parts.append(f"echo '{token} journal'")
+        parts.append(f"journalctl --no-pager -q -n {LINES + 1} --since @{since:.3f} -o short-iso-precise {units} 2>&1")
+    if container.logs:
+        folders = " ".join(shlex.quote(f"{folder}/") for folder in container.logs)
+        parts.append(
+            f"find {folders} -type f -newermt @{since - 0.02:.3f} ! -name '*.gz' ! -name '*.xz' ! -name '*.zst' "
+            f"-printf '%T@ %i %s %p\\n' 2>/dev/null | sort -rn | head -n {FILES} | "
+            f'while read -r when inode size file; do echo; echo "{token} file $when $inode $size $file"; '
+            f'tail -c {TAIL_BYTES} "$file"; done'
+        )
+        parts.append(f"echo; {remember_script(container)}")
+    parts.append("exit 0")
+    return "\n".join(parts)
+
+
+# What came back --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Part:
+    title: str
+    lines: list[str]
+    note: str = ""
+
+
+def read_fetched(printed: str, token: str, since: float, now: float, masker: Masker, *, noisy: bool = False) -> str:
+    """The log lines since a time out of what `fetch_script` printed, masked.
+
+    Args:
+        now: Epoch seconds.
+        noisy: Leave out the lines that probes of a starting PostgreSQL leave in its log.
+    """
+    zone = 0.0
+    sizes: dict[str, tuple[int, float]] = {}
+    parts: list[_Part] = []
+    for chunk in ("\n" + printed).split(f"\n{token} ")[1:]:
+        head, _, body = chunk.partition("\n")
+        kind, _, rest = head.partition(" ")
+        if kind == "zone":
+            zone = _zone(rest)
+        elif kind == "sizes":
+            for inode, size, when in (line.split() for line in body.splitlines() if line.count(" ") == 2):
+                sizes[inode] = (int(size), float(when))
+        elif kind == "journal":
+            parts.append(_Part("journal", masker.mask(body).splitlines()))
+        elif kind == "file" and rest.count(" ") >= 3:
+            _, inode, size, path = rest.split(" ", 3)
+            content = body.removesuffix("\n")
+            parts.append(_file(path, content, int(size), sizes.get(inode), since, now, zone, masker, bool(sizes)))
+    for part in parts:
+        part.lines = [_short(line) for line in part.lines if line.strip() and not (noisy and is_noise(line))]
+    parts = [part for part in parts if part.lines]
+    shares = _shares([len(part.lines) for part in parts], LINES)
+    shown = []
+    for part, share in zip(parts, shares, strict=True):
+        left_out = len(part.lines) - share
+        head = part.title + (f", {part.note}" if part.note else "") + (f", the last {share} lines" if left_out else "")
+        shown.append("\n".join([f"{head}:", *(part.lines[-share:] if share else [])]))
+    return "\n\n".join(shown)
+
+
+def _file(
+    path: str,
+    content: str,
+    size: int,
+    noted: tuple[int, float] | None,
+    since: float,
+    now: float,
+    zone: float,
+    masker: Masker,
+    any_noted: bool,
+) -> _Part:
+    whole = size <= TAIL_BYTES
+    lines = masker.mask(content).splitlines()
+    if not whole:
+        lines = lines[1:]  # the tail begins within a line
+    written = _since(lines, since, now, zone, whole=whole)
+    if written is not None:
+        return _Part(path, written)
+    if noted is None and not any_noted:
+        return _Part(path, lines[-SOME_LINES:], "whose lines carry no times, so some may be older")
+    offset, when = noted or (0, 0.0)
+    start = 0 if whole else size - TAIL_BYTES
+    skipped = max(0, offset - start) if offset <= size else 0
+    added = content.encode("utf-8", "replace")[skipped:].decode("utf-8", "replace")
+    added_since = f" at {_clock(when, zone)}" if when else ""
+    return _Part(
+        path,
+        masker.mask(added).splitlines(),
+        f"whose lines carry no times: what was added since sizes were last noted{added_since}",
+    )
+
+
+def _since(lines: Sequence[str], since: float, now: float, zone: float, *, whole: bool) -> list[str] | None:
+    """The lines written since then; those without a time go with the one before. None: no line has a time."""
+    chosen: list[str] = []
+    before_first: list[str] = []
+    is_new: bool | None = None
+    for line in lines:
+        found = stamp(line, now, zone)
+        if found is not None:
+            when, exact = found
+            if is_new is None and when + exact > since and whole:
+                chosen.extend(before_first)
+            is_new = when + exact > since  # 12:48:17 may be any time within that second
+        if is_new:
+            chosen.append(line)
+        elif is_new is None:
+            before_first.append(line)
+    return None if is_new is None else chosen
+
+
+def _zone(text: str) -> float:
+    """Seconds east of UTC of `+0130`."""
+    try:
+        hours, minutes = int(text[1:3]), int(text[3:5])
+    except ValueError:
+        return 0.0
+    return (hours * 3600 + minutes * 60) * (-1.0 if text[0] == "-" else 1.0)
+
+
+def _clock(when: float, zone: float) -> str:
+    return datetime.fromtimestamp(when, timezone(timedelta(seconds=zone))).strftime("%H:%M:%S")
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ... ({len(line)} characters)"
+
+
+def _shares(wanted: Sequence[int], limit: int) -> list[int]:
+    """How many lines each part may show: as many as it has, or an equal part of what the smaller ones leave."""
+    shares = [0] * len(wanted)
+    left = limit
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    for position, index in enumerate(order):
+        shares[index] = min(wanted[index], left // (len(order) - position))
+        left -= shares[index]
+    return shares

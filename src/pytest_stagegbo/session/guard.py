@@ -1,0 +1,286 @@
+"""Keeps a session's tests from filling the disk that production lives on.
+
+Every pytest process that uses a stage has a guard of its own (each worker of pytest-xdist is one): a worker can only
+stop itself, and a guard elsewhere would go with whatever killed its process. They need not know of each other, for
+everything that one does to a container another may do once more.
+
+Below the floor, a guard first freezes the stage's containers, which keeps them from writing within milliseconds;
+has the host write out what it holds, so that the counts are true; stops those containers that have grown, whose
+data stays for a look inside; lets the others go on; and then ends the session. How far below the floor a pool gets
+depends on how fast it is filled and how often the guard looks: it looks the more often the nearer the floor is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.errors import NoRoom
+from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
+from pytest_stagegbo.session.together import together
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Instance, Writer
+    from pytest_stagegbo.session.space import Host, Space
+
+__all__ = ["DiskGuard", "growers", "pause"]
+
+FASTEST = 0.02
+"""Seconds between two looks while the pool is filling and the floor is near."""
+NEAR = 0.1
+"""Seconds between two looks while the floor is near and nothing happens."""
+SUDDEN = 2 * 2**30
+"""Bytes a second at which a pool may begin to fill from one look to the next: what memory takes, not what disks do."""
+SMALLEST_GROWTH = 2**20
+"""Bytes that a container's volume may grow by without being said to have grown."""
+PATIENCE = 10.0
+"""Seconds to wait for the daemon with each of the things done about a full pool."""
+
+
+class DiskGuard:
+    """Watches the pools of one stage, and the host's file system below those that are files.
+
+    Args:
+        stop: Called once, in the guard's own thread, when a floor was passed and the containers that grew are
+            stopped (or could not be).
+        interval: Seconds between two looks while nothing is near.
+        host: What is known of the daemon's machine.
+        clock: Seconds, steadily rising.
+    """
+
+    def __init__(
+        self,
+        engine: StageEngine,
+        stop: Callable[[NoRoom], None],
+        *,
+        interval: float = 0.5,
+        host: Host | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._stop = stop
+        self._interval = interval
+        self._host = host
+        self._clock = clock
+        self._pools: list[str] = []
+        self._writer: Writer | None = None
+        self._base: dict[str, tuple[str, int]] | None = None
+        self._began = clock()
+        self._last: tuple[float, int] | None = None
+        self._told = False
+        self._trouble = ""
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Look once, now: two requests a pool.
+
+        Raises:
+            NoRoom: a floor is passed; says who grew by how much since the guard began.
+            ServerUnreachable: the daemon does not answer.
+            ServerRefused: it does not show what was asked for.
+        """
+        full = _lowest(self._spaces())
+        if full is not None and full.margin < 0:
+            raise self._error(full, self.growth(), ())
+
+    def start(self) -> None:
+        """Note how large the stage's containers are, and watch from now on, in a thread of its own."""
+        if self._thread is None:
+            self._began = self._clock()
+            self._thread = threading.Thread(target=self._run, name="stagegbo disk guard", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching. `growth` and `trouble` can still be asked."""
+        self._closing.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(PATIENCE)
+
+    def growth(self) -> Mapping[str, int]:
+        """Bytes that each of the stage's containers has grown by since `start`; below 0 for one that shrank.
+
+        A clone made since then counts whole; one that is gone, or whose driver counts nothing, is left out. On
+        btrfs these are the bytes that the clone alone has: what production overwrites becomes the clone's own.
+        Never raises; empty when the daemon does not say.
+        """
+        base = self._base
+        if base is None:
+            return {}
+        try:
+            now = self._usage(self._engine.reader.instances(self._engine.settings.project))
+        except Exception as error:
+            self._remember(error)
+            return {}
+        return {
+            name: used - (base[name][1] if name in base and base[name][0] == created else 0)
+            for name, (created, used) in now.items()
+        }
+
+    def trouble(self) -> str:
+        """What last kept the guard from its work; empty when nothing did."""
+        return self._trouble
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            self._begin()
+            wait = 0.0
+            while not self._closing.wait(wait):
+                wait = self._look()
+        except Exception as error:  # nobody above to catch it
+            self._remember(error)
+
+    def _begin(self) -> None:
+        """The writer is made now, while the daemon has time: later every request counts."""
+        try:
+            engine = self._engine
+            self._base = self._usage(engine.reader.instances(engine.settings.project))
+            self._writer = engine.writer(engine.facts())
+        except Exception as error:
+            self._remember(error)
+
+    def _look(self) -> float:
+        """Look once and do what is to be done; seconds until the next look."""
+        try:
+            lowest = _lowest(self._spaces())
+        except Exception as error:
+            self._remember(error)
+            return self._interval
+        if lowest is None:
+            return self._interval
+        if lowest.margin < 0:
+            if self._act(lowest):
+                self._closing.set()
+            return self._interval
+        now, (before, margin) = self._clock(), self._last or (self._clock(), lowest.margin)
+        self._last = (now, lowest.margin)
+        rate = (margin - lowest.margin) / (now - before) if now > before else 0.0
+        return pause(lowest.margin, rate, self._interval)
+
+    def _act(self, full: Space) -> bool:
+        """Whether nothing is left to be done: a daemon that failed is asked again at the next look."""
+        stopped, grown, done = self._hold_back()
+        if not self._told:
+            self._told = True
+            try:
+                self._stop(self._error(full, grown, stopped))
+            except Exception as error:
+                self._remember(error)
+        return done
+
+    def _hold_back(self) -> tuple[list[str], Mapping[str, int], bool]:
+        """Stop what grew: its names, everybody's growth, and whether all of it went well."""
+        engine = self._engine
+        try:
+            writer = self._writer = self._writer or engine.writer(engine.facts())
+            ours = {
+                name: clone
+                for name, clone in engine.reader.instances(engine.settings.project).items()
+                if name in engine.settings.containers and marks.is_ours(clone.config) and clone.status != "Stopped"
+            }
+        except Exception as error:
+            self._remember(error)
+            return [], {}, False
+        running = [name for name, clone in ours.items() if clone.is_running]
+        frozen = self._all(running, lambda name: writer.set_state(name, "freeze"))
+        host = self._host_now()
+        host.flush(PATIENCE)
+        grown = self.growth()
+        chosen = growers(ours, grown)
+        stopped = self._all(chosen, lambda name: writer.set_state(name, "stop", force=True))
+        others = [name for name in frozen if name not in chosen]
+        going = self._all(others, lambda name: writer.set_state(name, "unfreeze"))
+        return stopped, grown, len(stopped) == len(chosen) and len(going) == len(others)
+
+    def _all(self, names: Iterable[str], call: Callable[[str], None]) -> list[str]:
+        """Do it to each at once; those it worked with."""
+
+        def one(name: str) -> Callable[[], None]:
+            return lambda: call(name)
+
+        results = together({name: one(name) for name in names}, PATIENCE)
+        for error in results.values():
+            if error is not None:
+                self._remember(error)
+        return [name for name, error in results.items() if error is None]
+
+    # -- what is there
+
+    def _spaces(self) -> list[Space]:
+        settings, reader = self._engine.settings, self._engine.reader
+        self._pools = self._pools or pool_names(reader, settings)
+        host = self._host_now()
+        return [space for name in self._pools for space in spaces(reader.pool(name), settings, host)]
+
+    def _host_now(self) -> Host:
+        if self._host is None:
+            self._host = LocalHost(self._engine.reader.endpoint)
+        return self._host
+
+    def _usage(self, clones: Mapping[str, Instance]) -> dict[str, tuple[str, int]]:
+        """When each of the stage's containers was made and what its volume uses, where the driver counts it."""
+        settings, reader = self._engine.settings, self._engine.reader
+        found = {}
+        for name in settings.containers:
+            clone = clones.get(name)
+            used = None if clone is None else reader.volume_usage(clone.pool, settings.project, name)
+            if clone is not None and used is not None:
+                found[name] = (clone.created_at, used)
+        return found
+
+    def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str]) -> NoRoom:
+        names = ", ".join(stopped)
+        biggest = sorted((item for item in grown.items() if item[1] >= SMALLEST_GROWTH), key=lambda item: -item[1])
+        seconds = f"since {self._clock() - self._began:.0f} s ago"
+        if biggest:
+            seen = f"{seconds}, " + ", ".join(f"{name} grew by {bytes_text(size)}" for name, size in biggest)
+        elif grown:
+            seen = f"{seconds}, no container of the stage grew: something else fills it"
+        else:
+            seen = "how much each container of the stage grew is not known"
+        floor = "disk_floor and disk_floor_share"
+        return NoRoom(
+            f"too little room on {full}" + (f". Stopped, with its data kept: {names}" if names else ""),
+            seen=seen,
+            remedy="free some; `python -m pytest_stagegbo provision --recreate` gives back what the stage took. "
+            f"{floor} say what must stay free",
+        )
+
+    def _remember(self, error: Exception) -> None:
+        self._trouble = str(error) or type(error).__name__
+
+
+def _lowest(found: Iterable[Space]) -> Space | None:
+    return min(found, key=lambda space: space.margin, default=None)
+
+
+def pause(margin: int, rate: float, interval: float) -> float:
+    """Seconds until the next look, so that a pool filling twice as fast as now is seen before it reaches the floor.
+
+    Args:
+        margin: Bytes above the floor.
+        rate: Bytes a second at which it shrank between the last two looks; below 0 when it grew.
+        interval: The longest pause.
+    """
+    shortest = FASTEST if rate > 0 else NEAR
+    return min(interval, max(shortest, margin / max(2 * rate, SUDDEN)))
+
+
+def growers(ours: Iterable[str], grown: Mapping[str, int]) -> list[str]:
+    """Which of the stage's containers to stop: those that grew at least a tenth as much as the one that grew most.
+
+    None when none grew. All of them when it is known of none: a stage can be made anew, production can't.
+    """
+    names = list(ours)
+    if not grown:
+        return names
+    most = max((grown.get(name, 0) for name in names), default=0)
+    return [name for name in names if grown.get(name, 0) >= max(SMALLEST_GROWTH, most / 10)]

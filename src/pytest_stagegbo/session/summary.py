@@ -1,0 +1,150 @@
+"""What a session says of itself: a line at its beginning, some at its end.
+
+Percentiles are by nearest rank: the smallest of the observed values that at least so many percent of them do not
+exceed. None is a value that was never observed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Summary", "header", "percentile", "pool_line"]
+
+SMALLEST_GROWTH = 2**20
+"""Bytes below which a container's growth is not worth a line: file systems breathe."""
+SHORTEST_WAIT = 0.001
+"""Seconds below which a lock was had at once."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one process of a session did to the stage, or several of them together."""
+
+    resets: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    """Seconds of each reset, by the containers that it cleared together."""
+    waits: list[float] = field(default_factory=list)
+    """Seconds that each test waited for its locks."""
+    grown: dict[str, int] = field(default_factory=dict)
+    """Bytes by which each container's volume grew, as the process that saw the most of it measured."""
+
+    def reset(self, names: Iterable[str], seconds: float) -> None:
+        """Note a reset of containers that were cleared together."""
+        self.resets.setdefault(tuple(sorted(names)), []).append(seconds)
+
+    def lock_wait(self, seconds: float) -> None:
+        """Note how long a test waited for its locks."""
+        self.waits.append(seconds)
+
+    def growth(self, grown: Mapping[str, int]) -> None:
+        """Note by how many bytes each container has grown. Of several measures of one the largest counts: processes
+        of a session measure the same containers, from when each began."""
+        for name, size in grown.items():
+            self.grown[name] = max(size, self.grown.get(name, size))
+
+    def merge(self, other: Summary) -> None:
+        """Add what another process of the session did."""
+        for names, seconds in other.resets.items():
+            self.resets.setdefault(names, []).extend(seconds)
+        self.waits.extend(other.waits)
+        self.growth(other.grown)
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists, dicts, strings and numbers only: xdist sends nothing else between processes."""
+        resets = [[list(names), list(seconds)] for names, seconds in self.resets.items()]
+        return {"resets": resets, "waits": list(self.waits), "grown": dict(self.grown)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Summary:
+        """What `to_json` gave."""
+        return cls(
+            resets={tuple(names): list(seconds) for names, seconds in data["resets"]},
+            waits=list(data["waits"]),
+            grown=dict(data["grown"]),
+        )
+
+    def lines(self, settings: Settings | None = None, pool_text: str = "") -> list[str]:
+        """For the end of the session; none when no test used the stage.
+
+        Args:
+            settings: Give the containers their order; without them they are sorted by name.
+            pool_text: What `pool_line` said, to be repeated.
+        """
+        if not (self.resets or self.waits or self.grown):
+            return []
+        lines = [pool_text] if pool_text else []
+        for names, seconds in sorted(self.resets.items(), key=lambda item: (-len(item[1]), item[0])):
+            shown = ", ".join(_ordered(names, settings))
+            lines.append(f"reset {shown}: {_times(seconds)}")
+        if len(self.resets) > 1:
+            lines.append(f"resets in all: {_times([second for each in self.resets.values() for second in each])}")
+        if waited := [second for second in self.waits if second >= SHORTEST_WAIT]:
+            lines.append(
+                f"waited for locks: {len(waited)} of {len(self.waits)} tests, {sum(waited):.1f} s in all, "
+                f"p95 {_seconds(percentile(self.waits, 95))}"
+            )
+        elif self.waits:
+            lines.append(f"waited for locks: none of {len(self.waits)} tests")
+        grown = {name: self.grown[name] for name in _ordered(self.grown, settings)}
+        shown_growth = [f"{name} {bytes_text(size)}" for name, size in grown.items() if size >= SMALLEST_GROWTH]
+        if grown:
+            lines.append("grew: " + (", ".join(shown_growth) or f"no container by {bytes_text(SMALLEST_GROWTH)}"))
+        return lines
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of at least one value; 0 < percent <= 100."""
+    return sorted(values)[max(1, math.ceil(len(values) * percent / 100)) - 1]
+
+
+def header(settings: Settings, endpoint: str = "") -> str:
+    """One line for the head of the session. Connects to nothing.
+
+    Args:
+        endpoint: Of the daemon, where it is known already.
+    """
+    server = endpoint or settings.incus.endpoint or "the local daemon"
+    return f"stage-gbo: project {settings.project}, a clone of {settings.source_project}, on Incus at {server}"
+
+
+def pool_line(engine: StageEngine) -> str:
+    """One line with project, server, pools and their free space. Connects.
+
+    Raises:
+        ServerUnreachable: the daemon does not answer.
+        ServerRefused: it does not show what was asked for.
+    """
+    from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
+
+    settings, server = engine.settings, engine.reader.server()
+    host = LocalHost(engine.reader.endpoint)
+    parts = [f"stage-gbo: project {settings.project} on Incus {server.version} at {engine.reader.endpoint}"]
+    for name in pool_names(engine.reader, settings):
+        pool = engine.reader.pool(name)
+        inside, *below = spaces(pool, settings, host)
+        text = f"pool {name} ({pool.driver}): {bytes_text(max(0, inside.free))} of {bytes_text(pool.total)} free"
+        parts.append(text + "".join(f", {bytes_text(max(0, space.free))} below it on the host" for space in below))
+    return "; ".join(parts)
+
+
+def _ordered(names: Iterable[str], settings: Settings | None) -> list[str]:
+    order = list(settings.containers) if settings is not None else []
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _times(seconds: Sequence[float]) -> str:
+    count = f"{len(seconds)} times" if len(seconds) != 1 else "once"
+    return f"{count}, p50 {_seconds(percentile(seconds, 50))}, p95 {_seconds(percentile(seconds, 95))}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

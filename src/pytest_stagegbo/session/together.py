@@ -1,0 +1,42 @@
+"""Several calls at once, none of which may hold up the caller for longer than it is willing to wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["together"]
+
+T = TypeVar("T")
+
+
+def together(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, T | Exception]:
+    """The result of each call, or the exception that it raised; `TimeoutError` for one that is still at it.
+
+    Args:
+        calls: By whatever name the caller knows them.
+        seconds: How long to wait for all of them. One that takes longer goes on in a daemon thread, which keeps no
+            process from ending.
+    """
+    results: dict[str, T | Exception] = {}
+
+    def run(name: str, call: Callable[[], T]) -> None:
+        try:
+            results[name] = call()
+        except Exception as error:
+            results[name] = error
+
+    threads = [
+        threading.Thread(target=run, args=item, name=f"stagegbo {item[0]}", daemon=True) for item in calls.items()
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = TimeoutError(f"no answer within {seconds:g} s")
+    return {name: results.get(name, late) for name in calls}
