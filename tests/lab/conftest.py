@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
+from tests.lab import support, traps
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.lab import Lab
@@ -20,6 +21,8 @@ from pytest_stagegbo.progress import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tests.lab.support import FirstRun, Ground, Stage
 
 T = TypeVar("T")
 
@@ -94,6 +97,32 @@ def in_network(lab: Lab) -> Iterator[InNetwork]:
             return thread.submit(function, *args).result(timeout)
 
         yield call
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """A lab whose production tests may change. One that is up already is made clean, and left up."""
+    with support.ground(tmp_path_factory.mktemp("settings")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def first(ground: Ground) -> FirstRun:
+    """The first provisioning of STAGE-GBO, with what was to be seen of production before, meanwhile and after."""
+    return support.first_run(ground)
+
+
+@pytest.fixture(scope="module")
+def stage(first: FirstRun) -> Stage:
+    """STAGE-GBO, which answers."""
+    first.stage.run("provision")
+    return first.stage
+
+
+@pytest.fixture(scope="session")
+def trapped(ground: Ground) -> Stage:
+    """A stage whose sources were full of traps. Provisioned once: tests look."""
+    return traps.provision(ground)
 
 
 def _run(
