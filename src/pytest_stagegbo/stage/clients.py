@@ -13,6 +13,8 @@ certificates are not checked, since their names are production's.
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_stagegbo.errors import MissingRequirement, NotReady
@@ -20,13 +22,15 @@ from pytest_stagegbo.stage.environment import REGION
 from pytest_stagegbo.stage.service import DATABASE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import hvac
     import openai
     import psycopg
+    import requests
     from valkey import Valkey
 
+    from pytest_stagegbo.stage.service import Service
     from pytest_stagegbo.stage.stage import Stage
 
 __all__ = ["llm", "postgres", "s3", "valkey", "vault"]
@@ -118,9 +122,10 @@ def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Val
 
 @contextlib.contextmanager
 def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
-    """A boto3 client for S3: path style, signature version 4, no checksums that older servers don't know.
+    """The client for S3 of boto3: path style, signature version 4, no checksums that older servers don't know.
 
-    Profiles and files of the person who runs the tests (`~/.aws`, `AWS_PROFILE`) are not used.
+    Profiles and files of the person who runs the tests (`~/.aws`, `AWS_PROFILE`) are not used. With TLS, urllib3 warns
+    that it does not check the certificate.
 
     Args:
         service: The container.
@@ -138,9 +143,6 @@ def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
         _missing("s3", error)
     drive = stage[service]
     found = drive.credential("access_key", "secret_key")
-    # Each variable: (name in a configuration file, variable of the environment, default, conversion)
-    unset: Any = (None, None, None, None)
-    session = botocore.session.Session({"profile": unset, "config_file": unset, "credentials_file": unset})
     arguments: dict[str, Any] = {
         "signature_version": "s3v4",
         "s3": {"addressing_style": "path"},
@@ -151,15 +153,16 @@ def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
         "proxies": {},
         **options,
     }
-    client = boto3.Session(botocore_session=session).client(
-        "s3",
-        endpoint_url=drive.url,
-        region_name=found.get("region", REGION),
-        aws_access_key_id=str(found.access_key),
-        aws_secret_access_key=str(found.secret_key),
-        verify=False if drive.tls else None,
-        config=botocore.config.Config(**arguments),
-    )
+    with _making:
+        client = _session(boto3.Session, botocore.session.Session).client(
+            "s3",
+            endpoint_url=drive.url,
+            region_name=found.get("region", REGION),
+            aws_access_key_id=str(found.access_key),
+            aws_secret_access_key=str(found.secret_key),
+            verify=not drive.tls,
+            config=botocore.config.Config(**arguments),
+        )
     try:
         yield client
     finally:
@@ -189,7 +192,8 @@ def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac
     token = found.credential("token").token
     session = requests.Session()
     session.trust_env = False
-    session.verify = not found.tls
+    if found.tls:
+        _pin(session, found)
     arguments: dict[str, Any] = {
         "url": found.url,
         "token": str(token),
@@ -226,11 +230,48 @@ def llm(stage: Stage, service: str = "llm", **options: Any) -> Iterator[openai.O
     arguments: dict[str, Any] = {
         "base_url": f"{model.url}/v1",
         "api_key": model.credentials.token or "none",
-        "http_client": openai.DefaultHttpxClient(trust_env=False, verify=not model.tls),
+        # Not checking certificates also saves loading all authorities, which takes longer than most answers.
+        "http_client": openai.DefaultHttpxClient(trust_env=False, verify=False),
         **options,
     }
     with openai.OpenAI(**arguments) as client:
         yield client
+
+
+_making = threading.Lock()
+"""Held while a client for S3 is made: botocore's session is not for several threads, its clients are."""
+
+
+@functools.cache
+def _session(boto3_session: Callable[..., Any], botocore_session: Callable[..., Any]) -> Any:
+    """Boto3's session, kept: reading the description of S3 takes it 80 ms."""
+    # Of each variable: its name in a file, its variable of the environment, its default, its conversion.
+    unset = (None, None, None, None)
+    below = botocore_session({"profile": unset, "config_file": unset, "credentials_file": unset, "ca_bundle": unset})
+    return boto3_session(botocore_session=below)
+
+
+def _pin(session: requests.Session, service: Service) -> None:
+    """Accept the very certificate that the service has at this moment, so that nothing warns of an unchecked one."""
+    import hashlib
+    import ssl
+
+    from requests.adapters import HTTPAdapter
+
+    class Pinned(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options, assert_fingerprint=fingerprint)
+
+    try:
+        pem = ssl.get_server_certificate((service.host, service.port), timeout=CONNECT_SECONDS)
+    except OSError as error:
+        raise NotReady(
+            f"{service.name} gave no certificate at {service.host}:{service.port}",
+            seen=str(error),
+            remedy="check with `python -m pytest_stagegbo status` that it answers, and its probe's tls setting",
+        ) from None
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    session.mount("https://", Pinned())
 
 
 def _missing(extra: str, error: ImportError) -> NoReturn:

@@ -6,8 +6,10 @@ callers, who hold none, raise it: tracebacks may be printed with the local varia
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -40,6 +42,8 @@ ENOUGH: Mapping[str, tuple[str, ...]] = {
     "vault": ("token",),
 }
 """Fields by protocol that make Vault superfluous when the settings give them all."""
+LOAD_PAUSE = 60.0
+"""Seconds between two tries to learn what must be masked, when Vault gives nothing."""
 MOST_SECRETS = 500
 """Secrets that are looked through for production's addresses."""
 HOW_TO_GIVE_A_TOKEN = (
@@ -64,6 +68,7 @@ class Credentials:
         self._token: Hidden | None = None
         self._masker = Masker()
         self._leads_to_production: bool | None = None
+        self._load_again = float("-inf")
 
     def __repr__(self) -> str:
         return f"Credentials(of {', '.join(self._found) or 'nothing yet'})"
@@ -113,12 +118,19 @@ class Credentials:
             return self._masker.mask(text)
 
     def load(self) -> None:
-        """Fetch everything that `mask` should know. What can't be had is left out."""
-        for name in self._settings.containers:
+        """Fetch everything that `mask` should know. What can't be had is left out, and not tried for a minute."""
+        with self._lock:
+            missing = [name for name in self._settings.containers if name not in self._found]
+            if not missing or time.monotonic() < self._load_again:
+                return
+            for name in missing:
+                with contextlib.suppress(StageGboError):
+                    self._masker.add(*Secret(self._given(name)).secrets())
             try:
-                self[name]
-            except StageGboError:
-                return  # the others would fail alike, and each takes its time
+                for name in missing:
+                    self[name]
+            except StageGboError:  # the others would fail alike, and each would take its time
+                self._load_again = time.monotonic() + LOAD_PAUSE
 
     # -- one service
 

@@ -74,7 +74,7 @@ def written(output: str, since: float | None) -> str:
 def _lines(output: str, since: float | None) -> Iterator[str]:
     zone = timezone.utc
     heading, fresh, in_file = "", True, False
-    for line in output.splitlines():
+    for line in output.split("\n"):  # splitlines knows more ends of lines, the record separator among them
         if line.startswith(_ZONE):
             zone = _zone(line.removeprefix(_ZONE)) or timezone.utc
         elif line.startswith(_FILE):
@@ -86,7 +86,7 @@ def _lines(output: str, since: float | None) -> Iterator[str]:
                 if heading:
                     yield heading
                     heading = ""
-                yield line
+                yield line.rstrip("\r")
 
 
 def since_moment(line: str, since: float, zone: timezone = timezone.utc) -> bool | None:

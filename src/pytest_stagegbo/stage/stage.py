@@ -31,6 +31,8 @@ class Stage:
         reset: Does a reset; is given names as `reset` got them.
     """
 
+    __slots__ = ("__weakref__", "_credentials", "_engine", "_lock", "_reset", "_services", "_writer")
+
     def __init__(
         self,
         engine: StageEngine,
