@@ -1,0 +1,113 @@
+"""Who may do what, read off the sources: what can't be called can't go wrong."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pytest_stagegbo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(pytest_stagegbo.__file__).parent
+MODULES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+READING_ONLY = [
+    "engine/allowlist.py",
+    "engine/destroy.py",
+    "engine/facts.py",
+    "engine/guard.py",
+    "engine/marks.py",
+    "engine/plan.py",
+    "engine/shape.py",
+    "engine/status.py",
+    "engine/steps.py",
+    "incus/reader.py",
+]
+"""Modules that look at production or decide; none of them knows of a way to write."""
+
+
+def imported(module: str) -> Iterator[str]:
+    """Everything that a module imports, also for type checkers only: `a.b` for `from a import b` too."""
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def called(module: str) -> Iterator[str]:
+    """The last names of what a module calls."""
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute):
+                yield node.func.attr
+            elif isinstance(node.func, ast.Name):
+                yield node.func.id
+
+
+def test_only_the_connection_talks_through_pylxd() -> None:
+    users = [module for module in MODULES if any(name.split(".")[0] == "pylxd" for name in imported(module))]
+    assert users == ["incus/connection.py"]
+
+
+def test_only_the_stages_engine_makes_a_writer() -> None:
+    assert [module for module in MODULES if "Writer" in called(module)] == ["engine/stage.py"]
+
+
+def test_only_the_stages_engine_says_what_a_writer_may_write_to() -> None:
+    assert [module for module in MODULES if "WriterScope" in called(module)] == ["engine/stage.py"]
+
+
+def test_only_the_incus_package_sends_requests_to_the_daemon() -> None:
+    """Others that call a `request` speak HTTP to services and know no connection to the daemon."""
+    senders = [module for module in MODULES if "request" in called(module) and not module.startswith("incus/")]
+    assert senders, "the sources are not where this test looks"
+    for module in senders:
+        assert not [name for name in imported(module) if name.startswith("pytest_stagegbo.incus")], module
+
+
+@pytest.mark.parametrize("module", READING_ONLY)
+def test_what_only_reads_knows_no_writer(module: str) -> None:
+    assert not [name for name in imported(module) if name.rpartition(".")[2] in {"Writer", "writer"}]
+
+
+def test_nobody_reaches_into_a_reader_or_a_writer() -> None:
+    """Behind the underscore is a connection that could write anywhere."""
+    found = [
+        f"{module}: {ast.unparse(node)}"
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and ast.unparse(node.value).rpartition(".")[2].lstrip("_") in {"reader", "writer"}
+    ]
+    assert found == []
+
+
+def test_a_reader_uses_only_what_cannot_write() -> None:
+    used = {
+        node.attr
+        for node in ast.walk(MODULES["incus/reader.py"])
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._connection"
+    }
+    assert used == {"get", "read_bytes", "server", "endpoint", "is_local"}
+
+
+def test_every_write_goes_through_the_gate() -> None:
+    """In the writer, one method sends, and it asks the gate first."""
+    (writer,) = (
+        node for node in MODULES["incus/writer.py"].body if isinstance(node, ast.ClassDef) and node.name == "Writer"
+    )
+    senders = [
+        method
+        for method in writer.body
+        if isinstance(method, ast.FunctionDef) and "self._connection.request(" in ast.unparse(method)
+    ]
+    assert [method.name for method in senders] == ["_send"]
+    assert ast.unparse(senders[0].body[0]) == "project = self._project_of(method, path, body)"
