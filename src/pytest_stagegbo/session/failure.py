@@ -204,7 +204,7 @@ def read_fetched(printed: str, token: str, since: float, now: float, masker: Mas
         elif kind == "file" and rest.count(" ") >= 3:
             _, inode, size, path = rest.split(" ", 3)
             content = body.removesuffix("\n")
-            parts.append(_file(path, content, int(size), sizes.get(inode), since, now, zone, masker, bool(sizes)))
+            parts.append(_file(path, content, int(size), sizes.get(inode) or _unknown(sizes), since, now, zone, masker))
     for part in parts:
         part.lines = [_short(line) for line in part.lines if line.strip() and not (noisy and is_noise(line))]
     parts = [part for part in parts if part.lines]
@@ -226,7 +226,6 @@ def _file(
     now: float,
     zone: float,
     masker: Masker,
-    any_noted: bool,
 ) -> _Part:
     whole = size <= TAIL_BYTES
     lines = masker.mask(content).splitlines()
@@ -235,18 +234,20 @@ def _file(
     written = _since(lines, since, now, zone, whole=whole)
     if written is not None:
         return _Part(path, written)
-    if noted is None and not any_noted:
+    if noted is None:
         return _Part(path, lines[-SOME_LINES:], "whose lines carry no times, so some may be older")
-    offset, when = noted or (0, 0.0)
+    offset, when = noted
     start = 0 if whole else size - TAIL_BYTES
     skipped = max(0, offset - start) if offset <= size else 0
     added = content.encode("utf-8", "replace")[skipped:].decode("utf-8", "replace")
-    added_since = f" at {_clock(when, zone)}" if when else ""
     return _Part(
-        path,
-        masker.mask(added).splitlines(),
-        f"whose lines carry no times: what was added since sizes were last noted{added_since}",
+        path, masker.mask(added).splitlines(), f"whose lines carry no times: what was added since {_clock(when, zone)}"
     )
+
+
+def _unknown(sizes: Mapping[str, tuple[int, float]]) -> tuple[int, float] | None:
+    """Of a file that was not there when sizes were noted: the script notes inode 0 each time."""
+    return sizes.get("0")
 
 
 def _since(lines: Sequence[str], since: float, now: float, zone: float, *, whole: bool) -> list[str] | None:

@@ -239,19 +239,18 @@ class DiskGuard:
     def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str]) -> NoRoom:
         names = ", ".join(stopped)
         biggest = sorted((item for item in grown.items() if item[1] >= SMALLEST_GROWTH), key=lambda item: -item[1])
-        seconds = f"since {self._clock() - self._began:.0f} s ago"
+        since = f"since the guard began {self._clock() - self._began:.0f} s ago"
         if biggest:
-            seen = f"{seconds}, " + ", ".join(f"{name} grew by {bytes_text(size)}" for name, size in biggest)
+            seen = f"{since} " + ", ".join(f"{name} grew by {bytes_text(size)}" for name, size in biggest)
         elif grown:
-            seen = f"{seconds}, no container of the stage grew: something else fills it"
+            seen = f"{since} no container of the stage grew: something else fills it"
         else:
             seen = "how much each container of the stage grew is not known"
-        floor = "disk_floor and disk_floor_share"
         return NoRoom(
             f"too little room on {full}" + (f". Stopped, with its data kept: {names}" if names else ""),
             seen=seen,
-            remedy="free some; `python -m pytest_stagegbo provision --recreate` gives back what the stage took. "
-            f"{floor} say what must stay free",
+            remedy="free some; `python -m pytest_stagegbo provision --recreate` gives back what the stage took; "
+            "disk_floor and disk_floor_share say what must stay free",
         )
 
     def _remember(self, error: Exception) -> None:
