@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,30 +32,57 @@ if TYPE_CHECKING:
 __all__ = ["STAGE", "StageLock", "lock_folder"]
 
 
+PARENTS = (Path("/run/lock"), Path("/tmp"))
+"""Where the folder of locks may be: in the first that is open to everybody, so that all users take the same one."""
+
+
 def lock_folder(endpoint: str) -> Path:
     """The folder of this host's locks, made when missing: shared by everybody who may use the daemon's socket.
 
     Not sticky and of the socket's group: in a sticky folder the kernel (fs.protected_regular) keeps a second user
-    from opening the first one's lock.
+    from opening the first one's lock. Each user has one of their own for daemons on other hosts, which other hosts'
+    users can't see anyway.
 
     Raises:
-        MissingRequirement: it can't be made.
+        MissingRequirement: it can't be made, or was put there by somebody who may not use the socket.
     """
-    for parent in (Path("/run/lock"), Path("/tmp")):
-        if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-            break
-    folder = parent / "stagegbo"
+    parent = next((parent for parent in PARENTS if _is_open_to_all(parent)), PARENTS[-1])
+    remote = endpoint.startswith("https://")
+    folder = parent / (f"stagegbo-{os.geteuid()}" if remote else "stagegbo")
     try:
         folder.mkdir(mode=0o770, exist_ok=True)
-        if folder.stat().st_uid == os.geteuid():
-            with contextlib.suppress(OSError):
-                os.chown(folder, -1, Path(endpoint).stat().st_gid)
+        group = None if remote else _group(endpoint)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (found.st_uid not in {0, os.geteuid()} and found.st_gid != group):
+            raise PermissionError(f"a {stat.filemode(found.st_mode)[0]!r} of user {found.st_uid}, group {found.st_gid}")
+        if found.st_uid == os.geteuid():
+            if group is not None:
+                with contextlib.suppress(OSError):
+                    os.chown(folder, -1, group)
             folder.chmod(0o2770)
     except OSError as error:
-        raise MissingRequirement(
-            f"the lock folder {folder} can't be used", seen=str(error), remedy="remove it, or make it writable"
-        ) from None
+        raise _unusable(folder, error) from None
     return folder
+
+
+def _group(endpoint: str) -> int | None:
+    try:
+        return Path(endpoint).stat().st_gid
+    except OSError:
+        return None
+
+
+def _is_open_to_all(folder: Path) -> bool:
+    try:
+        return bool(folder.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return False
+
+
+def _unusable(folder: Path, error: OSError) -> MissingRequirement:
+    return MissingRequirement(
+        f"the lock folder {folder} can't be used", seen=str(error), remedy="remove it, or make it writable"
+    )
 
 
 STAGE = ""
@@ -165,12 +193,12 @@ class StageLock:
         Raises:
             LockTimeout: the holders did not let go in time; names them.
         """
-        self.make_folder()
         mine = set(exclusive)
         names = sorted(mine | set(shared))
         deadline = time.monotonic() + self._timeout
         held: list[_Lock] = []
         try:
+            self.make_folder()
             for name in names:
                 lock = self._locks.setdefault(name, _Lock(self.folder / f"{name or 'stage'}.lock"))
                 patience = time.monotonic() + FIRST_PAUSE if waiting is not None else deadline
@@ -188,9 +216,11 @@ class StageLock:
                     )
                 held.append(lock)
             self._write(doing, names, mine)
-        except BaseException:
+        except BaseException as error:
             for lock in reversed(held):
                 lock.release()
+            if isinstance(error, OSError) and error.filename is not None:  # not one of `waiting`'s
+                raise _unusable(self.folder, error) from None
             raise
 
     def release(self) -> None:
