@@ -51,10 +51,13 @@ class InNetwork(Protocol):
 def lab() -> Lab:
     """The lab that the environment means, brought up if it is not."""
     lab = Lab.find()
+    problem = ""
     try:
         lab.up(Silent())
     except StageGboError as error:
-        pytest.fail(str(error), pytrace=False)
+        problem = str(error)
+    if problem:  # said here, since within the `except` pytest would print both errors
+        pytest.fail(problem, pytrace=False)
     return lab
 
 
