@@ -200,6 +200,20 @@ class TestContainers:
         with lock().hold("test", exclusive=["drive"]):
             pass
 
+    def test_who_waits_for_several_is_told_once(
+        self, hold: Callable[..., Holder], lock: Callable[..., StageLock]
+    ) -> None:
+        cache, told = hold(exclusive="cache"), list[str]()
+        hold(exclusive="drive")
+
+        def waiting(who: str) -> None:
+            told.append(who)
+            cache.let_go()
+
+        with pytest.raises(LockTimeout, match="container drive"):
+            lock(0.3).acquire("test", waiting, exclusive=["cache", "drive"])
+        assert len(told) == 1
+
     def test_who_fails_to_get_all_keeps_none(self, hold: Callable[..., Holder], lock: Callable[..., StageLock]) -> None:
         hold(exclusive="drive")
         mine = lock()

@@ -1,0 +1,434 @@
+"""The way to the daemon: where it is looked for, and what becomes of its answers and its silence.
+
+The daemon here is an HTTP server on a Unix socket, so that pylxd, requests and the kernel are the real ones.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.incus import connection as module
+from pytest_stagegbo.incus.connection import Connection, Reply, find_endpoint
+from pytest_stagegbo.settings import IncusSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HELLO = {
+    "auth": "trusted",
+    "api_extensions": ["projects"],
+    "environment": {
+        "server": "incus",
+        "server_version": "6.0.4",
+        "storage": "btrfs",
+        "certificate_fingerprint": "f00d",
+    },
+}
+PATIENCE = 10.0
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    params: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: Any = None
+    """JSON, or bytes as they are."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def sync(metadata: Any, **headers: str) -> Answer:
+    return Answer(200, {"type": "sync", "status_code": 200, "metadata": metadata}, headers)
+
+
+def error(status: int, text: str) -> Answer:
+    return Answer(status, {"type": "error", "error": text, "error_code": status})
+
+
+def operation(code: int, **metadata: Any) -> Answer:
+    names = {103: "Running", 200: "Success", 400: "Failure", 401: "Cancelled"}
+    return sync({"status_code": code, "status": names[code], **metadata})
+
+
+class Daemon(socketserver.ThreadingUnixStreamServer):
+    """Answers what a test has laid out, one answer after the other and the last one again and again."""
+
+    daemon_threads = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.answers: dict[tuple[str, str], list[Answer]] = {("GET", "/1.0"): [sync(HELLO)]}
+        self.requests: list[Request] = []
+        self.silence = threading.Event()
+        """Until it is set, requests to `/1.0/silent` get no answer."""
+        daemon = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                parts = urlsplit(self.path)
+                request = Request(
+                    self.command, parts.path, dict(parse_qsl(parts.query)), dict(self.headers), self.rfile.read(length)
+                )
+                daemon.requests.append(request)
+                if parts.path == "/1.0/silent":
+                    daemon.silence.wait(PATIENCE)
+                answer = daemon.answer(self.command, parts.path)
+                body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+                self.send_response(answer.status)
+                for key, value in {**answer.headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        super().__init__(path, Handler)
+
+    def answer(self, method: str, path: str) -> Answer:
+        answers = self.answers.get((method, path), [error(404, "not laid out")])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def lay_out(self, method: str, path: str, *answers: Answer) -> None:
+        self.answers[method, path] = list(answers)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a short name: a path of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def daemon(folder: Path) -> Iterator[Daemon]:
+    with Daemon(str(folder / "unix.socket")) as daemon:
+        thread = threading.Thread(target=daemon.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield daemon
+        daemon.silence.set()
+        daemon.shutdown()
+        thread.join(PATIENCE)
+
+
+@pytest.fixture
+def connection(daemon: Daemon) -> Connection:
+    return Connection(IncusSettings(endpoint=daemon.path), environ={})
+
+
+class TestFindEndpoint:
+    @pytest.fixture(autouse=True)
+    def _usual_places(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "SOCKET_PLACES", (str(folder / "usual"), str(folder / "other")))
+
+    @pytest.mark.parametrize(
+        ("there", "found"),
+        [
+            pytest.param(["socket", "dir/unix.socket", "usual", "other"], "socket", id="INCUS_SOCKET"),
+            pytest.param(["dir/unix.socket", "usual", "other"], "dir/unix.socket", id="INCUS_DIR"),
+            pytest.param(["usual", "other"], "usual", id="usual"),
+            pytest.param(["other"], "other", id="other"),
+        ],
+    )
+    def test_takes_the_first_place_where_something_is(self, folder: Path, there: list[str], found: str) -> None:
+        (folder / "dir").mkdir()
+        for name in there:
+            (folder / name).touch()
+        environ = {"INCUS_SOCKET": str(folder / "socket"), "INCUS_DIR": str(folder / "dir")}
+        assert find_endpoint(IncusSettings(), environ) == str(folder / found)
+
+    @pytest.mark.parametrize("endpoint", ["/no/such/socket", "https://203.0.113.1:8443"])
+    def test_takes_what_is_set_without_looking(self, folder: Path, endpoint: str) -> None:
+        (folder / "usual").touch()
+        assert find_endpoint(IncusSettings(endpoint=endpoint), {"INCUS_SOCKET": str(folder / "usual")}) == endpoint
+
+    def test_names_every_place_looked_at(self, folder: Path) -> None:
+        environ = {"INCUS_SOCKET": "/a/socket", "INCUS_DIR": "/b"}
+        with pytest.raises(ServerUnreachable) as caught:
+            find_endpoint(IncusSettings(), environ)
+        assert caught.value.seen == f"no socket at /a/socket, /b/unix.socket, {folder}/usual, {folder}/other"
+        assert "lab up" in caught.value.remedy
+
+    def test_passes_over_empty_variables(self, folder: Path) -> None:
+        (folder / "other").touch()
+        environ = {"INCUS_SOCKET": "", "INCUS_DIR": ""}
+        assert find_endpoint(IncusSettings(), environ) == str(folder / "other")
+
+
+class TestRequest:
+    def test_quotes_each_segment_of_the_path(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/instances/a%2F..%2Fb%3Fc%23d%20e", sync("found"))
+        assert connection.get("instances", "a/../b?c#d e") == "found"
+
+    def test_sends_parameters(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/instances", sync([]))
+        connection.get("instances", project="STAGE & GBO", recursion=1)
+        assert daemon.requests[-1].params == {"project": "STAGE & GBO", "recursion": "1"}
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+    def test_sends_json_and_headers(self, daemon: Daemon, connection: Connection, method: str) -> None:
+        daemon.lay_out(method, "/1.0/x", sync({}))
+        connection.request(method, ("x",), body={"key": "grün"}, headers={"If-Match": "e7a9"})
+        request = daemon.requests[-1]
+        assert (request.method, json.loads(request.body), request.headers["If-Match"]) == (
+            method,
+            {"key": "grün"},
+            "e7a9",
+        )
+
+    @pytest.mark.parametrize("data", [b"", b"\x00\xff"], ids=["nothing", "bytes"])
+    def test_sends_bytes_as_they_are(self, daemon: Daemon, connection: Connection, data: bytes) -> None:
+        daemon.lay_out("POST", "/1.0/x", sync({}))
+        connection.request("POST", ("x",), data=data)
+        assert daemon.requests[-1].body == data
+
+    def test_returns_the_etag(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/x", sync({"name": "x"}, ETag="e7a9"))
+        reply = connection.get_reply("x")
+        assert (reply.metadata, reply.etag, reply.operation) == ({"name": "x"}, "e7a9", "")
+
+    @pytest.mark.parametrize("content", [b"\xff\x00", b'{"not": "incus"}', b""], ids=["binary", "json", "empty"])
+    def test_reads_a_file_as_it_is(self, daemon: Daemon, connection: Connection, content: bytes) -> None:
+        daemon.lay_out("GET", "/1.0/x", Answer(200, content))
+        assert connection.read_bytes("x") == content
+
+    def test_returns_the_operation_that_was_started(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("POST", "/1.0/x", Answer(202, {"type": "async", "operation": "/1.0/operations/77"}))
+        assert connection.request("POST", ("x",)).operation == "/1.0/operations/77"
+
+    def test_each_thread_has_a_client_of_its_own(self, daemon: Daemon, connection: Connection) -> None:
+        both = threading.Barrier(2, timeout=PATIENCE)
+
+        def ask() -> None:
+            both.wait()
+            connection.get()
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert len(daemon.requests) == 4, "each client greets the daemon once"
+
+    def test_does_not_log_what_was_sent(
+        self, daemon: Daemon, connection: Connection, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, module.__name__)
+        daemon.lay_out("POST", "/1.0/x", sync({}))
+        connection.request("POST", ("x",), body={"token": "s3cret"})
+        messages = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+        assert messages == ["POST /1.0/x {} -> 200"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("status", [400, 403, 404, 409, 412, 500, 503])
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+    def test_carry_the_status_and_what_the_daemon_said(
+        self, daemon: Daemon, connection: Connection, method: str, status: int
+    ) -> None:
+        daemon.lay_out(method, "/1.0/x", error(status, "because"))
+        with pytest.raises(ServerRefused, match=rf"Incus refused {method} /1\.0/x") as caught:
+            connection.request(method, ("x",))
+        assert (caught.value.status, caught.value.seen) == (status, f"{status} because")
+
+    def test_of_a_file_too(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/x", error(404, "not found"))
+        with pytest.raises(ServerRefused) as caught:
+            connection.read_bytes("x")
+        assert caught.value.status == 404
+
+    def test_without_json_are_shown_as_they_are(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/x", Answer(502, b"Bad gateway"))
+        with pytest.raises(ServerRefused, match="502 Bad gateway"):
+            connection.get("x")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pylxd leaks sockets
+class TestSilence:
+    @pytest.fixture(autouse=True)
+    def _collect_here(self) -> Iterator[None]:
+        yield
+        gc.collect()
+
+    def unreachable(self, endpoint: str) -> ServerUnreachable:
+        connection = Connection(IncusSettings(endpoint=endpoint), environ={})
+        with pytest.raises(ServerUnreachable, match=f"the Incus daemon at {endpoint} did not answer") as caught:
+            connection.get("instances")
+        return caught.value
+
+    def test_of_a_socket_that_does_not_exist(self, folder: Path) -> None:
+        found = self.unreachable(str(folder / "missing"))
+        assert "No such file" in found.seen
+        assert found.remedy.startswith("start the daemon")
+
+    def test_of_a_socket_that_nobody_listens_on(self, folder: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / "dead"))
+        found = self.unreachable(str(folder / "dead"))
+        assert "Connection refused" in found.seen
+        assert found.remedy.startswith("start the daemon")
+
+    def test_of_a_file_that_is_no_socket(self, folder: Path) -> None:
+        (folder / "file").touch()
+        assert self.unreachable(str(folder / "file")).seen
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_of_a_socket_that_this_user_may_not_use(self, daemon: Daemon, folder: Path) -> None:
+        folder.chmod(0o755)
+        Path(daemon.path).chmod(0o660)
+        script = (
+            "import os, sys; from pytest_stagegbo.incus.connection import Connection\n"
+            "from pytest_stagegbo.settings import IncusSettings\n"
+            "from pytest_stagegbo.errors import ServerUnreachable\n"
+            "connection = Connection(IncusSettings(endpoint=sys.argv[1]), environ={})\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "try: connection.get()\n"
+            "except ServerUnreachable as error: print(error)\n"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", script, daemon.path], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert "Permission denied" in found.stdout
+        assert "what to do: run as root or as a member of group incus-admin" in found.stdout
+        assert daemon.requests == []
+
+    def test_for_too_long(self, connection: Connection) -> None:
+        with pytest.raises(ServerUnreachable) as caught:
+            connection.request("GET", ("silent",), timeout=0.1)
+        assert "timed out" in caught.value.seen
+        assert caught.value.remedy.startswith("the daemon is overloaded or stuck")
+
+    def test_after_the_daemon_went_away(self, daemon: Daemon, connection: Connection) -> None:
+        connection.get()
+        Path(daemon.path).unlink()
+        fresh = Connection(IncusSettings(endpoint=daemon.path), environ={})
+        with pytest.raises(ServerUnreachable):
+            fresh.get()
+
+
+class TestServer:
+    def test_says_what_it_is(self, connection: Connection) -> None:
+        server = connection.server()
+        assert (server.kind, server.version, server.storage_drivers) == ("incus", "6.0.4", "btrfs")
+        assert (server.extensions, server.clustered, server.fingerprint) == (frozenset({"projects"}), False, "f00d")
+
+    def test_is_asked_once(self, daemon: Daemon, connection: Connection) -> None:
+        connection.server()
+        asked = len(daemon.requests)
+        assert connection.server() is connection.server()
+        assert len(daemon.requests) == asked
+
+    def test_that_does_not_trust_this_client_is_refused(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "auth": "untrusted"}))
+        with pytest.raises(ServerUnreachable, match="does not trust this client") as caught:
+            connection.server()
+        assert caught.value.seen == "auth is 'untrusted'"
+
+    def test_that_is_lxd_is_refused(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": {"server": "lxd", "server_version": "5.21"}}))
+        with pytest.raises(ServerUnreachable, match="is not Incus") as caught:
+            connection.server()
+        assert caught.value.seen == "it calls itself lxd 5.21"
+
+    @pytest.mark.parametrize(
+        "answer", [Answer(200, b"<html>"), Answer(200, {"hello": "world"})], ids=["html", "other-json"]
+    )
+    def test_that_is_something_else_altogether_is_refused(
+        self, daemon: Daemon, connection: Connection, answer: Answer
+    ) -> None:
+        daemon.lay_out("GET", "/1.0", answer)
+        with pytest.raises((ServerUnreachable, ServerRefused)):
+            connection.server()
+
+    @pytest.mark.parametrize(
+        ("endpoint", "local"), [("/var/lib/incus/unix.socket", True), ("https://203.0.113.1:8443", False)]
+    )
+    def test_is_local_behind_a_socket(self, endpoint: str, local: bool) -> None:
+        assert Connection(IncusSettings(endpoint=endpoint), environ={}).is_local is local
+
+
+class TestWait:
+    PATH = "/1.0/operations/77/wait"
+
+    @pytest.fixture
+    def wait(self, daemon: Daemon, connection: Connection) -> Callable[..., Any]:
+        def wait(*answers: Answer, timeout: float = PATIENCE) -> Any:
+            daemon.lay_out("GET", self.PATH, *answers)
+            return connection.wait(Reply(None, "", {}, "/1.0/operations/77?project=STAGE-GBO"), "copying", timeout)
+
+        return wait
+
+    def test_for_nothing_returns_what_is_known(self, connection: Connection, daemon: Daemon) -> None:
+        assert connection.wait(Reply({"done": True}, "", {}), "copying", PATIENCE) == {"done": True}
+        assert daemon.requests == []
+
+    def test_ends_with_what_the_operation_left(self, wait: Callable[..., Any]) -> None:
+        assert wait(operation(200, metadata={"return": 0})) == {"return": 0}
+
+    def test_goes_on_while_the_operation_runs(self, wait: Callable[..., Any], daemon: Daemon) -> None:
+        assert wait(operation(103), operation(103), operation(200, metadata="end")) == "end"
+        assert len([request for request in daemon.requests if request.path == self.PATH]) == 3
+
+    def test_never_asks_the_daemon_to_wait_for_ever(self, wait: Callable[..., Any], daemon: Daemon) -> None:
+        wait(operation(200), timeout=600)
+        assert daemon.requests[-1].params == {"timeout": "20"}
+
+    def test_asks_the_daemon_to_wait_no_longer_than_the_caller(self, wait: Callable[..., Any], daemon: Daemon) -> None:
+        wait(operation(200), timeout=3)
+        assert daemon.requests[-1].params in ({"timeout": "3"}, {"timeout": "4"})
+
+    @pytest.mark.parametrize(
+        ("answer", "seen"),
+        [
+            pytest.param(operation(400, err="Disk quota exceeded"), "Disk quota exceeded", id="failed"),
+            pytest.param(operation(401, err=""), "Cancelled", id="cancelled"),
+        ],
+    )
+    def test_for_a_failure_says_why(self, wait: Callable[..., Any], answer: Answer, seen: str) -> None:
+        with pytest.raises(OperationFailed, match="copying failed") as caught:
+            wait(answer)
+        assert caught.value.seen == seen
+
+    def test_takes_an_operation_that_was_forgotten_as_ended(self, wait: Callable[..., Any]) -> None:
+        assert wait(operation(103), error(404, "Operation not found")) is None
+
+    def test_passes_on_another_refusal(self, wait: Callable[..., Any]) -> None:
+        with pytest.raises(ServerRefused):
+            wait(error(500, "broken"))
+
+    def test_ends_when_time_is_up(self, wait: Callable[..., Any]) -> None:
+        with pytest.raises(OperationFailed, match="copying did not end within 0 s") as caught:
+            wait(operation(103), timeout=0.05)
+        assert caught.value.seen == "operation 77 is Running"
+        assert "timeouts.operation" in caught.value.remedy
