@@ -422,7 +422,7 @@ class TestOrder:
         assert "access-list:stagebr0-isolation" in self.after("start:tables", facts)
 
     def test_a_container_starts_after_those_that_it_needs_have_answered(self) -> None:
-        needed = {f"await:{name}" for name in ("tables", "vault", "cache", "drive", "llm")}
+        needed = {f"await:{name}" for name in ("tables", "vault", "cache", "drive")}
         assert needed <= self.after("start:system", bare_host(SETTINGS))
 
     def test_containers_without_needs_do_not_wait_for_each_other(self) -> None:

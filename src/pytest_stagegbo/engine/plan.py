@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
@@ -24,7 +25,7 @@ from pytest_stagegbo.engine.steps import (
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.settings import ContainerSettings, Settings
@@ -184,6 +185,8 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
             f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
             f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
         )
+    if settings.network.twins and copying:
+        notes.extend(_other_subnets(facts, settings))
     for container in copying:
         source = facts.sources[container.source_name]
         dropped = clone_config(source, container, settings, managed=True).dropped
@@ -198,3 +201,16 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
                 "and of a running source not crash-consistent"
             )
     return notes
+
+
+def _other_subnets(facts: Facts, settings: Settings) -> Iterator[str]:
+    """Twins answer for the addresses that the settings name; production's own bridge may say something else."""
+    for name in sorted(facts.production_networks):
+        network = facts.networks.get(name)
+        address = network.config.get("ipv4.address", "") if network is not None else ""
+        if "/" in address and IPv4Interface(address).network != settings.network.production:
+            yield (
+                f"production's bridge {name} is {IPv4Interface(address).network}, and network.production says "
+                f"{settings.network.production}: the clones answer for addresses that production does not have; set "
+                "network.production, and production_address where the last number differs"
+            )
