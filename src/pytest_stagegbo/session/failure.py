@@ -8,6 +8,7 @@ test has them noted again. Container and host share the kernel's clock.
 
 from __future__ import annotations
 
+import re
 import secrets as random
 import shlex
 import time
@@ -174,6 +175,10 @@ def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
 # What came back --------------------------------------------------------------------------------------------------
 
 
+_NOTE = re.compile(r"^(?P<inode>\d+) (?P<size>\d+) (?P<when>\d+(?:\.\d+)?)$", re.M)
+_FILE = re.compile(r"[\d.]+ (\d+) (\d+) (.+)")
+
+
 @dataclass(slots=True)
 class _Part:
     title: str
@@ -197,12 +202,11 @@ def read_fetched(printed: str, token: str, since: float, now: float, masker: Mas
         if kind == "zone":
             zone = _zone(rest)
         elif kind == "sizes":
-            for inode, size, when in (line.split() for line in body.splitlines() if line.count(" ") == 2):
-                sizes[inode] = (int(size), float(when))
+            sizes = {m["inode"]: (int(m["size"]), float(m["when"])) for m in _NOTE.finditer(body)}
         elif kind == "journal":
             parts.append(_Part("journal", masker.mask(body).splitlines()))
-        elif kind == "file" and rest.count(" ") >= 3:
-            _, inode, size, path = rest.split(" ", 3)
+        elif kind == "file" and (found := _FILE.fullmatch(rest)):
+            inode, size, path = found.groups()
             content = body.removesuffix("\n")
             parts.append(_file(path, content, int(size), sizes.get(inode) or _unknown(sizes), since, now, zone, masker))
     for part in parts:

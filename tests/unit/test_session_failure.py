@@ -1,0 +1,340 @@
+"""Which log lines a failed test's report shows, out of what containers print."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from fakes import clone, finished, refused
+
+from pytest_stagegbo.incus import CommandResult
+from pytest_stagegbo.services.masking import Masker
+from pytest_stagegbo.session import failure
+from pytest_stagegbo.session.failure import LINES, fetch_script, read_fetched, remember, remember_script, sections
+from pytest_stagegbo.session.stamps import stamp
+from pytest_stagegbo.session.together import together
+from pytest_stagegbo.settings import ContainerSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Instance
+
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=timezone.utc).timestamp()
+SINCE = datetime(2026, 11, 23, 12, 48, 17, 500000, tzinfo=timezone.utc).timestamp()
+TOKEN = "t0ken"
+
+
+def read(*parts: str, secrets: Sequence[str] = (), noisy: bool = False) -> str:
+    printed = "".join(f"{TOKEN} {part}\n" for part in parts)
+    return read_fetched(printed, TOKEN, SINCE, NOW, Masker(secrets), noisy=noisy)
+
+
+def file(content: str, *, inode: int = 7, size: int | None = None, path: str = "/opt/gbo/logs/x.log") -> str:
+    return f"file {NOW} {inode} {len(content) if size is None else size} {path}\n{content}"
+
+
+# -- times in lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("2026-11-23T12:48:17Z x", id="iso"),
+        pytest.param("2026-11-23T12:48:17.000+00:00 x", id="iso-offset"),
+        pytest.param("2026-11-23T13:48:17+0100 host x", id="journal"),
+        pytest.param("[2026-11-23T12:48:17Z INFO botserver] x", id="rust"),
+        pytest.param("INFO 2026-11-23 12:48:17,000 - x", id="level-first"),
+        pytest.param("2026-11-23 12:48:17.000 UTC [12] LOG:  x", id="postgresql"),
+        pytest.param("2026-11-23 09:48:17.000 -03 [12] LOG:  x", id="postgresql-offset"),
+        pytest.param("2026/11/23 12:48:17 NOTICE: x", id="go"),
+        pytest.param("109:M 23 Nov 2026 12:48:17.000 * Ready", id="valkey"),
+        pytest.param("Nov 23 12:48:17 tables postgres: x", id="syslog"),
+        pytest.param('{"level":"INFO","time":"2026-11-23T12:48:17.000Z","message":"x"}', id="json"),
+        pytest.param('10.0.3.1 - - [23/Nov/2026:12:48:17 +0000] "GET /" 200', id="access-log"),
+    ],
+)
+def test_times_are_read(line: str) -> None:
+    found = stamp(line, NOW, 0.0)
+    assert found is not None
+    assert found[0] == datetime(2026, 11, 23, 12, 48, 17, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "main: server is listening", "2026-13-45 12:48:17 x", "a row of 2026-11-23 12:48:17", "Feb 31 12:00:00 x"],
+)
+def test_lines_without_a_time_have_none(line: str) -> None:
+    assert stamp(line, NOW, 0.0) is None
+
+
+def test_a_time_without_a_zone_is_in_the_container_s() -> None:
+    naive, utc = stamp("2026-11-23 09:48:17 x", NOW, -3 * 3600.0), stamp("2026-11-23 12:48:17Z x", NOW, -3 * 3600.0)
+    assert naive == utc
+
+
+def test_a_time_without_a_year_is_of_the_past_year() -> None:
+    found = stamp("Dec 31 23:59:59 x", NOW, 0.0)
+    assert found is not None
+    assert found[0] == datetime(2025, 12, 31, 23, 59, 59, tzinfo=timezone.utc).timestamp()
+
+
+# -- which lines
+
+
+def test_lines_before_the_test_are_left_out_and_lines_without_a_time_go_with_the_one_before() -> None:
+    log = "2026-11-23 12:48:17.400 old\n  of old\n2026-11-23 12:48:17.600 new\n  of new\n"
+    assert read("zone +0000", file(log)) == "/opt/gbo/logs/x.log:\n2026-11-23 12:48:17.600 new\n  of new"
+
+
+def test_a_time_that_is_exact_to_a_second_may_be_any_in_it() -> None:
+    log = "2026-11-23 12:48:16 old\n2026-11-23 12:48:17 perhaps\n"
+    assert read(file(log)).splitlines()[1:] == ["2026-11-23 12:48:17 perhaps"]
+
+
+def test_the_container_s_zone_is_used() -> None:
+    log = "2026-11-23 09:48:17.400 old\n2026-11-23 09:48:17.600 new\n"
+    assert read("zone -0300", file(log)).splitlines()[1:] == ["2026-11-23 09:48:17.600 new"]
+
+
+def test_lines_before_the_first_time_of_a_new_file_belong_to_it() -> None:
+    assert "banner" in read(file("banner\n2026-11-23 12:48:18 new\n"))
+    assert "banner" not in read(file("banner\n2026-11-23 12:48:10 old\n2026-11-23 12:48:18 new\n"))
+
+
+def test_files_without_times_are_told_by_their_noted_size() -> None:
+    sizes = f"sizes\n7 9 {SINCE - 60}\n0 0 {SINCE - 60}"
+    shown = read("zone +0000", sizes, file("old plain\nnew plain\n"))
+    assert shown == ("/opt/gbo/logs/x.log, whose lines carry no times: what was added since 12:47:17:\nnew plain")
+
+
+def test_a_file_that_was_not_there_or_was_longer_is_new() -> None:
+    sizes = f"sizes\n7 900 {SINCE - 60}\n0 0 {SINCE - 60}"
+    assert "whole" in read(sizes, file("whole\n", inode=8))
+    assert "whole" in read(sizes, file("whole\n", inode=7))
+
+
+def test_without_noted_sizes_the_last_lines_are_shown_and_called_so() -> None:
+    shown = read("sizes", file("".join(f"line {number}\n" for number in range(100))))
+    assert "some may be older" in shown
+    assert shown.splitlines()[1:] == [f"line {number}" for number in range(80, 100)]
+
+
+def test_of_a_tail_the_broken_first_line_is_dropped_and_noted_sizes_still_fit() -> None:
+    content = "roken\nold\nnew\n"
+    size = failure.TAIL_BYTES + 1000
+    noted = size - failure.TAIL_BYTES + len("roken\nold\n")
+    shown = read(f"sizes\n7 {noted} {SINCE - 1}", file(content, size=size))
+    assert shown.splitlines()[1:] == ["new"]
+    assert "roken" not in read(file(content, size=size))
+
+
+# -- how they are shown
+
+
+def test_secrets_are_masked_by_value_and_by_shape() -> None:
+    log = "2026-11-23 12:48:18 key hunter2secret\n2026-11-23 12:48:18 password=abc\n"
+    shown = read("journal\n2026-11-23T12:48:18+0000 hunter2secret", file(log), secrets=["hunter2secret"])
+    assert "hunter2" not in shown
+    assert "abc" not in shown
+    assert shown.count("***") == 3
+
+
+def test_lines_of_probes_that_came_too_early_are_dropped_where_postgresql_is() -> None:
+    log = "2026-11-23 12:48:18 UTC [1] FATAL:  the database system is starting up\n2026-11-23 12:48:18 UTC x\n"
+    assert "starting up" in read(file(log))
+    assert "starting up" not in read(file(log), noisy=True)
+
+
+def test_two_hundred_lines_are_shared_out() -> None:
+    journal = "\n".join(f"2026-11-23T12:49:00+0000 j{number}" for number in range(300))
+    long = "".join(f"2026-11-23 12:49:00 a{number}\n" for number in range(300))
+    short = "".join(f"2026-11-23 12:49:00 b{number}\n" for number in range(20))
+    shown = read(f"journal\n{journal}", file(long), file(short, path="/b"))
+    lines = [line for line in shown.splitlines() if line and not line.endswith(":")]
+    assert len(lines) == LINES
+    assert "journal, the last 90 lines:" in shown
+    assert "a299" in shown
+    assert "b0" in shown
+
+
+def test_a_very_long_line_is_cut() -> None:
+    shown = read(file(f"2026-11-23 12:49:00 {'x' * 5000}\n"))
+    assert len(shown) < 1200
+    assert shown.endswith("... (5020 characters)")
+
+
+@pytest.mark.parametrize(
+    "printed", ["", "garbage", f"{TOKEN} file\n", f"{TOKEN} zone nowhere\n{TOKEN} sizes\na b c d\na b c\n"]
+)
+def test_whatever_comes_back_is_borne(printed: str) -> None:
+    assert read_fetched(printed, TOKEN, SINCE, NOW, Masker()) == ""
+
+
+# -- the scripts, in a real shell
+
+
+def run(script: str) -> str:
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerSettings:
+    """One whose log folder and notes are files here. It has no units: there may be no journal here."""
+    monkeypatch.setattr(failure, "SIZES", str(tmp_path / "sizes"))
+    logs = tmp_path / "the logs"
+    logs.mkdir()
+    return replace(Settings().containers["cache"], logs=(str(logs),), units=())
+
+
+def test_only_what_was_written_since_comes_back(container: ContainerSettings, tmp_path: Path) -> None:
+    plain, untouched = tmp_path / "the logs/plain.log", tmp_path / "the logs/untouched.log"
+    plain.write_text("old plain\n")
+    untouched.write_text("2026-11-23 12:00:00 untouched\n")
+    os.utime(untouched, (1, 1))
+    run(remember_script(container))
+    since = time.time()
+    with plain.open("a") as stream:
+        stream.write("new plain, no line end")
+    for _ in range(2):  # a failed test has sizes noted again, which takes nothing from a test that began before
+        printed = run(fetch_script(container, since, TOKEN))
+        shown = read_fetched(printed, TOKEN, since, time.time(), Masker())
+        assert shown.splitlines()[1:] == ["new plain, no line end"]
+    later = time.time()
+    os.utime(plain)
+    printed = run(fetch_script(container, later, TOKEN))
+    assert read_fetched(printed, TOKEN, later, time.time(), Masker()) == ""
+
+
+def test_notes_do_not_grow_for_ever(
+    container: ContainerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure, "SIZES_KEPT", 5)
+    (tmp_path / "the logs/a.log").write_text("a")
+    for _ in range(10):
+        run(remember_script(container))
+    assert len((tmp_path / "sizes").read_text().splitlines()) <= 5 + 2
+
+
+def test_a_container_without_logs_and_units_has_nothing_to_run(container: ContainerSettings) -> None:
+    bare = replace(container, logs=())
+    run(remember_script(bare))
+    assert read_fetched(run(fetch_script(bare, 0.0, TOKEN)), TOKEN, 0.0, NOW, Masker()) == ""
+
+
+# -- the whole
+
+
+def silent(name: str, token: str) -> str:
+    assert name
+    assert token
+    return ""
+
+
+@dataclass
+class World:
+    """An engine whose containers print what the test says."""
+
+    prints: Callable[[str, str], str] = silent
+    settings: Settings = field(default_factory=Settings)
+    clones: dict[str, Instance] = field(default_factory=dict)
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+    fails: Exception | None = None
+
+    def facts(self) -> Facts:
+        if self.fails:
+            raise self.fails
+        clones = self.clones or {name: clone(name, self.settings) for name in self.settings.containers}
+        return finished(self.settings, clones=clones)
+
+    def writer(self, facts: Facts) -> World:
+        assert facts.clones
+        return self
+
+    def execute(self, name: str, command: Sequence[str], *, timeout: float) -> CommandResult:
+        assert timeout <= 5
+        self.commands.append((name, *command))
+        script = command[-1]
+        token = script.split("echo '", 1)[1].split(" ", 1)[0] if "echo '" in script else ""
+        return CommandResult(0, self.prints(name, token), "")
+
+    @property
+    def engine(self) -> StageEngine:
+        return cast("StageEngine", self)
+
+
+def test_each_container_is_asked_once() -> None:
+    world = World(lambda name, token: f"{token} journal\n2026-11-23T12:49:00+0000 {name} hunter2secret\n")
+    found = sections(world.engine, ["cache", "tables"], SINCE, ["hunter2secret"])
+    assert sorted(command[0] for command in world.commands) == ["cache", "tables"]
+    assert found == [
+        (
+            f"stage container {name}: logged since the test began",
+            f"journal:\n2026-11-23T12:49:00+0000 {name} ***",
+        )
+        for name in ("cache", "tables")
+    ]
+
+
+def test_a_container_that_logged_nothing_says_so() -> None:
+    ((_, text),) = sections(World().engine, ["llm"], SINCE, [])
+    assert text == "nothing"
+
+
+def test_failures_to_fetch_are_told_and_never_raised() -> None:
+    stopped = World(clones={"cache": clone("cache", Settings(), status="Stopped")})
+    texts = [text for _, text in sections(stopped.engine, ["cache", "llm"], SINCE, [])]
+    assert texts[0] == "cache is stopped: a container that is not running tells nothing"
+    assert texts[1] == "(the logs could not be fetched: STAGE-GBO has no container llm)"
+    ((_, text),) = sections(World(fails=refused(500)).engine, ["llm"], SINCE, [])
+    assert text == "(the logs could not be fetched: Incus refused)"
+    ((_, text),) = sections(World(fails=RuntimeError("odd")).engine, ["llm"], SINCE, [])
+    assert text == "(the logs could not be fetched: odd)"
+
+
+def test_a_container_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure, "SECONDS", 0.6)
+    hang = threading.Event()
+
+    def prints(name: str, token: str) -> str:
+        if name == "cache":
+            hang.wait(20)
+        return f"{token} journal\n2026-11-23T12:49:00+0000 here\n"
+
+    try:
+        found = dict(sections(World(prints).engine, ["cache", "llm"], SINCE, []))
+    finally:
+        hang.set()
+    assert [("no answer within" in text, "here" in text) for text in found.values()] == [(True, False), (False, True)]
+
+
+def test_remember_asks_running_containers_and_never_raises() -> None:
+    world = World()
+    world.clones = {
+        "cache": clone("cache", world.settings),
+        "llm": clone("llm", world.settings, status="Stopped"),
+    }
+    remember(world.engine, ["cache", "llm", "tables"])
+    assert [command[0] for command in world.commands] == ["cache"]
+    remember(World(fails=refused(500)).engine, ["cache"])
+
+
+def test_together_gives_results_and_exceptions_by_name() -> None:
+    def fail() -> int:
+        raise ValueError("no")
+
+    found: dict[str, Any] = together({"one": lambda: 1, "two": fail}, 10)
+    assert found["one"] == 1
+    assert isinstance(found["two"], ValueError)
+    assert together({}, 10) == {}
