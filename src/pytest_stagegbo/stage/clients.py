@@ -193,6 +193,7 @@ def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac
     session = requests.Session()
     session.trust_env = False
     if found.tls:
+        session.verify = False
         _pin(session, found)
     arguments: dict[str, Any] = {
         "url": found.url,

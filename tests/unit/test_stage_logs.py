@@ -1,0 +1,102 @@
+"""Which lines of a container's logs were written since a moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.settings.model import ContainerSettings, default_containers
+from pytest_stagegbo.stage.logs import moment, script, since_moment, written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        pytest.param("2026-01-31T12:00:00.001 compiled", True, id="BotServer"),
+        pytest.param("2026-01-31T11:59:59.999 compiled", False, id="BotServer-before"),
+        pytest.param("2026-01-31T12:00:00.001Z [INFO]  core: unsealed", True, id="Vault"),
+        pytest.param("2026-01-31 11:59:59.100 UTC [77] LOG:  ready", False, id="PostgreSQL"),
+        pytest.param("2026/01/31 12:00:01 NOTICE: Serving s3", True, id="rclone"),
+        pytest.param("123:M 31 Jan 2026 12:00:00.500 * Ready", True, id="Valkey"),
+        pytest.param("123:M 31 Jan 2026 11:00:00.500 * Ready", False, id="Valkey-before"),
+        pytest.param("[2026-01-31 12:00:00,500] started", True, id="in-brackets"),
+        pytest.param("2026-01-31T13:00:00+02:00 started", False, id="its-own-zone"),
+        pytest.param("2026-01-31T07:00:01-0500 started", True, id="another-zone"),
+        pytest.param("2026/01/31 12:00:00 the same second", True, id="cut-to-seconds"),
+        pytest.param("2026-02-31T12:00:00 no such day", None, id="no-such-day"),
+        pytest.param("  at line 5", None, id="no-time"),
+    ],
+)
+def test_a_line_is_judged_by_its_time(line: str, expected: bool | None) -> None:
+    assert since_moment(line, NOON + 0.0005) is expected
+
+
+def test_times_without_a_zone_are_the_containers() -> None:
+    zone = timezone(timedelta(hours=-3))
+    assert since_moment("2026-01-31 09:00:01 ready", NOON, zone)
+    assert not since_moment("2026-01-31 08:59:58 ready", NOON, zone)
+
+
+def test_a_line_without_a_time_goes_with_the_one_before_it() -> None:
+    output = (
+        "\x1ezone +0000\n\x1efile /a.log\n2026-01-31 11:00:00 old\n  old, too\n2026-01-31 12:30:00 new\n  new, too\n"
+    )
+    assert written(output, NOON) == "file /a.log:\n2026-01-31 12:30:00 new\n  new, too"
+
+
+def test_a_file_that_knows_no_times_is_shown_whole() -> None:
+    assert written("\x1efile /llm.log\nloading\nready\n", NOON) == "file /llm.log:\nloading\nready"
+
+
+def test_a_file_without_new_lines_is_not_named() -> None:
+    assert written("\x1efile /a.log\n2026-01-31 11:00:00 old\n\x1efile /b.log\nnew", NOON) == "file /b.log:\nnew"
+
+
+def test_the_journal_is_taken_as_it_is() -> None:
+    assert (
+        written("\x1ezone +0000\n2026-01-31T11:00:00 system x: y\n\x1efile /a", NOON)
+        == "2026-01-31T11:00:00 system x: y"
+    )
+
+
+def test_without_a_moment_everything_is_shown() -> None:
+    output = "\x1ezone +0000\n\x1efile /a.log\n2020-01-01 00:00:00 old\nodd \x1e line\x0b\n"
+    assert written(output, None) == "file /a.log:\n2020-01-01 00:00:00 old\nodd \x1e line\x0b"
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        pytest.param(NOON, id="seconds"),
+        pytest.param(int(NOON), id="whole-seconds"),
+        pytest.param(datetime(2026, 1, 31, 14, tzinfo=timezone(timedelta(hours=2))), id="with-a-zone"),
+        pytest.param(datetime.fromtimestamp(NOON), id="local-time"),
+    ],
+)
+def test_a_moment_is_a_number_or_a_datetime(since: datetime | float) -> None:
+    assert moment(since) == NOON
+
+
+def test_the_script_prints_files_written_to_since_then(tmp_path: Path) -> None:
+    """In this machine's own shell: the unit doesn't exist, which must not matter."""
+    folder = tmp_path / "log's"
+    folder.mkdir()
+    (folder / "old.log").write_text("2020-01-01 00:00:00 old\n")
+    (folder / "new.log").write_text("".join(f"line {number}\n" for number in range(10)) + "no end of line")
+    os.utime(folder / "old.log", (1, 1))
+    container = ContainerSettings(
+        "system", default_containers()["system"].address, units=("not-there.service",), logs=(str(folder),)
+    )
+    done = subprocess.run(["sh", "-c", script(container, 3, 1000.5)], capture_output=True, text=True, check=True)
+    shown = [line for line in written(done.stdout, 1000.5).splitlines() if "journal" not in line]
+    assert shown[-4:] == [f"file {folder}/new.log:", "line 8", "line 9", "no end of line"]
+    assert "old" not in "".join(shown[:-4])
