@@ -179,11 +179,10 @@ CASES: dict[str, Case] = {
             Sent(
                 "POST",
                 ("instances", "cache", "files"),
-                {"path": path, **STAGE},
+                {"path": "/var/lib/stagegbo", **STAGE},
                 data=b"",
                 headers=both(type="directory", mode="0700", uid="0", gid="0"),
             )
-            for path in ("/var/lib", "/var/lib/stagegbo")
         ],
     ),
     "delete_file": Case(
@@ -273,19 +272,6 @@ class TestDetails:
         connection = StrictConnection({("PUT", "instances/cache/state"): None})
         writer_on(connection).set_state("cache", "stop", force=True, seconds=5)
         assert connection.sent[0].body == {"action": "stop", "force": True, "timeout": 5}
-
-    @pytest.mark.parametrize(
-        ("path", "made"),
-        [
-            pytest.param("/data", ["/data"], id="at-the-top"),
-            pytest.param("/opt/gbo", ["/opt/gbo"], id="below-the-top"),
-            pytest.param("/opt/gbo/a/b", ["/opt/gbo", "/opt/gbo/a", "/opt/gbo/a/b"], id="deep"),
-        ],
-    )
-    def test_a_folder_is_made_from_the_top_down(self, path: str, made: list[str]) -> None:
-        connection = StrictConnection({("POST", "instances/cache/files"): None})
-        writer_on(connection).make_folder("cache", path)
-        assert [sent.params["path"] for sent in connection.sent] == made
 
     @pytest.mark.parametrize("name", ["delete_instance", "delete_file"])
     def test_what_is_gone_already_is_deleted(self, name: str) -> None:

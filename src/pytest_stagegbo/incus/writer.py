@@ -178,13 +178,9 @@ class Writer:
         self._send("POST", ("instances", name, "files"), params={"path": path}, data=content, headers=headers)
 
     def make_folder(self, name: str, path: str, *, mode: int = 0o755) -> None:
-        """Make a folder and those above it that are missing. One that exists is fine, and stays as it is."""
-        missing = [path]
-        while (parent := posixpath.dirname(missing[-1])) not in {"", "/"}:
-            missing.append(parent)
+        """Make a folder in one that exists. One that exists already is fine, and stays as it is."""
         headers = _file_headers(type="directory", mode=f"{mode:04o}", uid="0", gid="0")
-        for folder in reversed(missing[:-1] or missing):  # those at the top are always there
-            self._send("POST", ("instances", name, "files"), params={"path": folder}, data=b"", headers=headers)
+        self._send("POST", ("instances", name, "files"), params={"path": path}, data=b"", headers=headers)
 
     def delete_file(self, name: str, path: str) -> None:
         """Delete a file, a link or an empty folder. One that is gone already is fine."""
