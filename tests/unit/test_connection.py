@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -428,7 +429,9 @@ class TestWait:
             wait(error(500, "broken"))
 
     def test_ends_when_time_is_up(self, wait: Callable[..., Any]) -> None:
+        began = time.monotonic()
         with pytest.raises(OperationFailed, match="copying did not end within 0 s") as caught:
             wait(operation(103), timeout=0.05)
         assert caught.value.seen == "operation 77 is Running"
         assert "timeouts.operation" in caught.value.remedy
+        assert time.monotonic() - began < PATIENCE

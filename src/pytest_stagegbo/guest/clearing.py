@@ -15,23 +15,30 @@ def functions(report: str = "") -> str:
     """Shell functions `empty` and `clear_files`, which say what they did: in the file `report`, or as output.
 
     `find` gets each folder with a trailing slash, so that one reached through a link is cleared too. What can't be
-    deleted ends the script with status 1.
+    deleted, or is no folder, ends the script with status 1.
     """
     to_report = f" >>{shlex.quote(report)}" if report else ""
-    return f"""empty() {{
-    [ -d "$1" ] || {{ echo "absent $1"{to_report}; return 0; }}
+    return f"""say() {{ printf '%s\\n' "$1"{to_report}; }}
+
+is_there() {{
+    [ -e "$1" ] || {{ say "absent $1"; return 1; }}
+    [ -d "$1" ] || {{ echo "not a folder: $1" >&2; exit 1; }}
+}}
+
+empty() {{
+    is_there "$1" || return 0
     find "$1/" -mindepth 1 -delete
     left=$(find "$1/" -mindepth 1 -print -quit)
     [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "emptied $1"{to_report}
+    say "emptied $1"
 }}
 
 clear_files() {{
-    [ -d "$1" ] || {{ echo "absent $1"{to_report}; return 0; }}
+    is_there "$1" || return 0
     find "$1/" -mindepth 1 ! -type d -delete
     left=$(find "$1/" -mindepth 1 ! -type d -print -quit)
     [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
-    echo "cleared $1"{to_report}
+    say "cleared $1"
 }}
 """
 
