@@ -6,6 +6,7 @@ import contextlib
 import functools
 import posixpath
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
@@ -32,6 +33,9 @@ __all__ = ["Performer"]
 
 QUOTA_COMPLAINTS = ("Disk quota exceeded", "quota", "qgroup limit")
 """How storage drivers say that a new limit is below what is already there."""
+
+BUSY = "Instance is busy running"
+"""How the daemon says that an operation on the same instance has not ended."""
 
 LARGEST_LIMIT = 1 << 50
 """Bytes. A driver that refuses more than this refuses for another reason than the size."""
@@ -262,15 +266,18 @@ class Performer:
         self.writer.set_instance_devices(step.subject, devices)
 
     def start_clone(self, step: steps.StartClone) -> None:
-        clone = self._clone(step.subject)
-        if clone.config.get(marks.STATE) != marks.PREPARED:
-            raise UnsafeClone(
-                f"{step.subject} was not made safe",
-                seen=f"state {clone.config.get(marks.STATE)}",
-                remedy="provision again",
-            )
-        if not clone.is_running:
-            self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
+        def start() -> None:
+            clone = self._clone(step.subject)
+            if clone.config.get(marks.STATE) != marks.PREPARED:
+                raise UnsafeClone(
+                    f"{step.subject} was not made safe",
+                    seen=f"state {clone.config.get(marks.STATE)}",
+                    remedy="provision again",
+                )
+            if not clone.is_running:
+                self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
+
+        patiently(start, self._settings.timeouts.operation)
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         self.readiness[step.subject] = await_clone(
@@ -287,14 +294,35 @@ class Performer:
 def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) -> None:
     """Stop and delete a clone of this tool's; one that is gone is fine.
 
+    One that runs is marked as unfinished first: should this process be killed here, the next run would otherwise
+    take a clone that is being stopped for one to wait for.
+
     Raises:
         NotOurs: it carries no ownership mark.
     """
-    clone = reader.instance(settings.project, name)
-    if clone is None:
-        return
-    if not marks.is_ours(clone.config):
-        raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
-    if clone.status not in {"Stopped", "Error"}:  # Incus refuses to stop a broken one, and deletes it
-        writer.set_state(name, "stop", force=True)
-    writer.delete_instance(name)
+
+    def remove() -> None:
+        clone = reader.instance(settings.project, name)
+        if clone is None:
+            return
+        if not marks.is_ours(clone.config):
+            raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
+        if clone.status not in {"Stopped", "Error"}:  # Incus refuses to stop a broken one, and deletes it
+            if clone.config.get(marks.STATE) != marks.BUILDING:
+                writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
+            writer.set_state(name, "stop", force=True)
+        writer.delete_instance(name)
+
+    patiently(remove, settings.timeouts.operation)
+
+
+def patiently(attempt: Callable[[], None], timeout: float) -> None:
+    """Try again while the daemon still works on what a run that was killed had asked for."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return attempt()
+        except (OperationFailed, ServerRefused) as error:
+            if BUSY not in error.seen or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more
