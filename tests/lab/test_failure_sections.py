@@ -1,0 +1,91 @@
+"""The logs of real containers, as the report of a failed test carries them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.session.failure import remember, sections
+from pytest_stagegbo.settings import IncusSettings, Settings
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+SECRET = "hunter2secret"
+FOLDER = "/opt/gbo/logs/failure-sections"
+
+
+@pytest.fixture
+def engine(lab: Lab, provisioned: subprocess.CompletedProcess[str]) -> Iterator[StageEngine]:
+    """Of the stage in the shared lab. This process stays out of its network."""
+    assert provisioned.returncode == 0
+    engine = StageEngine(Settings(), Connection(IncusSettings(endpoint=str(lab.socket))))
+    _shell(engine, f"mkdir -p {FOLDER}")
+    yield engine
+    _shell(engine, f"rm -r {FOLDER}")
+
+
+def _shell(engine: StageEngine, script: str) -> str:
+    result = engine.execute("cache", ["sh", "-c", script])
+    assert result.status == 0, result.stderr
+    return result.stdout
+
+
+def test_what_was_logged_since_the_test_began_and_nothing_before(engine: StageEngine) -> None:
+    """The journal, a log with times and one without; secrets masked; in all six containers at once."""
+
+    def log(what: str) -> None:
+        _shell(
+            engine,
+            f"echo '{what} plain {SECRET}' >>{FOLDER}/plain.log; "
+            f"echo \"$(date '+%F %T.%3N') {what} timed\" >>{FOLDER}/timed.log; "
+            f"printf 'MESSAGE={what} journal {SECRET}\\nOBJECT_SYSTEMD_UNIT=valkey.service\\n' | logger --journald",
+        )
+
+    names = list(engine.settings.containers)
+    log("earlier")
+    remember(engine, names)
+    since = time.time()
+    log("meanwhile")
+    began = time.monotonic()
+    found = dict(sections(engine, names, since, [SECRET]))
+    took = time.monotonic() - began
+    assert list(found) == [f"stage container {name}: logged since the test began" for name in names]
+    text = found["stage container cache: logged since the test began"]
+    assert "meanwhile journal ***" in text
+    assert "meanwhile plain ***" in text
+    assert "meanwhile timed" in text
+    assert "earlier" not in text
+    assert not [each for each in found.values() if SECRET in each or "could not be fetched" in each]
+    assert took < 5
+
+
+def test_a_later_test_sees_only_its_own(engine: StageEngine) -> None:
+    """Each failed test has sizes noted anew."""
+    remember(engine, ["cache"])
+    first = time.time()
+    _shell(engine, f"echo first >>{FOLDER}/plain.log")
+    assert "first" in sections(engine, ["cache"], first, [])[0][1]
+    second = time.time()
+    _shell(engine, f"echo second >>{FOLDER}/plain.log")
+    shown = sections(engine, ["cache"], second, [])[0][1]
+    assert "second" in shown
+    assert "first" not in shown
+
+
+def test_real_services_are_read(engine: StageEngine) -> None:
+    """PostgreSQL's own log, whose lines have times."""
+    since = time.time()
+    query = "runuser -u postgres -- psql -XqAt botserver -c 'SELECT no_such_column'"
+    engine.execute("tables", ["sh", "-c", f"cd / && {query}"])
+    ((_, text),) = sections(engine, ["tables"], since, [])
+    assert "no_such_column" in text

@@ -1,0 +1,212 @@
+"""A stage container fills the pool that it shares with production.
+
+In a lab of its own, with a production of two containers on a pool of 4 GiB. The lab is deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab.support import Ground, until
+
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.errors import NoRoom
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.lab.paths import Paths
+from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.session.guard import DiskGuard
+from pytest_stagegbo.session.space import LocalHost
+from pytest_stagegbo.session.summary import pool_line
+from pytest_stagegbo.settings import IncusSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.incus import Writer
+
+pytestmark = pytest.mark.lab
+
+POOL = "small"
+PRODUCTION = "PROD-SMALL"
+FLOOR = 600_000_000
+NAMES = ("cache", "tables")
+CONFIG = f"""source_project = "{PRODUCTION}"
+disk_floor = "{FLOOR}"
+[containers]
+system = false
+vault = false
+drive = false
+llm = false
+[containers.cache]
+source = "small-cache"
+[containers.tables]
+source = "small-tables"
+"""
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """A lab with a small pool and a production on it."""
+    found = Paths.find()
+    lab = Lab(replace(found, name=f"guard-{found.version}"))
+    try:
+        lab.up(Silent())
+        ground = Ground(lab, tmp_path_factory.mktemp("settings"))
+        ground.reset()
+        ground.incus("storage", "create", POOL, "btrfs", "size=4GiB")
+        ground.incus("project", "create", PRODUCTION, "-c", "features.images=false", "-c", "features.profiles=false")
+        for name in NAMES:
+            ground.incus("stop", "--force", name)
+            target = f"small-{name}"
+            ground.incus("copy", name, target, "--target-project", PRODUCTION, "--storage", POOL, "--instance-only")
+            ground.incus("start", target, project=PRODUCTION)
+        yield ground
+    finally:
+        lab.down(purge=True)
+
+
+@pytest.fixture(scope="module")
+def engine(ground: Ground) -> StageEngine:
+    """Of the stage, which is provisioned. This process stays out of the lab's network."""
+    stage = ground.stage("STAGE-GBO", settings=CONFIG)
+    stage.run("provision")
+    return StageEngine(_settings(ground), Connection(IncusSettings(endpoint=str(ground.lab.socket))))
+
+
+def _settings(ground: Ground) -> Settings:
+    plain = Settings().containers
+    return Settings(
+        source_project=PRODUCTION,
+        disk_floor=str(FLOOR),
+        containers={name: replace(plain[name], source=f"small-{name}") for name in NAMES},
+        incus=IncusSettings(endpoint=str(ground.lab.socket)),
+    )
+
+
+@dataclass
+class Room:
+    """The least room that the pool had, watched from outside of the guard."""
+
+    engine: StageEngine
+    least: int = 2**63
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        host = LocalHost(self.engine.reader.endpoint)
+        while not self.ended.is_set():
+            pool = self.engine.reader.pool(POOL)
+            self.least = min(self.least, pool.free - host.unwritten_bytes(pool))
+            self.ended.wait(0.01)
+
+
+@contextlib.contextmanager
+def production_writes(ground: Ground) -> Iterator[subprocess.Popen[str]]:
+    """Production writes to its disk, a MiB at a time, all the while; its results are in /run/beats."""
+    script = """rm -f /run/end; : >/run/beats
+while [ ! -e /run/end ]; do
+    dd if=/dev/urandom of=/var/beat bs=64k count=16 conv=fsync 2>/run/beat.err && echo ok >>/run/beats || {
+        echo failed >>/run/beats; cat /run/beat.err; }
+done"""
+    argv = ["incus", "--project", PRODUCTION, "exec", "small-tables", "--", "sh", "-c", script]
+    with subprocess.Popen(
+        ground.lab.exec_argv(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until(lambda: beats(ground).count("ok") > 3, "production writes")
+            yield process
+        finally:
+            ground.exec("small-tables", "touch", "/run/end", project=PRODUCTION)
+            process.wait(60)
+
+
+def beats(ground: Ground) -> list[str]:
+    return ground.exec("small-tables", "cat", "/run/beats", project=PRODUCTION, check=False).split()
+
+
+def fill(writer: Writer, name: str, mib: int) -> None:
+    """Ends early when the container is stopped."""
+    writer.execute(name, ["dd", "if=/dev/zero", "of=/var/fill", "bs=1M", f"count={mib}"], timeout=60)
+
+
+def test_a_container_that_fills_the_pool_is_stopped_before_production_feels_it(
+    ground: Ground, engine: StageEngine
+) -> None:
+    """The guard stops what grows, says who and by how much, ends the session; production goes on writing."""
+    writer = engine.writer(engine.facts())
+    room, stopped, errors = Room(engine), threading.Event(), list[NoRoom]()
+
+    def stop(error: NoRoom) -> None:
+        errors.append(error)
+        stopped.set()
+
+    guard = DiskGuard(engine, stop)
+    with ThreadPoolExecutor(2) as threads, production_writes(ground):
+        try:
+            watching = threads.submit(room.watch)
+            guard.start()
+            until(guard.growth, "the guard has begun")
+            guard.check()
+            filling = threads.submit(fill, writer, "tables", 3500)
+            assert stopped.wait(60), f"trouble: {guard.trouble()}"
+            before = len(beats(ground))
+            until(lambda: len(beats(ground)) > before + 3, "production goes on writing")
+        finally:
+            room.ended.set()
+            guard.close()
+        watching.result(10)
+        filling.exception(60)
+
+        assert set(beats(ground)) == {"ok"}, "no write of production failed"
+    (error,) = errors
+    grown = guard.growth()
+    assert f"too little room on pool {POOL}" in error.message
+    assert error.message.endswith("Stopped, with its data kept: tables")
+    assert "tables grew by 1." in error.seen
+    assert "cache" not in error.seen
+    assert grown["tables"] > 2**30
+    assert guard.trouble() == ""
+
+    clones = engine.reader.instances(engine.settings.project)
+    assert {name: clone.status for name, clone in clones.items()} == {"cache": "Running", "tables": "Stopped"}
+    production = engine.reader.instances(PRODUCTION)
+    assert {clone.status for clone in production.values()} == {"Running"}
+    counted = ground.inside("btrfs", "device", "stats", str(ground.host / f"var/lib/incus/storage-pools/{POOL}")).stdout
+    assert all(line.split()[-1] == "0" for line in counted.splitlines()), counted
+    print(f"floor {FLOOR / 1e6:.0f} MB, least room {room.least / 1e6:.0f} MB\n{error}")
+    assert room.least > FLOOR / 2
+
+
+def test_below_the_floor_no_reset_begins(engine: StageEngine) -> None:
+    """The pool is as the filled container left it."""
+    with pytest.raises(NoRoom, match=f"pool {POOL}"):
+        DiskGuard(engine, lambda _: None).check()
+
+
+def test_the_pool_s_line_says_where_and_how_much(engine: StageEngine) -> None:
+    line = pool_line(engine)
+    assert "project STAGE-GBO on Incus " in line
+    assert f"pool {POOL} (btrfs): " in line
+    assert "of 4 GiB free, " in line
+    assert line.endswith("below it on the host")
+
+
+def test_provisioning_anew_gives_the_room_back(ground: Ground, engine: StageEngine) -> None:
+    """As the error advises. Provisioning itself minds the floor, so the user must let it pass."""
+    low = ground.stage("STAGE-GBO", settings=CONFIG.replace(str(FLOOR), "100MB"))
+    low.run("provision", "--recreate")
+    until(lambda: _has_room(engine), "btrfs has given the room back", 60)
+
+
+def _has_room(engine: StageEngine) -> bool:
+    try:
+        DiskGuard(engine, lambda _: None).check()
+    except NoRoom:
+        return False
+    return True
