@@ -459,6 +459,11 @@ class TestFailure:
         assert list(folder.iterdir()) == []
         assert clone.stamp == f"emptied {DATA}\n"
 
+    @pytest.mark.parametrize("path", ["/etc/hosts", "/etc/resolv.conf"])
+    def test_of_a_file_that_the_network_needs(self, clone: Clone, path: str) -> None:
+        assert clone.boot(mounts=self.READ_ONLY.format(path)).returncode != 0
+        assert clone.stamp is None
+
     def test_of_a_folder_that_the_script_lives_in(self, clone: Clone) -> None:
         """Without a place for its stamp nothing counts as done."""
         clone.fill(DATA, "file")
@@ -478,6 +483,8 @@ class TestRest:
         first = clone.stamp
         assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
         assert clone.stamp == first
+        left = sorted(path.name for path in clone.path(FOLDER).iterdir())
+        assert left == ["prepare", "prepare.log", "prepared", "twins"]
 
     def test_nothing_to_clear_is_stamped_too(self, clone: Clone) -> None:
         assert clone.boot().returncode == 0
