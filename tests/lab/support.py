@@ -280,7 +280,10 @@ class Stage:
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def documents(self) -> dict[str, Any]:
-        """Everything of the stage that the daemon knows, without what differs from one copy to the next."""
+        """Everything of the stage that the daemon knows, without what differs from one copy to the next.
+
+        Flat, so that a comparison that fails shows what differs.
+        """
         ground = self.ground
         network = tomlname(self.config)
         found: dict[str, Any] = {"project": ground.get(f"projects/{self.project}")}
@@ -288,8 +291,7 @@ class Stage:
         found["network"] = ground.get(f"networks/{network}")
         found["acl"] = ground.get(f"network-acls/{network}-isolation")
         found["instances"] = ground.instances(self.project)
-        steadied: dict[str, Any] = steady(found)
-        return steadied
+        return flat(steady(found))
 
     def destroy(self) -> None:
         self.run("destroy", "--yes")
@@ -399,6 +401,16 @@ def ground(folder: Path) -> Iterator[Ground]:
 def tomlname(config: Path) -> str:
     lines = config.read_text().partition("[network]")[2].splitlines()
     return next((line.split('"')[1] for line in lines if line.startswith("name")), "stagebr0")
+
+
+def flat(document: Any, path: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"/a/b": 1}`."""
+    if not isinstance(document, dict):
+        return {path: document}
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        found.update(flat(value, f"{path}/{key}"))
+    return found
 
 
 def steady(document: Any) -> Any:
