@@ -200,7 +200,8 @@ class StageLock:
         try:
             self.make_folder()
             for name in names:
-                lock = self._locks.setdefault(name, _Lock(self.folder / f"{name or 'stage'}.lock"))
+                lock = self._locks.get(name) or _Lock(self.folder / f"{name or 'stage'}.lock")
+                self._locks[name] = lock
                 patience = time.monotonic() + FIRST_PAUSE if waiting is not None else deadline
                 got = lock.acquire(min(patience, deadline), exclusive=name in mine)
                 if not got and waiting is not None and time.monotonic() < deadline:
