@@ -7,6 +7,7 @@ tests do not ask for the stage costs nothing and cannot fail because of it.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.errors import NoRoom
+    from pytest_stagegbo.errors import NoRoom, StageGboError
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
@@ -82,7 +83,7 @@ class StagePlugin:
         self._guard: DiskGuard | None = None
         self._summary: Summary | None = None
         self._stage: Stage | None = None
-        self.stopped_by: NoRoom | None = None
+        self._unreachable: StageGboError | None = None
 
     # -- settings
 
@@ -179,6 +180,7 @@ class StagePlugin:
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError
+        from pytest_stagegbo.session.failure import remember
         from pytest_stagegbo.session.guard import DiskGuard
 
         try:
@@ -189,15 +191,20 @@ class StagePlugin:
         stage_session.ensure()
         if stage_session.failed:
             return
+        engine = stage_session.engine
 
         def stop(error: NoRoom) -> None:
-            self.stopped_by = error
             session.shouldstop = str(error)
 
-        self._guard = DiskGuard(stage_session.engine, stop)
+        self._guard = DiskGuard(engine, stop)
+        try:
+            self._guard.check()
+        except StageGboError as error:
+            self._unreachable = error
+            return
         self._guard.start()
-
-    _unreachable: Exception | None = None
+        used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
+        threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
     # -- one test
 
@@ -256,11 +263,16 @@ class StagePlugin:
     # -- reports
 
     def pytest_report_header(self) -> str | None:
+        """Project, server, pool and free space, where the stage was spoken of when pytest began."""
         if self._settings is None:
             return None
-        from pytest_stagegbo.session.summary import header
+        from pytest_stagegbo.errors import StageGboError
+        from pytest_stagegbo.session.summary import header, pool_line
 
-        return header(self._settings)
+        try:
+            return pool_line(self.engine())
+        except StageGboError as error:
+            return f"{header(self._settings)}: {error.message}"
 
     def pytest_sessionfinish(self) -> None:
         if self._summary is None:

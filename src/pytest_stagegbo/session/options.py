@@ -36,10 +36,10 @@ def read_settings(
         SettingsError: with every problem.
         LabError, MissingRequirement: the lab is asked for and is not up.
     """
-    command_line = {names[name]: value for name, value in options.items() if names[name] and value is not None}
-    origins = {names[name]: f"--stage-{name}" for name in options if names[name]}
-    from_ini = {names[name]: value for name, value in ini.items() if names[name] and value is not None}
-    ini_origins = {names[name]: "stage_" + name.replace("-", "_") for name in ini if names[name]}
+    command_line = _settings(options, names)
+    origins = {"disk_floor_share": "--stage-disk-min"} | {names[name]: f"--stage-{name}" for name in names}
+    from_ini = _settings(ini, names)
+    ini_origins = {setting: origin[2:].replace("-", "_") for setting, origin in origins.items()}
     layers = [Layer.from_dotted("command line", command_line, {key: origins[key] for key in command_line})]
     lab = _first(options["lab"], environ.get("STAGEGBO_LAB"), ini["lab"])
     if lab is not None and str(lab).lower() not in FALSE:
@@ -47,6 +47,12 @@ def read_settings(
     config = _first(options["config"], environ.get("STAGEGBO_CONFIG"), ini["config"])
     extra = [Layer.from_dotted("pytest's ini", from_ini, {key: ini_origins[key] for key in from_ini})]
     return load(Path(config) if config else None, root, environ, options=layers, extra=extra).settings
+
+
+def _settings(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """By setting. A floor that is asked for is the whole floor: the share of the pool no longer adds to it."""
+    found = {names[name]: value for name, value in given.items() if names[name] and value is not None}
+    return {**found, "disk_floor_share": 0} if "disk_floor" in found else found
 
 
 def _first(*values: Any) -> Any:
