@@ -189,7 +189,7 @@ class Performer:
 
     def _limit_error(self, step: steps.CopyClone, source: Instance) -> LimitTooSmall:
         referenced = self._referenced_bytes(step, source)
-        size = "more" if referenced is None else f"about {bytes_text(referenced)}"
+        size = "bytes" if referenced is None else f"about {bytes_text(referenced)}"
         return LimitTooSmall(
             f"{step.subject}: the disk limit {step.limit} ({bytes_text(parse_size(step.limit))}) is below the {size} "
             f"that {source.project}/{source.name} already references",

@@ -1,0 +1,298 @@
+"""How each step is done: what is written in which order, and what is never written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from fakes import Journal, bare_host, clone, copied, finished, project, refused
+
+from pytest_stagegbo.engine import marks, steps
+from pytest_stagegbo.engine.allowlist import clone_config
+from pytest_stagegbo.engine.perform import LARGEST_LIMIT, Performer, remove_clone
+from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
+from pytest_stagegbo.guest import STAMP
+from pytest_stagegbo.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Instance, Reader, Writer
+
+SETTINGS = Settings()
+TABLES = SETTINGS.containers["tables"]
+COPY = steps.CopyClone(subject="tables", container=TABLES, pool="tank", limit="10GB", location="", dropped=())
+PREPARE = steps.PrepareClone(subject="tables", container=TABLES)
+START = steps.StartClone(subject="tables")
+REMOVE = steps.RemoveClone(subject="tables", reason="a test")
+
+
+class Stage:
+    """A stage's project as reader and writer see it. Any other call fails the test."""
+
+    def __init__(self, *clones: Instance, own_networks: bool = False) -> None:
+        self.clones = {found.name: found for found in clones}
+        self.config = {"features.networks": "true" if own_networks else "false"}
+        self.log: list[str] = []
+        self.on: dict[str, Callable[..., None]] = {}
+        """What else happens at a write; may raise."""
+
+    def write(self, verb: str, name: str, *details: Any) -> None:
+        self.log.append(" ".join([verb, name, *(str(detail) for detail in details if isinstance(detail, str))]))
+        if verb in self.on:
+            self.on[verb](name, *details)
+
+    # -- reader
+
+    def projects(self) -> Mapping[str, Any]:
+        return {"STAGE-GBO": project("STAGE-GBO", **self.config)}
+
+    def instance(self, project: str, name: str) -> Instance | None:
+        assert project == "STAGE-GBO"
+        return self.clones.get(name)
+
+    # -- writer
+
+    def create_project(self, config: Mapping[str, str], description: str) -> None:
+        assert description
+        self.write("project", config["features.networks"])
+
+    def copy_instance(
+        self, name: str, source: str, *, config: Mapping[str, str], devices: Mapping[str, Any], target: str = ""
+    ) -> None:
+        assert config[marks.STATE] == marks.BUILDING
+        self.write("copy", name, source, target, devices)
+        self.clones[name] = replace(clone(name, SETTINGS, status="Stopped"), config=dict(config))
+
+    def set_instance_config(self, name: str, config: Mapping[str, str]) -> None:
+        self.write("config", name, *(f"{key}={value}" for key, value in config.items()))
+
+    def set_instance_devices(self, name: str, devices: Mapping[str, Any]) -> None:
+        self.write("limit", name, devices["root"]["size"])
+
+    def set_state(self, name: str, action: str, *, force: bool = False) -> None:
+        self.write(action, name, *(["by force"] if force else []))
+
+    def delete_instance(self, name: str) -> None:
+        self.write("delete", name)
+        del self.clones[name]
+
+    def make_folder(self, name: str, path: str) -> None:
+        self.write("folder", name, path)
+
+    def put_file(self, name: str, path: str, content: bytes, *, mode: int) -> None:
+        assert content
+        assert mode
+        self.write("file", name, path)
+
+    def delete_file(self, name: str, path: str) -> None:
+        self.write("unlink", name, path)
+
+
+def performer(stage: Stage, facts: Facts | None = None) -> Performer:
+    reader, writer = cast("Reader", stage), cast("Writer", stage)
+    return Performer(reader, writer, facts or bare_host(SETTINGS), SETTINGS, None, Journal())
+
+
+def fresh_copy(**config: str) -> Instance:
+    origin = bare_host(SETTINGS).sources["tables"]
+    made = copied(origin, clone_config(origin, TABLES, SETTINGS, managed=True), SETTINGS)
+    return replace(made, expanded_config={**made.expanded_config, **config})
+
+
+class TestPrepare:
+    def test_a_clone_is_marked_as_prepared_once_all_its_files_are_placed(self) -> None:
+        stage = Stage(fresh_copy())
+        performer(stage).do(PREPARE)
+        assert stage.log[-1] == "config tables user.stagegbo.state=prepared"
+        assert [line for line in stage.log[:-1] if line.startswith("config")] == []
+        assert {line for line in stage.log if line.startswith("file")} >= {
+            "file tables /etc/machine-id",
+            "file tables /etc/network/interfaces",
+            "file tables /var/lib/stagegbo/prepare",
+        }
+
+    def test_no_stamp_is_placed(self) -> None:
+        stage = Stage(fresh_copy())
+        performer(stage).do(PREPARE)
+        assert f"file tables {STAMP}" not in stage.log
+
+    def test_a_link_is_removed_before_its_place_is_taken(self) -> None:
+        stage = Stage(fresh_copy())
+        performer(stage).do(PREPARE)
+        path = "tables /etc/systemd/system/default.target"
+        assert stage.log.index(f"unlink {path}") < stage.log.index(f"file {path}")
+
+    def test_a_folder_is_made_before_its_files(self) -> None:
+        stage = Stage(fresh_copy())
+        performer(stage).do(PREPARE)
+        assert stage.log.index("folder tables /var/lib/stagegbo") < stage.log.index(
+            "file tables /var/lib/stagegbo/prepare"
+        )
+
+    def test_a_clone_that_kept_something_dangerous_is_left_as_it_is(self) -> None:
+        stage = Stage(fresh_copy(**{"security.privileged": "true"}))
+        with pytest.raises(UnsafeClone) as caught:
+            performer(stage).do(PREPARE)
+        assert caught.value.seen == "config security.privileged"
+        assert stage.log == []
+
+    def test_a_clone_that_runs_already_is_not_taken_for_safe(self) -> None:
+        stage = Stage(replace(fresh_copy(), status="Running"))
+        with pytest.raises(UnsafeClone, match="it is running although it was not made safe"):
+            performer(stage).do(PREPARE)
+        assert stage.log == []
+
+    def test_a_failure_leaves_the_clone_unmarked(self) -> None:
+        def fail(*_: object) -> None:
+            raise refused(500)
+
+        stage = Stage(fresh_copy())
+        stage.on["file"] = fail
+        with pytest.raises(ServerRefused):
+            performer(stage).do(PREPARE)
+        assert [line for line in stage.log if line.startswith("config")] == []
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        ("status", "done"),
+        [("Stopped", ["start tables"]), ("Frozen", ["unfreeze tables"]), ("Running", []), ("Ready", [])],
+    )
+    def test_a_prepared_clone_is_brought_to_run(self, status: str, done: list[str]) -> None:
+        stage = Stage(clone("tables", SETTINGS, status=status))
+        performer(stage).do(START)
+        assert stage.log == done
+
+    @pytest.mark.parametrize("state", ["building", ""])
+    def test_an_unprepared_clone_is_never_started(self, state: str) -> None:
+        stage = Stage(clone("tables", SETTINGS, status="Stopped", state=state))
+        with pytest.raises(UnsafeClone, match="was not made safe"):
+            performer(stage).do(START)
+        assert stage.log == []
+
+    def test_a_clone_that_vanished_is_said(self) -> None:
+        with pytest.raises(StageMissing, match="tables vanished"):
+            performer(Stage()).do(START)
+
+
+class TestRemove:
+    @pytest.mark.parametrize(
+        ("status", "done"),
+        [
+            pytest.param("Stopped", ["delete tables"], id="stopped"),
+            pytest.param("Error", ["delete tables"], id="broken"),
+            pytest.param(
+                "Running",
+                ["config tables user.stagegbo.state=building", "stop tables by force", "delete tables"],
+                id="running",
+            ),
+            pytest.param(
+                "Frozen",
+                ["config tables user.stagegbo.state=building", "stop tables by force", "delete tables"],
+                id="frozen",
+            ),
+        ],
+    )
+    def test_a_clone_is_stopped_if_it_can_be_and_deleted(self, status: str, done: list[str]) -> None:
+        stage = Stage(clone("tables", SETTINGS, status=status))
+        performer(stage).do(REMOVE)
+        assert stage.log == done
+
+    def test_what_is_gone_is_removed(self) -> None:
+        stage = Stage()
+        performer(stage).do(REMOVE)
+        assert stage.log == []
+
+    def test_what_is_not_ours_is_left_alone(self) -> None:
+        stage = Stage(clone("tables", SETTINGS, owner=""))
+        with pytest.raises(NotOurs):
+            remove_clone(cast("Reader", stage), cast("Writer", stage), SETTINGS, "tables")
+        assert stage.log == []
+
+
+class TestProject:
+    CREATE = steps.SetProject(subject="STAGE-GBO", create=True)
+
+    def test_networks_of_its_own_are_asked_for_first(self) -> None:
+        stage = Stage()
+        performer(stage).do(self.CREATE)
+        assert stage.log == ["project true"]
+
+    def test_a_server_that_refuses_them_without_ovn_is_asked_for_less(self) -> None:
+        def refuse(own_networks: str) -> None:
+            if own_networks == "true":
+                raise refused(400, "OVN is required for projects with features.networks enabled")
+
+        stage = Stage()
+        stage.on["project"] = refuse
+        performer(stage).do(self.CREATE)
+        assert stage.log == ["project true", "project false"]
+
+    def test_another_refusal_is_an_error(self) -> None:
+        def refuse(*_: object) -> None:
+            raise refused(400, "no")
+
+        stage = Stage()
+        stage.on["project"] = refuse
+        with pytest.raises(ServerRefused):
+            performer(stage).do(self.CREATE)
+        assert stage.log == ["project true"]
+
+
+class TestLimit:
+    """A limit below what the source references is an error with both sizes, found without booting anything."""
+
+    REFERENCED = 30 * 10**9
+
+    def quota(self, stage: Stage, referenced: int) -> None:
+        def copy(name: str, source: str, target: str, devices: Mapping[str, Any]) -> None:
+            assert (name, source, target) == ("tables", "tables", "")
+            if devices["root"]["size"]:
+                raise OperationFailed("copying failed", seen="Disk quota exceeded")
+
+        def limit(_: str, size: str) -> None:
+            if int(size) < referenced:
+                raise OperationFailed("changing failed", seen="Disk quota exceeded")
+
+        stage.on |= {"copy": copy, "limit": limit}
+
+    def test_both_sizes_are_named(self) -> None:
+        stage = Stage()
+        self.quota(stage, self.REFERENCED)
+        with pytest.raises(LimitTooSmall) as caught:
+            performer(stage).do(COPY)
+        assert "the disk limit 10GB (9.31 GiB) is below the about 27.9 GiB that default/tables" in caught.value.message
+        assert "containers.tables.disk_limit" in caught.value.remedy
+
+    def test_nothing_is_left_over_and_nothing_was_started(self) -> None:
+        stage = Stage()
+        self.quota(stage, self.REFERENCED)
+        with pytest.raises(LimitTooSmall):
+            performer(stage).do(COPY)
+        assert stage.clones == {}
+        assert {line.split()[0] for line in stage.log} == {"copy", "limit", "delete"}
+
+    def test_a_driver_that_takes_no_limit_at_all_is_not_asked_for_ever(self) -> None:
+        stage = Stage()
+        self.quota(stage, LARGEST_LIMIT * 1000)
+        with pytest.raises(LimitTooSmall, match="is below the bytes that default/tables already references"):
+            performer(stage).do(COPY)
+        assert stage.clones == {}
+
+    def test_another_failure_of_a_copy_is_passed_on(self) -> None:
+        def fail(*_: object) -> None:
+            raise OperationFailed("copying failed", seen="no space left on device")
+
+        stage = Stage()
+        stage.on["copy"] = fail
+        with pytest.raises(OperationFailed, match="no space left"):
+            performer(stage).do(COPY)
+        assert stage.log == ["copy tables tables "]
+
+
+def test_a_step_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(TypeError, match="no way to do Step"):
+        performer(Stage(), finished(SETTINGS)).do(steps.Step(subject="x"))
