@@ -97,7 +97,7 @@ class BenchLab:
         """
         began = time.monotonic()
         while time.monotonic() < began + timeout:
-            self._in_lab("sync")
+            self._in_lab("btrfs", "filesystem", "sync", POOL_PATH)
             if not self._in_lab("btrfs", "subvolume", "list", "-d", POOL_PATH).strip():
                 break
             time.sleep(0.2)
