@@ -368,10 +368,11 @@ class TestSteps:
         (step,) = (s for s in make_plan(facts, settings).steps if isinstance(s, steps.CopyClone))
         assert step.location == location
 
-    def test_a_clone_that_the_plan_starts_must_prove_its_first_boot(self) -> None:
-        facts = with_clones(finished(SETTINGS), cache=clone("cache", SETTINGS, status="Stopped"))
-        started = {s.subject: s.started for s in make_plan(facts, SETTINGS).steps if isinstance(s, steps.AwaitClone)}
-        assert started == {**dict.fromkeys(NAMES, False), "cache": True}
+    @pytest.mark.parametrize("status", ["Running", "Stopped"])
+    def test_a_clone_whose_first_boot_nobody_saw_must_prove_it(self, status: str) -> None:
+        facts = with_clones(finished(SETTINGS), cache=clone("cache", SETTINGS, status=status, proven=""))
+        prove = {s.subject: s.prove for s in make_plan(facts, SETTINGS).steps if isinstance(s, steps.AwaitClone)}
+        assert prove == {**dict.fromkeys(NAMES, False), "cache": True}
 
     @pytest.mark.parametrize(
         "step",

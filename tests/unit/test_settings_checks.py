@@ -139,7 +139,9 @@ def test_the_defaults_have_no_problem() -> None:
             "f disk_floor: 'much' is not a size such as 10GB, 512MiB or a plain number of bytes",
             id="floor",
         ),
-        pytest.param({"disk_floor_share": 1}, "f disk_floor_share: 1 is not a part of 1, such as 0.1", id="floor-share"),
+        pytest.param(
+            {"disk_floor_share": 1}, "f disk_floor_share: 1 is not a part of 1, such as 0.1", id="floor-share"
+        ),
         pytest.param(
             {"disk_floor_share": -0.1}, "f disk_floor_share: -0.1 is not a part of 1, such as 0.1", id="negative-share"
         ),

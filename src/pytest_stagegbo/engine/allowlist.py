@@ -110,7 +110,7 @@ def _is_kept(key: str) -> bool:
 
 
 def _is_bookkeeping(key: str) -> bool:
-    return key.startswith("volatile.") or key == "boot.autostart"
+    return key.startswith("volatile.")
 
 
 def unsafe(clone: Instance, settings: Settings) -> list[str]:

@@ -59,14 +59,17 @@ class Facts:
         return frozenset(names)
 
 
-def gather(reader: Reader, host: HostView, settings: Settings) -> Facts:
+def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
     """Read the facts: about ten requests.
 
+    Args:
+        need_source: Whether it is an error that the source project does not exist.
+
     Raises:
-        SourceMissing: the source project, or a container that the settings name, does not exist.
+        SourceMissing: the source project does not exist.
     """
     projects = reader.projects()
-    if settings.source_project not in projects:
+    if need_source and settings.source_project not in projects:
         raise SourceMissing(
             f"there is no project {settings.source_project} to copy production from",
             seen="projects: " + ", ".join(sorted(projects)),

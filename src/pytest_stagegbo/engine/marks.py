@@ -24,6 +24,7 @@ __all__ = [
     "OWNER",
     "OWNER_VALUE",
     "PREPARED",
+    "PROVEN",
     "SOURCE",
     "STATE",
     "fingerprint",
@@ -35,6 +36,8 @@ OWNER_VALUE = "pytest-stagegbo"
 STATE = "user.stagegbo.state"
 BUILDING = "building"
 PREPARED = "prepared"
+PROVEN = "user.stagegbo.proven"
+"""Set to `true` once the first boot was seen to have wiped what it had to."""
 SOURCE = "user.stagegbo.source"
 FINGERPRINT = "user.stagegbo.fingerprint"
 

@@ -281,8 +281,10 @@ class Performer:
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         self.readiness[step.subject] = await_clone(
-            self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.started
+            self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
         )
+        if step.prove:
+            self.writer.set_instance_config(step.subject, {marks.PROVEN: "true"})
 
     def _clone(self, name: str) -> Instance:
         clone = self._reader.instance(self._settings.project, name)

@@ -122,19 +122,18 @@ def _clone_steps(
             )
         )
         steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
-        started = True
+        started = prove = True
     else:
         assert clone is not None  # else it were stale
         wanted = root_disk(clone.pool, _limit(container, settings))
         if dict(clone.devices.get("root", {})) != wanted:
             steps.append(ResizeClone(subject=name, limit=wanted["size"], after=founded))
         started = not clone.is_running
+        prove = clone.config.get(marks.PROVEN) != "true"
     if started:
         after = founded | needed | {f"prepare:{name}", f"resize:{name}"}
         steps.append(StartClone(subject=name, after=after))
-    steps.append(
-        AwaitClone(subject=name, container=container, started=started, after=needed | {f"start:{name}"} | founded)
-    )
+    steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps
 
 

@@ -150,7 +150,7 @@ class StageEngine:
             after = frozenset({f"start:{container.name}"})
             plan.append(reset.ClearClone(subject=container.name, container=container, after=after))
             after = frozenset({f"clear:{container.name}"})
-            plan.append(AwaitClone(subject=container.name, container=container, started=False, after=after))
+            plan.append(AwaitClone(subject=container.name, container=container, prove=False, after=after))
         return apply(plan, self._performer().do, self.progress)
 
     def _performer(self) -> Performer:
@@ -173,7 +173,8 @@ class StageEngine:
             steps = self.plan_destroy()
             if not steps:
                 return ()
-            facts = self.facts()
+            host = HostView(self._connection.endpoint)
+            facts = gather(self.reader, host, self.settings, need_source=False)
             performer = Performer(self.reader, self.writer(facts), facts, self.settings, None, self.progress)
             return apply(steps, performer.do, self.progress)
 

@@ -136,8 +136,8 @@ class AwaitClone(Step):
     verb: ClassVar[str] = "await"
     changes: ClassVar[bool] = False
     container: ContainerSettings
-    started: bool
-    """Whether the plan starts it; else it should answer already."""
+    prove: bool
+    """Whether its first boot has yet to be seen to have wiped what it had to."""
 
     @property
     def text(self) -> str:
