@@ -53,29 +53,49 @@ class _Live:
 
         self._console = Console(stderr=True, highlight=False)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self.display = Progress(*columns, console=self._console, transient=True)
+        # Drawn by a thread of this class: rich's own draws between the computing and the writing of a line that
+        # another thread prints, and lines get lost.
+        self._display = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
         self._tasks: dict[str, tuple[TaskID, float, str]] = {}
         self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="stagegbo-progress", daemon=True)
+
+    def __enter__(self) -> _Live:
+        self._display.start()
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._ticker.join()
+        self._display.stop()
+
+    def _tick(self) -> None:
+        while not self._over.wait(0.1):
+            with self._lock:
+                self._display.refresh()
 
     def begin(self, key: str, text: str) -> None:
         from rich.markup import escape
 
         with self._lock:
-            self._tasks[key] = (self.display.add_task(escape(text), total=None), time.monotonic(), text)
+            self._tasks[key] = (self._display.add_task(escape(text), total=None), time.monotonic(), text)
 
     def end(self, key: str, error: BaseException | None = None) -> None:
         from rich.markup import escape
 
         with self._lock:
             task, began, text = self._tasks.pop(key)
-            self.display.remove_task(task)
+            self._display.remove_task(task)
             sign = "[red]✗[/]" if error is not None else "[green]✓[/]"
             self._console.print(f"{sign} {escape(text)} [dim]{time.monotonic() - began:.2f} s[/]", soft_wrap=True)
 
     def note(self, text: str) -> None:
         from rich.markup import escape
 
-        self._console.print(f"[yellow]•[/] {escape(text)}", soft_wrap=True)
+        with self._lock:
+            self._console.print(f"[yellow]•[/] {escape(text)}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -85,8 +105,7 @@ def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     if not target.isatty():
         yield _Lines(target)
         return
-    live = _Live()
-    with live.display:
+    with _Live() as live:
         yield live
 
 
