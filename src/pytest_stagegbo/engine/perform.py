@@ -200,23 +200,18 @@ class Performer:
     def _referenced_bytes(self, step: steps.CopyClone, source: Instance) -> int | None:
         """Bytes that a clone references, found by asking which limits the driver takes for one without a limit.
 
-        Drivers report only the bytes that a volume has for itself. The clone never starts, and is removed.
+        Drivers report only the bytes that a volume has for itself. The clones never start, and are removed.
         """
-        container = step.container
-        wanted = clone_config(source, container, self._settings, managed=self._managed)
-        root = {key: value for key, value in wanted.devices["root"].items() if key != "size"}
-        remove_clone(self._reader, self.writer, self._settings, step.subject)
+        wanted = clone_config(source, step.container, self._settings, managed=self._managed)
         try:
-            unlimited = replace(wanted, devices={**wanted.devices, "root": {**root, "size": ""}})
-            self._copy(step.subject, source.name, unlimited)
             low, high = parse_size(step.limit), parse_size(step.limit) * 2
-            while not self._takes_limit(step.subject, wanted.devices, root, high):
+            while not self._takes_limit(step, source, wanted, high):
                 if high > LARGEST_LIMIT:
                     return None
                 low, high = high, high * 2
             while high - low > max(high // 100, 1 << 20):
                 middle = (low + high) // 2
-                if self._takes_limit(step.subject, wanted.devices, root, middle):
+                if self._takes_limit(step, source, wanted, middle):
                     high = middle
                 else:
                     low = middle
@@ -226,9 +221,14 @@ class Performer:
             remove_clone(self._reader, self.writer, self._settings, step.subject)
         return high
 
-    def _takes_limit(self, name: str, devices: dict[str, dict[str, str]], root: dict[str, str], size: int) -> bool:
+    def _takes_limit(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig, size: int) -> bool:
+        """Of a new clone each time: btrfs keeps a limit that it refused, and then refuses every other one, too."""
+        remove_clone(self._reader, self.writer, self._settings, step.subject)
+        root = {**wanted.devices["root"], "size": ""}
+        self._copy(step.subject, source.name, replace(wanted, devices={**wanted.devices, "root": root}))
         try:
-            self.writer.set_instance_devices(name, {**devices, "root": {**root, "size": str(size)}})
+            limited = {**wanted.devices, "root": {**root, "size": str(size)}}
+            self.writer.set_instance_devices(step.subject, limited)
         except (OperationFailed, ServerRefused):
             return False
         return True
