@@ -246,6 +246,24 @@ class StageLock:
                 continue
         return "; ".join(found) or "a process that has just begun"
 
+    @contextlib.contextmanager
+    def changing(self, names: Iterable[str]) -> Iterator[None]:
+        """Note that containers are neither as they were nor as they will be; a block that does not end well leaves
+        the note, however its process ends. For who keeps them to itself."""
+        notes = [self._note(name) for name in names]
+        for note in notes:
+            note.touch(mode=0o660)
+        yield
+        for note in notes:
+            note.unlink(missing_ok=True)
+
+    def unfinished(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of these containers somebody began to change and did not finish. True for who holds their locks."""
+        return frozenset(name for name in names if self._note(name).exists())
+
+    def _note(self, name: str) -> Path:
+        return self.folder / f"{name}.unfinished"
+
     def make_folder(self) -> None:
         """Make the folder of this stage's locks, when it is missing."""
         with contextlib.suppress(FileExistsError):

@@ -72,10 +72,15 @@ def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance
 
 
 def clear_script(container: ContainerSettings) -> str:
-    """POSIX shell to run in the clone: units that it lacks are passed over."""
+    """POSIX shell to run in the clone: units that it lacks are passed over.
+
+    The daemon runs it to its end even when who asked for it was killed, so the next one waits for that.
+    """
     units = " ".join(shlex.quote(unit) for unit in container.units)
     return f"""set -eu
 export LC_ALL=C
+exec 9>/run/stagegbo-reset
+if command -v flock >/dev/null; then flock 9; fi
 known=
 for unit in {units}; do
     if systemctl cat "$unit" >/dev/null 2>&1; then known="$known $unit"; fi

@@ -137,7 +137,8 @@ class StageEngine:
         if held:
             return self._reset(containers)
         cleared = [container.name for container in containers]
-        with self.lock().hold(f"reset {' '.join(cleared)}", self._waiting, shared=(STAGE,), exclusive=cleared):
+        lock, doing = self.lock(), f"reset {' '.join(cleared)}"
+        with lock.hold(doing, self._waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
             return self._reset(containers)
 
     def _reset(self, containers: Sequence[ContainerSettings]) -> tuple[Timing, ...]:
