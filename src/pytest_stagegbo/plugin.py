@@ -6,7 +6,9 @@ tests do not ask for the stage costs nothing and cannot fail because of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import threading
 import time
 import uuid
@@ -40,6 +42,9 @@ SWITCHES = {
     "lab": ("", "aim at the lab (`python -m pytest_stagegbo lab up`) and join its network"),
     "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
 }
+
+NO_SETTINGS = ("STAGEGBO_LAB_", "STAGEGBO_ENDPOINT_", "STAGEGBO_DEBUG")
+"""How variables begin that say nothing about a stage; a shell may have them for other reasons."""
 
 DEMAND = pytest.StashKey[Demand]()
 BEGAN = pytest.StashKey[float]()
@@ -83,14 +88,17 @@ class StagePlugin:
         self._guard: DiskGuard | None = None
         self._summary: Summary | None = None
         self._stage: Stage | None = None
-        self._unreachable: StageGboError | None = None
+        self._no_stage: StageGboError | None = None
+        self._told = False
+        self._had_workers = False
+        self._described = False
 
     # -- settings
 
     def check_options(self) -> None:
         """Bad values end pytest before collection, all at once; without any option nothing is read."""
         given = [name for name in (*OPTIONS, *SWITCHES) if self._given(name) is not None]
-        if given or any(name.startswith("STAGEGBO_") for name in os.environ):
+        if given or any(name.startswith("STAGEGBO_") and not name.startswith(NO_SETTINGS) for name in os.environ):
             self.settings  # noqa: B018 - reading the settings checks them
 
     def _given(self, name: str) -> Any:
@@ -145,26 +153,35 @@ class StagePlugin:
         return self._summary
 
     def stage(self, credentials: Credentials | None = None) -> Stage:
-        """The stage, made at the first call."""
-        if self._stage is None:
-            from pytest_stagegbo.stage import Stage
+        """The stage, provisioned: a test may ask for it by `getfixturevalue` only, which nobody sees before it runs."""
+        from pytest_stagegbo.stage import Stage
 
-            session = self.session()
-            self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
+        session = self.session()
+        session.ensure()
+        session.check()
+        self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
         return self._stage
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         from pytest_stagegbo.errors import SettingsError
 
+        problems: dict[str, None] = {}
         for item in items:
             fixtures = getattr(item, "fixturenames", ())
             marks = [mark.args for mark in item.iter_markers(MARKER)]
             if asks_for_stage(fixtures, marked=bool(marks)):
+                item.stash[DEMAND] = Demand(frozenset(), ())
                 try:
                     item.stash[DEMAND] = demand(fixtures, marks, self.settings)
                 except SettingsError as error:
-                    raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+                    problems[f"{item.nodeid}: {error}"] = None
+                except pytest.UsageError as error:
+                    problems[str(error)] = None
+        if problems and self._worker is None:
+            raise pytest.UsageError("\n".join(problems))
+        if problems:  # pytest-xdist breaks down on an error here, and does not say which
+            self._no_stage = SettingsError("\n".join(problems))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -183,10 +200,12 @@ class StagePlugin:
         from pytest_stagegbo.session.failure import remember
         from pytest_stagegbo.session.guard import DiskGuard
 
+        if self._no_stage is not None:
+            return
         try:
             stage_session = self.session()
         except StageGboError as error:
-            self._unreachable = error
+            self._no_stage = error
             return
         stage_session.ensure()
         if stage_session.failed:
@@ -200,7 +219,7 @@ class StagePlugin:
         try:
             self._guard.check()
         except StageGboError as error:
-            self._unreachable = error
+            self._no_stage = error
             return
         self._guard.start()
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
@@ -208,24 +227,30 @@ class StagePlugin:
 
     # -- one test
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
         if DEMAND in item.stash:
             item.stash[BEGAN] = time.time()
-            self._begin_test(item)
-        return (yield)
+            if problem := self._begin_test(item):
+                pytest.fail(problem, pytrace=False)
 
-    def _begin_test(self, item: pytest.Item) -> None:
+    def _begin_test(self, item: pytest.Item) -> str:
+        """What kept the test from having the stage; empty when it has it."""
         from pytest_stagegbo.errors import StageGboError
+        from pytest_stagegbo.session.session import reminder
 
+        error: StageGboError
         try:
-            if self._unreachable is not None:
-                raise self._unreachable
-            if self._guard is not None and item.stash[DEMAND].resets:
-                self._guard.check()
-            self.session().begin(item.nodeid, item.stash[DEMAND])
-        except StageGboError as error:
-            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            if self._no_stage is None:
+                if self._guard is not None and item.stash[DEMAND].resets:
+                    self._guard.check()
+                self.session().begin(item.nodeid, item.stash[DEMAND])
+                return ""
+            error = reminder(self._no_stage) if self._told else self._no_stage
+            self._told = True
+        except StageGboError as raised:
+            error = raised
+        return f"{type(error).__name__}: {error}"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -238,41 +263,53 @@ class StagePlugin:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and DEMAND in item.stash and self._session is not None and not self._session.failed:
+        if report.failed and BEGAN in item.stash and self._guard is not None and self._no_stage is None:
             self._explain(item, report)
         return report
 
     def _explain(self, item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_stagegbo.session.failure import sections
+        from pytest_stagegbo.stage import Credentials
 
         names = sorted(item.stash[DEMAND].uses)
-        known = self.stage().credentials
+        engine = self.engine()
+        known = self._stage.credentials if self._stage is not None else Credentials(engine.settings, engine.reader)
         known.load()  # what is not known can't be masked
-        for title, text in sections(self.engine(), names, item.stash[BEGAN], ()):
+        for title, text in sections(engine, names, item.stash[BEGAN], ()):
             report.sections.append((title, known.mask(text)))
         if self.settings.pytest.keep:
             looks = "\n".join(f"python -m pytest_stagegbo {self._aim()}shell {name}" for name in names)
             report.sections.append(("stage kept as the test left it; to look inside", looks))
+            self.session().keep(item.nodeid)
             item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
 
     def _aim(self) -> str:
         lab = "--lab " if self._given("lab") else ""
+        config = self._given("config")
         project = self.settings.project
-        return lab + ("" if project == "STAGE-GBO" else f"--project {project} ")
+        options = f"--config {shlex.quote(str(config))} " if config else ""
+        return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ")
 
     # -- reports
 
     def pytest_report_header(self) -> str | None:
         """Project, server, pool and free space, where the stage was spoken of when pytest began."""
-        if self._settings is None:
-            return None
+        return self._describe() if self._settings is not None else None
+
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
+        """The same, where tests speak of it first."""
+        used = not self._described and any(DEMAND in item.stash for item in items)
+        return self._describe() if used else None
+
+    def _describe(self) -> str:
+        self._described = True
         from pytest_stagegbo.errors import StageGboError
         from pytest_stagegbo.session.summary import header, pool_line
 
         try:
             return pool_line(self.engine())
         except StageGboError as error:
-            return f"{header(self._settings)}: {error.message}"
+            return f"{header(self.settings)}: {error.message}"
 
     def pytest_sessionfinish(self) -> None:
         if self._summary is None:
@@ -281,8 +318,14 @@ class StagePlugin:
             self._summary.growth(self._guard.growth())
         if self._worker is not None:
             self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
-        elif self._session is not None:
-            self._session.forget()
+        elif self._session is not None or self._had_workers:
+            self._forget()
+
+    def _forget(self) -> None:
+        from pytest_stagegbo.errors import StageGboError
+
+        with contextlib.suppress(StageGboError):  # then nothing is known of it either
+            self.session().forget(self.run)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -291,12 +334,16 @@ class StagePlugin:
         if found:
             from pytest_stagegbo.session.summary import Summary
 
+            self._had_workers = True
+            self.run = str(node.workerinput["testrunuid"])
             self.summary().merge(Summary.from_json(found))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._summary is None or self._worker is not None:
             return
         lines = self._summary.lines(self._settings)
+        if lines and not self._described:  # the workers collected the tests
+            lines.insert(0, self._describe())
         if lines:
             terminalreporter.section("stage-gbo")
             for line in lines:

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.demand import Demand
     from pytest_stagegbo.session.summary import Summary
 
-__all__ = ["StageSession"]
+__all__ = ["StageSession", "reminder"]
 
 OUTCOME_SECONDS = 24 * 3600
 """After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
+
+
+def reminder(failure: StageGboError) -> StageMissing:
+    """What tests say that need the stage after the first one has told why there is none."""
+    return StageMissing(
+        f"the stage could not be provisioned: {failure.message}", remedy="see the first test that says so"
+    )
 
 
 class StageSession:
@@ -77,9 +84,7 @@ class StageSession:
         if not self._told:
             self._told = True
             raise self._failure
-        raise StageMissing(
-            f"the stage could not be provisioned: {self._failure.message}", remedy="see the first test that says so"
-        )
+        raise reminder(self._failure)
 
     def _provision(self) -> None:
         engine, mode = self.engine, self.settings.pytest.provision
@@ -99,11 +104,11 @@ class StageSession:
         self._lock.make_folder()
         return self._lock.folder / f"run-{self._run}.outcome"
 
-    def forget(self) -> None:
-        """Remove what this run, and killed ones of yesterday, noted about provisioning. For the last process."""
+    def forget(self, run: str) -> None:
+        """Remove what a run, and killed ones of yesterday, noted about the stage. For its last process."""
         with contextlib.suppress(OSError):
             for path in self._lock.folder.glob("run-*"):
-                mine = path.name.startswith(f"run-{self._run}.")
+                mine = path.name.startswith(f"run-{run}.")
                 if mine or time.time() - path.stat().st_mtime > OUTCOME_SECONDS:
                     path.unlink()
 
@@ -113,16 +118,26 @@ class StageSession:
         """Take the locks that a test needs and make clean what it wants clean.
 
         Raises:
+            NotHeld: the stage is kept as a failed test left it.
             StageGboError: provisioning failed; the locks were not had in time; a reset failed.
         """
         self.check()
         began = time.monotonic()
-        self._lock.acquire(f"test {test}", shared={STAGE, *demand.uses}, exclusive=demand.resets)
-        self.summary.lock_wait(time.monotonic() - began)
-        self._held = frozenset(demand.resets)
+        resets, uses = demand.resets, {STAGE, *demand.uses}
+        self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
         try:
-            if demand.resets:
-                self._reset(demand.resets)
+            # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
+            if not self._lock.unfinished(demand.uses).issubset(resets):
+                self._lock.release()
+                resets = tuple(dict.fromkeys((*resets, *sorted(self._lock.unfinished(demand.uses)))))
+                self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
+            self.summary.lock_wait(time.monotonic() - began)
+            self._held = frozenset(demand.resets)
+            self._check_kept()
+            unfinished = self._lock.unfinished(demand.uses)
+            resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
+            if resets:
+                self._reset(resets)
         except BaseException:
             self.end()
             raise
@@ -149,9 +164,22 @@ class StageSession:
             )
         self._reset(tuple(dict.fromkeys(wanted)))
 
+    def keep(self, test: str) -> None:
+        """Have no other test of this run touch the stage, which is as a failed test left it."""
+        self._kept.write_text(test)
+
+    def _check_kept(self) -> None:
+        if self.settings.pytest.keep and self._kept.exists():
+            raise NotHeld(f"the stage is kept as {self._kept.read_text()} left it")
+
+    @property
+    def _kept(self) -> Path:
+        return self._lock.folder / f"run-{self._run}.kept"
+
     def _reset(self, names: tuple[str, ...]) -> None:
         began = time.monotonic()
-        self.engine.reset(names, held=True)
+        with self._lock.changing(names):
+            self.engine.reset(names, held=True)
         self.summary.reset(names, time.monotonic() - began)
 
 
