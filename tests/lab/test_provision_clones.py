@@ -1,0 +1,158 @@
+"""Six clones of a production that goes on working, in a project of their own; production is the same afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.lab.support import OWNER, SIX, sql, until
+
+if TYPE_CHECKING:
+    from tests.lab.support import FirstRun, Stage
+
+pytestmark = pytest.mark.lab
+
+
+# -- production
+
+
+@pytest.mark.parametrize("kind", ["instances", "states", "snapshots", "profiles", "network", "volumes", "files"])
+def test_production_is_the_same_afterwards(first: FirstRun, kind: str) -> None:
+    """Instances with their config and devices, running states, volumes; checksums of files that nothing writes to."""
+    assert first.before[kind]
+    assert first.after[kind] == first.before[kind]
+
+
+def test_nothing_happened_to_production_meanwhile(first: FirstRun) -> None:
+    """No lifecycle event names an instance of production, its profiles, its network or its volumes.
+
+    Copying itself is an event of the clone."""
+    of_stage = [event for event in first.events if event["project"] == first.stage.project]
+    assert {event["metadata"]["action"] for event in of_stage} >= {"instance-created", "instance-started"}
+    others = [event["metadata"] for event in first.events if event["project"] != first.stage.project]
+    assert {(each["action"], each["source"].partition("?")[0]) for each in others} == {
+        ("network-acl-created", "/1.0/network-acls/stagebr0-isolation"),
+        ("network-created", "/1.0/networks/stagebr0"),
+    }
+
+
+def test_production_went_on_writing_while_it_was_copied(first: FirstRun) -> None:
+    assert first.beats[1] > first.beats[0]
+
+
+def test_no_clone_ever_wrote_to_production_s_database(first: FirstRun) -> None:
+    """Each row says from where it was written, and by whom."""
+    ground = first.stage.ground
+    assert first.stage.sql("SELECT count(*) > 0 FROM heartbeat WHERE writer = 'system'") == "t"
+    assert sql(ground, "SELECT DISTINCT client FROM heartbeat") == "10.0.2.10"
+    rate = sql(ground, "SELECT max(n) FROM (SELECT count(*) n FROM heartbeat GROUP BY date_trunc('second', at)) x")
+    assert int(rate) <= 2, "one writer, once a second"
+
+
+def test_the_clients_current_project_and_remotes_are_unchanged(first: FirstRun) -> None:
+    remotes_and_project = [said.partition("[{")[0] for said in first.client]
+    assert remotes_and_project[0] == remotes_and_project[1]
+
+
+# -- project, network, profile
+
+
+def test_the_project_isolates_profiles_volumes_and_where_possible_networks(stage: Stage) -> None:
+    config = stage.ground.get(f"projects/{stage.project}")["config"]
+    assert config["features.profiles"] == "true"
+    assert config["features.storage.volumes"] == "true"
+    assert config["features.storage.buckets"] == "true"
+    own_networks = config["features.networks"] == "true"
+    assert own_networks or config["restricted.networks.access"] == "stagebr0"
+    assert config["restricted"] == "true"
+    assert config[OWNER]
+
+
+def test_the_plan_says_how_networks_are_isolated(first: FirstRun) -> None:
+    assert any("features.networks" in note for note in first.result["notes"])
+
+
+def test_the_network_is_the_staging_guide_s(stage: Stage) -> None:
+    network = stage.ground.get("networks/stagebr0")
+    assert network["type"] == "bridge"
+    expected = {"ipv4.address": "10.0.3.1/24", "ipv4.nat": "true", "ipv6.address": "none"}
+    assert expected.items() <= network["config"].items()
+
+
+def test_the_default_profile_is_the_staging_guide_s(stage: Stage) -> None:
+    devices = stage.ground.get("profiles/default", project=stage.project)["devices"]
+    assert devices["root"] == {"type": "disk", "path": "/", "pool": "pool", "size": "10GB"}
+    assert devices["eth0"]["type"] == "nic"
+    assert "stagebr0" in {devices["eth0"].get("network"), devices["eth0"].get("parent")}
+
+
+def test_a_stage_of_its_own_profiles_sees_none_of_production_s(stage: Stage) -> None:
+    assert stage.ground.names("profiles", stage.project) == {"default"}
+
+
+# -- clones
+
+
+def test_there_are_exactly_six_and_they_run(stage: Stage) -> None:
+    found = stage.ground.instances(stage.project)
+    assert {name: each["status"] for name, each in found.items()} == dict.fromkeys(SIX, "Running")
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_a_clone_is_limited_and_on_its_source_s_pool(stage: Stage, name: str) -> None:
+    root = stage.clone(name)["expanded_devices"]["root"]
+    assert root == {"type": "disk", "path": "/", "pool": "pool", "size": "10GB"}
+
+
+def test_the_limit_is_the_disk_s_own(stage: Stage) -> None:
+    """A file that would be larger can't be written. Of a small limit, since the pool is not much larger than 10 GB."""
+    small = stage.ground.stage("STAGE-SMALL", "stagesmall0", 9, 'disk_limit = "2GB"\n' + ONLY_CACHE)
+    small.run("provision")
+    try:
+        small.exec("cache", "sh", "-c", "! fallocate -l 2G /root/large 2>/dev/null")
+        small.exec("cache", "fallocate", "-l", "50M", "/root/little")
+    finally:
+        small.destroy()
+
+
+ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
+
+
+def test_clones_are_made_at_the_same_time(first: FirstRun) -> None:
+    """The second copy began before the first one had ended."""
+    copies = [each for each in first.result["timings"] if each["key"].startswith("copy:")]
+    assert len(copies) == 6
+    assert max(each["began"] for each in copies) < min(each["ended"] for each in copies)
+
+
+def test_all_six_answered(first: FirstRun) -> None:
+    assert {name: each["state"] for name, each in first.result["containers"].items()} == dict.fromkeys(SIX, "ready")
+
+
+def test_a_fresh_stage_costs_less_than_5_percent_of_what_its_sources_reference(stage: Stage) -> None:
+    """Bytes of btrfs's own accounting: what each source references, and what each clone has for itself."""
+    ground = stage.ground
+    stage.run("provision", "--recreate")
+    pool = "/var/lib/incus/storage-pools/pool"
+
+    def accounts() -> dict[str, tuple[int, int]]:
+        ground.lab_command("btrfs", "filesystem", "sync", pool)
+        listed = ground.lab_command("btrfs", "subvolume", "list", pool).splitlines()
+        groups = ground.lab_command("btrfs", "qgroup", "show", "--raw", pool).splitlines()
+        sizes = {line.split()[0]: line.split()[1:3] for line in groups if line.startswith("0/")}
+        found = {}
+        for line in listed:
+            number, path = line.split()[1], line.split()[-1]
+            referenced, exclusive = sizes[f"0/{number}"]
+            found[path] = (int(referenced), int(exclusive))
+        return found
+
+    def counted() -> Any:
+        """Accounts lag behind until the pool's rescan is done."""
+        seen = accounts()
+        return seen if all(seen[f"containers/{name}"][0] > 100 << 20 for name in SIX) else None
+
+    found = until(counted, "the sources' bytes are counted")
+    referenced = sum(found[f"containers/{name}"][0] for name in SIX)
+    own = sum(found[f"containers/{stage.project}_{name}"][1] for name in SIX)
+    assert own < referenced * 0.05, f"{own} of {referenced} bytes"

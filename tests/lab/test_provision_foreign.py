@@ -1,0 +1,143 @@
+"""What this tool did not make it neither changes nor deletes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab.support import OWNER, SIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.support import Ground, Stage
+
+pytestmark = pytest.mark.lab
+
+ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
+COMMANDS = [("provision",), ("provision", "--recreate"), ("provision", "--dry-run")]
+
+
+@pytest.fixture(scope="module")
+def planned(ground: Ground) -> Stage:
+    """Settings of a stage that does not exist."""
+    return ground.stage("STAGE-NEW", "stagenew0", 8, ONLY_CACHE)
+
+
+def refused(stage: Stage, what: str) -> None:
+    """Every way to provision ends with 4, names what is in the way, and sends nothing that writes."""
+    with stage.ground.events() as events:
+        for command in COMMANDS:
+            done = stage.run(*command, check=False)
+            assert done.returncode == 4, done.stderr
+            assert what in done.stderr
+            assert "not made by pytest-stagegbo" in done.stderr
+    assert events == []
+
+
+def test_a_project_without_the_mark_is_left_alone(planned: Stage) -> None:
+    ground = planned.ground
+    ground.incus("project", "create", planned.project, "-c", "user.note=mine")
+    try:
+        before = ground.get(f"projects/{planned.project}")
+        refused(planned, f"project {planned.project}")
+        planned.run("destroy", "--yes")
+        assert ground.get(f"projects/{planned.project}") == before
+    finally:
+        ground.incus("project", "delete", planned.project)
+
+
+def test_a_network_without_the_mark_is_left_alone(planned: Stage) -> None:
+    ground = planned.ground
+    ground.incus("network", "create", "stagenew0", "ipv4.address=10.0.8.1/24", "ipv6.address=none")
+    try:
+        before = ground.get("networks/stagenew0")
+        refused(planned, "network stagenew0")
+        planned.run("destroy", "--yes")
+        assert ground.get("networks/stagenew0") == before
+    finally:
+        ground.incus("network", "delete", "stagenew0")
+
+
+def test_an_access_list_without_the_mark_is_left_alone(planned: Stage) -> None:
+    ground = planned.ground
+    ground.incus("network", "acl", "create", "stagenew0-isolation")
+    try:
+        refused(planned, "access list stagenew0-isolation")
+        planned.run("destroy", "--yes")
+        assert "stagenew0-isolation" in ground.names("network-acls")
+    finally:
+        ground.incus("network", "acl", "delete", "stagenew0-isolation")
+
+
+@pytest.fixture
+def guest(stage: Stage) -> Iterator[str]:
+    """An instance that somebody added to the stage's project by hand."""
+    stage.ground.incus("init", "--empty", "guest", "-d", "root,size=50MiB", project=stage.project)
+    yield "guest"
+    stage.ground.incus("delete", "--force", "guest", project=stage.project)
+
+
+def test_an_instance_added_by_hand_survives_and_is_no_change(stage: Stage, guest: str) -> None:
+    before = stage.clone(guest)
+    assert stage.json("provision")["changed"] is False
+    assert stage.clone(guest) == before
+
+
+def test_destroy_refuses_while_somebody_else_s_instance_is_there(stage: Stage, guest: str) -> None:
+    before = stage.ground.instances(stage.project)
+    done = stage.run("destroy", "--yes", check=False)
+    assert done.returncode == 4
+    assert guest in done.stderr
+    assert set(stage.ground.instances(stage.project)) == set(before)
+    assert {each["status"] for name, each in stage.ground.instances(stage.project).items() if name != guest} == {
+        "Running"
+    }
+
+
+def test_an_instance_that_lost_its_mark_is_nobody_s_to_replace(stage: Stage) -> None:
+    stage.ground.put("instances/cache", {"config": {OWNER: ""}}, project=stage.project)
+    try:
+        before = stage.clone("cache")
+        for command in ("provision", "--recreate"), ("reset", "cache"), ("exec", "cache", "--", "true"):
+            done = stage.run(*command, check=False)
+            assert done.returncode == 4, (command, done.stderr)
+            assert "cache" in done.stderr
+        assert stage.clone("cache") == before
+    finally:
+        stage.ground.put("instances/cache", {"config": {OWNER: "pytest-stagegbo"}}, project=stage.project)
+
+
+def test_destroy_removes_everything_of_its_own_and_nothing_else(planned: Stage) -> None:
+    """A stage is made and destroyed beside another one; the second destroy finds nothing and is content."""
+    ground = planned.ground
+
+    def things() -> list[set[str]]:
+        kinds = ("projects", "networks", "network-acls", "profiles", "storage-pools")
+        return [*(ground.names(kind) for kind in kinds), ground.volumes(), ground.subvolumes()]
+
+    before = things()
+    planned.run("provision")
+    assert things() != before
+    said = planned.run("destroy", "--dry-run").stdout
+    for name in (planned.project, "stagenew0", "stagenew0-isolation", "cache"):
+        assert name in said
+    assert planned.project in ground.names("projects"), "--dry-run removes nothing"
+    planned.destroy()
+    assert things() == before
+    done = planned.run("destroy", "--yes")
+    assert "nothing to remove" in done.stdout
+    assert things() == before
+
+
+def test_a_clone_that_the_settings_no_longer_name_is_removed(planned: Stage) -> None:
+    text = planned.config.read_text()
+    planned.config.write_text(text.replace("drive = false\n", ""))
+    planned.run("provision")
+    try:
+        assert set(planned.ground.instances(planned.project)) == {"cache", "drive"}
+        planned.config.write_text(text)
+        assert "remove:drive" in planned.json("provision")["steps"]
+        assert set(planned.ground.instances(planned.project)) == {"cache"}
+    finally:
+        planned.destroy()
