@@ -23,6 +23,7 @@ from pytest_stagegbo.settings.model import (
     ContainerSettings,
     IncusSettings,
     NetworkSettings,
+    PytestSettings,
     Settings,
     TimeoutSettings,
     VaultSettings,
@@ -101,6 +102,7 @@ class _Resolution:
             network=NetworkSettings(**self._fields(NetworkSettings, ("network",))),
             vault=VaultSettings(**self._fields(VaultSettings, ("vault",))),
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
+            pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
         )
         settings = dataclasses.replace(
             settings,
