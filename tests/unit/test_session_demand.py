@@ -1,0 +1,175 @@
+"""What a test asks of the stage: told from the names of its fixtures, its markers, and the settings."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.plugin import DEMAND
+from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, demand
+from pytest_stagegbo.settings import Layer, Settings, build
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIX = ("system", "tables", "vault", "cache", "drive", "llm")
+WIPED = ("system", "cache", "drive")
+
+
+def settings(reset: str = "", **more: object) -> Settings:
+    return build([Layer.from_dotted("test", {"pytest.reset": reset, **more})])
+
+
+def asked(names: str, resets: str = "") -> Demand:
+    return Demand(frozenset(names.split()), tuple(resets.split()))
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "marks", "reset", "expected"),
+    [
+        pytest.param(["stage_gbo"], [], "", asked(" ".join(SIX)), id="the stage is all its containers"),
+        *(pytest.param([name], [], "", asked(only), id=name) for name, only in FIXTURES.items()),
+        pytest.param(["tmp_path", "stage_cache", "stage_llm"], [], "", asked("cache llm"), id="two containers"),
+        pytest.param(["stage_cache"], [], "cache", asked("cache", "cache"), id="settings reset what is used"),
+        pytest.param(["stage_llm"], [], "all", asked("llm"), id="settings reset nothing that is not used"),
+        pytest.param(
+            ["stage_gbo"], [], "all", asked(" ".join(SIX), " ".join(WIPED)), id="all: the three that are wiped"
+        ),
+        pytest.param(["stage_gbo"], [], "none", asked(" ".join(SIX)), id="none: no reset"),
+        pytest.param(["stage_cache"], [["cache"]], "", asked("cache", "cache"), id="a marker"),
+        pytest.param(["stage_cache"], [["drive"]], "", asked("cache drive", "drive"), id="a marker makes it used"),
+        pytest.param([], [["drive", "cache"]], "", asked("cache drive", "drive cache"), id="a marker and no fixture"),
+        pytest.param(
+            ["stage_llm"], [["all"]], "", asked("llm system cache drive", " ".join(WIPED)), id="a marker: all"
+        ),
+        pytest.param(["stage_cache"], [["none"]], "all", asked("cache"), id="a marker: none, over the settings"),
+        pytest.param(["stage_cache"], [[]], "all", asked("cache"), id="a marker without names, over the settings"),
+        pytest.param(
+            ["stage_gbo"], [["drive"]], "cache", asked(" ".join(SIX), "drive"), id="a marker over the settings"
+        ),
+        pytest.param(["stage_cache"], [["cache"], ["drive"]], "", asked("cache", "cache"), id="the closest marker"),
+        pytest.param(["stage_cache"], [["none"], ["cache"]], "", asked("cache"), id="the closest marker: none"),
+        pytest.param(["stage_cache"], [["cache", "cache"]], "", asked("cache", "cache"), id="named twice, reset once"),
+    ],
+)
+def test_demand(fixtures: Sequence[str], marks: Sequence[Sequence[str]], reset: str, expected: Demand) -> None:
+    assert demand(fixtures, marks, settings(reset)) == expected
+
+
+def test_a_container_that_is_left_out_is_not_used() -> None:
+    found = demand(["stage_gbo"], [["all"]], settings(**{"containers.system.enabled": False}))
+    assert found == asked("tables vault cache drive llm", "cache drive")
+
+
+def test_a_container_with_folders_to_wipe_of_its_own_can_be_reset_by_name() -> None:
+    found = demand([], [["tables"]], settings(**{"containers.tables.wipe": ["/opt/gbo/data/pg"]}))
+    assert found == asked("tables", "tables")
+
+
+@pytest.mark.parametrize("name", ["tables", "vault", "llm", "chache", "STAGE", ""])
+def test_what_cannot_be_reset_is_refused_and_the_rest_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape("stage_reset names what cannot be reset")) as caught:
+        demand(["stage_gbo"], [["cache", name]], settings())
+    assert "cache" not in caught.value.message
+    assert caught.value.remedy == "choose from system, cache, drive, all, none"
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "marked", "expected"),
+    [
+        (["tmp_path"], False, False),
+        ([], True, True),
+        (["stage_gbo"], False, True),
+        (["stage_settings"], False, False),
+        *((["tmp_path", name], False, True) for name in FIXTURES),
+    ],
+)
+def test_whether_a_test_has_to_do_with_the_stage(fixtures: Sequence[str], marked: bool, expected: bool) -> None:
+    assert asks_for_stage(fixtures, marked=marked) is expected
+
+
+# As pytest gives it to the plugin ---------------------------------------------------------------------------------
+
+
+def demands(pytester: pytest.Pytester, code: str, *args: str) -> dict[str, Demand | None]:
+    """Of every test that is collected, by its name."""
+    pytester.makepyfile(f"import pytest\n{code}")
+    items, _ = pytester.inline_genitems(*args)
+    return {item.name: item.stash.get(DEMAND, None) for item in items}
+
+
+@pytest.mark.parametrize(
+    ("fixture", "container"),
+    [
+        ("stage_psycopg", "tables"),
+        ("stage_valkey", "cache"),
+        ("stage_s3", "drive"),
+        ("stage_hvac", "vault"),
+        ("stage_openai", "llm"),
+        *FIXTURES.items(),
+    ],
+)
+def test_a_client_uses_its_container_and_no_other(pytester: pytest.Pytester, fixture: str, container: str) -> None:
+    assert demands(pytester, f"def test_it({fixture}): pass") == {"test_it": asked(container)}
+
+
+def test_a_fixture_that_uses_the_stage_makes_its_tests_use_it(pytester: pytest.Pytester) -> None:
+    code = """
+        @pytest.fixture
+        def seeded(stage_drive): pass
+        @pytest.fixture
+        def bot(seeded): pass
+        def test_with(bot): pass
+        def test_without(): pass
+        @pytest.mark.usefixtures("bot")
+        def test_named(): pass
+    """
+    found = demands(pytester, _plain(code))
+    assert found == {"test_with": asked("drive"), "test_without": None, "test_named": asked("drive")}
+
+
+def test_an_autouse_fixture_makes_all_tests_use_it(pytester: pytest.Pytester) -> None:
+    code = """
+        @pytest.fixture(autouse=True, scope="module")
+        def seeded(stage_cache): pass
+        def test_it(): pass
+    """
+    assert demands(pytester, _plain(code)) == {"test_it": asked("cache")}
+
+
+def test_the_closest_marker_counts(pytester: pytest.Pytester) -> None:
+    """Of test, class and module, over `--stage-reset`."""
+    code = """
+        pytestmark = pytest.mark.stage_reset("system")
+        def test_module(stage_gbo): pass
+        @pytest.mark.stage_reset("none")
+        def test_none(stage_gbo): pass
+        @pytest.mark.stage_reset("drive")
+        class TestClass:
+            def test_class(self, stage_gbo): pass
+            @pytest.mark.stage_reset("cache", "drive")
+            def test_own(self, stage_gbo): pass
+    """
+    found = {name: each and each.resets for name, each in demands(pytester, _plain(code), "--stage-reset=all").items()}
+    assert found == {
+        "test_module": ("system",),
+        "test_none": (),
+        "test_class": ("drive",),
+        "test_own": ("cache", "drive"),
+    }
+
+
+def test_a_marker_on_one_parameter_is_for_that_one_only(pytester: pytest.Pytester) -> None:
+    code = """
+        @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.stage_reset("cache"))])
+        def test_it(n, stage_cache): pass
+    """
+    found = demands(pytester, _plain(code))
+    assert found == {"test_it[1]": asked("cache"), "test_it[2]": asked("cache", "cache")}
+
+
+def _plain(code: str) -> str:
+    return "\n".join(line[8:] for line in code.splitlines())
