@@ -13,14 +13,14 @@ from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, dem
 from pytest_stagegbo.settings import Layer, Settings, build
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SIX = ("system", "tables", "vault", "cache", "drive", "llm")
 WIPED = ("system", "cache", "drive")
 
 
-def settings(reset: str = "", **more: object) -> Settings:
-    return build([Layer.from_dotted("test", {"pytest.reset": reset, **more})])
+def settings(reset: str = "", more: Mapping[str, object] | None = None) -> Settings:
+    return build([Layer.from_dotted("test", {"pytest.reset": reset, **(more or {})})])
 
 
 def asked(names: str, resets: str = "") -> Demand:
@@ -60,12 +60,12 @@ def test_demand(fixtures: Sequence[str], marks: Sequence[Sequence[str]], reset: 
 
 
 def test_a_container_that_is_left_out_is_not_used() -> None:
-    found = demand(["stage_gbo"], [["all"]], settings(**{"containers.system.enabled": False}))
+    found = demand(["stage_gbo"], [["all"]], settings(more={"containers.system.enabled": False}))
     assert found == asked("tables vault cache drive llm", "cache drive")
 
 
 def test_a_container_with_folders_to_wipe_of_its_own_can_be_reset_by_name() -> None:
-    found = demand([], [["tables"]], settings(**{"containers.tables.wipe": ["/opt/gbo/data/pg"]}))
+    found = demand([], [["tables"]], settings(more={"containers.tables.wipe": ["/opt/gbo/data/pg"]}))
     assert found == asked("tables", "tables")
 
 
