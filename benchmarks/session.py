@@ -104,6 +104,9 @@ class Ways:
 
     def __init__(self, folder: Path, tests: int) -> None:
         self._folder = folder
+        # As on anybody's machine, whatever the environment of this one says; and the tree stays as it is.
+        self._env = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
         for way, conftest in (("plain", WITHOUT_STAGE), ("stage", "")):
             place = folder / way
             place.mkdir()
@@ -134,7 +137,7 @@ class Ways:
     def _run(self, place: Path, *arguments: str) -> Run:
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
         before, began = os.times(), time.monotonic()
-        done = subprocess.run(argv, cwd=place, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, cwd=place, env=self._env, capture_output=True, text=True, check=False)
         seconds, after = time.monotonic() - began, os.times()
         if done.returncode:
             raise RuntimeError(f"pytest ended with status {done.returncode}\n{done.stdout}{done.stderr}")
