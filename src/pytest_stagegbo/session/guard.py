@@ -143,7 +143,8 @@ class DiskGuard:
         try:
             engine = self._engine
             self._base = self._usage(engine.reader.instances(engine.settings.project))
-            self._writer = engine.writer(engine.facts())
+            if not self._closing.is_set():  # else a short session would wait for it at its end
+                self._writer = engine.writer(engine.facts())
         except Exception as error:
             self._remember(error)
 
