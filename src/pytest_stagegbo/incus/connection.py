@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -257,6 +258,9 @@ class Connection:
     def _open(self) -> Any:
         settings = self._settings
         if self.is_local:
+            with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
+                trial.settimeout(_REQUEST_SECONDS)
+                trial.connect(self.endpoint)
             return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
         certificate = (settings.client_cert, settings.client_key) if settings.client_cert else None
         return pylxd.Client(
