@@ -294,11 +294,11 @@ class StagePlugin:
 
     def pytest_report_header(self) -> str | None:
         """Project, server, pool and free space, where the stage was spoken of when pytest began."""
-        return self._describe() if self._settings is not None else None
+        return self._describe() if self._settings is not None and self._worker is None else None
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
         """The same, where tests speak of it first."""
-        used = not self._described and any(DEMAND in item.stash for item in items)
+        used = self._worker is None and not self._described and any(DEMAND in item.stash for item in items)
         return self._describe() if used else None
 
     def _describe(self) -> str:

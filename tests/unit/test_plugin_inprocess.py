@@ -1,0 +1,367 @@
+"""The plugin in pytest, where there is no Incus."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_plugin import HEAVY
+
+from pytest_stagegbo import plugin
+from pytest_stagegbo.session import options as session_options
+from pytest_stagegbo.settings import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_stagegbo.settings import Settings
+
+NOWHERE = 'incus.endpoint = "/nonexistent/unix.socket"\n'
+MALFORMED = 'projct = "STAGE-2"\ndisk_floor = "much"\n'
+NO_DAEMON = "*ServerUnreachable: *"
+REMINDER = "*StageMissing: the stage could not be provisioned: *"
+FIXTURES = [
+    "stage_gbo",
+    "stage_settings",
+    "stage_credentials",
+    "stage_system",
+    "stage_tables",
+    "stage_vault",
+    "stage_cache",
+    "stage_drive",
+    "stage_llm",
+    "stage_psycopg",
+    "stage_valkey",
+    "stage_s3",
+    "stage_hvac",
+    "stage_openai",
+]
+
+
+@pytest.fixture
+def nowhere(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A folder whose settings aim at a daemon that is not there."""
+    (pytester.path / "stagegbo.toml").write_text(NOWHERE)
+    return pytester
+
+
+class TestNothingAsked:
+    """A run whose tests do not use the stage costs nothing, and nothing about the stage can make it fail."""
+
+    @pytest.fixture(params=["no file", NOWHERE, MALFORMED, "no TOML ["], ids=["no file", "no daemon", "bad", "broken"])
+    def folder(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        if request.param != "no file":
+            (tmp_path / "stagegbo.toml").write_text(request.param)
+        (tmp_path / "test_plain.py").write_text("def test_plain(tmp_path): pass\n")
+        return tmp_path
+
+    @pytest.mark.parametrize("arguments", [["-q"], ["--collect-only"], ["--fixtures"], ["--markers"], ["--help"]])
+    def test_whatever_the_settings_say(self, folder: Path, arguments: list[str]) -> None:
+        code = (
+            f"import sys, pytest; status = pytest.main({arguments}); print('modules:', *sys.modules); sys.exit(status)"
+        )
+        environ = {**os.environ, "STAGEGBO_ENDPOINT_CACHE_URL": "redis://10.0.3.13:6379", "STAGEGBO_DEBUG": "1"}
+        environ |= {"INCUS_SOCKET": "/nonexistent", "STAGEGBO_LAB_NAME": "mine", "PYTHONWARNINGS": "error"}
+        argv = [sys.executable, "-c", code]
+        done = subprocess.run(argv, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        modules = set(done.stdout.partition("modules:")[2].split())
+        assert "pytest_stagegbo.plugin" in modules
+        assert not modules & (HEAVY - {"tomli"})  # pytest's own on Python 3.10
+
+    def test_no_line_about_the_stage_is_printed(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile("def test_plain(): pass")
+        assert "stage-gbo" not in nowhere.runpytest_inprocess().stdout.str()
+
+
+class TestNoDaemon:
+    """What needs the stage fails; the rest doesn't notice."""
+
+    CODE = """
+        import pytest
+        def test_before(): pass
+        def test_first(stage_gbo): pass
+        def test_second(stage_cache): pass
+        @pytest.mark.stage_reset("cache")
+        def test_third(): pass
+        def test_after(): pass
+        @pytest.mark.skip
+        def test_skipped(stage_gbo): pass
+        @pytest.mark.skipif(True, reason="no Incus here")
+        @pytest.mark.stage_reset("all")
+        def test_skipped_too(stage_gbo): pass
+        @pytest.mark.xfail(run=False)
+        def test_not_run(stage_gbo): pass
+    """
+
+    def test_each_test_that_needs_it_fails_the_first_with_the_whole_error(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_inprocess("-ra")
+        result.assert_outcomes(passed=2, errors=3, skipped=2, xfailed=1)
+        result.stdout.fnmatch_lines(
+            ["*ERROR at setup of test_first*", NO_DAEMON, "*last seen: *", "*ERROR at setup of test_second*", REMINDER]
+        )
+        text = result.stdout.str()
+        assert text.count("last seen: ") == 1
+        assert text.count("see the first test that says so") == 2
+
+    def test_nothing_else_is_printed_of_it(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile("def test_it(stage_gbo): pass")
+        text = nowhere.runpytest_inprocess().stdout.str()
+        assert "Traceback" not in text
+        assert "During handling" not in text
+        assert "plugin.py" not in text
+
+    def test_a_test_that_asks_for_it_only_while_it_runs_fails_too(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile("def test_it(request): request.getfixturevalue('stage_gbo')")
+        result = nowhere.runpytest_inprocess()
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*ServerUnreachable: *"])
+
+    def test_collecting_does_not_need_it(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_inprocess("--collect-only", "-q")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["*::test_first", "*::test_after"])
+
+    def test_the_header_says_so_where_the_stage_was_spoken_of(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile("def test_it(): pass")
+        result = nowhere.runpytest_inprocess("--stage-project=STAGE-2")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["stage-gbo: project STAGE-2, *: *"])
+
+    def test_a_test_that_uses_it_is_reason_enough_for_the_header(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile("def test_it(stage_gbo): pass")
+        nowhere.runpytest_inprocess().stdout.fnmatch_lines(["collected 1 item", "stage-gbo: project STAGE-GBO, *: *"])
+
+
+class TestUsageErrors:
+    """Said before a test is collected, all at once."""
+
+    @pytest.fixture
+    def untouched(self, pytester: pytest.Pytester) -> pytest.Pytester:
+        pytester.makepyfile("raise SystemExit('collected')")
+        return pytester
+
+    def test_of_options_environment_ini_and_file(
+        self, untouched: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STAGEGBO_TIMEOUTS__READY", "soon")
+        (untouched.path / "stagegbo.toml").write_text(MALFORMED)
+        untouched.makeini("[pytest]\nstage_reset = tables,chache\nstage_keep = perhaps\n")
+        result = untouched.runpytest_inprocess("--stage-provision=sometimes", "--stage-lock-timeout=-1")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines_random(
+            [
+                "ERROR: * problems in the settings:",
+                "*--stage-provision: 'sometimes' is not one of *",
+                "*$STAGEGBO_TIMEOUTS__READY: 'soon' *",
+                "*stage_keep: 'perhaps' *",
+                "*stagegbo.toml projct: unknown key 'projct'*",
+                "*stagegbo.toml disk_floor: 'much' *",
+            ]
+        )
+        assert "collected" not in result.stdout.str()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--stage-reset=chache"], "*--stage-reset: unknown: chache; there are all, cache, *"),
+            (["--stage-reset=tables"], "*--stage-reset: tables keeps its data*"),
+            (["--stage-reset=none,cache"], "*--stage-reset: none goes with no other name*"),
+            (["--stage-project=default"], "*--stage-project: *"),
+            (["--stage-disk-min=much"], "*--stage-disk-min: 'much' *"),
+            (["--stage-config=missing.toml"], "*missing.toml: there is no such file*"),
+            (["-o", "stage_lock_timeout=soon"], "*stage_lock_timeout: 'soon' *"),
+        ],
+        ids=lambda value: value[-1] if isinstance(value, list) else "",
+    )
+    def test_of_one_value(self, untouched: pytest.Pytester, arguments: Sequence[str], message: str) -> None:
+        result = untouched.runpytest_inprocess(*arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([message])
+
+    def test_of_markers_all_at_once(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(
+            """
+            import pytest
+            @pytest.mark.stage_reset("chache")
+            def test_one(stage_gbo): pass
+            @pytest.mark.stage_reset("vault")
+            def test_two(stage_gbo): pass
+            def test_three(): raise SystemExit("run")
+            """
+        )
+        result = nowhere.runpytest_inprocess()
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(
+            [
+                "ERROR: *::test_one: stage_reset names what cannot be reset: chache",
+                "*choose from system, cache, drive, all, none",
+                "*::test_two: stage_reset names what cannot be reset: vault",
+            ]
+        )
+        assert "INTERNALERROR" not in result.stderr.str()
+
+    def test_of_a_file_once_a_test_uses_the_stage(self, pytester: pytest.Pytester) -> None:
+        (pytester.path / "stagegbo.toml").write_text(MALFORMED)
+        pytester.makepyfile("def test_one(stage_gbo): pass\ndef test_two(stage_gbo): pass")
+        result = pytester.runpytest_inprocess()
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert result.stderr.str().count("unknown key 'projct'") == 1
+
+    @pytest.mark.parametrize("form", ["markers", "file"])
+    def test_under_xdist_fail_the_tests_that_need_the_stage(self, pytester: pytest.Pytester, form: str) -> None:
+        """pytest-xdist can't be ended with a message while a worker collects."""
+        pytest.importorskip("xdist")
+        (pytester.path / "stagegbo.toml").write_text(NOWHERE if form == "markers" else MALFORMED)
+        marker = '@pytest.mark.stage_reset("chache")' if form == "markers" else ""
+        pytester.makepyfile(f"import pytest\n{marker}\ndef test_it(stage_gbo): pass\ndef test_plain(): pass")
+        result = pytester.runpytest_subprocess("-n1")
+        result.assert_outcomes(errors=1, passed=1)
+        result.stdout.fnmatch_lines(["*SettingsError: *"])
+        result.stdout.fnmatch_lines(["*chache*" if form == "markers" else "*unknown key 'projct'*"])
+
+
+TABLE = [
+    ("project", "STAGE-2", ("project",), "STAGE-2"),
+    ("provision", "never", ("pytest", "provision"), "never"),
+    ("reset", "cache, drive", ("pytest", "reset"), ("cache", "drive")),
+    ("reset", "none", ("pytest", "reset"), ("none",)),
+    ("reset", "", ("pytest", "reset"), ()),
+    ("lock-timeout", "2.5", ("timeouts", "lock"), 2.5),
+    ("disk-min", "0", ("disk_floor",), "0"),
+    ("config", "other.toml", ("source_project",), "PROD-2"),
+]
+
+
+class TestOptions:
+    """Every option, on the command line and in ini files."""
+
+    @staticmethod
+    def settings(pytester: pytest.Pytester, *arguments: str) -> Settings:
+        (pytester.path / "other.toml").write_text('source_project = "PROD-2"\n')
+        found = pytester.parseconfigure(*arguments).pluginmanager.get_plugin(plugin.PLUGIN_NAME)
+        assert isinstance(found, plugin.StagePlugin)
+        return found.settings
+
+    @staticmethod
+    def value(settings: Settings, path: tuple[str, ...]) -> object:
+        found: Any = settings
+        for name in path:
+            found = getattr(found, name)
+        return found
+
+    def test_none_is_left_out_here(self) -> None:
+        tested = {name for name, *_ in TABLE} | {"keep", "lab"}
+        assert tested == {*plugin.OPTIONS, *plugin.SWITCHES}
+
+    @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
+    def test_on_the_command_line(
+        self, pytester: pytest.Pytester, name: str, text: str, path: tuple[str, ...], expected: object
+    ) -> None:
+        assert self.value(self.settings(pytester, f"--stage-{name}={text}"), path) == expected
+
+    @pytest.mark.parametrize("form", ["pytest.ini", "pyproject.toml", "-o"])
+    @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
+    def test_in_ini_files(
+        self, pytester: pytest.Pytester, form: str, name: str, text: str, path: tuple[str, ...], expected: object
+    ) -> None:
+        ini = "stage_" + name.replace("-", "_")
+        if form == "-o":
+            found = self.settings(pytester, "-o", f"{ini}={text}")
+        else:
+            content = f"[pytest]\n{ini} = {text}" if form == "pytest.ini" else _pyproject(ini, text)
+            (pytester.path / form).write_text(content)
+            found = self.settings(pytester)
+        assert self.value(found, path) == expected
+
+    def test_command_line_over_environment_over_ini_over_file(
+        self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (pytester.path / "stagegbo.toml").write_text('project = "STAGE-FILE"')
+        assert self.settings(pytester).project == "STAGE-FILE"
+        pytester.makeini("[pytest]\nstage_project = STAGE-INI")
+        assert self.settings(pytester).project == "STAGE-INI"
+        monkeypatch.setenv("STAGEGBO_PROJECT", "STAGE-ENV")
+        assert self.settings(pytester).project == "STAGE-ENV"
+        assert self.settings(pytester, "--stage-project=STAGE-CLI").project == "STAGE-CLI"
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ([], False),
+            (["--stage-keep"], True),
+            (["-o", "stage_keep=true"], True),
+            (["-o", "stage_keep=false"], False),
+            (["-o", "stage_keep=false", "--stage-keep"], True),
+        ],
+    )
+    def test_keep(self, pytester: pytest.Pytester, arguments: list[str], expected: bool) -> None:
+        assert self.settings(pytester, *arguments).pytest.keep is expected
+
+    @pytest.mark.parametrize(
+        ("arguments", "environ", "expected"),
+        [
+            ([], {}, []),
+            (["--stage-lab"], {}, ["True"]),
+            (["-o", "stage_lab=7.0"], {}, ["7.0"]),
+            (["-o", "stage_lab=no"], {}, []),
+            (["-o", "stage_lab=1"], {"STAGEGBO_LAB": "0"}, []),
+            ([], {"STAGEGBO_LAB": "6.0"}, ["6.0"]),
+            (["--stage-lab"], {"STAGEGBO_LAB": "0"}, ["True"]),
+        ],
+    )
+    def test_lab(
+        self,
+        pytester: pytest.Pytester,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+        environ: dict[str, str],
+        expected: list[str],
+    ) -> None:
+        """When it is joined, and which; an option over what it implies."""
+        joined: list[str] = []
+
+        def join(version: str) -> Layer:
+            joined.append(version)
+            return Layer.from_dotted("the lab", {"incus.endpoint": "/lab/unix.socket", "project": "STAGE-LAB"})
+
+        monkeypatch.setattr(session_options, "_join_lab", join)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        settings = self.settings(pytester, "--stage-project=STAGE-2", *arguments)
+        assert joined == expected
+        assert settings.project == "STAGE-2"
+        assert settings.incus.endpoint == ("/lab/unix.socket" if expected else "")
+
+
+def _pyproject(name: str, text: str) -> str:
+    return f'[tool.pytest.ini_options]\n{name} = "{text}"\n'
+
+
+class TestHelp:
+    def test_options(self, pytester: pytest.Pytester) -> None:
+        text = pytester.runpytest_inprocess("--help").stdout.str()
+        for name in (*plugin.OPTIONS, *plugin.SWITCHES):
+            assert f"--stage-{name}" in text
+            assert f"stage_{name.replace('-', '_')} (string)" in text
+
+    def test_marker(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest_inprocess("--markers", "--strict-markers")
+        result.stdout.fnmatch_lines(["@pytest.mark.stage_reset(?names): reset these containers of the stage *"])
+
+    def test_every_fixture_says_what_it_is(self, pytester: pytest.Pytester) -> None:
+        lines = pytester.runpytest_inprocess("--fixtures").stdout.lines
+        said = {line.split()[0]: lines[number + 1] for number, line in enumerate(lines) if line.startswith("stage_")}
+        assert sorted(said) == sorted(FIXTURES)
+        assert not [name for name, text in said.items() if not text.strip() or "no docstring" in text]
+
+
+def test_the_settings_can_be_had_without_the_stage(nowhere: pytest.Pytester) -> None:
+    nowhere.makepyfile("def test_it(stage_settings): assert stage_settings.project == 'STAGE-2'")
+    nowhere.runpytest_inprocess("--stage-project=STAGE-2").assert_outcomes(passed=1)
