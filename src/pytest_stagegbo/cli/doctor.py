@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
     findings.extend(_pools(facts))
     findings.extend(_plan(engine))
     findings.extend(_vault(context))
-    findings.append(_client())
+    findings.append(_client(context))
     return findings
 
 
@@ -118,8 +117,8 @@ def _vault(context: Context) -> Iterator[Finding]:
         yield Finding("ok", "unseal keys", f"{len(keys)} from {keys.source}", "; ".join(keys.warnings))
 
 
-def _client() -> Finding:
+def _client(context: Context) -> Finding:
     client = shutil.which("incus")
-    if client or os.environ.get("STAGEGBO_LAB"):
+    if client or context.lab is not None:
         return Finding("ok", "incus client", client or "the lab's own")
     return Finding("warning", "incus client", "not installed", "`shell` and `logs -f` need it (Debian: incus-client)")
