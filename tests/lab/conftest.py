@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
+from filelock import FileLock
+from tests.lab import plug as plugs
 from tests.lab import support, traps
 
 from pytest_stagegbo.errors import StageGboError
@@ -22,6 +24,7 @@ from pytest_stagegbo.progress import Silent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from tests.lab.plug import Plug
     from tests.lab.support import FirstRun, Ground, Stage
 
 T = TypeVar("T")
@@ -126,6 +129,19 @@ def stage(first: FirstRun) -> Stage:
 def trapped(ground: Ground) -> Stage:
     """A stage whose sources were full of traps. Provisioned once: tests look."""
     return traps.provision(ground)
+
+
+@pytest.fixture(scope="module")
+def _plug_is_free(lab: Lab) -> Iterator[None]:
+    """One run of these tests at a time."""
+    with FileLock(lab.paths.lock("tests-plug")):
+        yield
+
+
+@pytest.fixture
+def plug(_plug_is_free: None, lab: Lab, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Plug:
+    """Sessions of pytest with a stage of their own that has only cache and drive."""
+    return plugs.open_plug(pytester, lab, monkeypatch)
 
 
 def _run(

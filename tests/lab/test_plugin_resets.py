@@ -1,0 +1,184 @@
+"""What is clean when a test begins, and what is kept: with real data, over every way to ask for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.lab.plug import Plug
+
+pytestmark = pytest.mark.lab
+
+TWO = """
+    def test_first(keys, files):
+        keys("FLUSHALL")
+        keys("SET", "mine", "1")
+        files.put("mine")
+
+    def test_second(keys, files):
+        note(f"{keys('DBSIZE')} {files.get()}")
+"""
+"""What the first one leaves, the second one notes."""
+KEPT, NO_KEY, NO_FILE, CLEAN = "1 mine", "0 mine", "1 ", "0 "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ini", "expected"),
+    [
+        pytest.param([], "", KEPT, id="nothing asked"),
+        pytest.param(["--stage-reset=cache"], "", NO_KEY, id="cache"),
+        pytest.param(["--stage-reset=drive"], "", NO_FILE, id="drive"),
+        pytest.param(["--stage-reset=all"], "stage_reset = none", CLEAN, id="all, over ini"),
+        pytest.param(["--stage-reset=none"], "stage_reset = cache,drive", KEPT, id="none, over ini"),
+        pytest.param([], "stage_reset = cache,drive", CLEAN, id="ini"),
+    ],
+)
+def test_option_and_ini(plug: Plug, arguments: list[str], ini: str, expected: str) -> None:
+    plug.write(test_two=TWO)
+    plug.pytester.makeini(f"[pytest]\n{ini}\n")
+    plug.run(*arguments).assert_outcomes(passed=2)
+    assert plug.notes == [expected]
+
+
+def test_marker_on_test_class_and_module(plug: Plug) -> None:
+    """The closest one counts, over `--stage-reset`."""
+    plug.write(
+        test_a_module="""
+            pytestmark = pytest.mark.stage_reset("cache")
+
+            def test_first(keys, files):
+                keys("SET", "mine", "1")
+                files.put("mine")
+
+            def test_module(keys, files):
+                note(f"module {keys('DBSIZE')} {files.get()}")
+                keys("SET", "mine", "1")
+
+            @pytest.mark.stage_reset("none")
+            def test_none(keys, files):
+                note(f"none {keys('DBSIZE')} {files.get()}")
+
+            @pytest.mark.stage_reset("drive")
+            class TestClass:
+                def test_class(self, keys, files):
+                    note(f"class {keys('DBSIZE')} {files.get()}")
+                    files.put("mine")
+
+                @pytest.mark.stage_reset("all")
+                def test_own(self, keys, files):
+                    note(f"own {keys('DBSIZE')} {files.get()}")
+        """
+    )
+    plug.run("--stage-reset=all").assert_outcomes(passed=5)
+    assert plug.notes == [f"module {NO_KEY}", f"none {KEPT}", f"class {NO_FILE}", f"own {CLEAN}"]
+
+
+def test_what_is_not_used_is_not_reset(plug: Plug) -> None:
+    """`--stage-reset` is about the containers that a test uses."""
+    plug.write(
+        test_it="""
+            def test_put(files):
+                files.put("mine")
+            def test_other(keys):
+                assert keys("DBSIZE") == 0
+                keys("SET", "mine", "1")
+            def test_none(): pass
+            @pytest.mark.stage_reset("none")
+            def test_look(keys, files):
+                note(f"{keys('DBSIZE')} {files.get()}")
+        """
+    )
+    result = plug.run("--stage-reset=all")
+    result.assert_outcomes(passed=4)
+    assert plug.notes == [KEPT]
+    result.stdout.fnmatch_lines_random(["reset cache: once, p50 *", "reset drive: once, p50 *"])
+
+
+def test_a_marker_is_enough(plug: Plug) -> None:
+    """Without any fixture of the stage: what the code under test finds by itself is clean."""
+    plug.write(
+        test_it="""
+            def test_put(keys): keys("SET", "mine", "1")
+            @pytest.mark.stage_reset("cache")
+            def test_marked(): pass
+            def test_look(keys): assert keys("DBSIZE") == 0
+        """
+    )
+    plug.run().assert_outcomes(passed=3)
+
+
+def test_a_reset_in_the_middle_of_a_test(plug: Plug) -> None:
+    """Of what the test keeps to itself; anything else may be somebody else's at this moment."""
+    plug.write(
+        test_it="""
+            from conftest import Keys
+            from pytest_stagegbo.errors import NotHeld
+
+            @pytest.mark.stage_reset("cache")
+            def test_held(stage_gbo, keys, files):
+                keys("SET", "mine", "1")
+                files.put("mine")
+                stage_gbo.reset("cache")
+                again = Keys(stage_gbo.cache)
+                assert again("DBSIZE") == 0
+                again.close()
+                with pytest.raises(NotHeld, match='stage_reset'):
+                    stage_gbo.reset("drive")
+                assert files.get() == "mine"
+
+            def test_shared(stage_gbo):
+                with pytest.raises(NotHeld):
+                    stage_gbo.reset("cache")
+        """
+    )
+    plug.run().assert_outcomes(passed=2)
+
+
+def test_skipped_tests_reset_nothing(plug: Plug) -> None:
+    plug.write(
+        test_it="""
+            def test_put(keys):
+                keys("FLUSHALL")
+                keys("SET", "mine", "1")
+            @pytest.mark.skip
+            @pytest.mark.stage_reset("cache")
+            def test_skipped(keys): pass
+            @pytest.mark.skipif("True", reason="so")
+            @pytest.mark.stage_reset("all")
+            def test_skipped_too(keys): pass
+            def test_look(keys): assert keys("DBSIZE") == 1
+        """
+    )
+    plug.run().assert_outcomes(passed=2, skipped=2)
+
+
+def test_a_failed_reset_fails_the_test_and_is_tried_again_by_the_next(plug: Plug) -> None:
+    """Whoever uses the container finds it clean and answering, or learns why it is not."""
+    trap = "/opt/gbo/data/valkey/trap"
+    plug.write(
+        test_it=f"""
+            @pytest.fixture(scope="module")
+            def trap(stage_cache):
+                stage_cache.exec("mkdir", "-p", "{trap}")
+                stage_cache.exec("mount", "-t", "tmpfs", "none", "{trap}")
+            def test_before(trap): pass
+            @pytest.mark.stage_reset("cache")
+            def test_trapped(keys): note("ran")
+            def test_used(keys): note("ran")
+            def test_freed(stage_drive, request):
+                cache = request.getfixturevalue("stage_cache")
+                cache.exec("umount", "{trap}")
+            def test_after(keys):
+                assert keys("DBSIZE") == 0
+        """
+    )
+    result = plug.run("-ra")
+    result.assert_outcomes(passed=3, errors=2)
+    assert plug.notes == []
+    assert result.stdout.str().count("resetting cache failed with status") >= 2
+    result.stdout.fnmatch_lines(
+        ["*ERROR at setup of test_trapped*", "CommandFailed: *", "*ERROR at setup of test_used*"]
+    )
+    plug.is_whole()
