@@ -205,7 +205,7 @@ class Plug:
     def is_whole(self) -> None:
         """The stage is there, answers, and nobody holds it: the next session begins at once."""
         self.write(test_whole=WHOLE)
-        result = self.run("test_whole.py", "--stage-lock-timeout=2", "--stage-provision=never")
+        result = self.run("test_whole.py", "--stage-lock-timeout=2", "--stage-provision=never", "-p", "no:xdist")
         result.assert_outcomes(passed=2)
         assert not list(self.locks.glob("*.unfinished"))
         assert not list(self.locks.glob("*.kept"))

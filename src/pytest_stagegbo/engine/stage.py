@@ -114,6 +114,7 @@ class StageEngine:
 
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
         performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
+        self._clone_performer = performer
         timings = apply(plan.steps, performer.do, self.progress)
         if plan.changes:
             with task(self.progress, "verify", "verify that nothing is left to do"):
