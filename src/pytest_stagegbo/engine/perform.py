@@ -209,7 +209,7 @@ class Performer:
                 if high > LARGEST_LIMIT:
                     return None
                 low, high = high, high * 2
-            while high - low > max(high // 100, 1 << 20):
+            while high - low > max(high // 20, 1 << 20):
                 middle = (low + high) // 2
                 if self._takes_limit(step, source, wanted, middle):
                     high = middle
