@@ -126,9 +126,16 @@ def stage(first: FirstRun) -> Stage:
 
 
 @pytest.fixture(scope="session")
-def trapped(ground: Ground) -> Stage:
-    """A stage whose sources were full of traps. Provisioned once: tests look."""
+def sprung(ground: Ground) -> Stage:
+    """The first provisioning of a stage whose sources are full of traps."""
     return traps.provision(ground)
+
+
+@pytest.fixture(scope="module")
+def trapped(sprung: Stage) -> Stage:
+    """The stage with the traps, which answers. Tests look."""
+    sprung.run("provision")
+    return sprung
 
 
 @pytest.fixture(scope="module")

@@ -56,12 +56,13 @@ operation and works on it."""
 FOUNDATIONS = ("project:STAGE-KILL", "network:stagekill0", "profile:default")
 """One after another. The access list is made at the same time as the project."""
 ACCESS_LIST = "access-list:stagekill0-isolation"
-CLONE = ("copy:cache", "prepare:cache", "start:cache", "await:cache", "verify")
+CLONE = ("copy:cache", "prepare:cache", "start:cache", "await:cache")
 SIDES = ("begin", "end")
 POINTS = [
     *(f"{side} {key}" for key in CLONE for side in SIDES),
     "accepted copying cache to cache",
     "accepted start of cache",
+    "end verify",
 ]
 AGAIN = [
     "begin remove:cache",
