@@ -46,11 +46,13 @@ from pathlib import Path
 from conftest import note
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.session.demand import Demand
 from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import load
 
+Lab.find().join_network()
 settings = load(None, Path(), {}).settings
 session = StageSession(StageEngine(settings, Connection(settings.incus)), "stream", Summary())
 note("streaming")
