@@ -145,9 +145,9 @@ class Plug:
             (self.folder / f"{name}.py").write_text(prefix + _plain(code))
 
     def settings(self, more: str) -> None:
-        """Further lines of settings; for a table that is there already, with dotted keys."""
-        file = self.folder / "stagegbo.toml"
-        file.write_text(f"{more}\n{file.read_text()}")
+        """Further tables of settings."""
+        with (self.folder / "stagegbo.toml").open("a") as file:
+            file.write(more)
 
     def run(self, *args: str) -> pytest.RunResult:
         """Run pytest to its end."""

@@ -1,0 +1,197 @@
+"""What a session says: at its head and its end, and of a test that failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.lab.plug import Plug
+
+pytestmark = pytest.mark.lab
+
+FOLDER = "/opt/gbo/logs/plug"
+LOGGING = f"""
+    def log(service, text):
+        service.exec("sh", "-c", f'mkdir -p {FOLDER}; echo "$(date "+%F %T.%3N") {{text}}" >>{FOLDER}/test.log')
+"""
+
+
+def test_the_report_of_a_failed_test_has_what_was_logged_since_it_began(plug: Plug) -> None:
+    """Of the containers that it used, in each way to fail, secrets masked; other tests' reports have nothing."""
+    plug.write(
+        test_it=LOGGING
+        + """
+    def test_before(stage_cache):
+        log(stage_cache, "line-of-before")
+
+    def test_fails(stage_cache):
+        log(stage_cache, "line-of-fails " + os.environ["PLUG_CACHE"])
+        assert False
+
+    @pytest.fixture
+    def broken(stage_drive):
+        log(stage_drive, "line-of-setup")
+        raise RuntimeError
+
+    def test_setup(broken): pass
+
+    def test_plain():
+        assert False
+        """
+    )
+    result = plug.run()
+    result.assert_outcomes(passed=1, failed=2, errors=1)
+    text = result.stdout.str()
+    failed, plain = (part for part in text.partition("= FAILURES =")[2].split("_ test_")[1:3])
+    error = text.partition("= ERRORS =")[2].partition("= FAILURES =")[0]
+    assert "stage container cache: logged since the test began" in failed
+    assert "line-of-fails ***" in failed
+    assert "line-of-before" not in text
+    assert "stage container drive" not in failed
+    assert "stage container drive: logged since the test began" in error
+    assert "line-of-setup" in error
+    assert "logged since" not in plain
+
+
+def test_no_report_has_a_secret(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that nobody asked the stage for, and one with another shape than most."""
+    monkeypatch.setenv("PLUG_SECRET", "Zq7-odd_Secret.of-nobody")
+    plug.write(
+        test_it=LOGGING
+        + """
+    def test_fails(stage_cache, stage_drive):
+        log(stage_cache, os.environ["PLUG_CACHE"])
+        log(stage_drive, "<" + os.environ["PLUG_SECRET"] + ">")
+        raise RuntimeError("with purpose")
+        """
+    )
+    result = plug.run("-l", "-vv")
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "<***>" in text
+    assert "Zq7-odd" not in text
+
+
+@pytest.mark.parametrize("form", ["--stage-keep", "-o stage_keep=true"])
+def test_keep_stops_and_says_how_to_look_inside(plug: Plug, form: str) -> None:
+    plug.write(
+        test_it="""
+            @pytest.mark.stage_reset("cache")
+            def test_fails(keys, stage_drive):
+                keys("SET", "evidence", "1")
+                assert False
+            @pytest.mark.stage_reset("cache")
+            def test_never(keys): pass
+        """,
+        test_look='def test_look(keys): assert keys("GET", "evidence") == "1"',
+    )
+    result = plug.run("test_it.py", *form.split())
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*stage kept as the test left it; to look inside*",
+            "python -m pytest_stagegbo --lab --project STAGE-PLUG shell cache",
+            "python -m pytest_stagegbo --lab --project STAGE-PLUG shell drive",
+            "*Interrupted: --stage-keep: test_it.py::test_fails failed and the stage is left as it was*",
+        ]
+    )
+    plug.run("test_look.py").assert_outcomes(passed=1)
+
+
+def test_keep_keeps_from_all_workers(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one waits for the container when the test fails, and has it next."""
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("PLUG_GATE", str(plug.locks / "cache.gate"))
+    plug.write(
+        waiting="""
+            import time
+
+            def until(condition):
+                while not condition():
+                    time.sleep(0.01)
+        """,
+        test_one="""
+            import fcntl
+            from pathlib import Path
+            from waiting import until
+
+            def is_waited_for():
+                with Path(os.environ["PLUG_GATE"]).open() as gate:
+                    try:
+                        fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return True
+
+            @pytest.mark.stage_reset("cache")
+            def test_fails(keys):
+                keys("SET", "evidence", "1")
+                note("held")
+                until(is_waited_for)
+                assert False
+
+        """,
+        test_two="""
+            from conftest import HERE
+            from waiting import until
+
+            def test_until_held():
+                until((HERE / "notes").exists)
+
+            @pytest.mark.stage_reset("cache")
+            def test_next(keys): note("next ran")
+        """,
+        test_look='def test_look(keys): assert keys("GET", "evidence") == "1"',
+    )
+    result = plug.run("-n2", "--dist=loadfile", "--stage-keep", "test_one.py", "test_two.py")
+    assert plug.notes == ["held"]
+    result.stdout.fnmatch_lines(["NotHeld: the stage is kept as test_one.py::test_fails left it"])
+    plug.run("test_look.py").assert_outcomes(passed=1)
+
+
+def test_without_keep_the_session_goes_on(plug: Plug) -> None:
+    plug.write(
+        test_it="""
+            def test_fails(keys): assert False
+            def test_next(keys): pass
+        """
+    )
+    result = plug.run("-o", "stage_keep=false")
+    result.assert_outcomes(failed=1, passed=1)
+    assert "to look inside" not in result.stdout.str()
+
+
+def test_head_and_end(plug: Plug) -> None:
+    plug.stagegbo("provision")
+    plug.engine.execute("drive", ["sh", "-c", "rm -f /opt/gbo/data/minio/large; sync"])
+    plug.write(
+        test_it="""
+            @pytest.mark.stage_reset("cache")
+            def test_one(keys): pass
+            @pytest.mark.stage_reset("cache", "drive")
+            def test_two(keys): pass
+            def test_three(files):
+                files._exec("sh", "-c", "head -c 8M /dev/urandom >/opt/gbo/data/minio/large; sync")
+        """
+    )
+    result = plug.run()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "stage-gbo: project STAGE-PLUG on Incus * at */unix.socket; pool pool (*): * free, * below it on the host",
+            "*= stage-gbo =*",
+            "reset cache: once, p50 * p95 *",
+            "reset cache, drive: once, p50 * p95 *",
+            "resets in all: 2 times, p50 * p95 *",
+            "waited for locks: * of 3 tests*",
+            "grew: *drive [78]* MiB*",
+        ]
+    )
+
+
+def test_nothing_is_said_where_no_test_used_it(plug: Plug) -> None:
+    plug.write(test_it="def test_plain(): pass")
+    result = plug.run()
+    result.assert_outcomes(passed=1)
+    assert "= stage-gbo =" not in result.stdout.str()
