@@ -77,7 +77,6 @@ BLOCKING = """
             pytest.param(f"-n{workers} --dist={mode}", id=f"{workers} {mode}", marks=needs_xdist)
             for workers, mode in [
                 (2, "load"),
-                (4, "load"),
                 (2, "loadscope"),
                 (2, "loadfile"),
                 (2, "loadgroup"),
@@ -168,9 +167,15 @@ def test_a_worker_that_dies_takes_only_its_test_with_it(plug: Plug, end: str) ->
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["SIGINT", "SIGTERM", "SIGKILL"]
+    ("workers", "number"),
+    [
+        pytest.param("-n0", signal.SIGINT, id="SIGINT"),
+        pytest.param("-n0", signal.SIGTERM, id="SIGTERM"),
+        pytest.param("-n0", signal.SIGKILL, id="SIGKILL"),
+        pytest.param("-n2", signal.SIGINT, id="workers SIGINT", marks=needs_xdist),
+        pytest.param("-n2", signal.SIGTERM, id="workers SIGTERM", marks=needs_xdist),
+    ],
 )
-@pytest.mark.parametrize("workers", ["-n0", pytest.param("-n2", marks=needs_xdist)])
 def test_a_session_that_is_ended_in_a_test_leaves_the_stage_whole(plug: Plug, workers: str, number: int) -> None:
     plug.write(test_blocked=BLOCKING, test_shared="def test_shared(files):\n    block('shared')")
     arguments = ["-p", "no:xdist"] if workers == "-n0" else [workers]
