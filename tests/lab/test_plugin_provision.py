@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.plug import Plug
 
 pytestmark = pytest.mark.lab
@@ -36,12 +34,11 @@ def _counted(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def gone(plug: Plug) -> Iterator[Plug]:
-    """There is no stage when the test begins, and one when it has ended."""
-    assert plug.stagegbo("destroy", "--yes").returncode == 0
-    yield plug
-    done = plug.stagegbo("provision")
+def gone(plug: Plug) -> Plug:
+    """There is no stage when the test begins."""
+    done = plug.stagegbo("destroy", "--yes")
     assert done.returncode == 0, done.stderr
+    return plug
 
 
 def test_once_over_all_workers(gone: Plug) -> None:
@@ -90,6 +87,7 @@ def test_never_fails_each_test_that_needs_it(gone: Plug, arguments: str) -> None
 
 def test_never_is_content_with_a_stage_that_is_there(plug: Plug) -> None:
     plug.write(test_it=USING)
+    plug.run().assert_outcomes(passed=8)
     before = plug.created()
     plug.run("--stage-provision=never").assert_outcomes(passed=8)
     assert plug.created() == before
