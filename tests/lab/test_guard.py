@@ -177,7 +177,7 @@ def test_a_container_that_fills_the_pool_is_stopped_before_production_feels_it(
     assert {name: clone.status for name, clone in clones.items()} == {"cache": "Running", "tables": "Stopped"}
     production = engine.reader.instances(PRODUCTION)
     assert {clone.status for clone in production.values()} == {"Running"}
-    counted = ground.inside("btrfs", "device", "stats", str(ground.host / f"var/lib/incus/storage-pools/{POOL}")).stdout
+    counted = ground.lab_command("btrfs", "device", "stats", f"/var/lib/incus/storage-pools/{POOL}")
     assert all(line.split()[-1] == "0" for line in counted.splitlines()), counted
     print(f"floor {FLOOR / 1e6:.0f} MB, least room {room.least / 1e6:.0f} MB\n{error}")
     assert room.least > FLOOR / 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.errors import OperationFailed, ServerRefused
 from pytest_stagegbo.guest.files import FOLDER
 from pytest_stagegbo.services.masking import mask
 
@@ -17,17 +19,36 @@ if TYPE_CHECKING:
 __all__ = ["LINES", "evidence", "follow_script", "script"]
 
 LINES = 20
+SETTLING = 5.0
+"""Seconds for a container to be either running or stopped."""
 
 
 def evidence(reader: Reader, writer: Writer, project: str, container: ContainerSettings, lines: int = LINES) -> str:
     """The units' states and their last log lines, secrets masked; of a stopped container the first boot's log."""
-    clone = reader.instance(project, container.name)
-    if clone is None or not clone.is_running:
-        log = reader.file(project, container.name, f"{FOLDER}/prepare.log") if clone is not None else None
-        said = (log or b"").decode("utf-8", "replace").strip()
-        return f"the first boot said: {mask(said)}" if said else "a stopped container keeps no journal"
-    result = writer.execute(container.name, ["sh", "-c", script(container, lines)], timeout=30)
-    return mask(result.stdout.strip())
+    if _is_running(reader, project, container.name):
+        try:
+            result = writer.execute(container.name, ["sh", "-c", script(container, lines)], timeout=30)
+        except (OperationFailed, ServerRefused):
+            if _is_running(reader, project, container.name):
+                raise
+        else:
+            return mask(result.stdout.strip())
+    log = reader.file(project, container.name, f"{FOLDER}/prepare.log")
+    said = (log or b"").decode("utf-8", "replace").strip()
+    return f"the first boot said: {mask(said)}" if said else "a stopped container keeps no journal"
+
+
+def _is_running(reader: Reader, project: str, name: str) -> bool:
+    """Whether two looks in a row say so: while a container powers off, Incus says both within milliseconds."""
+    deadline = time.monotonic() + SETTLING
+    before: bool | None = None
+    while True:
+        clone = reader.instance(project, name)
+        now = clone is not None and clone.is_running
+        if now == before or time.monotonic() > deadline:
+            return now
+        before = now
+        time.sleep(0.1)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
 
 
 def script(container: ContainerSettings, lines: int) -> str:
