@@ -237,7 +237,7 @@ class StageLock:
         for card in sorted(self.folder.glob("*.holder")):
             try:
                 entry = json.loads(card.read_text())
-                if not Path(f"/proc/{entry['pid']}").exists():
+                if _born(entry["pid"]) != entry["born"]:
                     card.unlink()  # of a process that was killed; its locks went with it
                     continue
                 since = time.strftime("%H:%M:%S", time.localtime(entry["since"]))
@@ -273,6 +273,7 @@ class StageLock:
     def _write(self, doing: str, names: list[str], exclusive: set[str]) -> None:
         entry = {
             "pid": os.getpid(),
+            "born": _born(os.getpid()),
             "doing": doing,
             "since": time.time(),
             "shared": [name or "stage" for name in names if name not in exclusive],
@@ -280,6 +281,15 @@ class StageLock:
         }
         with contextlib.suppress(OSError):  # it is only for people; the locks themselves are the kernel's
             self._card.write_text(json.dumps(entry))
+
+
+def _born(pid: int) -> str:
+    """When a process began, in clock ticks since the boot (proc(5), starttime): tells it from a later one with its
+    number. Empty: there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 _numbers = itertools.count()

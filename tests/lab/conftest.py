@@ -50,6 +50,21 @@ class InNetwork(Protocol):
     def __call__(self, function: Callable[..., T], *args: Any, timeout: float = ...) -> T: ...
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, tests that share what is slow to make stay in one process: before pytest-xdist reads the markers."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_ground_of(item)))
+
+
+def _ground_of(item: pytest.Item) -> str:
+    fixtures = getattr(item, "fixturenames", ())
+    module = getattr(item, "module", None)
+    if "ground" in fixtures and not hasattr(module, "ground"):
+        return support.NAME
+    return "plug" if "plug" in fixtures else "lab" if "provisioned" in fixtures else item.path.stem
+
+
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     """The lab that the environment means, brought up if it is not."""

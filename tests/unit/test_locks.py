@@ -177,6 +177,15 @@ class TestTwoProcesses:
         assert str(holder.pid) not in lock().holder()
         assert not list(lock().folder.glob("*.holder"))
 
+    def test_nor_is_a_later_process_with_its_number(
+        self, hold: Callable[..., Holder], lock: Callable[..., StageLock]
+    ) -> None:
+        killed, alive = hold(exclusive="cache"), hold(exclusive="drive")
+        killed.kill()
+        for card in lock().folder.glob(f"{killed.pid}-*.holder"):
+            card.write_text(card.read_text().replace(f'"pid": {killed.pid},', f'"pid": {alive.pid},'))
+        assert re.fullmatch(rf"process {alive.pid} \(provision\) since \S+", lock().holder())
+
 
 class TestContainers:
     """Those who use a container share it; who changes it has it alone."""
