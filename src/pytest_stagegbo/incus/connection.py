@@ -23,6 +23,7 @@ import pylxd.exceptions
 import requests
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,7 +121,7 @@ class Connection:
         """What the daemon says of itself, asked once.
 
         Raises:
-            ServerUnreachable: it does not answer, does not trust this client, or is not Incus.
+            ServerUnreachable: it does not answer, does not trust this client, is not Incus or lacks what is needed.
         """
         if self._server is None:
             data = self.get()
@@ -141,13 +142,7 @@ class Connection:
                     remedy="over a socket: run as root or as a member of group incus-admin; over https: add the "
                     "client certificate with `incus config trust add-certificate`",
                 )
-            if server.kind != "incus":
-                raise ServerUnreachable(
-                    f"the daemon at {self.endpoint} is not Incus",
-                    seen=f"it calls itself {server.kind or 'nothing'} {server.version}",
-                    remedy="pytest-stagegbo works with Incus 6.0 and 7.0; LXD is another product since 2023. "
-                    "Name Incus's socket with --endpoint",
-                )
+            dialect.require(server, self.endpoint)
             self._server = server
         return self._server
 
