@@ -23,7 +23,7 @@ import pylxd.exceptions
 import requests
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
-from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus import dialect, remote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,27 +124,32 @@ class Connection:
             ServerUnreachable: it does not answer, does not trust this client, is not Incus or lacks what is needed.
         """
         if self._server is None:
-            data = self.get()
-            environment = data.get("environment", {})
-            server = Server(
-                kind=str(environment.get("server", "")),
-                version=str(environment.get("server_version", "")),
-                extensions=frozenset(data.get("api_extensions", ())),
-                storage_drivers=str(environment.get("storage", "")),
-                clustered=bool(environment.get("server_clustered", False)),
-                fingerprint=str(environment.get("certificate_fingerprint", "")),
-                trusted=data.get("auth") == "trusted",
-            )
-            if not server.trusted:
-                raise ServerUnreachable(
-                    f"the daemon at {self.endpoint} does not trust this client",
-                    seen=f"auth is {data.get('auth')!r}",
-                    remedy="over a socket: run as root or as a member of group incus-admin; over https: add the "
-                    "client certificate with `incus config trust add-certificate`",
-                )
-            dialect.require(server, self.endpoint)
-            self._server = server
+            self.get()
+        assert self._server is not None  # a client's first request greets the daemon
         return self._server
+
+    def _greeted(self, data: Mapping[str, Any]) -> Server:
+        """Read what the daemon says of itself to each client at first."""
+        environment = data.get("environment") or {}
+        server = Server(
+            kind=str(environment.get("server", "")),
+            version=str(environment.get("server_version", "")),
+            extensions=frozenset(data.get("api_extensions") or ()),
+            storage_drivers=str(environment.get("storage", "")),
+            clustered=bool(environment.get("server_clustered", False)),
+            fingerprint=str(environment.get("certificate_fingerprint", "")),
+            trusted=data.get("auth") == "trusted",
+        )
+        if not server.trusted and not self.is_local:
+            raise remote.untrusted(self._settings, self.endpoint, data.get("auth"))
+        if not server.trusted:
+            raise ServerUnreachable(
+                f"the daemon at {self.endpoint} does not trust this client",
+                seen=f"auth is {data.get('auth')!r}",
+                remedy="run as root or as a member of group incus-admin",
+            )
+        dialect.require(server, self.endpoint)
+        return server
 
     def get(self, *path: str, **params: str | int) -> Any:
         """The metadata of `GET /1.0/<path>`; path segments are quoted here."""
@@ -202,7 +207,12 @@ class Connection:
         except pylxd.exceptions.LXDAPIException as error:
             status = error.response.status_code
             log.debug("%s %s %s -> %d %s", method, shown, dict(params or {}), status, error)
-            raise ServerRefused(f"Incus refused {method} {shown}", status=status, seen=f"{status} {error}") from None
+            raise ServerRefused(
+                f"Incus refused {method} {shown}",
+                status=status,
+                seen=f"{status} {error}",
+                remedy=dialect.remedy(status, str(error)),
+            ) from None
         except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
             raise self._unreachable(method, shown, error, time.monotonic() - started) from None
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
@@ -247,24 +257,29 @@ class Connection:
         client = getattr(self._local, "client", None)
         if client is None:
             client = self._open()
+            self._server = self._greeted(client.host_info)
             self._local.client = client
         return client
 
     def _open(self) -> Any:
-        settings = self._settings
         if self.is_local:
             with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
                 trial.settimeout(_REQUEST_SECONDS)
                 trial.connect(self.endpoint)
             return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
-        certificate = (settings.client_cert, settings.client_key) if settings.client_cert else None
-        return pylxd.Client(
-            endpoint=self.endpoint, cert=certificate, verify=settings.server_cert or True, timeout=_REQUEST_SECONDS
-        )
+        return pylxd.Client(endpoint=self.endpoint, session=remote.session(self._settings), timeout=_REQUEST_SECONDS)
 
     def _unreachable(self, method: str, path: str, error: Exception, seconds: float) -> ServerUnreachable:
         text = str(error)
-        if "Permission denied" in text:
+        trouble = None if self.is_local else remote.certificate_trouble(self._settings, self.endpoint, text)
+        if trouble is not None:
+            return trouble
+        if not self.is_local:
+            remedy = (
+                "check the address and what is in between; on the server, `incus config get core.https_address` says "
+                "where it listens"
+            )
+        elif "Permission denied" in text:
             remedy = "run as root or as a member of group incus-admin (which is as good as root on this machine)"
         elif "No such file" in text or "Connection refused" in text:
             remedy = "start the daemon, or name another with --endpoint; `stagegbo doctor` says more"

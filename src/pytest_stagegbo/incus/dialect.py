@@ -27,6 +27,7 @@ __all__ = [
     "over_quota",
     "refuses_low_level",
     "refuses_own_networks",
+    "remedy",
     "require",
     "standing",
 ]
@@ -129,6 +130,16 @@ def over_quota(error: OperationFailed | ServerRefused) -> bool:
 def is_busy(error: OperationFailed | ServerRefused) -> bool:
     """Whether an earlier operation on the same instance has not ended."""
     return "Instance is busy running" in error.seen
+
+
+def remedy(status: int, text: str) -> str:
+    """What to do about a refusal, where that is the same whatever was asked for."""
+    if status == 403 and ("restricted" in text.lower() and "certificate" in text.lower()):
+        return (
+            "this client's certificate is restricted to some projects: a stage needs a project, a bridge and an access "
+            "list of its own. On the server, `incus config trust edit` takes the restriction away"
+        )
+    return ""
 
 
 # -- requests
