@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from certificates import Pair, make_pair
+from tests.certificates import Pair, make_pair
 
 from pytest_stagegbo.errors import ServerUnreachable, SettingsError
 from pytest_stagegbo.incus import dialect
