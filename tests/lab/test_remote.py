@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 CACHE, DRIVE = ("10.0.6.13", 6379), ("10.0.6.14", 9100)
+TEST = """
+import pytest, socket
+
+@pytest.mark.stage_reset("cache")
+def test_it_answers(stage_cache):
+    with socket.create_connection((stage_cache.host, stage_cache.port), 5) as connection:
+        connection.sendall(b"PING\\r\\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +36,7 @@ def far(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
     """The other host, whose certificate the daemon trusts."""
     with far_host(ground, tmp_path_factory.mktemp("far")) as host:
         host.trust(host.client)
+        (host.folder / "test_far.py").write_text(TEST)
         yield host
 
 
@@ -96,14 +106,17 @@ def test_without_a_way_the_clones_are_made_and_the_error_says_how_to_get_there(
     assert "-L 10.0.6.13:6379:10.0.6.13:6379" in alone.stderr
 
 
-def test_a_way_of_its_own_is_closed_by_the_access_list(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
-    """Which is why the error does not speak of routes."""
+def test_a_route_is_closed_by_the_access_list_and_a_session_of_pytest_says_what_to_do(
+    far: Far, alone: subprocess.CompletedProcess[str]
+) -> None:
     assert alone.returncode
     far.ip("route", "add", "10.0.6.0/24", "via", "10.0.9.1")
-    done = far.run("provision", check=False)
+    done = far.run("-p", "no:cacheprovider", "test_far.py", module="pytest", check=False)
     far.ip("route", "del", "10.0.6.0/24")
-    assert done.returncode == 6
-    assert "this machine has no way there" in done.stderr
+    assert done.returncode == 1
+    assert "NotReady: cache: valkey at 10.0.6.13:6379 was not ready" in done.stdout
+    assert "this machine has no way there" in done.stdout
+    assert "sshuttle -r 10.0.9.1" in done.stdout
 
 
 def test_commands_in_clones_need_no_way(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
@@ -143,13 +156,5 @@ def test_a_reset_clears_and_answers(reached: Far) -> None:
 
 
 def test_sessions_of_pytest_use_it(reached: Far) -> None:
-    (reached.folder / "test_far.py").write_text(
-        "import pytest, socket\n"
-        "@pytest.mark.stage_reset('cache')\n"
-        "def test_it_answers(stage_cache):\n"
-        "    with socket.create_connection((stage_cache.host, stage_cache.port), 5) as connection:\n"
-        "        connection.sendall(b'PING\\r\\n')\n"
-        "        assert connection.recv(100).startswith(b'-NOAUTH')\n"
-    )
     done = reached.run("-p", "no:cacheprovider", "test_far.py", module="pytest")
     assert "1 passed" in done.stdout

@@ -24,6 +24,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from pytest_stagegbo.cli.doctor import examine
+from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
 from pytest_stagegbo.incus import connection as module
 from pytest_stagegbo.incus import dialect
@@ -449,3 +451,30 @@ class TestWait:
         assert caught.value.seen == "operation 77 is Running"
         assert "timeouts.operation" in caught.value.remedy
         assert time.monotonic() - began < PATIENCE
+
+
+class TestDoctor:
+    """What `doctor` says of a release that the tests do not run on."""
+
+    @pytest.mark.parametrize(
+        ("version", "state", "said"),
+        [
+            ("7.0.9", "ok", "long-term line 7.0, tested with 7.0.2"),
+            ("6.12", "warning", "none of the long-term lines; the tests run on 6.0 and 7.0"),
+            ("8.0.0", "warning", "newer than what was tested; the tests run on 6.0 and 7.0"),
+        ],
+    )
+    def test_names_the_line_or_warns(self, daemon: Daemon, version: str, state: str, said: str) -> None:
+        environment = {"server": "incus", "server_version": version}
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": environment}))
+        findings = {each.subject: each for each in examine(parse(["--endpoint", daemon.path, "doctor"]))}
+        found = findings[f"Incus {version}"]
+        assert (found.state, found.seen.startswith(said)) == (state, True)
+        assert bool(found.remedy) == (state == "warning")
+
+    def test_of_lxd_there_is_nothing_but_an_error(self, daemon: Daemon) -> None:
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": {"server": "lxd", "server_version": "5.21"}}))
+        *_, last = examine(parse(["--endpoint", daemon.path, "doctor"]))
+        assert (last.state, last.subject) == ("failed", "connection")
+        assert "is not Incus: it calls itself lxd 5.21" in last.seen
+        assert "lxd-to-incus" in last.remedy

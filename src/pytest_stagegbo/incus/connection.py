@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SOCKET_PLACES = ("/var/lib/incus/unix.socket", "/run/incus/unix.socket")
 _REQUEST_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+"""For a daemon on another host, whose address may be one where nobody answers."""
 _WAIT_SLICE = 20
 """Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
 _LOG_BODY_CHARACTERS = 200
@@ -194,7 +196,7 @@ class Connection:
             node = self._client().api
             for segment in path:
                 node = node[quote(segment, safe="")]
-            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": timeout}
+            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": self._timeouts(timeout)}
             if headers:
                 arguments["headers"] = dict(headers)
             if data is not None:
@@ -267,7 +269,12 @@ class Connection:
                 trial.settimeout(_REQUEST_SECONDS)
                 trial.connect(self.endpoint)
             return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
-        return pylxd.Client(endpoint=self.endpoint, session=remote.session(self._settings), timeout=_REQUEST_SECONDS)
+        session = remote.session(self._settings)
+        return pylxd.Client(endpoint=self.endpoint, session=session, timeout=self._timeouts(_REQUEST_SECONDS))
+
+    def _timeouts(self, seconds: float) -> float | tuple[float, float]:
+        """As `requests` takes them: for the connection and for the answer."""
+        return seconds if self.is_local else (min(_CONNECT_SECONDS, seconds), seconds)
 
     def _unreachable(self, method: str, path: str, error: Exception, seconds: float) -> ServerUnreachable:
         text = str(error)
