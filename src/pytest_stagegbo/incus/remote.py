@@ -27,7 +27,7 @@ __all__ = ["certificate_trouble", "fingerprint", "session", "untrusted"]
 
 _FETCH_SECONDS = 5.0
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_MISMATCH = re.compile(r'Fingerprints did not match\. Expected "(\w+)", got "(\w+)"')  # of urllib3
+_MISMATCH = re.compile(r'Fingerprints did not match\. Expected "(\w+)", got "(?:b\')?(\w+)')  # of urllib3
 
 HOW_TO_PIN = (
     "set incus.server_cert to a copy of the server's certificate, on its host /var/lib/incus/server.crt (`incus remote "
