@@ -31,7 +31,8 @@ PROJECT = "STAGE-FAR"
 NETWORK = "farbr0"
 HERE, THERE = "10.0.9.2", "10.0.9.1"
 """Addresses of this host, and of the daemon's on the cable."""
-CABLE = "farcable"
+CABLE, TRUSTED = "farcable", "far"
+"""Name of the cable's end at the daemon's, and of certificates there."""
 PATIENCE = 60.0
 """Seconds. What takes longer has got stuck."""
 SETTINGS = """
@@ -90,7 +91,7 @@ class Far:
         return done
 
     def trust(self, pair: Pair, *more: str) -> None:
-        self.ground.incus("config", "trust", "add-certificate", str(pair.cert), *more)
+        self.ground.incus("config", "trust", "add-certificate", str(pair.cert), "--name", TRUSTED, *more)
 
     def ip(self, *args: str) -> None:
         """Run `ip` on this host."""
@@ -169,7 +170,8 @@ def far_host(ground: Ground, folder: Path) -> Iterator[Far]:
 def _remove(far: Far, lab: str) -> None:
     """Also what a run that was killed has left: a daemon that is told the same address again does not listen anew."""
     far.ground.incus("config", "unset", "core.https_address", check=False)
-    for name in far.ground.get("certificates", recursion="1"):
-        far.ground.incus("config", "trust", "remove", name["fingerprint"])
+    for found in far.ground.get("certificates", recursion="1"):
+        if found["name"] == TRUSTED:
+            far.ground.incus("config", "trust", "remove", found["fingerprint"])
     run(["ip", "-n", lab, "link", "delete", CABLE], check=False)
     run(["ip", "netns", "delete", far.netns], check=False)

@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from tests.certificates import make_pair
 from tests.lab.far import NETWORK, PROJECT, far_host
+from tests.lab.support import Ground
 
 if TYPE_CHECKING:
     import subprocess
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.lab.far import Far
-    from tests.lab.support import Ground
+
+    from pytest_stagegbo.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
@@ -29,6 +32,13 @@ def test_it_answers(stage_cache):
         connection.sendall(b"PING\\r\\n")
         assert connection.recv(100).startswith(b"-NOAUTH")
 """
+
+
+@pytest.fixture(scope="module")
+def ground(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """The lab that everybody shares: nothing here disturbs others."""
+    with FileLock(lab.paths.lock("tests-far")):
+        yield Ground(lab, tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture(scope="module")
