@@ -235,7 +235,8 @@ class Stage:
         return [sys.executable, "-m", "pytest_stagegbo", "--lab", "--config", str(self.config), *args]
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        return {**os.environ, "STAGEGBO_LAB_NAME": self.ground.lab.paths.name, **(extra or {})}
+        lab = self.ground.lab.environment()
+        return {**os.environ, **{name: lab[name] for name in lab if name.startswith("STAGEGBO_LAB")}, **(extra or {})}
 
     def run(
         self, *args: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float = 120
@@ -385,14 +386,20 @@ def client_settings(ground: Ground) -> str:
     return ground.incus("remote", "list", "--format=json") + ground.incus("project", "list", "--format=json")
 
 
+def own_lab() -> Lab:
+    """The lab that tests may change, of the version that the environment means."""
+    version = Lab.find().paths.version
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAGEGBO_LAB_NAME", f"{NAME}-{version}")
+        return Lab.find(version)
+
+
 @contextlib.contextmanager
 def ground(folder: Path) -> Iterator[Ground]:
     """The lab, one test run at a time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGEGBO_LAB_NAME", NAME)
-        lab = Lab.find()
+    lab = own_lab()
     (lab.paths.state / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(lab.paths.lock(f"tests-{NAME}")):
+    with FileLock(lab.paths.lock(f"tests-{lab.paths.name}")):
         found_up = lab.status().ready
         try:
             lab.up(Silent())

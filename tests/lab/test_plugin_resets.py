@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.lab.plug import Plug
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 TWO = """
     def test_first(keys, files):

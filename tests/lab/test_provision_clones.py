@@ -10,7 +10,7 @@ from tests.lab.support import OWNER, SIX, sql, until
 if TYPE_CHECKING:
     from tests.lab.support import FirstRun, Stage
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 
 # -- production

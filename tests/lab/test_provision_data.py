@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.lab.support import Ground, Stage
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 STAMP = "var/lib/stagegbo/prepared"
 CACHE, LOGS = "opt/gbo/data/valkey", "opt/gbo/logs"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tests.lab.support import Ground, Stage
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 PORTS = {"system": 5858, "tables": 5432, "vault": 8200, "cache": 6379, "drive": 9100, "llm": 8081}
 TWINS = {name: f"10.0.2.{10 + number}" for number, name in enumerate(SIX)}

@@ -12,7 +12,7 @@ from tests.lab.support import SIX, TRAPS
 if TYPE_CHECKING:
     from tests.lab.support import Stage
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 PREPARE = "stagegbo-prepare.service"
 UNITS = {

@@ -35,6 +35,7 @@ class Stage:
     def __init__(self, *clones: Instance, own_networks: bool = False) -> None:
         self.clones = {found.name: found for found in clones}
         self.config = {"features.networks": "true" if own_networks else "false"}
+        self.takes_own_networks = True
         self.log: list[str] = []
         self.on: dict[str, Callable[..., None]] = {}
         """What else happens at a write; may raise."""
@@ -55,9 +56,11 @@ class Stage:
 
     # -- writer
 
-    def create_project(self, config: Mapping[str, str], description: str) -> None:
+    def create_project(self, own_networks: Mapping[str, str], shared: Mapping[str, str], description: str) -> bool:
         assert description
-        self.write("project", config["features.networks"])
+        assert shared["features.networks"] == "false"
+        self.write("project", own_networks["features.networks"])
+        return self.takes_own_networks
 
     def copy_instance(
         self, name: str, source: str, *, config: Mapping[str, str], devices: Mapping[str, Any], target: str = ""
@@ -91,9 +94,9 @@ class Stage:
         self.write("unlink", name, path)
 
 
-def performer(stage: Stage, facts: Facts | None = None) -> Performer:
+def performer(stage: Stage, facts: Facts | None = None, journal: Journal | None = None) -> Performer:
     reader, writer = cast("Reader", stage), cast("Writer", stage)
-    return Performer(reader, writer, facts or bare_host(SETTINGS), SETTINGS, None, Journal())
+    return Performer(reader, writer, facts or bare_host(SETTINGS), SETTINGS, None, journal or Journal())
 
 
 def fresh_copy(**config: str) -> Instance:
@@ -221,15 +224,12 @@ class TestProject:
         performer(stage).do(self.CREATE)
         assert stage.log == ["project true"]
 
-    def test_a_server_that_refuses_them_without_ovn_is_asked_for_less(self) -> None:
-        def refuse(own_networks: str) -> None:
-            if own_networks == "true":
-                raise refused(400, "OVN is required for projects with features.networks enabled")
-
-        stage = Stage()
-        stage.on["project"] = refuse
-        performer(stage).do(self.CREATE)
-        assert stage.log == ["project true", "project false"]
+    def test_that_a_server_refuses_them_without_ovn_is_said(self) -> None:
+        stage, journal = Stage(), Journal()
+        stage.takes_own_networks = False
+        performer(stage, journal=journal).do(self.CREATE)
+        (note,) = journal.notes
+        assert "gets features.networks=false and access to network stagebr0 only" in note
 
     def test_another_refusal_is_an_error(self) -> None:
         def refuse(*_: object) -> None:

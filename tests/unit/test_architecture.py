@@ -72,6 +72,19 @@ def test_only_the_incus_package_sends_requests_to_the_daemon() -> None:
         assert not [name for name in imported(module) if name.startswith("pytest_stagegbo.incus")], module
 
 
+def test_only_the_incus_package_knows_what_servers_do_differently() -> None:
+    """Nobody else searches an answer for words, or looks at API extensions."""
+    found = [
+        f"{module}: {ast.unparse(node)}"
+        for module, tree in MODULES.items()
+        if not module.startswith("incus/")
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr == "extensions")
+        or (isinstance(node, ast.Compare) and any(ast.unparse(each).endswith(".seen") for each in node.comparators))
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("module", READING_ONLY)
 def test_what_only_reads_knows_no_writer(module: str) -> None:
     assert not [name for name in imported(module) if name.rpartition(".")[2] in {"Writer", "writer"}]

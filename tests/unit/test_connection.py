@@ -24,17 +24,20 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from pytest_stagegbo.cli.doctor import examine
+from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
 from pytest_stagegbo.incus import connection as module
+from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.connection import Connection, Reply, find_endpoint
 from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HELLO = {
+HELLO: dict[str, Any] = {
     "auth": "trusted",
-    "api_extensions": ["projects"],
+    "api_extensions": ["projects", *dialect.NEEDED],
     "environment": {
         "server": "incus",
         "server_version": "6.0.4",
@@ -342,7 +345,8 @@ class TestServer:
     def test_says_what_it_is(self, connection: Connection) -> None:
         server = connection.server()
         assert (server.kind, server.version, server.storage_drivers) == ("incus", "6.0.4", "btrfs")
-        assert (server.extensions, server.clustered, server.fingerprint) == (frozenset({"projects"}), False, "f00d")
+        assert (server.extensions, server.clustered) == (frozenset(HELLO["api_extensions"]), False)
+        assert server.fingerprint == "f00d"
 
     def test_is_asked_once(self, daemon: Daemon, connection: Connection) -> None:
         connection.server()
@@ -361,6 +365,18 @@ class TestServer:
         with pytest.raises(ServerUnreachable, match="is not Incus") as caught:
             connection.server()
         assert caught.value.seen == "it calls itself lxd 5.21"
+        assert "works with Incus 6.0 and 7.0" in caught.value.remedy
+
+    def test_that_lacks_what_a_stage_is_built_on_is_refused(self, daemon: Daemon, connection: Connection) -> None:
+        fewer = [name for name in dialect.NEEDED if name != "network_bridge_acl"]
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "api_extensions": fewer}))
+        with pytest.raises(ServerUnreachable, match=r"Incus 6\.0\.4 at .* lacks API extensions") as caught:
+            connection.server()
+        assert caught.value.seen == "missing: network_bridge_acl (an access list on the stage's bridge)"
+
+    def test_of_an_unknown_release_is_taken_for_what_it_can(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": {"server": "incus", "server_version": "8.0.0"}}))
+        assert connection.server().version == "8.0.0"
 
     @pytest.mark.parametrize(
         "answer", [Answer(200, b"<html>"), Answer(200, {"hello": "world"})], ids=["html", "other-json"]
@@ -435,3 +451,30 @@ class TestWait:
         assert caught.value.seen == "operation 77 is Running"
         assert "timeouts.operation" in caught.value.remedy
         assert time.monotonic() - began < PATIENCE
+
+
+class TestDoctor:
+    """What `doctor` says of a release that the tests do not run on."""
+
+    @pytest.mark.parametrize(
+        ("version", "state", "said"),
+        [
+            ("7.0.9", "ok", "long-term line 7.0, tested with 7.0.2"),
+            ("6.12", "warning", "none of the long-term lines; the tests run on 6.0 and 7.0"),
+            ("8.0.0", "warning", "newer than what was tested; the tests run on 6.0 and 7.0"),
+        ],
+    )
+    def test_names_the_line_or_warns(self, daemon: Daemon, version: str, state: str, said: str) -> None:
+        environment = {"server": "incus", "server_version": version}
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": environment}))
+        findings = {each.subject: each for each in examine(parse(["--endpoint", daemon.path, "doctor"]))}
+        found = findings[f"Incus {version}"]
+        assert (found.state, found.seen.startswith(said)) == (state, True)
+        assert bool(found.remedy) == (state == "warning")
+
+    def test_of_lxd_there_is_nothing_but_an_error(self, daemon: Daemon) -> None:
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": {"server": "lxd", "server_version": "5.21"}}))
+        *_, last = examine(parse(["--endpoint", daemon.path, "doctor"]))
+        assert (last.state, last.subject) == ("failed", "connection")
+        assert "is not Incus: it calls itself lxd 5.21" in last.seen
+        assert "lxd-to-incus" in last.remedy

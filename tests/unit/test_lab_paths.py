@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.paths import Paths
+from pytest_stagegbo.progress import Silent
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,24 @@ def test_a_named_lab_stands_beside_the_default_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STAGEGBO_LAB_NAME", "second")
     assert Paths.find().netns.startswith("stagegbo-lab-second")
     assert Paths.find().host_root.name == "host-6.0"
+
+
+def test_a_lab_that_was_made_keeps_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", "second")
+    made = Paths.find("7.0")
+    made.lab.mkdir(parents=True)
+    made.marker.write_text('{"image": "x", "incus": "7.0"}')
+    assert Paths.find() == made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the lab is root's")
+def test_a_lab_is_not_brought_up_with_another_version_than_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", "second")
+    made = Paths.find("7.0")
+    made.lab.mkdir(parents=True)
+    made.marker.write_text('{"image": "x", "incus": "7.0"}')
+    with pytest.raises(LabError, match=r"the lab second has Incus 7\.0, not 6\.0"):
+        Lab.find("6.0").up(Silent())
 
 
 def test_a_version_that_no_suite_carries_is_refused() -> None:

@@ -614,6 +614,12 @@ class TestNotes:
         facts = bare_host(settings, rooms=room, full_copy_bytes={"tables": 3 * GIB})
         assert "tables: pool tank (dir) has no copy-on-write: a full copy of 3 GiB" in self.notes(facts, settings)
 
+    def test_room_below_a_pool_s_file_that_cannot_be_seen_is_said_to_be_so(self) -> None:
+        settings = only("tables")
+        seen, unseen = (bare_host(settings, rooms={"tank": Room(pool(), free)}) for free in (100 * GIB, None))
+        assert "pool tank is a file, and the room" in self.notes(unseen, settings)
+        assert "pool tank is a file" not in self.notes(seen, settings)
+
     def test_bytes_that_cannot_be_seen_are_said_to_be_unknown(self) -> None:
         settings = only("tables")
         facts = bare_host(settings, rooms={"tank": Room(pool(driver="dir"), None)}, full_copy_bytes={"tables": None})

@@ -10,11 +10,11 @@ import pytest
 from fakes import Sent, StrictConnection, refused
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
-from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope
+from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
 from pytest_stagegbo.incus.connection import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SCOPE = WriterScope(
     project="STAGE-GBO",
@@ -50,7 +50,7 @@ HOST = {"project": "default"}
 
 CASES: dict[str, Case] = {
     "create_project": Case(
-        lambda w: w.create_project(CONFIG, "text"),
+        lambda w: w.create_project(CONFIG, {}, "text"),
         [Sent("POST", ("projects",), {}, {"name": "STAGE-GBO", "description": "text", "config": CONFIG})],
     ),
     "replace_project": Case(
@@ -285,6 +285,77 @@ class TestDetails:
         (sent,) = case.sent
         with pytest.raises(ServerRefused):
             case.call(writer_on(StrictConnection({(sent.method, "/".join(sent.path)): refused(400)})))
+
+
+class Grudging(StrictConnection):
+    """Refuses a request's first try."""
+
+    def __init__(self, first: tuple[str, str], refusal: ServerRefused, replies: dict[tuple[str, str], Any]) -> None:
+        super().__init__({first: None, **replies})
+        self._refusals = {first: refusal}
+
+    def _answer(self, method: str, path: Sequence[str]) -> Reply:
+        if refusal := self._refusals.pop((method, "/".join(path)), None):
+            raise refusal
+        return super()._answer(method, path)
+
+
+class TestDialects:
+    """What servers do differently, in their own words."""
+
+    OWN, SHARED = {"features.networks": "true"}, {"features.networks": "false"}
+    NO_OVN = refused(400, '400 OVN is required for projects with "features.networks" enabled')
+    LOW_LEVEL = refused(
+        403, '403 Use of low-level config "raw.lxc" on container "cache" of project "STAGE-GBO" is forbidden'
+    )
+
+    def test_a_project_has_networks_of_its_own_where_the_server_lets_it(self) -> None:
+        connection = StrictConnection({("POST", "projects"): None})
+        assert writer_on(connection).create_project(self.OWN, self.SHARED, "")
+        assert [sent.body["config"] for sent in connection.sent] == [self.OWN]
+
+    def test_without_ovn_a_project_shares_those_of_default(self) -> None:
+        connection = Grudging(("POST", "projects"), self.NO_OVN, {})
+        assert not writer_on(connection).create_project(self.OWN, self.SHARED, "")
+        assert [sent.body["config"] for sent in connection.sent] == [self.OWN, self.SHARED]
+
+    def test_another_refusal_of_a_project_is_an_error(self) -> None:
+        connection = Grudging(("POST", "projects"), refused(403), {})
+        with pytest.raises(ServerRefused):
+            writer_on(connection).create_project(self.OWN, self.SHARED, "")
+        assert len(connection.sent) == 1
+
+    BLOCKED, ALLOWED = {dialect.LOW_LEVEL: "block"}, {dialect.LOW_LEVEL: "allow"}
+
+    def copying(self, refusal: ServerRefused, then: ServerRefused | None = None) -> Grudging:
+        project = Reply({"config": {"restricted": "true", **self.BLOCKED}, "description": "text"}, "e7a9", {})
+        replies = {("GET", "projects/STAGE-GBO"): project, ("PUT", "projects/STAGE-GBO"): None}
+        return Grudging(("POST", "instances"), refusal, {**replies, ("POST", "instances"): then})
+
+    def test_low_level_keys_are_taken_away_while_the_project_allows_it(self) -> None:
+        connection = self.copying(self.LOW_LEVEL)
+        writer_on(connection).copy_instance("cache", "cache", config={"raw.lxc": ""}, devices={})
+        assert [(sent.method, sent.path[0]) for sent in connection.sent if sent.method != "GET"] == [
+            ("POST", "instances"),
+            ("PUT", "projects"),
+            ("POST", "instances"),
+            ("PUT", "projects"),
+        ]
+        allowed, blocked = (sent.body for sent in connection.sent if sent.method == "PUT")
+        assert allowed == {"config": {"restricted": "true", **self.ALLOWED}, "description": "text"}
+        assert blocked == {"config": {"restricted": "true", **self.BLOCKED}, "description": "text"}
+
+    def test_the_restriction_is_back_after_a_copy_that_is_refused_all_the_same(self) -> None:
+        connection = self.copying(self.LOW_LEVEL, refused(500))
+        with pytest.raises(ServerRefused, match="500"):
+            writer_on(connection).copy_instance("cache", "cache", config={}, devices={})
+        assert connection.sent[-1].body["config"] == {"restricted": "true", **self.BLOCKED}
+
+    def test_another_refusal_of_a_copy_lifts_no_restriction(self) -> None:
+        connection = self.copying(refused(400))
+        with pytest.raises(ServerRefused):
+            writer_on(connection).copy_instance("cache", "cache", config={}, devices={})
+        assert [sent.path[0] for sent in connection.sent] == ["instances"]
 
 
 class TestExecute:

@@ -46,10 +46,12 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
         engine = context.engine()
         server = engine.reader.server()
         findings.append(Finding("ok", "daemon", f"Incus {server.version} at {engine.reader.endpoint}"))
+        findings.append(_release(server.version))
         facts = engine.facts()
     except StageGboError as error:
         findings.append(_failed("connection", error))
         return findings
+    findings.append(_networks(context, facts))
     findings.extend(_production(context, facts))
     findings.extend(_pools(facts))
     findings.extend(_plan(engine))
@@ -60,6 +62,28 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
 
 def _failed(subject: str, error: StageGboError) -> Finding:
     return Finding("failed", subject, f"{error.message}: {error.seen}" if error.seen else error.message, error.remedy)
+
+
+def _release(version: str) -> Finding:
+    from pytest_stagegbo.incus.dialect import standing
+
+    found = standing(version)
+    return Finding("ok" if found.tested else "warning", f"Incus {version}", found.text, found.remedy)
+
+
+def _networks(context: Context, facts: Facts) -> Finding:
+    """What the server made of the staging guide's `features.networks=true`."""
+    from pytest_stagegbo.engine.shape import managed_nics
+
+    settings = context.loaded.settings
+    project = facts.projects.get(settings.project)
+    if project is None:
+        seen = "features.networks=true is asked for when the project is made; where it is refused, false"
+    elif managed_nics(dict(project.config)):
+        seen = f"features.networks=false, access to {settings.network.name} alone: true was refused without OVN"
+    else:
+        seen = f"features.networks=true, {settings.network.name} as parent of each network device"
+    return Finding("ok", f"project {settings.project}", seen)
 
 
 def _production(context: Context, facts: Facts) -> Iterator[Finding]:
@@ -80,6 +104,11 @@ def _pools(facts: Facts) -> Iterator[Finding]:
         seen = f"{room.pool.driver}, {bytes_text(room.pool.free)} of {bytes_text(room.pool.total)} free"
         if room.host_free is not None:
             seen += f", {bytes_text(room.host_free)} free on the file system below it"
+        elif room.is_blind:
+            remedy = "watch it on the daemon's host; only root there can have it checked before copies are made"
+            yield Finding(
+                "warning", f"below pool {room.pool.name}", "a file system that can't be seen from here", remedy
+            )
         if room.pool.copy_on_write:
             yield Finding("ok", f"pool {room.pool.name}", seen)
         else:
@@ -88,6 +117,8 @@ def _pools(facts: Facts) -> Iterator[Finding]:
 
 
 def _plan(engine: StageEngine) -> Iterator[Finding]:
+    from pytest_stagegbo.engine.reach import how_to_reach
+
     try:
         plan = engine.plan()
     except StageGboError as error:
@@ -100,6 +131,9 @@ def _plan(engine: StageEngine) -> Iterator[Finding]:
     for container in status.containers:
         state = "ok" if container.state == "ready" else "warning"
         remedy = "" if state == "ok" else f"`logs {container.name}`, then provision or reset"
+        if container.state == "failed" and not engine.reader.is_local:
+            way = how_to_reach(engine.settings, engine.settings.containers[container.name], engine.reader.endpoint)
+            remedy = f"{remedy}; where only this machine can't reach it, {way}"
         yield Finding(state, f"clone {container.name}", f"{container.state} at {container.address}", remedy)
 
 

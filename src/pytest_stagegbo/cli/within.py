@@ -2,16 +2,19 @@
 
 A terminal is the business of the `incus` client, which this hands over to where there is one: with the stage's
 project named, and a configuration folder of its own, so that the client's current project and remotes are neither
-used nor changed. Without the client, `exec` and `logs` go through the API and print what was said at the end.
+used nor changed, and a daemon on another host is known to it by the same certificates as to this package. Without the
+client, `exec` and `logs` go through the API and print what was said at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.cli.context import Context
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.settings import IncusSettings
 
 __all__ = ["register"]
 
@@ -96,10 +100,8 @@ def _through_api(engine: StageEngine, name: str, argv: Sequence[str]) -> int:
 
 
 def _client(context: Context, engine: StageEngine) -> list[str] | None:
-    """How to call the `incus` client for the daemon at hand; None when it can't be."""
-    if not engine.reader.is_local:
-        return None  # the client knows servers by names of its own
-    if context.lab is not None:
+    """How to call the `incus` client; None where there is none."""
+    if context.lab is not None and engine.reader.is_local:
         return context.lab.exec_argv(["incus"])
     found = shutil.which("incus")
     return [found] if found else None
@@ -108,19 +110,41 @@ def _client(context: Context, engine: StageEngine) -> list[str] | None:
 def _hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence[str]) -> int:
     """Become the client. Returns only when that fails."""
     environment = dict(os.environ)
-    if context.lab is None:
-        environment["INCUS_SOCKET"] = context.engine().reader.endpoint
+    remote = "local"
+    reader = context.engine().reader
+    if not reader.is_local:
+        remote = "stage"
+        environment["INCUS_CONF"] = _client_settings(context.loaded.settings.incus, remote)
+    elif context.lab is None:
+        environment["INCUS_SOCKET"] = reader.endpoint
         environment["INCUS_CONF"] = tempfile.mkdtemp(prefix="stagegbo-")
     environment.pop("INCUS_REMOTE", None)
     environment.pop("INCUS_PROJECT", None)
-    command = [*client, "exec", "--project", context.loaded.settings.project, f"local:{name}", "--", *argv]
+    command = [*client, "exec", "--project", context.loaded.settings.project, f"{remote}:{name}", "--", *argv]
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)
+
+
+def _client_settings(incus: IncusSettings, remote: str) -> str:
+    """A configuration folder for the `incus` client, in which a daemon on another host has the name `remote`."""
+    folder = Path(tempfile.mkdtemp(prefix="stagegbo-"))
+    entry = {"addr": incus.endpoint, "protocol": "incus", "auth_type": "tls", "public": False}
+    (folder / "config.yml").write_text(json.dumps({"default-remote": remote, "remotes": {remote: entry}}))
+    (folder / "servercerts").mkdir()
+    links = {
+        "client.crt": incus.client_cert,
+        "client.key": incus.client_key,
+        f"servercerts/{remote}.crt": incus.server_cert,
+    }
+    for name, path in links.items():
+        if path:
+            (folder / name).symlink_to(Path(path).absolute())
+    return str(folder)
 
 
 def _no_client(what: str) -> MissingRequirement:
     return MissingRequirement(
         f"`{what}` needs the incus client, for its terminal",
-        seen="no `incus` in the path, or a remote daemon",
+        seen="no `incus` in the path",
         remedy="install it (Debian: apt-get install incus-client), or use `exec NAME -- CMD`",
     )

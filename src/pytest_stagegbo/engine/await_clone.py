@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.journal import evidence
+from pytest_stagegbo.engine.reach import Reach, how_to_reach
 from pytest_stagegbo.errors import NotReady, ServerRefused
 from pytest_stagegbo.guest import STAMP
 from pytest_stagegbo.services.readiness import wait_ready
@@ -53,26 +54,37 @@ def await_clone(
     """
     began = time.monotonic()
     host = str(container.address)
+    reach = None if reader.is_local else Reach(writer, container)
 
     def still_alive() -> str | None:
         clone = reader.instance(settings.project, container.name)
         if clone is None:
             return "the container is gone"
-        return None if clone.is_running else f"the container is {clone.status.lower()}"
+        if not clone.is_running:
+            return f"the container is {clone.status.lower()}"
+        return None if reach is None else reach.look()
 
     def why() -> str:
+        if reach is not None and reach.lost:
+            return ""  # there is nothing wrong with the clone
         return evidence(reader, writer, settings.project, container)
 
-    answers = dict(
-        wait_ready(
-            container.name,
-            host,
-            container.probes,
-            timeout=settings.timeouts.ready,
-            still_alive=still_alive,
-            evidence=why,
+    try:
+        answers = dict(
+            wait_ready(
+                container.name,
+                host,
+                container.probes,
+                timeout=settings.timeouts.ready,
+                still_alive=still_alive,
+                evidence=why,
+            )
         )
-    )
+    except NotReady as error:
+        if reach is None or not reach.lost:
+            raise
+        remedy = how_to_reach(settings, container, reader.endpoint)
+        raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
     state = "ready"
     for probe, answer in answers.items():
         if answer.state != "sealed":

@@ -27,6 +27,11 @@ class Room:
     host_free: int | None
     """None: not loop-backed, or this process may not look."""
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the pool is a file, and the room below it unknown: another host's, or this process is not root's."""
+        return self.host_free is None and self.pool.source.endswith(".img")
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

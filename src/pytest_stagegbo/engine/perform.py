@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import posixpath
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,11 +13,12 @@ from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import guest_files, machine_id
+from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Performer"]
-
-QUOTA_COMPLAINTS = ("Disk quota exceeded", "quota", "qgroup limit")
-"""How storage drivers say that a new limit is below what is already there."""
-
-BUSY = "Instance is busy running"
-"""How the daemon says that an operation on the same instance has not ended."""
 
 LARGEST_LIMIT = 1 << 50
 """Bytes. A driver that refuses more than this refuses for another reason than the size."""
@@ -63,7 +56,6 @@ class Performer:
         self._settings = settings
         self._keys = keys
         self._progress = progress
-        self._restrictions = threading.Lock()
         self.readiness: dict[str, Readiness] = {}
 
     def do(self, step: steps.Step) -> None:
@@ -113,16 +105,12 @@ class Performer:
             wanted = shape.project(self._settings, own_networks=own_networks)
             self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
-        try:
-            self.writer.create_project(shape.project(self._settings, own_networks=True), shape.DESCRIPTION)
-        except ServerRefused as error:
-            if "OVN" not in error.seen:
-                raise
+        wanted, otherwise = (shape.project(self._settings, own_networks=own) for own in (True, False))
+        if not self.writer.create_project(wanted, otherwise, shape.DESCRIPTION):
             self._progress.note(
                 f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
                 f"features.networks=false and access to network {self._settings.network.name} only"
             )
-            self.writer.create_project(shape.project(self._settings, own_networks=False), shape.DESCRIPTION)
 
     def set_acl(self, step: steps.SetAcl) -> None:
         wanted = shape.acl(self._settings)
@@ -161,31 +149,12 @@ class Performer:
         try:
             self._copy(name, source.name, wanted, target=step.location)
         except (OperationFailed, ServerRefused) as error:
-            if any(complaint in error.seen for complaint in QUOTA_COMPLAINTS):
+            if dialect.over_quota(error):
                 raise self._limit_error(step, source) from None
             raise
 
     def _copy(self, name: str, source: str, wanted: CloneConfig, *, target: str = "") -> None:
-        """Ask for the copy. Restricted projects refuse low-level keys even in a request that takes them away."""
-        try:
-            self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
-        except ServerRefused as error:
-            if "low-level" not in error.seen:
-                raise
-            with self._low_level_allowed():
-                self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
-
-    @contextlib.contextmanager
-    def _low_level_allowed(self) -> Iterator[None]:
-        """Lift the restriction while the block runs. If this process is killed in it, the next plan puts it back."""
-        with self._restrictions:
-            project = self._reader.projects()[self._settings.project]
-            restricted = {**project.config, shape.LOW_LEVEL: "block"}
-            self.writer.replace_project({**restricted, shape.LOW_LEVEL: "allow"}, project.description)
-            try:
-                yield
-            finally:
-                self.writer.replace_project(restricted, project.description)
+        self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
 
     def _limit_error(self, step: steps.CopyClone, source: Instance) -> LimitTooSmall:
         referenced = self._referenced_bytes(step, source)
@@ -325,6 +294,6 @@ def patiently(attempt: Callable[[], None], timeout: float) -> None:
         try:
             return attempt()
         except (OperationFailed, ServerRefused) as error:
-            if BUSY not in error.seen or time.monotonic() > deadline:
+            if not dialect.is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more

@@ -186,6 +186,12 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         )
     if settings.network.twins and copying:
         notes.extend(_other_subnets(facts, settings))
+    notes.extend(
+        f"pool {name} is a file, and the room on the file system below it can't be seen from here: watch it on the "
+        "daemon's host, since a stage that fills it stops production too"
+        for name, room in sorted(facts.rooms.items())
+        if room.is_blind and copying
+    )
     for container in copying:
         source = facts.sources[container.source_name]
         dropped = clone_config(source, container, settings, managed=True).dropped
@@ -194,7 +200,11 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         pool = facts.rooms[source.pool].pool
         if not pool.copy_on_write:
             size = facts.full_copy_bytes.get(source.name)
-            cost = bytes_text(size) if size is not None else "an unknown number of bytes (run as root to see it)"
+            cost = (
+                bytes_text(size)
+                if size is not None
+                else "an unknown number of bytes (only root on its host can see it)"
+            )
             notes.append(
                 f"{container.name}: pool {pool.name} ({pool.driver}) has no copy-on-write: a full copy of {cost}, "
                 "and of a running source not crash-consistent"

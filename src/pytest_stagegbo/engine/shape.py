@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import nic, root_disk
+from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "acl", "acl_name", "managed_nics", "network", "profile_devices", "project"]
 
 DESCRIPTION = "Made by pytest-stagegbo; removed by `stagegbo destroy`"
-
-LOW_LEVEL = "restricted.containers.lowlevel"
 
 PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 """Networks that are never the internet (RFC 1918, 6598, 1122, 3927)."""
@@ -37,7 +36,7 @@ def project(settings: Settings, *, own_networks: bool) -> dict[str, str]:
         "features.storage.buckets": "true",
         "features.storage.volumes": "true",
         "restricted": "true",
-        LOW_LEVEL: "block",
+        dialect.LOW_LEVEL: "block",
         "restricted.devices.nic": "allow" if own_networks else "managed",
         "restricted.networks.access": settings.network.name,
         "restricted.snapshots": "allow",

@@ -23,6 +23,7 @@ import pylxd.exceptions
 import requests
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.incus import dialect, remote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SOCKET_PLACES = ("/var/lib/incus/unix.socket", "/run/incus/unix.socket")
 _REQUEST_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+"""For a daemon on another host, whose address may be one where nobody answers."""
 _WAIT_SLICE = 20
 """Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
 _LOG_BODY_CHARACTERS = 200
@@ -120,36 +123,35 @@ class Connection:
         """What the daemon says of itself, asked once.
 
         Raises:
-            ServerUnreachable: it does not answer, does not trust this client, or is not Incus.
+            ServerUnreachable: it does not answer, does not trust this client, is not Incus or lacks what is needed.
         """
         if self._server is None:
-            data = self.get()
-            environment = data.get("environment", {})
-            server = Server(
-                kind=str(environment.get("server", "")),
-                version=str(environment.get("server_version", "")),
-                extensions=frozenset(data.get("api_extensions", ())),
-                storage_drivers=str(environment.get("storage", "")),
-                clustered=bool(environment.get("server_clustered", False)),
-                fingerprint=str(environment.get("certificate_fingerprint", "")),
-                trusted=data.get("auth") == "trusted",
-            )
-            if not server.trusted:
-                raise ServerUnreachable(
-                    f"the daemon at {self.endpoint} does not trust this client",
-                    seen=f"auth is {data.get('auth')!r}",
-                    remedy="over a socket: run as root or as a member of group incus-admin; over https: add the "
-                    "client certificate with `incus config trust add-certificate`",
-                )
-            if server.kind != "incus":
-                raise ServerUnreachable(
-                    f"the daemon at {self.endpoint} is not Incus",
-                    seen=f"it calls itself {server.kind or 'nothing'} {server.version}",
-                    remedy="pytest-stagegbo works with Incus 6.0 and 7.0; LXD is another product since 2023. "
-                    "Name Incus's socket with --endpoint",
-                )
-            self._server = server
+            self.get()
+        assert self._server is not None  # a client's first request greets the daemon
         return self._server
+
+    def _greeted(self, data: Mapping[str, Any]) -> Server:
+        """Read what the daemon says of itself to each client at first."""
+        environment = data.get("environment") or {}
+        server = Server(
+            kind=str(environment.get("server", "")),
+            version=str(environment.get("server_version", "")),
+            extensions=frozenset(data.get("api_extensions") or ()),
+            storage_drivers=str(environment.get("storage", "")),
+            clustered=bool(environment.get("server_clustered", False)),
+            fingerprint=str(environment.get("certificate_fingerprint", "")),
+            trusted=data.get("auth") == "trusted",
+        )
+        if not server.trusted and not self.is_local:
+            raise remote.untrusted(self._settings, self.endpoint, data.get("auth"))
+        if not server.trusted:
+            raise ServerUnreachable(
+                f"the daemon at {self.endpoint} does not trust this client",
+                seen=f"auth is {data.get('auth')!r}",
+                remedy="run as root or as a member of group incus-admin",
+            )
+        dialect.require(server, self.endpoint)
+        return server
 
     def get(self, *path: str, **params: str | int) -> Any:
         """The metadata of `GET /1.0/<path>`; path segments are quoted here."""
@@ -194,7 +196,7 @@ class Connection:
             node = self._client().api
             for segment in path:
                 node = node[quote(segment, safe="")]
-            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": timeout}
+            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": self._timeouts(timeout)}
             if headers:
                 arguments["headers"] = dict(headers)
             if data is not None:
@@ -207,7 +209,12 @@ class Connection:
         except pylxd.exceptions.LXDAPIException as error:
             status = error.response.status_code
             log.debug("%s %s %s -> %d %s", method, shown, dict(params or {}), status, error)
-            raise ServerRefused(f"Incus refused {method} {shown}", status=status, seen=f"{status} {error}") from None
+            raise ServerRefused(
+                f"Incus refused {method} {shown}",
+                status=status,
+                seen=f"{status} {error}",
+                remedy=dialect.remedy(status, str(error)),
+            ) from None
         except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
             raise self._unreachable(method, shown, error, time.monotonic() - started) from None
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
@@ -252,24 +259,34 @@ class Connection:
         client = getattr(self._local, "client", None)
         if client is None:
             client = self._open()
+            self._server = self._greeted(client.host_info)
             self._local.client = client
         return client
 
     def _open(self) -> Any:
-        settings = self._settings
         if self.is_local:
             with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
                 trial.settimeout(_REQUEST_SECONDS)
                 trial.connect(self.endpoint)
             return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
-        certificate = (settings.client_cert, settings.client_key) if settings.client_cert else None
-        return pylxd.Client(
-            endpoint=self.endpoint, cert=certificate, verify=settings.server_cert or True, timeout=_REQUEST_SECONDS
-        )
+        session = remote.session(self._settings)
+        return pylxd.Client(endpoint=self.endpoint, session=session, timeout=self._timeouts(_REQUEST_SECONDS))
+
+    def _timeouts(self, seconds: float) -> float | tuple[float, float]:
+        """As `requests` takes them: for the connection and for the answer."""
+        return seconds if self.is_local else (min(_CONNECT_SECONDS, seconds), seconds)
 
     def _unreachable(self, method: str, path: str, error: Exception, seconds: float) -> ServerUnreachable:
         text = str(error)
-        if "Permission denied" in text:
+        trouble = None if self.is_local else remote.certificate_trouble(self._settings, self.endpoint, text)
+        if trouble is not None:
+            return trouble
+        if not self.is_local:
+            remedy = (
+                "check the address and what is in between; on the server, `incus config get core.https_address` says "
+                "where it listens"
+            )
+        elif "Permission denied" in text:
             remedy = "run as root or as a member of group incus-admin (which is as good as root on this machine)"
         elif "No such file" in text or "Connection refused" in text:
             remedy = "start the daemon, or name another with --endpoint; `stagegbo doctor` says more"

@@ -59,7 +59,8 @@ _DAEMON_ENV = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "INCUS_SECURI
 
 # The client runs on the machine's own files (so that `incus file push` finds them) with the lab's libraries.
 _CLIENT = """#!/bin/sh
-export INCUS_SOCKET={socket} INCUS_CONF={conf}
+[ -n "${{INCUS_CONF:-}}" ] || INCUS_CONF={conf}
+export INCUS_CONF INCUS_SOCKET={socket}
 exec {root}{loader} --library-path {libraries} {root}/usr/bin/incus "$@"
 """
 
@@ -143,7 +144,7 @@ class Host:
     def incus(self, *arguments: str, what: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Run the `incus` client against the lab and return what it printed."""
         argv = [str(self.paths.bin / "incus"), *arguments]
-        return run(argv, log=self.paths.log, what=what, stdin=stdin, timeout=timeout)
+        return run(argv, log=self.paths.log, what=what, stdin=stdin, timeout=timeout, env={"INCUS_CONF": ""})
 
     def discard(self) -> None:
         """Delete the daemon's database, pool and images. Only while it is down."""

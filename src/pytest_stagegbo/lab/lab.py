@@ -66,9 +66,11 @@ class Lab:
 
         Raises:
             MissingRequirement: root, a tool or a package is missing and could not be installed.
-            LabError: something did not come up.
+            LabError: something did not come up, or the lab was made with another version of Incus.
         """
         require_root()
+        if not fresh:
+            self._refuse_another_version()
         if not fresh and self._is_up():
             return
         for folder in (self.paths.cache, self.paths.lab, self.paths.state / "locks"):
@@ -102,6 +104,17 @@ class Lab:
         else:
             self._production.start(progress, restoring=cold)
         self._host.note()
+
+    def _refuse_another_version(self) -> None:
+        """A daemon takes over an older one's database for good, and none takes over a newer one's."""
+        made_with = self.paths.made_with()
+        if made_with not in {"", self.paths.version}:
+            raise LabError(
+                f"the lab {self.paths.name} has Incus {made_with}, not {self.paths.version}",
+                seen=f"its production is in {self.paths.lab}",
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or make this one anew with `lab up --incus "
+                f"{self.paths.version} --fresh`",
+            )
 
     def down(self, progress: Progress | None = None, *, purge: bool = False) -> None:
         """Stop everything; a lab that is down is left alone.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_stagegbo.errors import LabError
@@ -15,6 +16,7 @@ __all__ = ["SUITES", "Paths"]
 SUITES = {"6.0": "trixie", "7.0": "forky"}
 """Debian suite that carries each long-term version of Incus."""
 
+_OLDEST = next(iter(SUITES))
 _STATE_DIR = "/var/lib/stagegbo-lab"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}")
 
@@ -32,21 +34,22 @@ class Paths:
 
     @classmethod
     def find(cls, version: str | None = None) -> Paths:
-        """The lab that the environment and `version` mean. Touches nothing.
+        """The lab that the environment and `version` mean. Touches nothing. One that exists keeps its version.
 
         Raises:
             LabError: the version or the name is not one that a lab can have.
         """
-        chosen = version or os.environ.get("STAGEGBO_LAB_INCUS") or next(iter(SUITES))
-        if chosen not in SUITES:
-            raise LabError(f"there is no lab with Incus {chosen!r}", remedy=f"choose one of {', '.join(SUITES)}")
-        name = os.environ.get("STAGEGBO_LAB_NAME") or chosen
+        asked = version or os.environ.get("STAGEGBO_LAB_INCUS") or ""
+        if asked and asked not in SUITES:
+            raise LabError(f"there is no lab with Incus {asked!r}", remedy=f"choose one of {', '.join(SUITES)}")
+        name = os.environ.get("STAGEGBO_LAB_NAME") or asked or _OLDEST
         if not _NAME.fullmatch(name):
             raise LabError(
                 f"a lab cannot be named {name!r}", remedy="set STAGEGBO_LAB_NAME to lower-case letters, digits, . and -"
             )
         state = Path(os.environ.get("STAGEGBO_LAB_DIR") or _STATE_DIR)
-        return cls(state.absolute(), name, chosen)
+        found = cls(state.absolute(), name, asked or _OLDEST)
+        return found if asked else replace(found, version=found.made_with() or found.version)
 
     @property
     def cache(self) -> Path:
@@ -116,6 +119,13 @@ class Paths:
     def marker(self) -> Path:
         """Exists once production is complete."""
         return self.lab / "production.json"
+
+    def made_with(self) -> str:
+        """The version of Incus that production was made with; empty before it is."""
+        try:
+            return str(json.loads(self.marker.read_text())["incus"])
+        except (OSError, ValueError, KeyError):
+            return ""
 
     @property
     def cgroups(self) -> Path:

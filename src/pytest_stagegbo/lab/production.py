@@ -46,24 +46,26 @@ class Production:
     def make(self, image: Image, progress: Progress) -> None:
         """Make production in a daemon that has nothing in it."""
         incus = self.host.incus
-        with task(progress, "import", "production's network, pool and image"):
-            incus("admin", "init", "--preseed", what="setting up the lab's Incus", stdin=json.dumps(_preseed()))
+        with task(progress, "import", "production's network, pool and image"), ThreadPoolExecutor(1) as aside:
             files = (str(image.metadata), str(image.rootfs))
-            incus("image", "import", *files, "--alias", _ALIAS, what="importing the image")
+            words = ("image", "import", *files, "--alias", _ALIAS)
+            imported = aside.submit(incus, *words, what="importing the image")  # takes the longer, and needs no pool
+            incus("admin", "init", "--preseed", what="setting up the lab's Incus", stdin=json.dumps(_preseed()))
+            imported.result()
         credentials = _credentials()
         write_atomic(self.paths.credentials, json.dumps(credentials, indent=1), mode=0o600)
         first, *others = (name for name in ADDRESSES if name != "system")
         with task(progress, "unpack", "unpacking the image"):
             incus("init", _ALIAS, first, what=f"creating {first}")
         with ThreadPoolExecutor(len(ADDRESSES)) as threads, task(progress, "furnish", "six containers with their data"):
-            made = [threads.submit(self._launch, name, credentials, progress) for name in others]
-            made.append(threads.submit(self._launch, first, credentials, progress, created=True))
+            made = {name: threads.submit(self._launch, name, credentials, progress) for name in others}
+            made[first] = threads.submit(self._launch, first, credentials, progress, created=True)
             system = threads.submit(self._create_and_start, "system")
-            for future in made:
-                future.result()
+            made["vault"].result()
             with task(progress, "secrets", "Vault's secrets"):
                 token = call_inside(self.paths.netns_file, lambda: self._fill_vault(credentials))
-            system.result()
+            for future in (*made.values(), system):
+                future.result()
             with task(progress, "system", "system"):
                 self._furnish("system", credentials, token)
         self.wait_ready(progress)

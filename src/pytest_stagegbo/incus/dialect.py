@@ -1,0 +1,151 @@
+"""What one server does differently from another: between Incus's long-term lines, and before and after them.
+
+Callers say what they want; what a server refuses, ignores or calls by another name is known here and to the writer,
+and to nobody else. The server's own list of API extensions decides, or else its answer. Its version is for people: it
+tells the lines that the tests run on from the rest (`docs/versions.md` says what differs on each).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import ServerUnreachable
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.errors import OperationFailed, ServerRefused
+    from pytest_stagegbo.incus.connection import Server
+
+__all__ = [
+    "LOW_LEVEL",
+    "NEEDED",
+    "TESTED",
+    "Standing",
+    "file_headers",
+    "is_busy",
+    "over_quota",
+    "refuses_low_level",
+    "refuses_own_networks",
+    "remedy",
+    "require",
+    "standing",
+]
+
+TESTED = {"6.0": "6.0.4", "7.0": "7.0.2"}
+"""The long-term lines, each with the release that the tests run on."""
+
+NEEDED = {
+    "container_copy_project": "copies from one project to another",
+    "instance_allow_inconsistent_copy": "copies that do not freeze production",
+    "projects_restrictions": "a project that keeps clones from the host",
+    "projects_networks_restricted_access": "a project that sees no bridge but its own",
+    "network_bridge_acl": "an access list on the stage's bridge",
+    "container_exec_recording": "what a command in a clone printed",
+    "storage_volume_state": "how much of its pool a clone uses",
+}
+"""API extensions that the stage is built on, and what each is for. Every release of Incus has them."""
+
+LOW_LEVEL = "restricted.containers.lowlevel"
+"""The restriction that has to be lifted for a copy that takes low-level keys away. Which keys it means differs:
+7.0 has added `limits.memory.oom_priority`, `security.bpffs.*` and `security.selinux.*`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a server stands to what was tested."""
+
+    tested: bool
+    text: str
+    remedy: str = ""
+
+
+def standing(version: str) -> Standing:
+    """What is known of a release of Incus, for people."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    line = numbers[0] if numbers else ""
+    if line in TESTED:
+        return Standing(True, f"long-term line {line}, tested with {TESTED[line]}")
+    lines = " and ".join(TESTED)
+    newest = max(tuple(map(int, tested.split("."))) for tested in TESTED)
+    if numbers is None:
+        what = "an unknown release"
+    elif (int(numbers[1]), int(numbers[2])) > newest:
+        what = "newer than what was tested"
+    else:
+        what = "none of the long-term lines"
+    return Standing(
+        False,
+        f"{what}; the tests run on {lines}. It has every API extension that is needed",
+        f"read a --dry-run before the first provision, and report what differs; {lines} are supported",
+    )
+
+
+def require(server: Server, endpoint: str) -> None:
+    """Whether a stage can be built on this server.
+
+    Raises:
+        ServerUnreachable: it is not Incus, or lacks an API extension that is needed.
+    """
+    supported = " and ".join(TESTED)
+    if server.kind != "incus":
+        raise ServerUnreachable(
+            f"the daemon at {endpoint} is not Incus",
+            seen=f"it calls itself {server.kind or 'nothing'} {server.version}".rstrip(),
+            remedy=f"pytest-stagegbo works with Incus {supported}; LXD is another product since 2023. Name Incus's "
+            "socket with --endpoint; `lxd-to-incus` moves a host from LXD to Incus",
+        )
+    missing = [f"{name} ({what})" for name, what in NEEDED.items() if name not in server.extensions]
+    if missing:
+        raise ServerUnreachable(
+            f"Incus {server.version} at {endpoint} lacks API extensions that a stage is built on",
+            seen="missing: " + ", ".join(missing),
+            remedy=f"use a release of Incus {supported}",
+        )
+
+
+# -- answers
+
+
+def refuses_own_networks(error: ServerRefused) -> bool:
+    """Whether a project was refused since its networks would be its own (`features.networks`).
+
+    Those would be OVN's. 7.0.2 and later refuse the project where there is no OVN; earlier ones refuse only networks.
+    No API extension tells which.
+    """
+    return "OVN" in error.seen
+
+
+def refuses_low_level(error: ServerRefused) -> bool:
+    """Whether a request was refused for a key that restricted projects may not name, not even to take it away."""
+    return "low-level" in error.seen
+
+
+def over_quota(error: OperationFailed | ServerRefused) -> bool:
+    """Whether a storage driver refused a limit that is below what is already there; btrfs and ZFS say it in words of
+    their own."""
+    return any(words in error.seen for words in ("Disk quota exceeded", "quota", "qgroup limit"))
+
+
+def is_busy(error: OperationFailed | ServerRefused) -> bool:
+    """Whether an earlier operation on the same instance has not ended."""
+    return "Instance is busy running" in error.seen
+
+
+def remedy(status: int, text: str) -> str:
+    """What to do about a refusal, where that is the same whatever was asked for."""
+    if status == 403 and ("restricted" in text.lower() and "certificate" in text.lower()):
+        return (
+            "this client's certificate is restricted to some projects: a stage needs a project, a bridge and an access "
+            "list of its own. On the server, `incus config trust edit` takes the restriction away"
+        )
+    return ""
+
+
+# -- requests
+
+
+def file_headers(**values: str) -> dict[str, str]:
+    """Type, owner and mode of a file, under both names: 7.0.1, 7.2 and later ignore LXD's, and would make a file of
+    a folder. 6.0 knows both. No API extension tells which."""
+    return {f"X-{product}-{key}": value for product in ("Incus", "LXD") for key, value in values.items()}

@@ -1,0 +1,170 @@
+"""A daemon on another host, over HTTPS: everything but the way to the services, and that it says how to get there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+from tests.certificates import make_pair
+from tests.lab.far import NETWORK, PROJECT, far_host
+from tests.lab.support import Ground
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab.far import Far
+
+    from pytest_stagegbo.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
+
+CACHE, DRIVE = ("10.0.6.13", 6379), ("10.0.6.14", 9100)
+TEST = """
+import pytest, socket
+
+@pytest.mark.stage_reset("cache")
+def test_it_answers(stage_cache):
+    with socket.create_connection((stage_cache.host, stage_cache.port), 5) as connection:
+        connection.sendall(b"PING\\r\\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+"""
+
+
+@pytest.fixture(scope="module")
+def ground(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """The lab that everybody shares: nothing here disturbs others."""
+    with FileLock(lab.paths.lock("tests-far")):
+        yield Ground(lab, tmp_path_factory.mktemp("settings"))
+
+
+@pytest.fixture(scope="module")
+def far(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """The other host, whose certificate the daemon trusts."""
+    with far_host(ground, tmp_path_factory.mktemp("far")) as host:
+        host.trust(host.client)
+        (host.folder / "test_far.py").write_text(TEST)
+        yield host
+
+
+@pytest.fixture(scope="module")
+def alone(far: Far) -> Iterator[subprocess.CompletedProcess[str]]:
+    """How the first provisioning ended on a host that has no way to the stage."""
+    planned = far.run("provision", "--dry-run")
+    assert "create project STAGE-FAR" in planned.stdout
+    assert PROJECT not in far.ground.names("projects")
+    yield far.run("provision", check=False)
+    far.run("destroy", "--yes")
+    assert PROJECT not in far.ground.names("projects")
+    assert NETWORK not in far.ground.names("networks")
+
+
+@pytest.fixture(scope="module")
+def reached(far: Far, alone: subprocess.CompletedProcess[str]) -> Iterator[Far]:
+    """The other host, with the connections that the error of a host without a way names."""
+    assert alone.returncode
+    with far.forwarded(CACHE, DRIVE):
+        yield far
+
+
+# -- certificates
+
+
+def test_a_client_that_is_not_trusted_is_told_its_fingerprint(far: Far) -> None:
+    far.write(client=far.another)
+    done = far.run("provision", "--dry-run", check=False)
+    far.write()
+    assert done.returncode == 3
+    assert "does not trust this client" in done.stderr
+    assert far.another.fingerprint in done.stderr
+    assert "incus config trust add-certificate" in done.stderr
+
+
+def test_a_server_with_another_certificate_is_refused(far: Far) -> None:
+    far.write(server=far.another)
+    done = far.run("status", check=False)
+    far.write()
+    assert done.returncode == 3
+    assert "is not the one that incus.server_cert names" in done.stderr
+    assert far.another.fingerprint in done.stderr
+    assert far.server.fingerprint in done.stderr
+
+
+def test_a_certificate_that_may_see_some_projects_is_told_so(far: Far, tmp_path: Path) -> None:
+    narrow = make_pair(tmp_path, "narrow")
+    far.trust(narrow, "--restricted", "--projects", "default")
+    far.write(client=narrow)
+    done = far.run("provision", "--project", "STAGE-NARROW", check=False)
+    far.write()
+    assert done.returncode == 1
+    assert "this client's certificate is restricted" in done.stderr
+    assert "STAGE-NARROW" not in far.ground.names("projects")
+
+
+# -- without a way to the services
+
+
+def test_without_a_way_the_clones_are_made_and_the_error_says_how_to_get_there(
+    alone: subprocess.CompletedProcess[str],
+) -> None:
+    assert alone.returncode == 6
+    assert "this machine has no way there" in alone.stderr
+    assert "sshuttle -r 10.0.9.1 10.0.6.0/24" in alone.stderr
+    assert "-L 10.0.6.13:6379:10.0.6.13:6379" in alone.stderr
+
+
+def test_a_route_is_closed_by_the_access_list_and_a_session_of_pytest_says_what_to_do(
+    far: Far, alone: subprocess.CompletedProcess[str]
+) -> None:
+    assert alone.returncode
+    far.ip("route", "add", "10.0.6.0/24", "via", "10.0.9.1")
+    done = far.run("-p", "no:cacheprovider", "test_far.py", module="pytest", check=False)
+    far.ip("route", "del", "10.0.6.0/24")
+    assert done.returncode == 1
+    assert "NotReady: " in done.stdout
+    assert "this machine has no way there" in done.stdout
+    assert "sshuttle -r 10.0.9.1" in done.stdout
+
+
+def test_commands_in_clones_need_no_way(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
+    assert alone.returncode
+    assert far.run("exec", "drive", "--", "hostname").stdout == "drive\n"
+    assert "unit valkey.service: success loaded active running" in far.run("logs", "cache").stdout
+
+
+def test_the_incus_client_knows_the_server_by_the_same_certificates(
+    far: Far, alone: subprocess.CompletedProcess[str]
+) -> None:
+    assert alone.returncode
+    done = far.run(
+        "exec", "drive", "--", "sh", "-c", "hostname; exit 7", check=False, path=str(far.ground.lab.paths.bin)
+    )
+    assert (done.stdout, done.returncode) == ("drive\n", 7)
+
+
+def test_the_room_that_can_t_be_seen_is_said_to_be_so(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
+    assert "the room on the file system below it can't be seen from here" in alone.stderr
+    found = json.loads(far.run("doctor", "--json").stdout)
+    assert {"warning"} == {each["state"] for each in found if each["subject"] == "below pool pool"}
+
+
+# -- with one
+
+
+def test_through_the_daemon_s_host_the_stage_answers(reached: Far) -> None:
+    assert json.loads(reached.run("provision", "--json").stdout)["changed"] is False
+    assert json.loads(reached.run("status", "--json").stdout)["ready"] is True
+
+
+def test_a_reset_clears_and_answers(reached: Far) -> None:
+    reached.run("exec", "drive", "--", "mkdir", "/opt/gbo/data/minio/bucket")
+    reached.run("reset", "drive", "cache")
+    assert reached.run("exec", "drive", "--", "ls", "/opt/gbo/data/minio").stdout == ""
+
+
+def test_sessions_of_pytest_use_it(reached: Far) -> None:
+    done = reached.run("-p", "no:cacheprovider", "test_far.py", module="pytest")
+    assert "1 passed" in done.stdout
