@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 __all__ = [
+    "Access",
     "Boot",
     "ContainerSettings",
     "IncusSettings",
@@ -30,6 +31,7 @@ __all__ = [
 Protocol = Literal["postgresql", "valkey", "vault", "s3", "http", "tcp"]
 Boot = Literal["units", "full"]
 Provision = Literal["auto", "never", "recreate"]
+Access = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class PytestSettings:
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
+    production_access: Access = "refuse"
+    """Whether the process of the tests may connect to addresses of production (`network.production`)."""
 
 
 @dataclass(frozen=True, slots=True)
