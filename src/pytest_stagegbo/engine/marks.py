@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.guest import guest_files
+from pytest_stagegbo.guest import guest_files, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,11 +48,17 @@ def is_ours(config: Mapping[str, str]) -> bool:
 
 
 def fingerprint(container: ContainerSettings, settings: Settings) -> str:
-    """Of all that the settings put into a clone: a clone with another one is stale and is replaced."""
-    parts = [
+    """Of all that the settings put into a clone: a clone with another one is stale and is replaced.
+
+    Raises:
+        SettingsError: a hook can't be read.
+    """
+    parts: list[object] = [
         settings.source_project,
         container.source_name,
         settings.network.name,
         [[file.path, file.content, file.mode] for file in guest_files(container, settings)],
     ]
+    if container.hooks:
+        parts.append(hooks.digest(container))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
+from pytest_stagegbo.engine import destroy, hooks, marks, reset, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
@@ -93,6 +93,8 @@ class Performer:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
+            case hooks.RunHooks():
+                hooks.run_hooks(self._reader, self.writer, self._settings, step)
             case reset.ClearClone():
                 reset.clear(self.writer, step.container)
             case destroy.RemoveProject():
@@ -246,7 +248,8 @@ class Performer:
                 "please report what was seen",
             )
         self._place_files(name, step.container)
-        self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+        if not step.container.hooks:  # they come before that
+            self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:
         made = {"/etc/network", "/etc/systemd/system"}

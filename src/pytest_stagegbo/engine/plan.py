@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk
 from pytest_stagegbo.engine.guard import refuse
+from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.steps import (
     AwaitClone,
     CopyClone,
@@ -22,6 +23,7 @@ from pytest_stagegbo.engine.steps import (
     StartClone,
     Step,
 )
+from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Plan:
 
 
 def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Plan:
-    """Plan the way from `facts` to a provisioned stage. Pure.
+    """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
 
     Args:
         recreate: Replace every clone, also those that are as they should be.
@@ -122,6 +124,9 @@ def _clone_steps(
             )
         )
         steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
+        if container.hooks:
+            after = frozenset({f"prepare:{name}"})
+            steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
         started = prove = True
     else:
         assert clone is not None  # else it were stale
@@ -131,7 +136,7 @@ def _clone_steps(
         started = not clone.is_running
         prove = clone.config.get(marks.PROVEN) != "true"
     if started:
-        after = founded | needed | {f"prepare:{name}", f"resize:{name}"}
+        after = founded | needed | {f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
         steps.append(StartClone(subject=name, after=after))
     steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps

@@ -157,6 +157,11 @@ class ContainerSettings:
     """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()
     """Containers whose services must answer before this one is started."""
+    hooks: tuple[str, ...] = ()
+    """Files of your own that are run in each new clone before anything else sees it, without a network: `.sql` by psql
+    as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
+    database: str = "botserver"
+    """Database that `.sql` hooks run in."""
     boot: Boot = "units"
     """`units`: only `units` and what they require are started, so that no cron job, timer or mail queue of
     production runs in the clone. `full`: the container's own default target."""

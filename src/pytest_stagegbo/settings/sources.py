@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -167,6 +169,8 @@ def anchored(layer: Layer, folder: Path) -> Layer:
         values[table] = {**values[table], name: str(folder.absolute() / _home(value))}
     if isinstance(credentials := values.get("credentials"), Mapping):
         values["credentials"] = {name: _anchored(table, folder) for name, table in credentials.items()}
+    if isinstance(containers := values.get("containers"), Mapping):
+        values["containers"] = {name: _with_hooks(table, folder) for name, table in containers.items()}
     return dataclasses.replace(layer, values=MappingProxyType(values))
 
 
@@ -180,6 +184,22 @@ def _anchored(table: object, folder: Path) -> object:
         else value
         for name, value in table.items()
     }
+
+
+def _with_hooks(table: object, folder: Path) -> object:
+    """A container's table, with the paths of its hooks made absolute."""
+    if not isinstance(table, Mapping) or "hooks" not in table:
+        return table
+    paths = table["hooks"]
+    if isinstance(paths, str):  # an environment variable
+        words = [word for part in paths.split(",") if (word := part.strip())]
+        with contextlib.suppress(ValueError):
+            words = json.loads(paths)
+        paths = words
+    if not isinstance(paths, list):
+        return table  # for the conversion to judge
+    found = [str(folder.absolute() / _home(path)) if isinstance(path, str) and path else path for path in paths]
+    return {**table, "hooks": found}
 
 
 def _home(path: str) -> str:
