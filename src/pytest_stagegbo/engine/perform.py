@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, hooks, marks, reset, shape, steps
+from pytest_stagegbo.engine import destroy, hooks, marks, reset, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Performer"]
 
@@ -56,7 +57,9 @@ class Performer:
         settings: Settings,
         keys: UnsealKeys | None,
         progress: Progress,
+        replacements: Replacements | None = None,
     ) -> None:
+        self._replacements = replacements
         self._reader = reader
         self.writer = writer
         self._facts = facts
@@ -93,6 +96,12 @@ class Performer:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
+            case secrets.CheckSecrets():
+                assert self._replacements is not None
+                for text in secrets.replace_secrets(
+                    self._reader, self.writer, self._settings, step, self._replacements
+                ):
+                    self._progress.note(text)
             case hooks.RunHooks():
                 hooks.run_hooks(self._reader, self.writer, self._settings, step)
             case reset.ClearClone():

@@ -10,6 +10,7 @@ from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk
 from pytest_stagegbo.engine.guard import refuse
 from pytest_stagegbo.engine.hooks import RunHooks
+from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AwaitClone,
     CopyClone,
@@ -63,6 +64,10 @@ def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Pl
     founded = frozenset(step.key for step in steps)
     clone_steps = [_clone_steps(facts, settings, c, recreate, founded) for c in settings.containers.values()]
     steps.extend(step for group in clone_steps for step in group)
+    vault = marks.vault_container(settings)
+    secrets = plan_secrets(facts, settings, anew=vault in copying)
+    if secrets is not None:
+        steps.append(secrets)
     steps.extend(
         RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
         for name, clone in sorted(facts.clones.items())
@@ -106,6 +111,9 @@ def _clone_steps(
     name = container.name
     clone = facts.clones.get(name)
     needed = frozenset(f"await:{other}" for other in container.needs)
+    vault = marks.vault_container(settings)
+    if vault is not None and container != vault and marks.reads_vault(container, settings):
+        needed |= {f"secrets:{vault.name}"}
     reason = _stale(facts, settings, container, recreate)
     steps: list[Step] = []
     if reason is not None:

@@ -254,3 +254,7 @@ class Settings:
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
     names an environment variable, one that ends with `_file` a file. A value that is written down itself is for
     throwaway passwords only."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """Secrets of the stage's Vault that are replaced before anything that reads Vault starts, by their whole path:
+    `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. Keys as for `credentials`; each names a field that
+    the secret has."""
