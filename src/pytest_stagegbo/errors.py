@@ -10,6 +10,7 @@
     ├── ServerRefused            Incus answered a request with an error
     ├── OperationFailed          an Incus operation was accepted and then failed, or never ended
     ├── ProductionProtected      a request would have reached production
+    ├── ProductionAccessError    a test would have connected to production
     ├── NotOurs                  something in the way carries no ownership mark
     ├── SourceMissing            production has no such container
     ├── NoRoom                   the pool or the host's file system is too full
@@ -40,6 +41,7 @@ __all__ = [
     "NotOurs",
     "NotReady",
     "OperationFailed",
+    "ProductionAccessError",
     "ProductionProtected",
     "ServerRefused",
     "ServerUnreachable",
@@ -141,6 +143,13 @@ class ProductionProtected(StageGboError):
     """A request would have written to production. It was not sent."""
 
     code = "SG200"
+    exit_code = 4
+
+
+class ProductionAccessError(StageGboError):
+    """The process of the tests would have connected to an address of production. Nothing was sent."""
+
+    code = "SG203"
     exit_code = 4
 
 

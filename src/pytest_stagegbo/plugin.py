@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_stagegbo.session.demand import MARKER, Demand, asks_for_stage, demand
+from pytest_stagegbo.session.demand import MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom, StageGboError
     from pytest_stagegbo.session.guard import DiskGuard
+    from pytest_stagegbo.session.production_guard import ProductionGuard
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
@@ -35,6 +36,11 @@ OPTIONS = {
     "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
     "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
     "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
+    "production-access": (
+        "pytest.production_access",
+        "refuse|allow",
+        "whether tests may connect to addresses of production (refuse)",
+    ),
     "config": ("", "FILE", "settings file (default: the nearest stagegbo.toml or pyproject.toml)"),
 }
 """Option without its prefix: the setting that it is, its placeholder, its help."""
@@ -71,6 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARKER}(*names): reset these containers of the stage before the test (`all`: cache, drive and system; "
         "`none`: whatever the settings say), and keep them from every other test until it ends",
     )
+    config.addinivalue_line(
+        "markers",
+        f"{PRODUCTION_ACCESS}(reason): this test may connect to addresses of production, which is an error otherwise",
+    )
     plugin = StagePlugin(config)
     config.pluginmanager.register(plugin, PLUGIN_NAME)
     plugin.check_options()
@@ -86,6 +96,8 @@ class StagePlugin:
         self._settings: Settings | None = None
         self._session: StageSession | None = None
         self._guard: DiskGuard | None = None
+        self._production: ProductionGuard | None = None
+        self._item: pytest.Item | None = None
         self._summary: Summary | None = None
         self._stage: Stage | None = None
         self._no_stage: StageGboError | None = None
@@ -157,6 +169,7 @@ class StagePlugin:
         from pytest_stagegbo.stage import Stage
 
         session = self.session()
+        self._keep_from_production()
         session.ensure()
         session.check()
         self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
@@ -168,6 +181,9 @@ class StagePlugin:
 
         problems: dict[str, None] = {}
         for item in items:
+            access = item.get_closest_marker(PRODUCTION_ACCESS)
+            if access is not None and not (access.args or access.kwargs.get("reason")):
+                problems[f'{item.nodeid}: say why: @pytest.mark.{PRODUCTION_ACCESS}(reason="...")'] = None
             fixtures = getattr(item, "fixturenames", ())
             marks = [mark.args for mark in item.iter_markers(MARKER)]
             if asks_for_stage(fixtures, marked=bool(marks)):
@@ -194,6 +210,8 @@ class StagePlugin:
         finally:
             if self._guard is not None:
                 self._guard.close()
+            if self._production is not None:
+                self._production.end()
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError
@@ -207,6 +225,7 @@ class StagePlugin:
         except StageGboError as error:
             self._no_stage = error
             return
+        self._keep_from_production()
         stage_session.ensure()
         if stage_session.failed:
             return
@@ -225,7 +244,32 @@ class StagePlugin:
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
+    def _keep_from_production(self) -> None:
+        """From now on, this process does not connect to production."""
+        if self._production is None and self.settings.pytest.production_access == "refuse":
+            from pytest_stagegbo.session.production_guard import ProductionGuard
+
+            self._production = ProductionGuard(self.settings)
+            self._production.begin()
+            self._tell_production_guard()
+
+    def _tell_production_guard(self) -> None:
+        if self._production is not None:
+            lifted = self._item is not None and self._item.get_closest_marker(PRODUCTION_ACCESS) is not None
+            self._production.now(self._item.nodeid if self._item is not None else "", lifted=lifted)
+
     # -- one test
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Errors about production name the test; a marker lifts the ban for it, its fixtures included."""
+        self._item = item
+        self._tell_production_guard()
+        try:
+            return (yield)
+        finally:
+            self._item = None
+            self._tell_production_guard()
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""

@@ -17,6 +17,7 @@ EXIT_CODES = {
     "MissingRequirement": 3,
     "ServerUnreachable": 3,
     "ProductionProtected": 4,
+    "ProductionAccessError": 4,
     "NotOurs": 4,
     "UnsafeClone": 4,
     "NoRoom": 5,

@@ -235,6 +235,7 @@ TABLE = [
     ("reset", "", ("pytest", "reset"), ()),
     ("lock-timeout", "2.5", ("timeouts", "lock"), 2.5),
     ("disk-min", "0", ("disk_floor",), "0"),
+    ("production-access", "allow", ("pytest", "production_access"), "allow"),
     ("config", "other.toml", ("source_project",), "PROD-2"),
 ]
 

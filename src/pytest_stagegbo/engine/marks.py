@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.guest import guest_files
+from pytest_stagegbo.guest import guest_files, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,10 +25,14 @@ __all__ = [
     "OWNER_VALUE",
     "PREPARED",
     "PROVEN",
+    "SECRETS",
     "SOURCE",
     "STATE",
     "fingerprint",
     "is_ours",
+    "reads_vault",
+    "replaced_fields",
+    "vault_container",
 ]
 
 OWNER = "user.stagegbo.owner"
@@ -40,6 +44,8 @@ PROVEN = "user.stagegbo.proven"
 """Set to `true` once the first boot was seen to have wiped what it had to."""
 SOURCE = "user.stagegbo.source"
 FINGERPRINT = "user.stagegbo.fingerprint"
+SECRETS = "user.stagegbo.secrets"
+"""Of Vault's clone: `replaced` once the settings' `secrets` are in it, and production's are not any more."""
 
 
 def is_ours(config: Mapping[str, str]) -> bool:
@@ -47,12 +53,43 @@ def is_ours(config: Mapping[str, str]) -> bool:
     return config.get(OWNER) == OWNER_VALUE
 
 
+def vault_container(settings: Settings) -> ContainerSettings | None:
+    """The container that speaks Vault's protocol, if the stage has one."""
+    found = (each for each in settings.containers.values() if any(p.protocol == "vault" for p in each.probes))
+    return next(found, None)
+
+
+def reads_vault(container: ContainerSettings, settings: Settings) -> bool:
+    """Whether a container is Vault's, or must not start before its secrets are replaced."""
+    vault = vault_container(settings)
+    if vault is None:
+        return False
+    return container.name in {vault.name, settings.vault.env_container} or vault.name in container.needs
+
+
+def replaced_fields(settings: Settings) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Paths of the secrets that the settings replace, and the names of their fields."""
+    names = {
+        path: tuple(sorted(key.removesuffix("_env").removesuffix("_file") for key in fields))
+        for path, fields in settings.secrets.items()
+    }
+    return tuple(sorted(names.items()))
+
+
 def fingerprint(container: ContainerSettings, settings: Settings) -> str:
-    """Of all that the settings put into a clone: a clone with another one is stale and is replaced."""
-    parts = [
+    """Of all that the settings put into a clone: a clone with another one is stale and is replaced.
+
+    Raises:
+        SettingsError: a hook can't be read.
+    """
+    parts: list[object] = [
         settings.source_project,
         container.source_name,
         settings.network.name,
         [[file.path, file.content, file.mode] for file in guest_files(container, settings)],
     ]
+    if container.hooks:
+        parts.append(hooks.digest(container))
+    if settings.secrets and reads_vault(container, settings):
+        parts.append(replaced_fields(settings))  # what has seen production's secrets is stale once they are replaced
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
+from pytest_stagegbo.engine import destroy, hooks, marks, reset, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Performer"]
 
@@ -49,7 +50,9 @@ class Performer:
         settings: Settings,
         keys: UnsealKeys | None,
         progress: Progress,
+        replacements: Replacements | None = None,
     ) -> None:
+        self._replacements = replacements
         self._reader = reader
         self.writer = writer
         self._facts = facts
@@ -85,6 +88,14 @@ class Performer:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
+            case secrets.CheckSecrets():
+                assert self._replacements is not None
+                for text in secrets.replace_secrets(
+                    self._reader, self.writer, self._settings, step, self._replacements
+                ):
+                    self._progress.note(text)
+            case hooks.RunHooks():
+                hooks.run_hooks(self._reader, self.writer, self._settings, step)
             case reset.ClearClone():
                 reset.clear(self.writer, step.container)
             case destroy.RemoveProject():
@@ -215,7 +226,8 @@ class Performer:
                 "please report what was seen",
             )
         self._place_files(name, step.container)
-        self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+        if not step.container.hooks:  # they come before that
+            self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:
         made = {"/etc/network", "/etc/systemd/system"}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk
 from pytest_stagegbo.engine.guard import refuse
+from pytest_stagegbo.engine.hooks import RunHooks
+from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AwaitClone,
     CopyClone,
@@ -22,6 +24,7 @@ from pytest_stagegbo.engine.steps import (
     StartClone,
     Step,
 )
+from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class Plan:
 
 
 def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Plan:
-    """Plan the way from `facts` to a provisioned stage. Pure.
+    """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
 
     Args:
         recreate: Replace every clone, also those that are as they should be.
@@ -61,6 +64,10 @@ def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Pl
     founded = frozenset(step.key for step in steps)
     clone_steps = [_clone_steps(facts, settings, c, recreate, founded) for c in settings.containers.values()]
     steps.extend(step for group in clone_steps for step in group)
+    vault = marks.vault_container(settings)
+    secrets = plan_secrets(facts, settings, anew=vault in copying)
+    if secrets is not None:
+        steps.append(secrets)
     steps.extend(
         RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
         for name, clone in sorted(facts.clones.items())
@@ -104,6 +111,9 @@ def _clone_steps(
     name = container.name
     clone = facts.clones.get(name)
     needed = frozenset(f"await:{other}" for other in container.needs)
+    vault = marks.vault_container(settings)
+    if vault is not None and container != vault and marks.reads_vault(container, settings):
+        needed |= {f"secrets:{vault.name}"}
     reason = _stale(facts, settings, container, recreate)
     steps: list[Step] = []
     if reason is not None:
@@ -122,6 +132,9 @@ def _clone_steps(
             )
         )
         steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
+        if container.hooks:
+            after = frozenset({f"prepare:{name}"})
+            steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
         started = prove = True
     else:
         assert clone is not None  # else it were stale
@@ -131,7 +144,7 @@ def _clone_steps(
         started = not clone.is_running
         prove = clone.config.get(marks.PROVEN) != "true"
     if started:
-        after = founded | needed | {f"prepare:{name}", f"resize:{name}"}
+        after = founded | needed | {f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
         steps.append(StartClone(subject=name, after=after))
     steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps

@@ -21,6 +21,7 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.services.unseal import read_keys
+from pytest_stagegbo.stage.replacements import read_replacements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Provisioned", "StageEngine"]
 
@@ -77,6 +79,7 @@ class StageEngine:
         self._connection = connection
         self._environ = environ
         self._clone_performer: Performer | None = None
+        self._replacements: Replacements | None = None
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
@@ -96,6 +99,7 @@ class StageEngine:
         """
         began = time.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
+        self._replacements = read_replacements(self.settings, self._environ)
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
@@ -113,7 +117,9 @@ class StageEngine:
             return self._carry_out(facts, plan, keys, began)
 
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
-        performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
+        performer = Performer(
+            self.reader, self.writer(facts), facts, self.settings, keys, self.progress, self._replacements
+        )
         self._clone_performer = performer
         timings = apply(plan.steps, performer.do, self.progress)
         if plan.changes:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["FIXTURES", "MARKER", "WHOLE_STAGE", "Demand", "asks_for_stage", "demand"]
+__all__ = ["FIXTURES", "MARKER", "PRODUCTION_ACCESS", "WHOLE_STAGE", "Demand", "asks_for_stage", "demand"]
 
 MARKER = "stage_reset"
+PRODUCTION_ACCESS = "stage_production_access"
+"""The marker of a test that may connect to production."""
 WHOLE_STAGE = "stage_gbo"
 FIXTURES = {
     "stage_system": "system",

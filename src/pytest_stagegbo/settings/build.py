@@ -107,7 +107,8 @@ class _Resolution:
         settings = dataclasses.replace(
             settings,
             containers=MappingProxyType(dict(self._containers(settings.network))),
-            credentials=self._credentials(),
+            credentials=self._named("credentials"),
+            secrets=self._named("secrets"),
         )
         self.problems += [
             self._render(problem) for problem in check(settings) if not self.failed.intersection(problem.keys)
@@ -175,10 +176,10 @@ class _Resolution:
             else:
                 yield name, ContainerSettings(**{"name": name, "address": self._own_address(name, defaults), **fields})
 
-    def _credentials(self) -> Mapping[str, Mapping[str, str]]:
+    def _named(self, table: str) -> Mapping[str, Mapping[str, str]]:
         found: dict[str, dict[str, str]] = {}
         for path, given in self.given.items():
-            if path[0] == "credentials":
+            if path[0] == table:
                 found.setdefault(path[1], {})[path[2]] = str(given.value)
         return MappingProxyType({name: MappingProxyType(values) for name, values in found.items()})
 
@@ -216,8 +217,8 @@ class _Resolution:
 
     def _origins(self, settings: Settings) -> Iterator[tuple[str, str]]:
         for path in keys.all_keys():
-            if path[0] == "credentials":
-                yield from ((dotted(here), self._origin(here)) for here in self.given if here[0] == "credentials")
+            if path[0] in keys.NAMED:
+                yield from ((dotted(here), self._origin(here)) for here in self.given if here[0] == path[0])
                 continue
             if keys.ANY not in path:
                 yield dotted(path), self._origin(path)
@@ -241,7 +242,7 @@ class _Resolution:
         path = self._path(key)
         if path in self.given:
             return self.given[path].where
-        if path[0] == "credentials" and len(path) == 2:  # a table: where its first value stands
+        if path[0] in keys.NAMED and len(path) == 2:  # a table: where its first value stands
             return next((value.where for given, value in self.given.items() if given[:2] == path), key)
         if path[0] == "containers" and len(path) == 2:
             return self.named.get(path[1], key)
@@ -250,6 +251,8 @@ class _Resolution:
     def _path(self, key: str) -> KeyPath:
         """A dotted key taken apart. The name of a container may be malformed and have dots of its own."""
         table, _, rest = key.partition(".")
+        if table == "secrets":
+            return (table, *rest.rsplit(".", 1))
         if table != "containers" or not rest:
             return tuple(key.split("."))
         return (table, rest) if rest in self.named else (table, *rest.rsplit(".", 1))
@@ -261,7 +264,7 @@ def _question(path: KeyPath) -> KeyPath:
     if path[0] == "vault":
         question = path[1].partition("_")[0]
         return ("vault", question) if question in {"unseal", "token"} else ()
-    if path[0] == "credentials" and len(path) == 3:
+    if path[0] in keys.NAMED and len(path) == 3:
         return (*path[:2], path[2].removesuffix("_env").removesuffix("_file"))
     return ()
 

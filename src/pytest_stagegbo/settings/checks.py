@@ -214,6 +214,24 @@ def credentials(settings: Settings) -> Iterator[Problem]:
                 yield Problem(f"{base} comes from one place; {' and '.join(keys)} are set", tuple(keys))
 
 
+def secrets(settings: Settings) -> Iterator[Problem]:
+    if settings.secrets and not any(p.protocol == "vault" for c in settings.containers.values() for p in c.probes):
+        yield Problem("no container of the stage has a vault probe, so there is no Vault", ("secrets",))
+    for path, given in settings.secrets.items():
+        keys = tuple(f"secrets.{path}.{key}" for key in given)
+        parts = path.strip("/").split("/")
+        if len(parts) < 2 or {"", ".", ".."} & set(parts):
+            yield Problem(f"{path!r} is not the whole path of a secret, such as secret/gbo/mail", keys[:1])
+        fields = [key.removesuffix("_env").removesuffix("_file") for key in given]
+        for key, field, dotted in zip(given, fields, keys, strict=True):
+            if not field:
+                yield Problem(f"{key!r} names no field; write one such as password_env", (dotted,))
+            if fields.count(field) > 1:
+                yield Problem(f"{field} comes from one place; there are several", (dotted,))
+            if key.endswith("_env") and not _VARIABLE.fullmatch(given[key]):
+                yield Problem("the value (not shown) is not the name of an environment variable", (dotted,))
+
+
 # Containers -----------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +429,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     unseal,
     token,
     credentials,
+    secrets,
     some_containers,
     container_names,
     addresses,

@@ -17,7 +17,7 @@ from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from pytest_stagegbo.settings.keys import Key, nearest
+from pytest_stagegbo.settings.keys import NAMED, Key, nearest
 from pytest_stagegbo.settings.model import ProbeSettings
 
 __all__ = ["BadValue", "Fault", "convert", "type_word"]
@@ -66,11 +66,11 @@ def convert(key: Key, value: object) -> object:
     """`value` as what `key` holds.
 
     Raises:
-        BadValue: It cannot be that. What stands under `vault` and `credentials` is not repeated: it is a secret, or
-            someone may have put one there.
+        BadValue: It cannot be that. What stands under `vault`, `credentials` and `secrets` is not repeated: it is a
+            secret, or someone may have put one there.
     """
     # Mistaking a key for the file that holds it is easy, and errors end up in logs.
-    show: Callable[[object], str] = (lambda _: _UNSHOWN) if key.path[0] in {"vault", "credentials"} else repr
+    show: Callable[[object], str] = (lambda _: _UNSHOWN) if key.path[0] in {"vault", *NAMED} else repr
     if key.type == tuple[ProbeSettings, ...]:
         return _probes(value, show)
     if key.type == tuple[str, ...]:

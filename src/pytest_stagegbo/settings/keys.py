@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY",
+    "NAMED",
     "PREFIX",
     "Key",
     "KeyPath",
@@ -36,6 +37,8 @@ KeyPath = tuple[str, ...]
 
 PREFIX = "STAGEGBO_"
 ANY = "*"
+NAMED = frozenset({"credentials", "secrets"})
+"""Tables of tables whose names, and whose keys' names, are for whoever sets them to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
         here = (*path, field.name)
         if here == ("containers",):
             yield from _walk(ContainerSettings, (*here, ANY))
-        elif here == ("credentials",):
+        elif here[0] in NAMED:
             yield Key((*here, ANY, ANY), str, dataclasses.MISSING, owner)
         elif dataclasses.is_dataclass(hints[field.name]):
             yield from _walk(hints[field.name], here)
@@ -91,7 +94,7 @@ def is_table(path: KeyPath) -> bool:
 def _generic(path: KeyPath) -> KeyPath:
     if path[:1] == ("containers",) and len(path) > 1:
         return ("containers", ANY, *path[2:])
-    return ("credentials", *[ANY] * (len(path) - 1)) if path[:1] == ("credentials",) else path
+    return (path[0], *[ANY] * (len(path) - 1)) if path[:1] and path[0] in NAMED else path
 
 
 def dotted(path: KeyPath) -> str:

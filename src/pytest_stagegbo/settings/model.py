@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 __all__ = [
+    "Access",
     "Boot",
     "ContainerSettings",
     "IncusSettings",
@@ -30,6 +31,7 @@ __all__ = [
 Protocol = Literal["postgresql", "valkey", "vault", "s3", "http", "tcp"]
 Boot = Literal["units", "full"]
 Provision = Literal["auto", "never", "recreate"]
+Access = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class PytestSettings:
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
+    production_access: Access = "refuse"
+    """Whether the process of the tests may connect to addresses of production (`network.production`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,11 @@ class ContainerSettings:
     """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()
     """Containers whose services must answer before this one is started."""
+    hooks: tuple[str, ...] = ()
+    """Files of your own that are run in each new clone before anything else sees it, without a network: `.sql` by psql
+    as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
+    database: str = "botserver"
+    """Database that `.sql` hooks run in."""
     boot: Boot = "units"
     """`units`: only `units` and what they require are started, so that no cron job, timer or mail queue of
     production runs in the clone. `full`: the container's own default target."""
@@ -245,3 +254,7 @@ class Settings:
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
     names an environment variable, one that ends with `_file` a file. A value that is written down itself is for
     throwaway passwords only."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """Secrets of the stage's Vault that are replaced before anything that reads Vault starts, by their whole path:
+    `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. Keys as for `credentials`; each names a field that
+    the secret has."""

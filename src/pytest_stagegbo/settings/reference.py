@@ -73,9 +73,9 @@ def _rows() -> Iterator[Row]:
     for path, key in keys.all_keys().items():
         named = tuple("<name>" if part == keys.ANY else part for part in path)
         text = _ENABLED if path[-1] == "enabled" else _docstrings()[key.owner.__name__].get(path[-1], "")
-        if path[0] == "credentials":
-            named = ("credentials", "<name>", "<key>")
-            text = _docstrings()[key.owner.__name__]["credentials"]
+        if path[0] in keys.NAMED:
+            named = (path[0], "<name>", "<key>")
+            text = _docstrings()[key.owner.__name__][path[0]]
         # Defaults of single containers have a table of their own.
         default = "" if path[-1] in {"address", "production_address"} and keys.ANY in path else _toml(key.default)
         yield Row(keys.dotted(named), keys.env_name(named), type_word(key.type), default, text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import keys
-from pytest_stagegbo.settings.keys import ANY, PREFIX, KeyPath, dotted
+from pytest_stagegbo.settings.keys import ANY, NAMED, PREFIX, KeyPath, dotted
 from pytest_stagegbo.settings.layers import Layer
 
 if TYPE_CHECKING:
@@ -165,13 +167,16 @@ def anchored(layer: Layer, folder: Path) -> Layer:
         if not isinstance(value, str) or not value or (name == "endpoint" and value[0] not in "~./"):
             continue
         values[table] = {**values[table], name: str(folder.absolute() / _home(value))}
-    if isinstance(credentials := values.get("credentials"), Mapping):
-        values["credentials"] = {name: _anchored(table, folder) for name, table in credentials.items()}
+    for key in NAMED:
+        if isinstance(tables := values.get(key), Mapping):
+            values[key] = {name: _anchored(table, folder) for name, table in tables.items()}
+    if isinstance(containers := values.get("containers"), Mapping):
+        values["containers"] = {name: _with_hooks(table, folder) for name, table in containers.items()}
     return dataclasses.replace(layer, values=MappingProxyType(values))
 
 
 def _anchored(table: object, folder: Path) -> object:
-    """A container's credentials, with the paths among them made absolute."""
+    """A table of credentials or secrets, with the paths among them made absolute."""
     if not isinstance(table, Mapping):
         return table
     return {
@@ -180,6 +185,22 @@ def _anchored(table: object, folder: Path) -> object:
         else value
         for name, value in table.items()
     }
+
+
+def _with_hooks(table: object, folder: Path) -> object:
+    """A container's table, with the paths of its hooks made absolute."""
+    if not isinstance(table, Mapping) or "hooks" not in table:
+        return table
+    paths = table["hooks"]
+    if isinstance(paths, str):  # an environment variable
+        words = [word for part in paths.split(",") if (word := part.strip())]
+        with contextlib.suppress(ValueError):
+            words = json.loads(paths)
+        paths = words
+    if not isinstance(paths, list):
+        return table  # for the conversion to judge
+    found = [str(folder.absolute() / _home(path)) if isinstance(path, str) and path else path for path in paths]
+    return {**table, "hooks": found}
 
 
 def _home(path: str) -> str:
@@ -241,7 +262,7 @@ def _suggest(variable: str, path: KeyPath, containers: Iterable[str]) -> str:
     known = [
         keys.env_name(tuple(name if part == ANY else part for part in key))
         for key in keys.all_keys()
-        if key[0] != "credentials"  # any name would do there
+        if key[0] not in NAMED  # any name would do there
         for name in (containers if ANY in key else [""])
     ]
     # One underscore instead of two is the usual slip.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
 
-__all__ = ["Credentials"]
+__all__ = ["HOW_TO_GIVE_A_TOKEN", "Credentials", "resolve"]
 
 ENOUGH: Mapping[str, tuple[str, ...]] = {
     "postgresql": ("user", "password"),
@@ -149,7 +149,7 @@ class Credentials:
         return self._read(container.name).merged(given, source)
 
     def _read(self, name: str) -> Secret:
-        found = self._store().read(name)
+        found = self.store(self._settings.vault.kv_path).read(name)
         path = f"{self._settings.vault.kv_path.strip('/')}/{name}"
         if isinstance(found, Failure):
             self._refuse(found, path)
@@ -162,7 +162,7 @@ class Credentials:
         return address in self._settings.network.production or address in sources
 
     def _look_for_production(self) -> bool:
-        store = self._store()
+        store = self.store(self._settings.vault.kv_path)
         folders, names = [""], set(self._settings.containers)
         while folders:
             folder = folders.pop()
@@ -194,7 +194,8 @@ class Credentials:
                 return container, container.probes[0]
         return None
 
-    def _store(self) -> KeyValue:
+    def store(self, path: str) -> KeyValue:
+        """A key-value store of the stage's Vault: `secret`, or a folder in it. Raises like `[]`."""
         vault = self._vault()
         if vault is None:
             raise SettingsError(
@@ -203,7 +204,7 @@ class Credentials:
             )
         container, probe = vault
         token = self.token()
-        return KeyValue(str(container.address), probe.port, token, self._settings.vault.kv_path, tls=probe.tls)
+        return KeyValue(str(container.address), probe.port, token, path, tls=probe.tls)
 
     def _refuse(self, failure: Failure, path: str) -> NoReturn:
         vault = self._vault()
@@ -267,23 +268,28 @@ class Credentials:
         """What the settings give for a container, variables and files read."""
         found: dict[str, str] = {}
         for key, value in self._settings.credentials.get(name, {}).items():
-            resolved = self._resolve(name, key, value)
+            resolved = resolve(f"credentials.{name}.{key}", key, value, self._environ)
             if isinstance(resolved, StageGboError):
                 found.clear()
                 raise resolved
             found[resolved[0]] = resolved[1]
         return found
 
-    def _resolve(self, name: str, key: str, value: str) -> tuple[str, str] | StageGboError:
-        setting = f"credentials.{name}.{key}"
-        if key.endswith("_env"):
-            if value not in self._environ:
-                return _nothing(f"{setting}: ${value} is not set")
-            return key.removesuffix("_env"), Hidden(self._environ[value])
-        if key.endswith("_file"):
-            content = _content(value, setting)
-            return content if isinstance(content, StageGboError) else (key.removesuffix("_file"), content)
-        return key, Hidden(value)
+
+def resolve(setting: str, key: str, value: str, environ: Mapping[str, str]) -> tuple[str, str] | StageGboError:
+    """Name and value of what a setting such as `password_env = "MY_PW"` gives, or why it can't be had.
+
+    Args:
+        setting: The whole name of the setting, for people.
+    """
+    if key.endswith("_env"):
+        if value not in environ:
+            return _nothing(f"{setting}: ${value} is not set")
+        return key.removesuffix("_env"), Hidden(environ[value])
+    if key.endswith("_file"):
+        content = _content(value, setting)
+        return content if isinstance(content, StageGboError) else (key.removesuffix("_file"), content)
+    return key, Hidden(value)
 
 
 def _nothing(what: str) -> SettingsError:

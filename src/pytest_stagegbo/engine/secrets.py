@@ -1,0 +1,103 @@
+"""Secrets of the stage's Vault that are replaced before anything that reads Vault is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NoReturn
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.steps import Step
+from pytest_stagegbo.errors import MissingRequirement, NotReady, SettingsError, VaultSealed
+from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+from pytest_stagegbo.stage.credentials import HOW_TO_GIVE_A_TOKEN, Credentials
+from pytest_stagegbo.stage.kv import Failure
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.stage.replacements import Replacements
+
+__all__ = ["CheckSecrets", "ReplaceSecrets", "plan_secrets", "replace_secrets"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSecrets(Step):
+    """They were replaced. Looks, and replaces them again where somebody has changed them since."""
+
+    verb: ClassVar[str] = "secrets"
+    changes: ClassVar[bool] = False
+    fields: tuple[tuple[str, tuple[str, ...]], ...]
+    """Paths and names of fields; never values."""
+
+    @property
+    def text(self) -> str:
+        what = "; ".join(f"{path}: {', '.join(fields)}" for path, fields in self.fields)
+        return f"replace in {self.subject} ({what}) and destroy older versions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceSecrets(CheckSecrets):
+    """They hold production's values yet."""
+
+    changes: ClassVar[bool] = True
+
+
+def plan_secrets(facts: Facts, settings: Settings, *, anew: bool) -> Step | None:
+    """The step for the settings' `secrets`; None when there are none. Pure.
+
+    Args:
+        anew: Whether Vault's clone is made by this plan.
+    """
+    vault = marks.vault_container(settings)
+    if not settings.secrets or vault is None:
+        return None
+    clone = facts.clones.get(vault.name)
+    done = not anew and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
+    # The token may have to be read from the clone of BotServer's container, which need not run for that.
+    holder = settings.vault.env_container
+    after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}
+    kind = CheckSecrets if done else ReplaceSecrets
+    return kind(subject=vault.name, fields=marks.replaced_fields(settings), after=frozenset(after))
+
+
+def replace_secrets(
+    reader: Reader, writer: Writer, settings: Settings, step: CheckSecrets, replacements: Replacements
+) -> tuple[str, ...]:
+    """Do the step; what was written, for people.
+
+    Raises:
+        VaultSealed: Vault is sealed.
+        MissingRequirement: there is no token, or it may not do this.
+        SettingsError: there is no such secret or field, so production's value would stay under another name.
+        NotReady: Vault gave no usable answer.
+    """
+    vault = settings.containers[step.subject]
+    credentials = Credentials(settings, reader, environ=replacements.environ)
+    said = []
+    for path, _ in step.fields:
+        store = credentials.store(path.strip("/").partition("/")[0])
+        found = replacements.apply(store, path)
+        if isinstance(found, (Failure, str)):
+            _refuse(vault, path, found)
+        if found.written or found.destroyed:
+            said.append(f"{step.subject}: {path} replaced, {found.destroyed} older versions destroyed")
+    if step.changes:
+        writer.set_instance_config(step.subject, {marks.SECRETS: "replaced"})
+    return tuple(said)
+
+
+def _refuse(vault: ContainerSettings, path: str, failure: Failure | str) -> NoReturn:
+    message = f"{path} in {vault.name} could not be replaced, so nothing that reads Vault is started"
+    if isinstance(failure, str):
+        raise SettingsError(message, seen=failure, remedy=f'correct the setting secrets."{path}"')
+    if failure.status == 503:
+        raise VaultSealed(message, seen=failure.text, remedy=f"{HOW_TO_GIVE_KEYS}, and provision again")
+    if failure.status in {401, 403}:
+        raise MissingRequirement(
+            message,
+            seen=failure.text,
+            remedy="the token needs `read` and `update` on the secret's data/ path, `read` on its metadata/ path and "
+            f"`update` on its destroy/ path; BotServer's own may not have them: {HOW_TO_GIVE_A_TOKEN}",
+        )
+    raise NotReady(message, seen=failure.text, remedy="check with `python -m pytest_stagegbo status` that it answers")
