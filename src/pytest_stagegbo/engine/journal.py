@@ -29,13 +29,22 @@ def evidence(reader: Reader, writer: Writer, project: str, container: ContainerS
         try:
             result = writer.execute(container.name, ["sh", "-c", script(container, lines)], timeout=30)
         except (OperationFailed, ServerRefused):
-            if _is_running(reader, project, container.name):
+            if not _stops(reader, project, container.name):
                 raise
         else:
             return mask(result.stdout.strip())
     log = reader.file(project, container.name, f"{FOLDER}/prepare.log")
     said = (log or b"").decode("utf-8", "replace").strip()
     return f"the first boot said: {mask(said)}" if said else "a stopped container keeps no journal"
+
+
+def _stops(reader: Reader, project: str, name: str) -> bool:
+    """Whether a container in which nothing could be run is on its way down: Incus calls it running for a while yet."""
+    deadline = time.monotonic() + SETTLING
+    while running := _is_running(reader, project, name):
+        if time.monotonic() > deadline:
+            break
+    return not running
 
 
 def _is_running(reader: Reader, project: str, name: str) -> bool:
