@@ -194,6 +194,8 @@ class StagePlugin:
         finally:
             if self._guard is not None:
                 self._guard.close()
+            if self._session is not None:
+                self._session.close()
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError

@@ -10,11 +10,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
+from pytest_stagegbo.engine import destroy, marks, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import guest_files, machine_id
+from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
@@ -93,8 +94,6 @@ class Performer:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
-            case reset.ClearClone():
-                reset.clear(self.writer, step.container)
             case destroy.RemoveProject():
                 self.writer.delete_project()
             case destroy.RemoveNetwork():
@@ -246,6 +245,7 @@ class Performer:
                 "please report what was seen",
             )
         self._place_files(name, step.container)
+        take_snapshot(self._reader, self.writer, name)
         self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:
