@@ -12,17 +12,20 @@ is not as it was at the server's start, that is a doubt, and the restart is done
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo.resets.listing import Entry
 from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.services.resp import Refused, Resp, fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_stagegbo.resets.listing import Entry, Look
+    from pytest_stagegbo.resets.listing import Look
     from pytest_stagegbo.resets.strategy import Place
     from pytest_stagegbo.services.resp import Value
 
@@ -63,39 +66,29 @@ _SERVER: tuple[tuple[str, ...], ...] = (
 class HotCache:
     """For containers whose first probe speaks Valkey's protocol."""
 
-    def untouched(self, place: Place) -> bool:
-        """No command that could change anything was carried out, no client of a test is there, no file changed."""
-        if place.mark is None:
-            return False
-        with self._connect(place) as valkey:
-            info, clients, own = valkey.ask(("INFO", "everything"), ("CLIENT", "LIST"), ("CLIENT", "ID"))
-        if _strangers(clients, own, place.others):
-            return False
-        return place.mark == _state(fields(info), place.look().entries)
-
-    def clear(self, place: Place) -> None:
-        place.mark = None
-        look = place.look()
-        note = place.read_note(look)
+    def clean(self, place: Place) -> bool:
+        mark, place.mark = place.mark, None
         if place.probe.tls or len(place.container.wipe) != 1:
             raise Doubt("a Valkey with TLS, or not one folder")
-        furniture = _furniture(look, note["files"])
         with self._connect(place) as valkey:
             info, config, users, modules, clients, own = valkey.ask(*_SERVER)
-            said = fields(info)
+            said, strangers = fields(info), _strangers(clients, own, place.others)
+            if mark is not None and not strangers and mark == (_state(said), entries := place.look().entries):
+                place.mark = (_state(said), entries)
+                return False
+            note = self._known(place, said)
             _check_server(said, (config, users, modules), note)
             kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
-            kills += [("CLIENT", "KILL", "ID", client) for client in _strangers(clients, own, place.others)]
-            databases = _databases(config)
-            answers = valkey.ask(*kills, *_flush(databases), ("INFO", "persistence"))
+            kills += [("CLIENT", "KILL", "ID", client) for client in strangers]
+            answers = valkey.ask(*kills, *_flush(_databases(config)), ("INFO", "persistence"))
             try:
                 _check(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
-                after = place.clear(furniture, _cut(furniture))
-                _check_files(after.entries, furniture)
+                entries = self._clear_files(place, note["files"])
                 found = valkey.ask(("MULTI",), ("INFO", "everything"), ("CLIENT", "UNPAUSE"), ("EXEC",))
             except BaseException:
-                valkey.ask(("DISCARD",), ("CLIENT", "UNPAUSE"))
+                with contextlib.suppress(NoAnswer):  # the pause ends by itself
+                    valkey.ask(("DISCARD",), ("CLIENT", "UNPAUSE"))
                 raise
         results = found[-1]
         if not isinstance(results, list):
@@ -104,7 +97,26 @@ class HotCache:
         left = sorted(name for name in said if name.startswith("db") and name[2:].isdigit())
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
             raise Doubt(f"Valkey still has keys in {', '.join(left) or 'another server'}")
-        place.mark = _state(said, after.entries)
+        place.mark = (_state(said), entries)
+        return True
+
+    def _known(self, place: Place, said: Mapping[str, str]) -> Mapping[str, Any]:
+        """The note of the server that runs: the one that this process has read before, as long as it is of it."""
+        if place.known is None or place.known["run_id"] != said.get("run_id"):
+            place.known = place.read_note(place.look())
+        return place.known
+
+    def _clear_files(self, place: Place, files: Mapping[str, Any]) -> tuple[Entry, ...]:
+        """Remove what an empty server does not need, cut the file that it appends to, and look at what is left."""
+        kept = [Entry(identity[0], identity[1], 0, 0, "", "", path) for path, identity in files["kept"].items()]
+        cut = ""
+        if files["appended"]:
+            path = shlex.quote(files["appended"])
+            inode = files["kept"][files["appended"]][0].partition(":")[2]
+            cut = f'[ "$(stat -c %i {path})" != {inode} ] || : >{path}; '
+        entries = place.clear(kept, cut).entries
+        _check_files(entries, files)
+        return entries
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
         with self._connect(place) as valkey:
@@ -199,10 +211,10 @@ def _unrepairable(said: Mapping[str, str]) -> dict[str, int]:
     }
 
 
-def _state(said: Mapping[str, str], entries: Sequence[Entry]) -> object:
+def _state(said: Mapping[str, str]) -> object:
     """What differs as soon as anything was done to the data or may be done by somebody who waits."""
     calls = {name: count for name, count in _calls(said).items() if name not in HARMLESS}
-    return said.get("run_id"), calls, said.get("blocked_clients"), tuple(entries)
+    return said.get("run_id"), calls, said.get("blocked_clients")
 
 
 def _strangers(clients: Value, own: Value, others: frozenset[str]) -> list[int]:
@@ -273,27 +285,14 @@ def _identity(entry: Entry, appended: str) -> list[str]:
     return [entry.place, entry.kind, str(entry.size), entry.changed, entry.modified]
 
 
-def _furniture(look: Look, files: Mapping[str, Any]) -> list[Entry]:
-    """The entries to keep, the appended file first. Raises `Doubt` when one is missing or another than it was."""
-    kept = [entry for entry in look.entries if entry.path in files["kept"]]
-    wrong = [entry for entry in kept if _identity(entry, files["appended"]) != files["kept"][entry.path]]
-    if wrong or len(kept) != len(files["kept"]):
-        raise Doubt("Valkey has rewritten its append-only file")
-    return sorted(kept, key=lambda entry: entry.path != files["appended"])
-
-
-def _cut(furniture: Sequence[Entry]) -> str:
-    return f": >{shlex.quote(furniture[0].path)}; " if furniture else ""
-
-
-def _check_files(entries: Sequence[Entry], furniture: Sequence[Entry]) -> None:
-    """Raises `Doubt` unless nothing is left but the furniture, and the appended file is empty."""
-    before = {entry.path: entry for entry in furniture}
-    for entry in entries[1:]:
-        known = before.get(entry.path)
-        if known is None or known.place != entry.place or known.kind != entry.kind:
-            raise Doubt(f"{entry.path} is still there")
-        if entry.kind == "f" and entry.size != (0 if known is furniture[0] else known.size):
-            raise Doubt(f"{entry.path} has something in it")
-    if len(entries) != len(furniture) + 1:
-        raise Doubt("Valkey's files changed while they were cleared")
+def _check_files(entries: Sequence[Entry], files: Mapping[str, Any]) -> None:
+    """Raises `Doubt` unless nothing is left but what an empty server needs, and the appended file is empty."""
+    left = {entry.path: entry for entry in entries[1:]}
+    for path, identity in files["kept"].items():
+        entry = left.pop(path, None)
+        if entry is None or _identity(entry, files["appended"]) != identity:
+            raise Doubt("Valkey has rewritten its append-only file")
+        if path == files["appended"] and entry.size:
+            raise Doubt(f"{path} has something in it")
+    if left:
+        raise Doubt(f"{next(iter(left))} is still there")

@@ -35,16 +35,11 @@ CONFIGURATION = ("config", "format.json", "pool.bin")
 class HotDrive:
     """For containers whose first probe speaks S3."""
 
-    def untouched(self, place: Place) -> bool:
-        """Nobody connected to the server, and nothing in its folder changed."""
-        if place.mark is None:
-            return False
+    def clean(self, place: Place) -> bool:
         look = place.look()
-        return not _strangers(look, place, 0) and place.mark == _state(look)
-
-    def clear(self, place: Place) -> None:
+        if place.mark == _state(look) and not _strangers(look, place, 0):
+            return False  # nobody connected to the server, and nothing in its folder changed
         place.mark = None
-        look = place.look()
         note = place.read_note(look)
         furniture = _furniture(place, look.entries, note["kept"])
         secret = place.secret()
@@ -74,6 +69,7 @@ class HotDrive:
         if after.processes != look.processes:
             raise Doubt("the S3 server ended")
         place.mark = _state(after)
+        return True
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
         return {"kept": {entry.path: _identity(place, entry) for entry in look.entries if _is_own(place, entry)}}

@@ -168,10 +168,7 @@ class Resetter:
         doubt = ""
         if hot is not None:
             try:
-                if hot.untouched(place):
-                    return "untouched", ""
-                hot.clear(place)
-                return "hot", ""
+                return ("hot" if hot.clean(place) else "untouched"), ""
             except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
                 place.mark = None
                 doubt = str(error).partition("\n")[0] or type(error).__name__
@@ -186,8 +183,8 @@ class Resetter:
         """What the next hot reset must know. Without it, that is a restart again."""
         try:
             processes = place.main_processes()
-            place.write_note({}, processes)
-            place.write_note(hot.note(place, place.look()), processes)
+            place.run_checked(place.note_script({}, processes))  # so that the look sees them
+            place.run_checked(place.note_script(hot.note(place, place.look()), processes))
         except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
             log.debug("%s: no hot reset next time: %s", place.name, error)
 

@@ -31,11 +31,11 @@ class Doubt(Exception):
 class Hot(Protocol):
     """A way to make a container clean while its service runs."""
 
-    def untouched(self, place: Place) -> bool:
-        """Whether nothing can have changed since the last reset by this process. True only when that is certain."""
+    def clean(self, place: Place) -> bool:
+        """Make it clean and prove it, unless nothing can have changed since the last reset by this process.
 
-    def clear(self, place: Place) -> None:
-        """Make it clean and prove it.
+        Returns:
+            Whether there was something to do: False only when it is certain that there was not.
 
         Raises:
             Doubt: it is not certain that the container is now as after a restart.
@@ -44,7 +44,7 @@ class Hot(Protocol):
         """
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
-        """What to remember of the service right after a restart, beside its processes."""
+        """What to remember of the service right after a restart, beside its processes. Raises like `clean`."""
 
 
 class Place:
@@ -63,7 +63,9 @@ class Place:
         self.host = str(container.address)
         self.timeout = settings.timeouts.operation
         self.mark: object = None
-        """What the last reset left, for `Hot.untouched`; None: nobody knows."""
+        """What the last reset left, in the words of the strategy; None: nobody knows."""
+        self.known: dict[str, Any] | None = None
+        """The note of the service's last restart, as far as this process has read it."""
         self._writer = writer
         self._find_secret = find_secret
         self._secret: Secret | None = None
@@ -98,6 +100,7 @@ class Place:
     def forget(self) -> None:
         """What is known may be of another time: the next reset begins with nothing."""
         self.mark = None
+        self.known = None
         self._secret = None
 
     # -- inside the container
@@ -155,9 +158,13 @@ class Place:
             raise Doubt(f"no look into {self.name}: {error}") from None
 
     def clear(self, kept: Sequence[Entry], before: str = "") -> Look:
-        """Remove everything in the folders to wipe but `kept`, and look."""
+        """Remove everything in the folders to wipe but `kept`, and look. Raises `Doubt` when that can't be told."""
+        return self.look(self.removal(kept, before))
+
+    def removal(self, kept: Sequence[Entry], before: str = "") -> str:
+        """Shell commands for `look` that remove everything in the folders to wipe but `kept`."""
         removal = remove_script(self.container.wipe, kept) if self.container.wipe else ""
-        return self.look(f"{{ {before}{removal}}} >/dev/null 2>&1\n")
+        return f"{{ {before}{removal}}} >/dev/null 2>&1\n"
 
     # -- what a restart wrote down
 
@@ -176,14 +183,15 @@ class Place:
             raise Doubt(f"the settings of {self.name} were others")
         return note
 
-    def write_note(self, extra: dict[str, Any], processes: Sequence[Process]) -> None:
+    def note_script(self, extra: dict[str, Any], processes: Sequence[Process]) -> str:
+        """Shell commands that write the note down. One that is cut off is no note."""
         content = {"processes": [[each.pid, each.started] for each in processes], "settings": self._fingerprint()}
         text = json.dumps({**extra, **content})
         pids = " ".join(str(each.pid) for each in processes)
         note = f"{NOTES}/{self.name}"
-        self.run_checked(
-            f"umask 077; mkdir -p {NOTES}; printf '%s\\n' {shlex.quote(text)} >{note}.new; "
-            f"echo {pids} >{note}.pids; mv {note}.new {note}"
+        return (
+            f"(umask 077; [ -d {NOTES} ] || mkdir {NOTES}; printf '%s\\n' {shlex.quote(text)} >{note}; "
+            f"echo {pids} >{note}.pids)\n"
         )
 
     def _fingerprint(self) -> list[object]:

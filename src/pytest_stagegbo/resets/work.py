@@ -27,13 +27,11 @@ SECONDS = 1.0
 class HotWork:
     """For containers whose first probe is HTTP."""
 
-    def untouched(self, place: Place) -> bool:
-        """Nobody connected, and nothing in the folder changed."""
-        return place.mark is not None and place.mark == _state(place.look())
-
-    def clear(self, place: Place) -> None:
-        place.mark = None
+    def clean(self, place: Place) -> bool:
         look = place.look()
+        if place.mark == _state(look):
+            return False  # nobody connected, and nothing in the folder changed
+        place.mark = None
         note = place.read_note(look)
         if look.accepted != note["accepted"]:
             raise Doubt(f"somebody spoke to {place.name} since its restart")
@@ -44,7 +42,9 @@ class HotWork:
         for entry in look.entries:
             if entry.user in theirs and entry.path not in known and entry.path not in roots:
                 raise Doubt(f"{place.name}'s service wrote {entry.path}, and may remember it")
-        place.clear(kept)
+        expected = look.accepted + len(place.container.probes)
+        remembered = place.note_script({**note, "accepted": expected}, look.processes)
+        place.run_checked(f"{place.removal(kept)}{remembered}")
         for probe in place.container.probes:
             answer = ask(probe, place.host, SECONDS)
             if not answer.ready:
@@ -53,10 +53,10 @@ class HotWork:
         for entry in after.entries:
             if entry.path not in known and entry.path not in roots:
                 raise Doubt(f"{entry.path} is still there")
-        if after.processes != look.processes or after.accepted != look.accepted + len(place.container.probes):
+        if after.processes != look.processes or after.accepted != expected:
             raise Doubt(f"somebody spoke to {place.name} during its reset")
-        place.write_note({**note, "accepted": after.accepted}, after.processes)
         place.mark = _state(after)
+        return True
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
         roots = {f"{folder}/" for folder in place.container.wipe}
