@@ -40,8 +40,9 @@ def reset_database(place: Place) -> None:
 def _script(place: Place) -> str:
     data = shlex.quote(place.container.data.rstrip("/"))
     units = " ".join(map(shlex.quote, place.container.units))
-    # `find_server` reads how the running server was started, so that its own program, with its own options, can
-    # recover the copy: in single-user mode it does so and ends, with a clean shutdown.
+    # How the running server was started is read off it, so that its own program, with its own options, can
+    # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
+    # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old
 fail() {{ echo "$1"; exit 1; }}
@@ -83,5 +84,5 @@ pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "th
 (
     rm -rf "$old" "$next.new"
     cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"
-) >/dev/null 2>&1 9>&- &
+) >/dev/null 2>&1 &
 """
