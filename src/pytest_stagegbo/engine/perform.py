@@ -171,11 +171,11 @@ class Performer:
         except ServerRefused as error:
             if "low-level" not in error.seen:
                 raise
-            with self._low_level_allowed():
+            with self.low_level_allowed():
                 self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
 
     @contextlib.contextmanager
-    def _low_level_allowed(self) -> Iterator[None]:
+    def low_level_allowed(self) -> Iterator[None]:
         """Lift the restriction while the block runs. If this process is killed in it, the next plan puts it back."""
         with self._restrictions:
             project = self._reader.projects()[self._settings.project]

@@ -22,6 +22,7 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.resets import Resetter
+from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.services.unseal import read_keys
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class StageEngine:
                 self._performer().writer,
                 self.progress,
                 start=self._start_clone,
+                restore=self._restore_clone,
                 wait=self._await_clone,
             )
         return self._resetter.reset(containers, left_by)
@@ -168,6 +170,10 @@ class StageEngine:
         )
         if not clone.is_running:
             self._performer().do(StartClone(subject=container.name))
+
+    def _restore_clone(self, container: ContainerSettings) -> None:
+        performer = self._performer()
+        restore(self.reader, performer.writer, container.name, performer.low_level_allowed)
 
     def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
         self._performer().do(AwaitClone(subject=container.name, container=container, prove=first_boot))

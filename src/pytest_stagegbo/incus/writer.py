@@ -235,10 +235,6 @@ class Writer:
         body = {"name": snapshot, "stateful": False}
         self._run(f"taking snapshot {snapshot} of {name}", "POST", ("instances", name, "snapshots"), body=body)
 
-    def delete_snapshot(self, name: str, snapshot: str) -> None:
-        what = f"deleting snapshot {snapshot} of {name}"
-        self._run(what, "DELETE", ("instances", name, "snapshots", snapshot))
-
     def restore_instance(self, name: str, snapshot: str) -> None:
         """Bring a stopped instance, its configuration included, back to a snapshot."""
         self._run(f"restoring {name} to {snapshot}", "PUT", ("instances", name), body={"restore": snapshot})

@@ -41,8 +41,9 @@ LOOKS = 20
 
 # fmt: off
 HARMLESS = frozenset((
-    "acl|whoami", "auth", "client|getname", "client|id", "client|list", "client|setinfo", "client|unpause", "discard",
-    "echo", "exec", "hello", "info", "multi", "ping", "quit", "time",
+    "acl|list", "acl|whoami", "auth", "client|getname", "client|id", "client|list", "client|setinfo",
+    "client|unpause", "config|get", "discard", "echo", "exec", "hello", "info", "module|list", "multi", "ping",
+    "quit", "time",
 ))
 """Commands that change nothing. What a transaction holds is counted by itself."""
 UNREPAIRABLE = (
@@ -191,7 +192,12 @@ def _digest(*answers: Value) -> str:
     refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
     if refused is not None:
         raise Doubt(f"Valkey refused: {refused.code}")
-    return hashlib.sha256(repr(answers).encode()).hexdigest()
+    # Settings are told as names and values in turns, in no order.
+    parts = [
+        sorted(zip(each[::2], each[1::2], strict=False), key=repr) if isinstance(each, list) else each
+        for each in answers[:1]
+    ]
+    return hashlib.sha256(repr((parts, answers[1:])).encode()).hexdigest()
 
 
 def _calls(said: Mapping[str, str]) -> dict[str, int]:

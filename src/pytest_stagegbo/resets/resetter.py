@@ -16,7 +16,6 @@ from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
 from pytest_stagegbo.resets.drive import HotDrive
 from pytest_stagegbo.resets.restart import restart
-from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
 from pytest_stagegbo.resets.work import HotWork
@@ -63,6 +62,7 @@ class Resetter:
 
     Args:
         start: Makes sure that the clone is this tool's and runs. Raises `StageGboError`.
+        restore: Brings a clone back to its snapshot, and leaves it stopped.
         wait: Waits until a container answers; the flag says that its first boot has to be seen too.
     """
 
@@ -74,6 +74,7 @@ class Resetter:
         progress: Progress,
         *,
         start: Callable[[ContainerSettings], None],
+        restore: Callable[[ContainerSettings], None],
         wait: Callable[[ContainerSettings, bool], None],
     ) -> None:
         self._settings = settings
@@ -81,6 +82,7 @@ class Resetter:
         self._writer = writer
         self._progress = progress
         self._start = start
+        self._bring_back = restore
         self._wait = wait
         self._places: dict[str, Place] = {}
         self._threads: ThreadPoolExecutor | None = None
@@ -200,6 +202,6 @@ class Resetter:
     def _restore(self, place: Place) -> None:
         place.close()
         place.forget()
-        restore(self._reader, self._writer, place.name)
+        self._bring_back(place.container)
         self._start(place.container)
         self._wait(place.container, True)
