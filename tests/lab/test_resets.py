@@ -242,9 +242,9 @@ def test_a_killed_reset_is_done_again(clean: CleanStage, in_network: InNetwork) 
 
     def check() -> int:
         lock, unfinished = clean.engine.lock(), 0
-        for number in range(12):
+        for number in range(8):
             process = clean.start_resetting(*THREE)
-            threading.Event().wait(0.02 + number * 0.012)
+            threading.Event().wait(0.02 + number * 0.02)
             kill(process)
             unfinished += bool(lock.unfinished(THREE))
             clean.reset(*THREE)
