@@ -13,13 +13,14 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo.resets.listing import CONNECTIONS, parse_connections
 from pytest_stagegbo.resets.strategy import Doubt
 from pytest_stagegbo.services.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_stagegbo.resets.listing import Entry, Look
+    from pytest_stagegbo.resets.listing import Connection, Entry, Look
     from pytest_stagegbo.resets.strategy import Place
 
 __all__ = ["HotDrive"]
@@ -37,7 +38,7 @@ class HotDrive:
 
     def clean(self, place: Place) -> bool:
         look = place.look()
-        if place.mark == _state(look) and not _strangers(look, place, 0):
+        if place.mark == _state(look) and not look.established:
             return False  # nobody connected to the server, and nothing in its folder changed
         place.mark = None
         note = place.read_note(look)
@@ -50,7 +51,7 @@ class HotDrive:
             place.host, probe.port, SECONDS, str(secret.access_key), str(secret.secret_key), tls=probe.tls
         ) as server:
             names = server.names()
-            if strangers := _strangers(look, place, server.own_port):
+            if look.established and (strangers := _strangers(place, server.own_port)):
                 place.run_checked(_cut_off(strangers))
             for name in names:
                 server.abort_uploads(name)
@@ -59,7 +60,7 @@ class HotDrive:
             after = place.clear(furniture)
             if left := server.names():
                 raise Doubt(f"S3 still lists {len(left)} buckets")
-            if _strangers(after, place, server.own_port):
+            if after.established > 1 and _strangers(place, server.own_port):
                 raise Doubt("somebody stays connected to S3")
         kept = {entry.path for entry in furniture}
         folders = {f"{folder}/" for folder in place.container.wipe}
@@ -79,20 +80,20 @@ def _state(look: Look) -> object:
     return look.processes, look.accepted, look.entries
 
 
-def _strangers(look: Look, place: Place, own_port: int) -> list[tuple[str, int]]:
-    """The other ends of connections to the server, but for this process's own and those of other containers."""
+def _strangers(place: Place, own_port: int) -> list[Connection]:
+    """Connections to the server, but for this process's own and those of the stage's other containers."""
     ports = {probe.port for probe in place.container.probes}
     return [
-        (address, port)
-        for own, address, port in look.peers
-        if own in ports and address not in place.others and port != own_port
+        each
+        for each in parse_connections(place.run_checked(CONNECTIONS))
+        if each.own_port in ports and each.address not in place.others and each.port != own_port
     ]
 
 
-def _cut_off(strangers: Sequence[tuple[str, int]]) -> str:
+def _cut_off(strangers: Sequence[Connection]) -> str:
     """POSIX shell that ends connections: what their other ends were sending is over, as with a server that stops."""
-    ends = " or ".join(f"dst {f'[{address}]' if ':' in address else address}:{port}" for address, port in strangers)
-    return f"ss -K -tn state established {shlex.quote(f'( {ends} )')}\n"
+    ends = [f"dst {f'[{each.address}]' if ':' in each.address else each.address}:{each.port}" for each in strangers]
+    return f"ss -K -tn state established {shlex.quote('( ' + ' or '.join(ends) + ' )')}\n"
 
 
 def _is_own(place: Place, entry: Entry) -> bool:

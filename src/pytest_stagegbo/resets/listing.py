@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Entry", "Look", "Process", "look_script", "parse_look", "remove_script"]
+__all__ = [
+    "CONNECTIONS",
+    "Connection",
+    "Entry",
+    "Look",
+    "Process",
+    "look_script",
+    "parse_connections",
+    "parse_look",
+    "remove_script",
+]
 
 NOTES = "/run/stagegbo"
 """Gone when the container ends, like the processes that the notes speak of."""
 _FORMAT = r"%D:%i %y %U %s %C@ %T@ %p\0"
 _SEPARATOR = b"\0=\n"
 _ESTABLISHED = "01"
+CONNECTIONS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
+"""POSIX shell that tells what `parse_connections` reads. Slow: the kernel goes through its whole table for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,16 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """One that is established."""
+
+    own_port: int
+    address: str
+    """Of the other end."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What was seen."""
 
@@ -61,8 +83,8 @@ class Look:
     """Those of the note that still run."""
     accepted: int
     """Connections that were accepted since the container started, by anything in it (`PassiveOpens`)."""
-    peers: tuple[tuple[int, str, int], ...]
-    """Established connections: own port, and the other side's address and port."""
+    established: int
+    """Connections that are open, of anything in the container, both ways (`CurrEstab`)."""
     entries: tuple[Entry, ...]
     """Every folder and what is in it."""
 
@@ -76,8 +98,7 @@ for pid in ${{pids:-}}; do
     if read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
 done
 printf '\\0=\\n'
-if [ -e {note} ]; then cat {note} /proc/net/snmp /proc/net/tcp /proc/net/tcp6
-else echo; cat /proc/net/snmp /proc/net/tcp /proc/net/tcp6; fi 2>/dev/null
+if [ -e {note} ]; then cat {note} /proc/net/snmp; else echo; cat /proc/net/snmp; fi
 printf '\\0=\\n'
 {listing}"""
 
@@ -86,12 +107,12 @@ def parse_look(data: bytes) -> Look:
     """Raises ValueError for anything that `look_script` does not print."""
     stats, tables, entries = data.split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
-    accepted, peers = _network(rest.splitlines())
+    accepted, established = _counters(rest.splitlines())
     return Look(
         note=note,
         processes=tuple(_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
         accepted=accepted,
-        peers=peers,
+        established=established,
         entries=tuple(_entry(each) for each in entries.split(b"\0") if each),
     )
 
@@ -119,23 +140,26 @@ def _entry(data: bytes) -> Entry:
     return Entry(place, kind, int(user), int(size), changed, modified, path)
 
 
-def _network(lines: Sequence[str]) -> tuple[int, tuple[tuple[int, str, int], ...]]:
-    accepted = -1
-    names: list[str] = []
-    peers: list[tuple[int, str, int]] = []
-    for line in lines:
-        words = line.split()
-        if line.startswith("Tcp:"):
-            if not names:
-                names = words
-            else:
-                accepted = int(words[names.index("PassiveOpens")])
-        elif len(words) > 4 and words[0].endswith(":") and words[3] == _ESTABLISHED:
-            own, other = words[1].split(":"), words[2].split(":")
-            peers.append((int(own[1], 16), _address(other[0]), int(other[1], 16)))
-    if accepted < 0:
+def _counters(lines: Sequence[str]) -> tuple[int, int]:
+    tcp = [line.split() for line in lines if line.startswith("Tcp:")]
+    if len(tcp) != 2:
         raise ValueError("no counters of TCP")
-    return accepted, tuple(peers)
+    values = dict(zip(*tcp, strict=True))
+    try:
+        return int(values["PassiveOpens"]), int(values["CurrEstab"])
+    except KeyError as error:
+        raise ValueError(f"no counter {error}") from None
+
+
+def parse_connections(data: bytes) -> tuple[Connection, ...]:
+    """Established ones among those in the kernel's tables."""
+    found = []
+    for line in data.decode().splitlines():
+        words = line.split()
+        if len(words) > 4 and words[0].endswith(":") and words[3] == _ESTABLISHED:
+            own, other = words[1].split(":"), words[2].split(":")
+            found.append(Connection(int(own[1], 16), _address(other[0]), int(other[1], 16)))
+    return tuple(found)
 
 
 def _address(text: str) -> str:
