@@ -21,14 +21,18 @@
     ├── LockTimeout              another process holds the stage
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
-    └── CommandFailed            a command inside a stage container failed
+    ├── CommandFailed            a command inside a stage container failed
+    └── Residue                  a reset could not remove everything
 
 Each says what failed, what was seen last and what to do about it. Messages never carry secrets.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "CommandFailed",
@@ -43,6 +47,7 @@ __all__ = [
     "OperationFailed",
     "ProductionAccessError",
     "ProductionProtected",
+    "Residue",
     "ServerRefused",
     "ServerUnreachable",
     "SettingsError",
@@ -224,3 +229,21 @@ class CommandFailed(StageGboError):
     """A command inside a stage container ended with a status other than 0."""
 
     code = "SG330"
+
+
+class Residue(StageGboError):
+    """A reset left something behind that it should have removed. Whatever uses the container next resets it again."""
+
+    code = "SG340"
+    exit_code = 9
+
+    @classmethod
+    def of(cls, container: str, left: Sequence[str], left_by: str, *, seen: str, remedy: str) -> Residue:
+        """The error about what is left in a container.
+
+        Args:
+            left: Names of what is there; at least one.
+            left_by: The test that used the container last; empty when nobody knows.
+        """
+        who = f", left by {left_by}" if left_by else ""
+        return cls(f"{container} is not clean: {', '.join(left)} can't be removed{who}", seen=seen, remedy=remedy)

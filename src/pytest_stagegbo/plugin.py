@@ -212,6 +212,8 @@ class StagePlugin:
                 self._guard.close()
             if self._production is not None:
                 self._production.end()
+            if self._session is not None:
+                self._session.close()
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError

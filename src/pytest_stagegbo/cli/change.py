@@ -24,7 +24,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     provision.add_argument("--vault-keys", metavar="FILE", help="file with Vault's unseal keys (vault.unseal_file)")
     provision.add_argument("--json", action="store_true", help="print one JSON object")
     provision.set_defaults(run=_provision)
-    reset = commands.add_parser("reset", help="stop a service, clear its data, start it, wait until it answers")
+    reset = commands.add_parser("reset", help="make containers clean, each in the way of its settings, and prove it")
     reset.add_argument("names", nargs="+", metavar="NAME", help="containers, or `all` for those whose data is wiped")
     reset.add_argument("--json", action="store_true", help="print one JSON object")
     reset.set_defaults(run=_reset)
@@ -96,11 +96,14 @@ def _reset(arguments: argparse.Namespace) -> int:
 
     context = open_context(arguments)
     with console_progress() as progress:
-        timings = context.engine(progress).reset(arguments.names)
-    seconds = max((timing.ended for timing in timings), default=0.0)
-    names = [timing.key.partition(":")[2] for timing in timings if timing.key.startswith("clear:")]
+        engine = context.engine(progress)
+        outcomes = engine.reset(arguments.names)
+        engine.close()
+    seconds = max((outcome.ended for outcome in outcomes), default=0.0)
+    names = [outcome.name for outcome in outcomes]
     if arguments.json:
-        print_json({"reset": names, "seconds": round(seconds, 3)})
+        ways = {each.name: {"way": each.way, "doubt": each.doubt} for each in outcomes}
+        print_json({"reset": names, "ways": ways, "seconds": round(seconds, 3)})
     else:
         print(f"{', '.join(names)}: clean and answering after {seconds:.2f} s")
     return 0

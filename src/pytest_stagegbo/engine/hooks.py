@@ -20,6 +20,8 @@ from pytest_stagegbo.engine.allowlist import unsafe
 from pytest_stagegbo.engine.steps import Step
 from pytest_stagegbo.errors import CommandFailed, NotReady, StageGboError, StageMissing, UnsafeClone
 from pytest_stagegbo.guest.files import FOLDER
+from pytest_stagegbo.guest.keeping import keep_script
+from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
         _await_boot(writer, settings, name)
         for hook in step.hooks:
             _run(writer, settings, step.container, hook)
+        _keep(writer, settings, step.container)
         writer.set_state(name, "stop", seconds=_seconds(settings))
     except BaseException:
         with contextlib.suppress(StageGboError):  # the first error is the one to tell
@@ -80,7 +83,15 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
             seen=", ".join(problems) or "it is running",
             remedy="something else is changing the stage: run provision again",
         )
+    take_snapshot(reader, writer, name)
     writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+
+
+def _keep(writer: Writer, settings: Settings, container: ContainerSettings) -> None:
+    """Keep the copy that resets of a database go back to: of a stopped server, and with what the hooks changed."""
+    if container.data:
+        script = f"systemctl stop {shlex.join(container.units)}\n{keep_script(container.data)}"
+        writer.execute(container.name, ["sh", "-c", script], timeout=settings.timeouts.operation)
 
 
 def _clone(reader: Reader, settings: Settings, name: str) -> Instance:

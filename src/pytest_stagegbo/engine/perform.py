@@ -8,12 +8,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, hooks, marks, reset, secrets, shape, steps
+from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import guest_files, machine_id
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
@@ -96,8 +97,6 @@ class Performer:
                     self._progress.note(text)
             case hooks.RunHooks():
                 hooks.run_hooks(self._reader, self.writer, self._settings, step)
-            case reset.ClearClone():
-                reset.clear(self.writer, step.container)
             case destroy.RemoveProject():
                 self.writer.delete_project()
             case destroy.RemoveNetwork():
@@ -227,6 +226,7 @@ class Performer:
             )
         self._place_files(name, step.container)
         if not step.container.hooks:  # they come before that
+            take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:

@@ -1,57 +1,44 @@
-"""The staging guide's reset: stop the service, clear its data, start it, wait until it answers."""
+"""What a reset of some names means, and whether there is a clone to do it to."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.steps import Step
-from pytest_stagegbo.errors import CommandFailed, NotOurs, SettingsError, StageMissing
-from pytest_stagegbo.guest import clearing
-from pytest_stagegbo.services.masking import mask
+from pytest_stagegbo.errors import NotOurs, SettingsError, StageMissing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_stagegbo.incus import Instance, Writer
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["ClearClone", "chosen", "clear", "clear_script", "our_clone"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClearClone(Step):
-    verb: ClassVar[str] = "clear"
-    container: ContainerSettings
-
-    @property
-    def text(self) -> str:
-        return f"stop {self.subject}, clear {', '.join(self.container.wipe)}, start it"
+__all__ = ["chosen", "our_clone"]
 
 
 def chosen(settings: Settings, names: Sequence[str]) -> list[ContainerSettings]:
     """The containers that a reset of `names` means; `all` means those whose data the settings wipe.
 
     Raises:
-        SettingsError: a name is unknown, or the container keeps its data.
+        SettingsError: a name is unknown, or there is no way to make the container clean.
     """
-    if "all" in names:
-        return [container for container in settings.containers.values() if container.wipe]
-    unknown = [name for name in names if name not in settings.containers]
+    containers = settings.containers
+    wanted = [name for each in names for name in (_wiped(settings) if each == "all" else [each])]
+    unknown = [name for name in wanted if name not in containers]
     if unknown:
-        raise SettingsError(
-            "no container " + ", ".join(unknown), remedy="choose from " + ", ".join(settings.containers)
-        )
-    keeping = [name for name in names if not settings.containers[name].wipe]
+        raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(containers))
+    keeping = [name for name in wanted if not containers[name].resettable]
     if keeping:
         raise SettingsError(
             ", ".join(keeping) + ": keeps its data by the staging guide, so there is nothing to clear",
             seen=f"containers.{keeping[0]}.wipe is empty",
-            remedy="name folders in that setting, or take production's data anew with `provision --recreate`",
+            remedy=f'name folders in that setting, or set containers.{keeping[0]}.reset = "restore"',
         )
-    return [settings.containers[name] for name in dict.fromkeys(names)]
+    return [containers[name] for name in dict.fromkeys(wanted)]
+
+
+def _wiped(settings: Settings) -> list[str]:
+    return [name for name, container in settings.containers.items() if container.wipe]
 
 
 def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance:
@@ -69,40 +56,3 @@ def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance
     if not marks.is_ours(clone.config):
         raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
     return clone
-
-
-def clear_script(container: ContainerSettings) -> str:
-    """POSIX shell to run in the clone: units that it lacks are passed over.
-
-    The daemon runs it to its end even when who asked for it was killed, so the next one waits for that.
-    """
-    units = " ".join(shlex.quote(unit) for unit in container.units)
-    return f"""set -eu
-export LC_ALL=C
-exec 9>/run/stagegbo-reset
-if command -v flock >/dev/null; then flock 9; fi
-known=
-for unit in {units}; do
-    if systemctl cat "$unit" >/dev/null 2>&1; then known="$known $unit"; fi
-done
-[ -z "$known" ] || systemctl stop $known
-{clearing.functions()}
-{clearing.empty_folders(container.wipe)}
-if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi
-"""
-
-
-def clear(writer: Writer, container: ContainerSettings) -> None:
-    """Stop, clear, start in a running clone; the caller waits for the answer.
-
-    Raises:
-        CommandFailed: something could not be cleared or started; says what.
-    """
-    result = writer.execute(container.name, ["sh", "-c", clear_script(container)])
-    if result.status != 0:
-        raise CommandFailed(
-            f"resetting {container.name} failed with status {result.status}",
-            seen=mask((result.stderr or result.stdout).strip()[-1000:]),
-            remedy=f"look inside with `python -m pytest_stagegbo shell {container.name}`, or make the clone anew with "
-            "`provision --recreate`",
-        )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import reset, shape
+from pytest_stagegbo.engine import marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
+from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.engine.steps import AwaitClone, StartClone, Step
 from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
@@ -20,6 +22,8 @@ from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent, task
+from pytest_stagegbo.resets import Resetter
+from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.resets import Outcome
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.stage.replacements import Replacements
@@ -80,6 +85,7 @@ class StageEngine:
         self._environ = environ
         self._clone_performer: Performer | None = None
         self._replacements: Replacements | None = None
+        self._resetter: Resetter | None = None
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
@@ -131,43 +137,71 @@ class StageEngine:
         order = {name: performer.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, time.monotonic() - began)
 
-    def reset(self, names: Sequence[str], *, held: bool = False) -> tuple[Timing, ...]:
-        """Stop, clear and start the named containers at once, and wait until they answer; `all` are those wiped.
+    def reset(
+        self, names: Sequence[str], *, held: bool = False, left_by: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[Outcome, ...]:
+        """Make the named containers clean at once, each in the way of its settings; `all` are those wiped.
 
         Args:
             held: The caller holds the containers' locks already.
+            left_by: By container, the test that used it last, for errors.
 
         Raises:
+            Residue: something could not be removed.
             StageGboError: a name is unknown or keeps its data, the stage is not there, a service did not come back.
         """
         containers = reset.chosen(self.settings, names)
         if held:
-            return self._reset(containers)
+            return self._reset(containers, left_by)
         cleared = [container.name for container in containers]
         lock, doing = self.lock(), f"reset {' '.join(cleared)}"
         with lock.hold(doing, self._waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
-            return self._reset(containers)
+            return self._reset(containers, left_by)
 
-    def _reset(self, containers: Sequence[ContainerSettings]) -> tuple[Timing, ...]:
-        clones = self.reader.instances(self.settings.project)
-        plan: list[Step] = []
-        for container in containers:
-            clone = reset.our_clone(clones.get(container.name), self.settings, container.name)
-            if not clone.is_running:
-                plan.append(StartClone(subject=container.name))
-            after = frozenset({f"start:{container.name}"})
-            plan.append(reset.ClearClone(subject=container.name, container=container, after=after))
-            after = frozenset({f"clear:{container.name}"})
-            plan.append(AwaitClone(subject=container.name, container=container, prove=False, after=after))
-        return apply(plan, self._performer().do, self.progress)
+    def _reset(self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str]) -> tuple[Outcome, ...]:
+        if self._resetter is None:
+            self._resetter = Resetter(
+                self.settings,
+                self.reader,
+                self._performer().writer,
+                self.progress,
+                start=self._start_clone,
+                restore=self._restore_clone,
+                wait=self._await_clone,
+            )
+        return self._resetter.reset(containers, left_by)
+
+    def _start_clone(self, container: ContainerSettings) -> None:
+        clone = reset.our_clone(
+            self.reader.instance(self.settings.project, container.name), self.settings, container.name
+        )
+        if not clone.is_running:
+            self._performer().do(StartClone(subject=container.name))
+
+    def _restore_clone(self, container: ContainerSettings) -> None:
+        restore(self.reader, self._performer().writer, container.name)
+
+    def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
+        performer = self._performer()
+        performer.do(AwaitClone(subject=container.name, container=container, prove=first_boot))
+        if first_boot and container == marks.vault_container(self.settings):
+            secrets = plan_secrets(self.facts(), self.settings, anew=True)
+            if secrets is not None:  # the snapshot has production's
+                performer.do(secrets)
+
+    def close(self) -> None:
+        """Let go of what resets keep open. The engine may be used again."""
+        if self._resetter is not None:
+            self._resetter.close()
 
     def _performer(self) -> Performer:
         """For steps on clones that are there; the facts for it are read once."""
         if self._clone_performer is None:
             facts = self.facts()
             keys = read_keys(self.settings.vault, self._environ)
+            replacements = read_replacements(self.settings, self._environ)
             self._clone_performer = Performer(
-                self.reader, self.writer(facts), facts, self.settings, keys, self.progress
+                self.reader, self.writer(facts), facts, self.settings, keys, self.progress, replacements
             )
         return self._clone_performer
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.guest import clearing
+from pytest_stagegbo.guest.keeping import keep_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,6 +161,7 @@ exec 2>{FOLDER}/prepare.log
 {clearing.functions(report)}
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
+{keep_script(container.data) if container.data and not container.hooks else ""}\
 [ -L /etc/resolv.conf ] || echo 'nameserver {settings.network.address.ip}' >/etc/resolv.conf
 cat >>/etc/hosts <<'END'
 # Written by pytest-stagegbo: the stage has no DNS of its own.

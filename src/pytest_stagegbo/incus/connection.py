@@ -28,6 +28,7 @@ from pytest_stagegbo.incus import dialect, remote
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_stagegbo.incus.channel import Stream
     from pytest_stagegbo.settings import IncusSettings
 
 __all__ = ["Connection", "Reply", "Server", "find_endpoint"]
@@ -254,6 +255,33 @@ class Connection:
                     seen=f"operation {segments[-1]} is {operation.get('status')}",
                     remedy="look at `incus operation list`; raise timeouts.operation if the pool is slow",
                 )
+
+    def streams(self, reply: Reply) -> tuple[Stream, Stream, Stream]:
+        """Standard input, output and errors of a command that was started with `wait-for-websocket`.
+
+        Raises:
+            ChannelBroken: they can't be had; the daemon ends the command.
+        """
+        from pytest_stagegbo.incus.channel import STANDARD_STREAMS
+        from pytest_stagegbo.incus.websocket import open_stream
+
+        path = urlsplit(reply.operation).path
+        keys = reply.metadata["metadata"]["fds"]
+        options = {} if self.is_local else remote.websocket_options(self._settings)
+        fingerprint = "" if self.is_local else remote.pinned(self._settings)
+        opened: list[Stream] = []
+        try:
+            for name in STANDARD_STREAMS:
+                place = f"{path}/websocket?secret={keys[name]}"
+                opened.append(open_stream(self._websocket_url(), place, options, fingerprint))
+        except BaseException:
+            for stream in opened:
+                stream.close()
+            raise
+        return opened[0], opened[1], opened[2]
+
+    def _websocket_url(self) -> str:
+        return f"ws+unix://{self.endpoint}" if self.is_local else self.endpoint.replace("https://", "wss://", 1)
 
     def _client(self) -> Any:
         client = getattr(self._local, "client", None)

@@ -116,9 +116,9 @@ def refuses_own_networks(error: ServerRefused) -> bool:
     return "OVN" in error.seen
 
 
-def refuses_low_level(error: ServerRefused) -> bool:
+def refuses_low_level(error: OperationFailed | ServerRefused) -> bool:
     """Whether a request was refused for a key that restricted projects may not name, not even to take it away."""
-    return "low-level" in error.seen
+    return "low-level" in error.seen or "volatile." in error.seen
 
 
 def over_quota(error: OperationFailed | ServerRefused) -> bool:

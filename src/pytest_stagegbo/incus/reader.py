@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
@@ -58,6 +59,16 @@ class Reader:
             if error.status == 404:
                 return None
             raise
+
+    def snapshots(self, project: str, name: str) -> frozenset[str]:
+        """Names of an instance's snapshots; none when it does not exist."""
+        try:
+            urls = self._connection.get("instances", name, "snapshots", project=project)
+        except ServerRefused as error:
+            if error.status == 404:
+                return frozenset()
+            raise
+        return frozenset(unquote(urlsplit(url).path.rpartition("/")[2]) for url in urls)
 
     def networks(self, project: str = "default") -> dict[str, Network]:
         return {

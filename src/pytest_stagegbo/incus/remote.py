@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from pytest_stagegbo.errors import ServerUnreachable, SettingsError
 
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import IncusSettings
 
-__all__ = ["certificate_trouble", "fingerprint", "session", "untrusted"]
+__all__ = ["certificate_trouble", "fingerprint", "pinned", "session", "untrusted", "websocket_options"]
 
 _FETCH_SECONDS = 5.0
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -63,8 +64,24 @@ def session(settings: IncusSettings) -> requests.Session:
         _check_client(settings)
         made.cert = (settings.client_cert, settings.client_key)
     if settings.server_cert:
-        made.mount("https://", _Pinned(fingerprint(settings.server_cert, "incus.server_cert")))
+        made.mount("https://", _Pinned(pinned(settings)))
     return made
+
+
+def websocket_options(settings: IncusSettings) -> dict[str, Any]:
+    """What ws4py needs for a websocket of this daemon's. Where the server is known by its certificate they check
+    nothing, and whoever connects has to compare `pinned` before it sends anything."""
+    options: dict[str, Any] = {}
+    if settings.client_cert:
+        options |= {"certfile": settings.client_cert, "keyfile": settings.client_key}
+    if not settings.server_cert:
+        options |= {"ca_certs": DEFAULT_CA_BUNDLE_PATH, "cert_reqs": ssl.CERT_REQUIRED}
+    return options
+
+
+def pinned(settings: IncusSettings) -> str:
+    """The fingerprint that the server's certificate must have; empty where authorities decide."""
+    return fingerprint(settings.server_cert, "incus.server_cert") if settings.server_cert else ""
 
 
 def fingerprint(path: str, setting: str) -> str:

@@ -68,14 +68,14 @@ def demand(fixtures: Collection[str], marks: Sequence[Sequence[str]], settings: 
 
 def _named(words: Sequence[str], settings: Settings) -> list[str]:
     wiped = [name for name, container in settings.containers.items() if container.wipe]
-    if "all" in words:
-        return wiped
+    words = [name for word in words for name in (wiped if word == "all" else [word])]
     names = [name for name in dict.fromkeys(words) if name != "none"]
-    wrong = [name for name in names if name not in wiped]
+    resettable = [name for name, container in settings.containers.items() if container.resettable]
+    wrong = [name for name in names if name not in resettable]
     if wrong:
         raise SettingsError(
             f"{MARKER} names what cannot be reset: {', '.join(map(str, wrong))}",
             seen="a container that the settings do not name, or whose data they do not wipe",
-            remedy="choose from " + ", ".join([*wiped, "all", "none"]),
+            remedy="choose from " + ", ".join([*resettable, "all", "none"]),
         )
     return names

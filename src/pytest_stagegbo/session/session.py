@@ -16,6 +16,7 @@ from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from pytest_stagegbo.engine.stage import StageEngine
@@ -138,6 +139,7 @@ class StageSession:
             resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
             if resets:
                 self._reset(resets)
+            self._sign(test, demand.uses)
         except BaseException:
             self.end()
             raise
@@ -178,9 +180,30 @@ class StageSession:
 
     def _reset(self, names: tuple[str, ...]) -> None:
         began = time.monotonic()
+        left_by = {name: self._last_user(name) for name in names}
         with self._lock.changing(names):
-            self.engine.reset(names, held=True)
+            self.engine.reset(names, held=True, left_by=left_by)
         self.summary.reset(names, time.monotonic() - began)
+
+    def _sign(self, test: str, names: Iterable[str]) -> None:
+        """Note who uses containers that may be reset: when something can't be removed, that is who left it."""
+        for name in names:
+            if self.settings.containers[name].wipe:
+                with contextlib.suppress(OSError):  # only for people
+                    self._signature(name).write_text(test)
+
+    def _last_user(self, name: str) -> str:
+        try:
+            return self._signature(name).read_text()
+        except OSError:
+            return ""
+
+    def _signature(self, name: str) -> Path:
+        return self._lock.folder / f"{name}.user"
+
+    def close(self) -> None:
+        """Let go of what resets keep open."""
+        self.engine.close()
 
 
 def _write(path: Path, failure: StageGboError | None) -> None:

@@ -412,10 +412,37 @@ def resets(settings: Settings) -> Iterator[Problem]:
     if "none" in settings.pytest.reset and len(settings.pytest.reset) > 1:
         yield Problem("none goes with no other name", ("pytest.reset",))
     for name in settings.pytest.reset:
-        if name in settings.containers and not settings.containers[name].wipe:
+        if name in settings.containers and not settings.containers[name].resettable:
             yield Problem(
                 f"{name} keeps its data: nothing of it would be cleared", ("pytest.reset", f"containers.{name}.wipe")
             )
+
+
+_HOT = ("valkey", "s3", "http")
+
+
+def ways(settings: Settings) -> Iterator[Problem]:
+    for name, container in settings.containers.items():
+        protocol = container.probes[0].protocol if container.probes else ""
+        if container.reset == "hot" and not container.data and protocol not in _HOT:
+            yield Problem(
+                f"a hot reset knows {', '.join(_HOT)} and, with `data`, postgresql, and the first probe of {name} is "
+                f"{protocol or 'missing'}; write restart or restore",
+                (f"containers.{name}.reset", f"containers.{name}.probes"),
+            )
+        if container.data and protocol != "postgresql":
+            yield Problem(
+                f"`data` is for PostgreSQL, and the first probe of {name} is {protocol or 'missing'}",
+                (f"containers.{name}.data", f"containers.{name}.probes"),
+            )
+        if container.data and (reason := _bad_folder(container.data, wiped=False)):
+            yield Problem(f"{container.data!r} {reason}", (f"containers.{name}.data",))
+        for path in container.wipe:
+            if container.data and f"{container.data}/".startswith(f"{path}/"):
+                yield Problem(
+                    f"{container.data!r} is kept for resets and wiped as {path!r}",
+                    (f"containers.{name}.data", f"containers.{name}.wipe"),
+                )
 
 
 _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
@@ -439,4 +466,5 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     units,
     probes,
     resets,
+    ways,
 )

@@ -22,6 +22,7 @@ __all__ = [
     "Protocol",
     "Provision",
     "PytestSettings",
+    "Reset",
     "Settings",
     "TimeoutSettings",
     "VaultSettings",
@@ -32,6 +33,7 @@ Protocol = Literal["postgresql", "valkey", "vault", "s3", "http", "tcp"]
 Boot = Literal["units", "full"]
 Provision = Literal["auto", "never", "recreate"]
 Access = Literal["refuse", "allow"]
+Reset = Literal["hot", "restart", "restore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ class PytestSettings:
     """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production anew, once a
     session."""
     reset: tuple[str, ...] = ()
-    """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
+    """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`.
+    tables, vault and llm are reset only when they are named."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
     production_access: Access = "refuse"
@@ -162,11 +165,23 @@ class ContainerSettings:
     as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
     database: str = "botserver"
     """Database that `.sql` hooks run in."""
+    reset: Reset = "restart"
+    """How it is made clean. `hot`: while its service runs, where that leaves what a restart would, and otherwise by a
+    restart (Valkey, S3, HTTP; PostgreSQL by a copy of `data`). `restart`: the service is stopped, `wipe` emptied, the
+    service started. `restore`: back to the snapshot of the clone that was taken before its first boot."""
+    data: str = ""
+    """Folder of a PostgreSQL cluster. The first boot keeps a copy of it for hot resets, where the file system shares
+    blocks between copies."""
     boot: Boot = "units"
     """`units`: only `units` and what they require are started, so that no cron job, timer or mail queue of
     production runs in the clone. `full`: the container's own default target."""
     disk_limit: str = ""
     """Overrides the stage's limit for this container."""
+
+    @property
+    def resettable(self) -> bool:
+        """Whether a reset that names it has something to do."""
+        return bool(self.wipe) or self.reset == "restore" or (self.reset == "hot" and bool(self.data))
 
     @property
     def source_name(self) -> str:
@@ -191,6 +206,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             wipe=("/opt/gbo/work",),
             probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
             needs=("tables", "vault", "cache", "drive"),
+            reset="hot",
         ),
         ContainerSettings(
             "tables",
@@ -198,9 +214,16 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             production(11),
             units=("postgresql.service",),
             probes=(ProbeSettings("postgresql", 5432),),
+            reset="hot",
+            data="/opt/gbo/data/pgdata",
         ),
         ContainerSettings(
-            "vault", stage(12), production(12), units=("vault.service",), probes=(ProbeSettings("vault", 8200),)
+            "vault",
+            stage(12),
+            production(12),
+            units=("vault.service",),
+            probes=(ProbeSettings("vault", 8200),),
+            reset="restore",
         ),
         ContainerSettings(
             "cache",
@@ -209,6 +232,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             units=("valkey.service",),
             wipe=("/opt/gbo/data/valkey",),
             probes=(ProbeSettings("valkey", 6379),),
+            reset="hot",
         ),
         ContainerSettings(
             "drive",
@@ -217,6 +241,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             units=("minio.service", "drive.service"),
             wipe=("/opt/gbo/data/minio",),
             probes=(ProbeSettings("s3", 9100),),
+            reset="hot",
         ),
         ContainerSettings(
             "llm",
@@ -224,6 +249,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             production(15),
             units=("llm.service",),
             probes=(ProbeSettings("http", 8081, "/health"),),
+            reset="restore",
         ),
     )
     return MappingProxyType({container.name: container for container in containers})

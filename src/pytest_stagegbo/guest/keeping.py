@@ -1,0 +1,20 @@
+"""POSIX shell of the first boot that keeps a copy of a folder, for resets to come."""
+
+from __future__ import annotations
+
+import shlex
+
+__all__ = ["GOLDEN", "keep_script"]
+
+GOLDEN = ".stagegbo-golden"
+"""What is behind the name of the folder for its copy."""
+
+
+def keep_script(folder: str) -> str:
+    """POSIX shell of the first boot: keep a copy of a folder that shares its blocks, if that can be."""
+    data, golden = shlex.quote(folder), shlex.quote(folder + GOLDEN)
+    return f"""if [ -d {data} ] && [ ! -e {golden} ]; then
+    rm -rf {golden}.new
+    if cp -a --reflink=always {data} {golden}.new; then mv {golden}.new {golden}; else rm -rf {golden}.new; fi
+fi
+"""

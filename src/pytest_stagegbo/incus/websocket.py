@@ -1,0 +1,100 @@
+"""A command's sockets, over the client for websockets that pylxd brings along. Imported when one is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import select
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+from ws4py.client import WebSocketBaseClient
+from ws4py.exc import WebSocketException
+
+from pytest_stagegbo.incus.channel import ChannelBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.incus.channel import Stream
+
+__all__ = ["open_stream"]
+
+
+class _WebSocket(WebSocketBaseClient):  # type: ignore[misc]
+    """ws4py's client, which hands its messages to a buffer."""
+
+    def __init__(self, url: str, ssl_options: Mapping[str, Any], fingerprint: str) -> None:
+        super().__init__(url, ssl_options=dict(ssl_options), exclude_headers=["origin"])
+        self.received = bytearray()
+        self._fingerprint = fingerprint
+
+    def _write(self, data: bytes) -> None:
+        if self._fingerprint:  # the very first bytes hold the command's secret
+            shown = hashlib.sha256(self.sock.getpeercert(binary_form=True)).hexdigest()
+            if shown != self._fingerprint:
+                raise OSError(f"the server's certificate has the fingerprint {shown}, not {self._fingerprint}")
+            self._fingerprint = ""
+        super()._write(data)
+
+    def received_message(self, message: Any) -> None:
+        self.received += message.data or b""
+
+    def unhandled_error(self, error: Exception) -> None:
+        """It would log a traceback; the reader learns of it anyway."""
+
+
+class _WebSocketStream:
+    def __init__(self, client: _WebSocket, path: str) -> None:
+        self._client = client
+        self._name = path.partition("?")[0]
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._client.send(data, binary=True)
+        except (OSError, RuntimeError, WebSocketException) as error:
+            raise ChannelBroken(f"{self._name} is closed", seen=str(error)) from None
+
+    def read(self, timeout: float) -> bytes:
+        client, deadline = self._client, time.monotonic() + timeout
+        while not client.received:
+            pending = client.buf or (isinstance(client.sock, ssl.SSLSocket) and client.sock.pending())
+            if not pending and not self._readable(deadline - time.monotonic()):
+                return b""
+            if client.terminated or not client.once():
+                raise ChannelBroken(f"{self._name} was closed by the daemon")
+        data = bytes(client.received)
+        client.received.clear()
+        return data
+
+    def _readable(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._client.sock, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout) * 1000))
+
+    def close(self) -> None:
+        """At once, without the handshake of a polite end: nobody waits for an answer here."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._client.sock.close()
+
+
+def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint: str = "") -> Stream:
+    """Connect to one of a command's sockets.
+
+    Args:
+        url: `ws+unix:///path/of/socket` or `wss://host:port`.
+        path: Of the operation's websocket, with its secret.
+        ssl_options: As ws4py takes them: `certfile`, `keyfile`, `ca_certs`, `cert_reqs`.
+        fingerprint: SHA-256 that the server's certificate must have, whatever else is checked; empty: any.
+
+    Raises:
+        ChannelBroken: it can't be had.
+    """
+    try:
+        client = _WebSocket(url, ssl_options, fingerprint)
+        client.resource = path
+        client.connect()
+    except (OSError, ValueError, WebSocketException) as error:
+        raise ChannelBroken("no websocket to a command in a container", seen=str(error)) from None
+    return _WebSocketStream(client, path)

@@ -1,0 +1,304 @@
+"""Valkey, emptied while it runs: keys, functions, scripts, clients of tests, and its files on disk.
+
+Flushing alone leaves what was there in the append-only file until that is rewritten. Rewriting it takes a child
+process, which Valkey looks after ten times a second only. So the file is cut to nothing instead, in a moment that
+nobody writes in: `CLIENT PAUSE` in the transaction that flushes holds writers back, the last write before it is to
+database 0, which is where a file that begins without a `SELECT` begins, and Valkey goes on appending at the new end
+of a file that it opened for appending. It opens one so at its start only, so after a rewrite a restart is what helps.
+
+What a restart would also put back (`CONFIG SET`, `ACL SETUSER`, modules, replication) is not repaired here: when it
+is not as it was at the server's start, that is a doubt, and the restart is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.resets.listing import Entry
+from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.services.answer import NoAnswer
+from pytest_stagegbo.services.resp import Refused, Resp, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_stagegbo.resets.listing import Look
+    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.services.resp import Value
+
+__all__ = ["HotCache"]
+
+SECONDS = 5.0
+"""For a whole conversation."""
+PAUSE_MILLISECONDS = 3000
+"""After which writers go on by themselves, should this process die in between."""
+MARK = "__stagegbo_reset__"
+MOST_DATABASES = 256
+LOOKS = 20
+
+# fmt: off
+HARMLESS = frozenset((
+    "acl|list", "acl|whoami", "auth", "client|getname", "client|id", "client|list", "client|setinfo",
+    "client|unpause", "config|get", "discard", "echo", "exec", "hello", "info", "module|list", "multi", "ping",
+    "quit", "time",
+))
+"""Commands that change nothing. What a transaction holds is counted by itself."""
+UNREPAIRABLE = (
+    "acl|", "bgrewriteaof", "cluster|", "config|", "debug", "failover", "module|", "psync", "replicaof", "shutdown",
+    "slaveof", "sync",
+)
+"""How commands begin after which only a restart is a clean start."""
+READING = frozenset((
+    "acl|cat", "acl|getuser", "acl|list", "acl|log", "acl|users", "acl|whoami", "cluster|info", "config|get",
+    "module|list",
+))
+"""Those among them that change nothing."""
+
+_SERVER: tuple[tuple[str, ...], ...] = (
+    ("INFO", "everything"), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("MODULE", "LIST"), ("CLIENT", "LIST"),
+    ("CLIENT", "ID"),
+)
+# fmt: on
+
+
+class HotCache:
+    """For containers whose first probe speaks Valkey's protocol."""
+
+    def clean(self, place: Place) -> bool:
+        mark, place.mark = place.mark, None
+        if place.probe.tls or len(place.container.wipe) != 1:
+            raise Doubt("a Valkey with TLS, or not one folder")
+        with self._connect(place) as valkey:
+            info, config, users, modules, clients, own = valkey.ask(*_SERVER)
+            said, strangers = fields(info), _strangers(clients, own, place.others)
+            if mark is not None and not strangers and mark == (_state(said), entries := place.look().entries):
+                place.mark = (_state(said), entries)
+                return False
+            note = self._known(place, said)
+            _check_server(said, (config, users, modules), note)
+            kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
+            kills += [("CLIENT", "KILL", "ID", client) for client in strangers]
+            answers = valkey.ask(*kills, *_flush(_databases(config)), ("INFO", "persistence"))
+            try:
+                _check(answers[len(kills) :])
+                _wait_written(valkey, answers[-1])
+                entries = self._clear_files(place, note["files"])
+                found = valkey.ask(("MULTI",), ("INFO", "everything"), ("CLIENT", "UNPAUSE"), ("EXEC",))
+            except BaseException:
+                with contextlib.suppress(NoAnswer):  # the pause ends by itself
+                    valkey.ask(("DISCARD",), ("CLIENT", "UNPAUSE"))
+                raise
+        results = found[-1]
+        if not isinstance(results, list):
+            raise Doubt(f"Valkey answered {results!r}")
+        said = fields(results[0])
+        left = sorted(name for name in said if name.startswith("db") and name[2:].isdigit())
+        if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
+            raise Doubt(f"Valkey still has keys in {', '.join(left) or 'another server'}")
+        place.mark = (_state(said), entries)
+        return True
+
+    def _known(self, place: Place, said: Mapping[str, str]) -> Mapping[str, Any]:
+        """The note of the server that runs: the one that this process has read before, as long as it is of it."""
+        if place.known is None or place.known["run_id"] != said.get("run_id"):
+            place.known = place.read_note(place.look())
+        return place.known
+
+    def _clear_files(self, place: Place, files: Mapping[str, Any]) -> tuple[Entry, ...]:
+        """Remove what an empty server does not need, cut the file that it appends to, and look at what is left."""
+        kept = [Entry(identity[0], identity[1], 0, 0, "", "", path) for path, identity in files["kept"].items()]
+        cut = ""
+        if files["appended"]:
+            path = shlex.quote(files["appended"])
+            inode = files["kept"][files["appended"]][0].partition(":")[2]
+            cut = f'[ "$(stat -c %i {path})" != {inode} ] || : >{path}; '
+        entries = place.clear(kept, cut).entries
+        _check_files(entries, files)
+        return entries
+
+    def note(self, place: Place, look: Look) -> dict[str, Any]:
+        with self._connect(place) as valkey:
+            info, config, users, modules, *_ = valkey.ask(*_SERVER)
+        said = fields(info)
+        appended = _appended(place, look) if said.get("aof_enabled") == "1" else ""
+        return {
+            "run_id": said["run_id"],
+            "server": _digest(config, users, modules),
+            "calls": _unrepairable(said),
+            "files": {"appended": appended, "kept": _kept(look.entries, appended)},
+        }
+
+    def _connect(self, place: Place) -> Resp:
+        probe = place.probe
+        secret = place.secret()
+        valkey = Resp(place.host, probe.port, SECONDS, tls=probe.tls)
+        if secret.password:
+            words = [secret.user, secret.password] if secret.user else [secret.password]
+            (answer,) = valkey.ask(("AUTH", *map(str, words)))
+            if isinstance(answer, Refused) and "without any password" not in str(answer):
+                place.forget()
+                raise Doubt(f"Valkey does not let in: {answer.code}")
+        return valkey
+
+
+def _flush(databases: int) -> list[tuple[str | int, ...]]:
+    """One transaction. Not FLUSHALL, which also saves and syncs an empty file where there are save points."""
+    commands: list[tuple[str | int, ...]] = [("MULTI",)]
+    for number in (*range(1, databases), 0):
+        commands += [("SELECT", number), ("FLUSHDB", "SYNC")]
+    commands += [("FUNCTION", "FLUSH", "SYNC"), ("SCRIPT", "FLUSH", "SYNC"), ("SET", MARK, 1), ("DEL", MARK)]
+    commands += [("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("EXEC",)]
+    return [*commands, ("SLOWLOG", "RESET"), ("LATENCY", "RESET"), ("ACL", "LOG", "RESET")]
+
+
+def _check(answers: Sequence[Value]) -> None:
+    flat = [each for answer in answers for each in (answer if isinstance(answer, list) else [answer])]
+    refused = next((each for each in flat if isinstance(each, Refused)), None)
+    if refused is not None:
+        raise Doubt(f"Valkey refused: {refused.code}")
+
+
+def _wait_written(valkey: Resp, persistence: Value) -> None:
+    """Until what was to be appended is in the file: what comes later would come after the cut."""
+    for _ in range(LOOKS):
+        said = fields(persistence)
+        if said.get("aof_enabled") != "1" or said.get("aof_buffer_length") == "0":
+            return
+        (persistence,) = valkey.ask(("INFO", "persistence"))
+    raise Doubt("Valkey holds back what it is to append to its file")
+
+
+def _check_server(said: Mapping[str, str], answers: tuple[Value, ...], note: Mapping[str, Any]) -> None:
+    """Raises `Doubt` unless the server is, but for its data, as it was right after its start."""
+    if said.get("run_id") != note["run_id"]:
+        raise Doubt("Valkey was started again")
+    expected = {"role": "master", "cluster_enabled": "0", "loading": "0", "rdb_bgsave_in_progress": "0"}
+    expected |= {"aof_rewrite_in_progress": "0", "aof_rewrite_scheduled": "0", "connected_slaves": "0"}
+    for name, value in expected.items():
+        if said.get(name, value) != value:
+            raise Doubt(f"Valkey says {name}:{said[name]}")
+    if _digest(*answers) != note["server"]:
+        raise Doubt("Valkey's configuration, users or modules were changed")
+    calls = _unrepairable(said)
+    if calls != note["calls"]:
+        raise Doubt(f"Valkey was told {', '.join(sorted(set(calls.items()) ^ set(note['calls'].items()))[0][:1])}")
+
+
+def _digest(*answers: Value) -> str:
+    """Of answers that may hold passwords."""
+    refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
+    if refused is not None:
+        raise Doubt(f"Valkey refused: {refused.code}")
+    # Settings are told as names and values in turns, in no order.
+    parts = [
+        sorted(zip(each[::2], each[1::2], strict=False), key=repr) if isinstance(each, list) else each
+        for each in answers[:1]
+    ]
+    return hashlib.sha256(repr((parts, answers[1:])).encode()).hexdigest()
+
+
+def _calls(said: Mapping[str, str]) -> dict[str, int]:
+    """How many times each command was carried out since the server's start."""
+    found = {}
+    for name, text in said.items():
+        if name.startswith("cmdstat_"):
+            calls = int(text.partition("calls=")[2].partition(",")[0])
+            if calls:
+                found[name.removeprefix("cmdstat_")] = calls
+    return found
+
+
+def _unrepairable(said: Mapping[str, str]) -> dict[str, int]:
+    return {
+        name: calls for name, calls in _calls(said).items() if name.startswith(UNREPAIRABLE) and name not in READING
+    }
+
+
+def _state(said: Mapping[str, str]) -> object:
+    """What differs as soon as anything was done to the data or may be done by somebody who waits."""
+    calls = {name: count for name, count in _calls(said).items() if name not in HARMLESS}
+    return said.get("run_id"), calls, said.get("blocked_clients")
+
+
+def _strangers(clients: Value, own: Value, others: frozenset[str]) -> list[int]:
+    """Clients but this one and those of the stage's other containers, which a test has no hold of."""
+    if not isinstance(clients, bytes) or not isinstance(own, int):
+        raise Doubt("Valkey does not list its clients")
+    found = []
+    for line in clients.splitlines():
+        client = fields(line)
+        number, address = int(client["id"]), client["addr"].rpartition(":")[0].strip("[]")
+        if number != own and address not in others:
+            found.append(number)
+    return found
+
+
+def _databases(config: Value) -> int:
+    values = config if isinstance(config, list) else []
+    pairs = dict(zip(values[::2], values[1::2], strict=False)) if all(isinstance(v, bytes) for v in values) else {}
+    count = pairs.get(b"databases")
+    number = int(count) if isinstance(count, bytes) else 0
+    if not 1 <= number <= MOST_DATABASES:
+        raise Doubt(f"{number} databases")
+    return number
+
+
+# -- files
+
+
+def _appended(place: Place, look: Look) -> str:
+    """Path of the file that Valkey appends to, which it opened for appending; found among its open files."""
+    script = ""
+    for process in place.main_processes():
+        script += f"""for link in /proc/{process.pid}/fd/*; do
+    path=$(readlink "$link") || continue
+    case $path in *.aof) flags=; while read -r word value; do [ "$word" != flags: ] || flags=$value; done \
+</proc/{process.pid}/fdinfo/${{link##*/}}; printf '%s %s\\n' "$flags" "$path";; esac
+done
+"""
+    found = []
+    for line in place.run_checked(script).decode("utf-8", "replace").splitlines():
+        flags, _, path = line.partition(" ")
+        if flags and int(flags, 8) & 0o2000:  # O_APPEND
+            found.append(path)
+    inside = [entry.path for entry in look.entries if entry.kind == "f" and entry.path.endswith(".aof")]
+    matching = [path for path in inside if any(_same(path, other) for other in found)]
+    if len(matching) != 1:
+        raise Doubt("Valkey's append-only file is not open for appending")
+    return matching[0]
+
+
+def _same(path: str, other: str) -> bool:
+    """Whether two ways to one file: a folder on the way may be a link."""
+    return path.replace("//", "/").rpartition("/")[2] == other.rpartition("/")[2]
+
+
+def _kept(entries: Sequence[Entry], appended: str) -> dict[str, list[str]]:
+    """What an empty server needs on disk: with an append-only file, all that is in that file's folder."""
+    if not appended:
+        return {}
+    folder = appended.rpartition("/")[0]
+    kept = [entry for entry in entries if entry.path == folder or entry.path.startswith(f"{folder}/")]
+    return {entry.path: _identity(entry, appended) for entry in kept}
+
+
+def _identity(entry: Entry, appended: str) -> list[str]:
+    if entry.kind == "d" or entry.path == appended:
+        return [entry.place, entry.kind]
+    return [entry.place, entry.kind, str(entry.size), entry.changed, entry.modified]
+
+
+def _check_files(entries: Sequence[Entry], files: Mapping[str, Any]) -> None:
+    """Raises `Doubt` unless nothing is left but what an empty server needs, and the appended file is empty."""
+    left = {entry.path: entry for entry in entries[1:]}
+    for path, identity in files["kept"].items():
+        entry = left.pop(path, None)
+        if entry is None or _identity(entry, files["appended"]) != identity:
+            raise Doubt("Valkey has rewritten its append-only file")
+        if path == files["appended"] and entry.size:
+            raise Doubt(f"{path} has something in it")
+    if left:
+        raise Doubt(f"{next(iter(left))} is still there")

@@ -1,0 +1,207 @@
+"""Containers made clean: each in the way that its settings choose, several at once, with a proof."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import SettingsError, StageGboError
+from pytest_stagegbo.progress import task
+from pytest_stagegbo.resets.cache import HotCache
+from pytest_stagegbo.resets.database import reset_database
+from pytest_stagegbo.resets.drive import HotDrive
+from pytest_stagegbo.resets.restart import restart
+from pytest_stagegbo.resets.secrets import find_secret
+from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
+from pytest_stagegbo.resets.work import HotWork
+from pytest_stagegbo.services.answer import NoAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+
+__all__ = ["HOT", "Outcome", "Resetter"]
+
+log = logging.getLogger(__name__)
+
+HOT: Mapping[str, Hot] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
+"""By the protocol of a container's first probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a container was made clean. Times are seconds since the first one was begun."""
+
+    name: str
+    way: str
+    """`untouched`, `hot`, `restart`, `restore` or `database`."""
+    began: float
+    ended: float
+    doubt: str = ""
+    """Why the hot way was not enough; empty when it was, or was not tried."""
+
+    @property
+    def key(self) -> str:
+        return f"clear:{self.name}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}: {self.way}" + (f" ({self.doubt})" if self.doubt else "")
+
+
+class Resetter:
+    """Resets the containers of one stage, over shells that are kept open. For one thread at a time.
+
+    Args:
+        start: Makes sure that the clone is this tool's and runs. Raises `StageGboError`.
+        restore: Brings a clone back to its snapshot, and leaves it stopped.
+        wait: Waits until a container answers; the flag says that its first boot has to be seen too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reader: Reader,
+        writer: Writer,
+        progress: Progress,
+        *,
+        start: Callable[[ContainerSettings], None],
+        restore: Callable[[ContainerSettings], None],
+        wait: Callable[[ContainerSettings, bool], None],
+    ) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._writer = writer
+        self._progress = progress
+        self._start = start
+        self._bring_back = restore
+        self._wait = wait
+        self._places: dict[str, Place] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._owner = os.getpid()
+
+    def reset(
+        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[Outcome, ...]:
+        """Make containers clean, all at once, and prove it.
+
+        Args:
+            left_by: By container, the test that used it last, for errors.
+
+        Raises:
+            Residue: something can't be removed.
+            StageGboError: anything else in its tree; the first one, the others are noted.
+        """
+        if self._owner != os.getpid():  # threads and sockets of the parent are not the child's
+            self._places, self._threads, self._owner = {}, None, os.getpid()
+        origin = time.monotonic()
+
+        def one(container: ContainerSettings) -> Outcome | StageGboError:
+            try:
+                return self._one(container, left_by.get(container.name, ""), origin)
+            except StageGboError as error:
+                self._place(container).forget()
+                return error
+
+        if len(containers) == 1:
+            found = [one(containers[0])]
+        else:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(8, "stagegbo reset")
+            found = list(self._threads.map(one, containers))
+        errors = [each for each in found if isinstance(each, StageGboError)]
+        for other in errors[1:]:
+            self._progress.note(f"also failed: {other}")
+        if errors:
+            raise errors[0]
+        return tuple(each for each in found if isinstance(each, Outcome))
+
+    def close(self) -> None:
+        """End the kept shells. A later reset opens new ones."""
+        if self._owner == os.getpid():
+            for place in self._places.values():
+                place.close()
+            if self._threads is not None:
+                self._threads.shutdown()
+        self._places, self._threads = {}, None
+
+    # -- one container
+
+    def _place(self, container: ContainerSettings) -> Place:
+        place = self._places.get(container.name)
+        if place is None:
+            place = Place(self._settings, container, self._writer, lambda each: find_secret(each, self._reader))
+            self._places[container.name] = place
+        return place
+
+    def _one(self, container: ContainerSettings, left_by: str, origin: float) -> Outcome:
+        place = self._place(container)
+        began = time.monotonic() - origin
+        with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
+            way, doubt = self._clean(place, left_by)
+        if doubt:
+            log.debug("%s: %s, since %s", container.name, way, doubt)
+        return Outcome(container.name, way, began, time.monotonic() - origin, doubt)
+
+    def _clean(self, place: Place, left_by: str) -> tuple[str, str]:
+        container = place.container
+        if not place.connected:
+            self._start(container)
+        if container.reset == "restore":
+            self._restore(place)
+            return "restore", ""
+        if container.data and container.reset == "hot":
+            return self._database(place)
+        if not container.wipe:
+            raise SettingsError(
+                f"{container.name} has nothing to clear",
+                seen=f"containers.{container.name}.wipe is empty",
+                remedy=f'name folders in that setting, or set containers.{container.name}.reset = "restore"',
+            )
+        hot = HOT.get(container.probes[0].protocol) if container.reset == "hot" and container.probes else None
+        doubt = ""
+        if hot is not None:
+            try:
+                return ("hot" if hot.clean(place) else "untouched"), ""
+            except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
+                place.mark = None
+                doubt = str(error).partition("\n")[0] or type(error).__name__
+        self._start(container)
+        restart(self._writer, place, left_by)
+        self._wait(container, False)
+        if hot is not None:
+            self._take_note(place, hot)
+        return "restart", doubt
+
+    def _take_note(self, place: Place, hot: Hot) -> None:
+        """What the next hot reset must know. Without it, that is a restart again."""
+        try:
+            processes = place.main_processes()
+            place.run_checked(place.note_script({}, processes))  # so that the look sees them
+            place.run_checked(place.note_script(hot.note(place, place.look()), processes))
+        except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
+            log.debug("%s: no hot reset next time: %s", place.name, error)
+
+    def _database(self, place: Place) -> tuple[str, str]:
+        try:
+            reset_database(place)
+        except Doubt as doubt:
+            self._restore(place)
+            return "restore", str(doubt)
+        self._wait(place.container, False)
+        return "database", ""
+
+    def _restore(self, place: Place) -> None:
+        place.close()
+        place.forget()
+        self._bring_back(place.container)
+        self._start(place.container)
+        self._wait(place.container, True)

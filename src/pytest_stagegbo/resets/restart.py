@@ -1,0 +1,81 @@
+"""The staging guide's reset: stop the service, clear its data, start it. For every container with folders to wipe."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import CommandFailed, Residue, StageGboError
+from pytest_stagegbo.guest import clearing
+from pytest_stagegbo.resets.listing import NOTES
+from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.services.masking import mask
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.settings import ContainerSettings
+
+__all__ = ["restart", "restart_script"]
+
+SHOWN = 5
+"""Residues that an error names."""
+
+
+def restart_script(container: ContainerSettings) -> str:
+    """POSIX shell to run in the clone: units that it lacks are passed over.
+
+    The daemon runs it to its end even when who asked for it was killed, so the next one waits for that.
+    """
+    units = " ".join(shlex.quote(unit) for unit in container.units)
+    return f"""set -eu
+export LC_ALL=C
+exec 9>/run/stagegbo-reset
+if command -v flock >/dev/null; then flock 9; fi
+rm -f {NOTES}/{container.name} {NOTES}/{container.name}.pids
+known=
+for unit in {units}; do
+    if systemctl cat "$unit" >/dev/null 2>&1; then known="$known $unit"; fi
+done
+[ -z "$known" ] || systemctl stop $known
+{clearing.functions()}
+{clearing.empty_folders(container.wipe)}
+if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi
+"""
+
+
+def restart(writer: Writer, place: Place, left_by: str) -> None:
+    """Stop, clear, start in a running clone; the caller waits for the answer.
+
+    Args:
+        left_by: The test that used the container last, if anybody knows.
+
+    Raises:
+        Residue: something could not be cleared; says what.
+        CommandFailed: the service could not be stopped or started.
+    """
+    place.forget()
+    result = writer.execute(place.name, ["sh", "-c", restart_script(place.container)])
+    if result.status == 0:
+        return
+    seen = mask((result.stderr or result.stdout).strip()[-1000:])
+    remedy = f"look inside with `python -m pytest_stagegbo shell {place.name}`, or make the clone anew with "
+    remedy += "`provision --recreate`"
+    left = _left(place)
+    if left:
+        raise Residue.of(place.name, left[:SHOWN], left_by, seen=seen, remedy=remedy)
+    raise CommandFailed(
+        f"resetting {place.name} failed with status {result.status}",
+        seen=seen,
+        remedy=remedy,
+    )
+
+
+def _left(place: Place) -> list[str]:
+    """What is in the folders that should be empty."""
+    try:
+        entries = place.look().entries
+    except (Doubt, StageGboError):
+        return []
+    roots = {f"{folder}/" for folder in place.container.wipe}
+    return [entry.path for entry in entries if entry.path not in roots]

@@ -1,0 +1,217 @@
+"""The seam between the ways to make a container clean and whoever chooses among them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_stagegbo.errors import CommandFailed
+from pytest_stagegbo.incus.channel import ChannelBroken
+from pytest_stagegbo.resets.listing import NOTES, Look, Process, look_script, parse_look, remove_script
+from pytest_stagegbo.services.masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.incus.channel import Channel
+    from pytest_stagegbo.resets.listing import Entry
+    from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+    from pytest_stagegbo.stage.secret import Secret
+
+__all__ = ["Doubt", "Hot", "Place"]
+
+
+class Doubt(Exception):
+    """A hot reset can't show that it leaves what a restart would. Stays inside this package: a restart follows."""
+
+
+class Hot(Protocol):
+    """A way to make a container clean while its service runs."""
+
+    def clean(self, place: Place) -> bool:
+        """Make it clean and prove it, unless nothing can have changed since the last reset by this process.
+
+        Returns:
+            Whether there was something to do: False only when it is certain that there was not.
+
+        Raises:
+            Doubt: it is not certain that the container is now as after a restart.
+            NoAnswer: the service does not answer as it should.
+            StageGboError: the container can't be reached.
+        """
+
+    def note(self, place: Place, look: Look) -> dict[str, Any]:
+        """What to remember of the service right after a restart, beside its processes. Raises like `clean`."""
+
+
+class Place:
+    """One clone, as resets by this process see it. For one thread at a time.
+
+    Args:
+        writer: Of the stage.
+        find_secret: Fetches the service's credentials; may raise `StageGboError`.
+    """
+
+    def __init__(
+        self, settings: Settings, container: ContainerSettings, writer: Writer, find_secret: FindSecret
+    ) -> None:
+        self.settings = settings
+        self.container = container
+        self.host = str(container.address)
+        self.timeout = settings.timeouts.operation
+        self.mark: object = None
+        """What the last reset left, in the words of the strategy; None: nobody knows."""
+        self.known: dict[str, Any] | None = None
+        """The note of the service's last restart, as far as this process has read it."""
+        self._writer = writer
+        self._find_secret = find_secret
+        self._secret: Secret | None = None
+        self._channel: Channel | None = None
+
+    @property
+    def name(self) -> str:
+        return self.container.name
+
+    @property
+    def probe(self) -> ProbeSettings:
+        """The first of the container's probes: what its service speaks."""
+        return self.container.probes[0]
+
+    @property
+    def others(self) -> frozenset[str]:
+        """Addresses of the stage's other containers: their connections are no test's."""
+        found = {each.address for each in self.settings.containers.values() if each.name != self.name}
+        found |= {
+            each.production_address
+            for each in self.settings.containers.values()
+            if each.name != self.name and each.production_address is not None
+        }
+        return frozenset(map(str, found))
+
+    def secret(self) -> Secret:
+        """The service's credentials, found once. Raises `StageGboError`."""
+        if self._secret is None:
+            self._secret = self._find_secret(self)
+        return self._secret
+
+    def forget(self) -> None:
+        """What is known may be of another time: the next reset begins with nothing."""
+        self.mark = None
+        self.known = None
+        self._secret = None
+
+    # -- inside the container
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a shell to the container, which tells that it was this tool's and ran."""
+        return self._channel is not None and self._channel.is_open
+
+    def run(self, script: str, timeout: float | None = None) -> tuple[int, bytes]:
+        """Run a script that may be repeated in the container's kept shell; its status and output.
+
+        Raises:
+            StageGboError: neither the kept shell nor a fresh one did it.
+        """
+        limit = self.timeout if timeout is None else timeout
+        ends = time.monotonic() + limit
+        if self.connected:
+            assert self._channel is not None
+            try:
+                return self._channel.run(script, limit)
+            except ChannelBroken:
+                if time.monotonic() >= ends:
+                    raise
+        try:
+            self._channel = self._writer.channel(self.name)
+        except ChannelBroken:  # a proxy without websockets is in between, perhaps
+            result = self._writer.execute(self.name, ["sh", "-c", script], timeout=limit)
+            return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
+        return self._channel.run(script, max(1.0, ends - time.monotonic()))
+
+    def run_checked(self, script: str) -> bytes:
+        """As `run`. Raises `CommandFailed` for a status other than 0."""
+        status, output = self.run(script)
+        if status:
+            raise CommandFailed(
+                f"a command in {self.name} failed with status {status}",
+                seen=mask(output.decode("utf-8", "replace").strip()[-500:]),
+                remedy=f"look inside with `python -m pytest_stagegbo shell {self.name}`",
+            )
+        return output
+
+    def look(self, before: str = "") -> Look:
+        """What there is, once the shell commands in `before`, which print nothing, are done.
+
+        Raises:
+            Doubt: it can't be told.
+        """
+        status, output = self.run(f"{before}exec 2>/dev/null\n{look_script(self.name, self.container.wipe)}")
+        try:
+            if status:
+                raise ValueError(f"status {status}")
+            return parse_look(output)
+        except ValueError as error:
+            raise Doubt(f"no look into {self.name}: {error}") from None
+
+    def clear(self, kept: Sequence[Entry], before: str = "") -> Look:
+        """Remove everything in the folders to wipe but `kept`, and look. Raises `Doubt` when that can't be told."""
+        return self.look(self.removal(kept, before))
+
+    def removal(self, kept: Sequence[Entry], before: str = "") -> str:
+        """Shell commands for `look` that remove everything in the folders to wipe but `kept`."""
+        removal = remove_script(self.container.wipe, kept) if self.container.wipe else ""
+        return f"{{ {before}{removal}}} >/dev/null 2>&1\n"
+
+    # -- what a restart wrote down
+
+    def read_note(self, look: Look) -> dict[str, Any]:
+        """The note of the service's last restart. Raises `Doubt` unless it is of the processes that run now."""
+        if not look.note:
+            raise Doubt(f"{self.name} was not restarted by a reset since it started")
+        try:
+            note: dict[str, Any] = json.loads(look.note)
+            processes = tuple(Process(*each) for each in note["processes"])
+        except (ValueError, TypeError, KeyError):
+            raise Doubt(f"the note about {self.name} is damaged") from None
+        if not processes or processes != look.processes:
+            raise Doubt(f"{self.name}'s service was started again since the last restart by a reset")
+        if note.get("settings") != self._fingerprint():
+            raise Doubt(f"the settings of {self.name} were others")
+        return note
+
+    def note_script(self, extra: dict[str, Any], processes: Sequence[Process]) -> str:
+        """Shell commands that write the note down. One that is cut off is no note."""
+        content = {"processes": [[each.pid, each.started] for each in processes], "settings": self._fingerprint()}
+        text = json.dumps({**extra, **content})
+        pids = " ".join(str(each.pid) for each in processes)
+        note = f"{NOTES}/{self.name}"
+        return (
+            f"(umask 077; [ -d {NOTES} ] || mkdir {NOTES}; printf '%s\\n' {shlex.quote(text)} >{note}; "
+            f"echo {pids} >{note}.pids)\n"
+        )
+
+    def _fingerprint(self) -> list[object]:
+        return [list(self.container.wipe), list(self.container.units)]
+
+    def main_processes(self) -> tuple[Process, ...]:
+        """Those of the container's units that run."""
+        units = " ".join(map(shlex.quote, self.container.units))
+        script = f"""for pid in $(systemctl show -p MainPID --value {units}); do
+    if [ "$pid" != 0 ] && read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
+done"""
+        output = self.run_checked(script) if units else b""
+        lines = [line for line in output.decode("utf-8", "replace").splitlines() if line]
+        return tuple(Process(int(line.partition(" ")[0]), int(line.rpartition(")")[2].split()[19])) for line in lines)
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+class FindSecret(Protocol):
+    def __call__(self, place: Place, /) -> Secret: ...

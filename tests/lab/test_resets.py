@@ -1,0 +1,307 @@
+"""Resets of real services: that nothing is left, that it is as after a restart, and what is said when it is not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+from tests.lab.clean import THREE, CleanStage, kill
+from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads, residues
+from tests.lab.support import immutable
+
+from pytest_stagegbo.errors import Residue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.conftest import InNetwork
+
+    from pytest_stagegbo.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+SEED = 20261124
+ROUNDS = int(os.environ.get("STAGEGBO_LAB_POLLUTIONS", "1000"))
+"""10000: all."""
+RESTART_EVERY = 200
+LONGEST = 3600.0
+
+
+@pytest.fixture(scope="module")
+def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanStage]:
+    """The stage; every test leaves it clean."""
+    with FileLock(lab.paths.lock("tests-resets")):
+        stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
+        in_network(stage.provision, timeout=300)
+        yield stage
+        stage.place.close()
+        stage.engine.close()
+
+
+@pytest.fixture
+def polluter(clean: CleanStage) -> Polluter:
+    return Polluter(clean.place, SEED)
+
+
+def pollute_each(clean: CleanStage) -> None:
+    """A key, an object and a file."""
+    cache, drive = clean.place.cache(), clean.place.drive()
+    cache.call("SET", "left", 1)
+    cache.close()
+    drive.call("PUT", "/left")
+    drive.call("PUT", "/left/a/b", body=b"x")
+    (clean.place.rootfs["system"] / WORK / "left").write_text("x")
+
+
+def test_random_pollution_leaves_nothing(clean: CleanStage, polluter: Polluter, in_network: InNetwork) -> None:
+    """The same for the same seed: a round that fails here is found again by its number."""
+
+    def rounds() -> dict[str, int]:
+        ways: dict[str, int] = {}
+        for number in range(ROUNDS):
+            done = polluter.round(number)
+            outcomes = clean.reset(*THREE)
+            clean.place.close()
+            left = residues(clean.place)
+            assert not left, f"round {number}: {left} after {done}, {[each.text for each in outcomes.values()]}"
+            for name, outcome in outcomes.items():
+                ways[f"{name} {outcome.way}"] = ways.get(f"{name} {outcome.way}", 0) + 1
+            if number % RESTART_EVERY == RESTART_EVERY - 1:
+                assert forgotten_uploads(clean.place) == []
+                clean.shell("cache", "systemctl restart valkey-server 2>/dev/null || systemctl restart valkey")
+                clean.shell("drive", "systemctl restart minio")
+                clean.wait("cache", "drive")
+                left = residues(clean.place, restarted=True)
+                assert not left, f"back after a restart, round {number}: {left}"
+        return ways
+
+    ways = in_network(rounds, timeout=LONGEST)
+    print(ways)
+    hot = sum(count for way, count in ways.items() if way.endswith("hot"))
+    restarted = sum(count for way, count in ways.items() if way.endswith("restart"))
+    assert hot > restarted * 3, f"that is not a test of hot resets: {ways}"
+
+
+def test_what_is_untouched_is_found_to_be_so(clean: CleanStage, in_network: InNetwork) -> None:
+    def check() -> None:
+        clean.reset(*THREE)
+        clean.reset(*THREE)
+        assert clean.ways(*THREE) == dict.fromkeys(THREE, "untouched")
+        pollute_each(clean)
+        assert clean.ways(*THREE) == dict.fromkeys(THREE, "hot")
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
+@pytest.mark.parametrize(
+    ("container", "script"),
+    [
+        pytest.param("cache", f"touch /{VALKEY}/x; rm /{VALKEY}/x", id="a file of cache that is gone again"),
+        pytest.param("drive", f"touch /{MINIO}/x; rm /{MINIO}/x", id="a file of drive that is gone again"),
+        pytest.param("system", f"mkdir /{WORK}/x; rmdir /{WORK}/x", id="a folder of system that is gone again"),
+        pytest.param("cache", 'valkey-cli -p 6379 -a "$PASSWORD" GET x', id="a key that was looked for"),
+        pytest.param("drive", "exec 3<>/dev/tcp/127.0.0.1/9100", id="a connection to drive"),
+        pytest.param("system", "exec 3<>/dev/tcp/127.0.0.1/5859", id="a connection to system"),
+    ],
+)
+def test_doubt_is_a_reset(clean: CleanStage, in_network: InNetwork, container: str, script: str) -> None:
+    """It errs on the side of resetting."""
+
+    def check() -> None:
+        clean.reset(container)
+        clean.reset(container)
+        password = clean.place.secrets["cache"]["password"]
+        result = clean.execute(container, ["env", f"PASSWORD={password}", "bash", "-euc", script])
+        assert result.status == 0, result.stderr
+        assert clean.ways(container)[container] != "untouched"
+
+    in_network(check)
+
+
+def test_another_process_resets_what_this_one_left_clean(clean: CleanStage, in_network: InNetwork) -> None:
+    """What one knows of the last reset, another does not."""
+
+    def check() -> None:
+        clean.reset(*THREE)
+        engine = clean.another()
+        outcomes = clean.reset(*THREE, engine=engine)
+        engine.close()
+        assert "untouched" not in {outcome.way for outcome in outcomes.values()}
+
+    in_network(check)
+
+
+def test_hot_is_as_after_a_restart(clean: CleanStage, polluter: Polluter, in_network: InNetwork) -> None:
+    """Settings, users, functions, clients, files with owners and modes, units."""
+
+    def state(number: int, **ways: str) -> object:
+        polluter.round(number)
+        pollute_each(clean)
+        engine = clean.another(**ways) if ways else clean.engine
+        clean.reset(*THREE, engine=engine)
+        clean.place.close()
+        if ways:
+            engine.close()
+        return clean.state()
+
+    def check() -> None:
+        clean.reset(*THREE)
+        hot = state(1)
+        by_restart = state(1, cache="restart", drive="restart", system="restart")
+        assert hot == by_restart
+
+    in_network(check)
+
+
+def test_without_an_append_only_file(clean: CleanStage, in_network: InNetwork) -> None:
+    """RDB alone: nothing is loaded by the next start."""
+
+    def check() -> None:
+        clean.shell("cache", "sed -i 's/^appendonly yes/appendonly no/' /opt/gbo/conf/valkey.conf")
+        engine = clean.another(cache="restart")
+        clean.reset("cache", engine=engine)
+        try:
+            assert clean.ways("cache") == {"cache": "restart"}  # nothing was written down about this server
+            cache = clean.place.cache()
+            cache.call("SET", "left", 1)
+            cache.call("SAVE")
+            cache.close()
+            assert clean.ways("cache") == {"cache": "hot"}
+            assert list((clean.place.rootfs["cache"] / VALKEY).iterdir()) == []
+            clean.shell("cache", "systemctl restart valkey")
+            clean.wait("cache")
+            cache = clean.place.cache()
+            assert cache.call("DBSIZE") == b"0"
+            cache.close()
+        finally:
+            clean.shell("cache", "sed -i 's/^appendonly no/appendonly yes/' /opt/gbo/conf/valkey.conf")
+            clean.reset("cache", engine=engine)
+            engine.close()
+            clean.reset("cache")
+
+    in_network(check)
+
+
+@pytest.mark.parametrize(
+    ("container", "folder"),
+    [
+        pytest.param("cache", VALKEY, id="cache"),
+        pytest.param("drive", MINIO, id="drive"),
+        pytest.param("system", WORK, id="system"),
+    ],
+)
+def test_what_cannot_be_removed_is_named(clean: CleanStage, in_network: InNetwork, container: str, folder: str) -> None:
+    """With the test that left it, and its exit code. The next reset is a whole one."""
+
+    def check() -> None:
+        trap = clean.place.rootfs[container] / folder / "trap"
+        trap.write_text("x")
+        immutable(trap, True)
+        try:
+            with pytest.raises(Residue) as caught:
+                clean.engine.reset([container], left_by={container: "test_it.py::test_trap"})
+        finally:
+            immutable(trap, False)
+        assert f"/{folder}/trap" in caught.value.message
+        assert "test_it.py::test_trap" in caught.value.message
+        assert clean.ways(container) == {container: "restart"}
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
+def test_a_shell_that_was_killed_is_replaced(clean: CleanStage, in_network: InNetwork) -> None:
+    def check() -> None:
+        clean.reset(*THREE)
+        for name in THREE:
+            clean.execute(name, ["sh", "-c", "kill -9 $(pgrep -x sh | grep -v $$)"])
+        pollute_each(clean)
+        assert clean.ways(*THREE) == dict.fromkeys(THREE, "hot")
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
+def test_a_container_that_was_started_again_is_reset(clean: CleanStage, in_network: InNetwork) -> None:
+    def check() -> None:
+        pollute_each(clean)
+        for name in THREE:
+            clean.incus("restart", "--force", name)
+        assert clean.ways(*THREE) == dict.fromkeys(THREE, "restart")
+        assert residues(clean.place) == []
+
+    in_network(check, timeout=120)
+
+
+def test_a_killed_reset_is_done_again(clean: CleanStage, in_network: InNetwork) -> None:
+    """Whenever it is killed, whoever is next learns of it, and what it then does leaves everything clean."""
+
+    def check() -> int:
+        lock, unfinished = clean.engine.lock(), 0
+        for number in range(8):
+            process = clean.start_resetting(*THREE)
+            threading.Event().wait(0.02 + number * 0.02)
+            kill(process)
+            unfinished += bool(lock.unfinished(THREE))
+            clean.reset(*THREE)
+            assert not lock.unfinished(THREE)
+            assert residues(clean.place) == []
+        return unfinished
+
+    assert in_network(check, timeout=120) > 0, "none was killed in the middle of a reset"
+
+
+def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network: InNetwork) -> None:
+    """Rows, sequences, roles, settings, extensions, other databases; sessions of others are ended."""
+    everything = """
+        SELECT 'database', datname FROM pg_database UNION ALL SELECT 'role', rolname FROM pg_roles
+        UNION ALL SELECT 'setting', name || '=' || setting FROM pg_file_settings
+        UNION ALL SELECT 'table', relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT 'extension', extname FROM pg_extension
+        UNION ALL SELECT 'rows', count(*)::text FROM message_history
+        UNION ALL SELECT 'next', last_value::text FROM message_history_id_seq
+        UNION ALL SELECT 'setting of a database', array_to_string(setconfig, ',') FROM pg_db_role_setting
+        ORDER BY 1, 2
+    """
+
+    def check() -> None:
+        assert clean.ways("tables") == {"tables": "database"}
+        before = clean.sql(everything)
+        for _ in range(2):
+            clean.sql("INSERT INTO message_history (user_id, content) SELECT 1, 'left' FROM generate_series(1, 100)")
+            clean.sql("DELETE FROM message_history WHERE id < 50; CREATE TABLE left_over (a int); DROP TABLE heartbeat")
+            clean.sql("CREATE ROLE left_over LOGIN", "ALTER SYSTEM SET work_mem = '7MB'")
+            clean.sql("DROP EXTENSION plpgsql", "ALTER DATABASE botserver SET work_mem = '9MB'")
+            clean.sql("CREATE DATABASE left_over")
+            clean.shell(
+                "tables",
+                "(runuser -u postgres -- psql -Xq botserver -c 'BEGIN; LOCK TABLE users; SELECT pg_sleep(600)' "
+                ">/dev/null 2>&1 &)",
+            )
+            assert clean.sql(everything) != before
+            assert clean.ways("tables") == {"tables": "database"}
+            assert clean.sql(everything) == before
+            assert clean.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'") == "1"
+
+    in_network(check, timeout=120)
+
+
+def test_restore_brings_all_of_a_container_back(clean: CleanStage, in_network: InNetwork) -> None:
+    """Again and again: what is outside of every folder to wipe too."""
+
+    def check() -> None:
+        engine = clean.another(drive="restore")
+        for _ in range(2):
+            clean.shell("drive", f"echo left >/root/left; chmod 0 /opt/gbo/bin; touch /{MINIO}/left")
+            outcomes = clean.reset("drive", engine=engine)
+            assert outcomes["drive"].way == "restore"
+            assert clean.shell("drive", f"ls /root /{MINIO}; stat -c %a /opt/gbo/bin") == f"/{MINIO}:\n\n/root:\n755"
+            assert clean.place.drive().buckets() == []
+        engine.close()
+        assert clean.engine.plan().changes == ()
+
+    in_network(check, timeout=120)
