@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import reset, shape
+from pytest_stagegbo.engine import inventory, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.facts import Facts, gather
@@ -115,8 +115,10 @@ class StageEngine:
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
         performer = Performer(self.reader, self.writer(facts), facts, self.settings, keys, self.progress)
         self._clone_performer = performer
+        before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
         timings = apply(plan.steps, performer.do, self.progress)
         if plan.changes:
+            self._note_production(facts, performer.writer, before)
             with task(self.progress, "verify", "verify that nothing is left to do"):
                 self._verify()
         for found in performer.readiness.values():
@@ -124,6 +126,13 @@ class StageEngine:
                 self.progress.note(warning)
         order = {name: performer.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, time.monotonic() - began)
+
+    def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
+        """For `verify`: what production had, and what of it changed while the stage was made."""
+        after = inventory.take(self.reader, self.settings, facts)
+        project = self.reader.projects()[self.settings.project]
+        config = {**project.config, inventory.MARK: inventory.text(before, after)}
+        writer.replace_project(config, project.description)
 
     def reset(self, names: Sequence[str], *, held: bool = False) -> tuple[Timing, ...]:
         """Stop, clear and start the named containers at once, and wait until they answer; `all` are those wiped.
