@@ -17,14 +17,16 @@ __all__ = ["register"]
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify = commands.add_parser("verify", help="prove the stage's isolation: connections tried, limits hit, data seen")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
+    verify.add_argument("--check", action="append", metavar="ID", help="this check only (may be repeated)")
     verify.set_defaults(run=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.errors import IsolationBroken
-    from pytest_stagegbo.verify import verify
+    from pytest_stagegbo.verify import chosen, verify
 
-    certificate = verify(open_context(arguments).engine())
+    context = open_context(arguments)
+    certificate = verify(context.engine(), chosen(arguments.check))
     if arguments.json:
         print_json({"holds": certificate.holds, **dataclasses.asdict(certificate)})
         return 0 if certificate.holds else IsolationBroken.exit_code

@@ -78,7 +78,7 @@ class Reader:
         try:
             found: list[dict[str, Any]] = self._connection.get(*path, **{"recursion": 1, **params}) or []
         except ServerRefused as error:
-            if error.status in {400, 404, 501}:
+            if error.status == 404 or "not support" in error.seen:
                 return []
             raise
         return found

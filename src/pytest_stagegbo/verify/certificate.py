@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.errors import NotOurs, StageGboError, StageMissing
+from pytest_stagegbo.errors import NotOurs, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.verify.finding import Check, Finding, Skipped
 from pytest_stagegbo.verify.scene import Scene
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
 
-__all__ = ["Certificate", "verify"]
+__all__ = ["Certificate", "chosen", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,21 @@ class Certificate:
     def holds(self) -> bool:
         """Whether no line is red. Skipped lines say why they were."""
         return not self.red
+
+
+def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
+    """The checks with these ids; None, which means all, for none.
+
+    Raises:
+        SettingsError: there is no such check.
+    """
+    from pytest_stagegbo.verify.table import CHECKS
+
+    known = {check.id: check for check in CHECKS}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise SettingsError("no check " + ", ".join(unknown), remedy="choose from " + ", ".join(known))
+    return [known[name] for name in dict.fromkeys(names)] if names else None
 
 
 def verify(engine: StageEngine, checks: Sequence[Check] | None = None) -> Certificate:

@@ -73,7 +73,7 @@ def addresses(scene: Scene) -> Result:
 
 def identity(scene: Scene) -> Result:
     """Each clone has a machine id of its own, made for it: production's file would be older than the clone."""
-    script = f'cat /etc/machine-id; find /etc/machine-id ! -cnewer {STAMP} -newerct "$1" -print; hostname'
+    script = 'cat /etc/machine-id; find /etc/machine-id -newerct "$1" -print; hostname'
     commands = {n: ["sh", "-c", script, "sh", scene.clones[n].created_at] for n in scene.running}
     bad: list[str] = []
     seen: dict[str, str] = {}
