@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from pytest_stagegbo.verify.table import CHECKS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from tests.lab.support import Stage
 
@@ -227,13 +230,15 @@ def no_limit(stage: Stage) -> Iterator[None]:
     """The storage driver's own limit is taken away behind Incus's back. A small one, for which the pool has room."""
     plain = stage.config.read_text()
     stage.config.write_text(f'disk_floor = "1GB"\n{plain}\n[containers.llm]\ndisk_limit = "3GB"\n')
-    stage.run("provision")
-    (finding,) = certificate(stage, "limits.disk")["findings"]
-    assert finding["state"] == "green"
-    assert "refused to write past the limit: llm" in finding["evidence"][0]
-    folder = "/var/lib/incus/storage-pools/pool/containers/" + f"{stage.project}_llm"
-    stage.ground.lab_command("btrfs", "qgroup", "limit", "none", folder)
+    folder = f"/var/lib/incus/storage-pools/pool/containers/{stage.project}_llm"
     try:
+        stage.run("provision")
+        (finding,) = certificate(stage, "limits.disk")["findings"]
+        assert finding["state"] == "green"
+        tried = finding["evidence"][0].partition(";")[0]
+        assert tried.startswith("refused to write past the limit")
+        assert "llm" in tried
+        stage.ground.lab_command("btrfs", "qgroup", "limit", "none", folder)
         yield
     finally:
         stage.ground.lab_command("btrfs", "qgroup", "limit", "3000000000", folder)
@@ -348,11 +353,82 @@ def test_broadcasts_of_the_stage_do_not_reach_the_host(stage: Stage) -> None:
 
 
 def _heard(stage: Stage, hear: str, say: Callable[[], object]) -> str:
-    import subprocess
-
     argv = stage.ground.lab.exec_argv(["python3", "-c", hear])
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
         say()
         return process.stdout.readline().strip()
+
+
+class Watch:
+    """Counts packets on their way from the stage's bridge to production's, before any other filter sees them."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def seen(self) -> int:
+        listed = json.loads(self._stage.ground.lab_command("nft", "-j", "list", "table", "inet", "watch"))["nftables"]
+        rules = [each["rule"]["expr"] for each in listed if "rule" in each]
+        return sum(each["counter"]["packets"] for rule in rules for each in rule if "counter" in each)
+
+
+@pytest.fixture
+def watch(stage: Stage) -> Iterator[Watch]:
+    rule = 'iifname "stagebr0" oifname "prodbr0" counter'
+    rules = f"table inet watch {{ chain way {{ type filter hook forward priority -400; {rule}; }}; }}"
+    stage.ground.lab_command("nft", rules)
+    yield Watch(stage)
+    stage.ground.lab_command("nft", "delete", "table", "inet", "watch")
+
+
+def session(stage: Stage, folder: Path, test: str, *options: str) -> tuple[int, str]:
+    """Run pytest with one test on the stage; its exit status and what it printed."""
+    (folder / "test_it.py").write_text(f"def test_it(stage_gbo, stage_llm):\n    {test}\n")
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--stage-lab", "--stage-verify"]
+    done = subprocess.run(
+        [*argv, f"--stage-config={stage.config}", *options, str(folder)],
+        cwd=folder,
+        env=stage.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_no_packet_goes_to_production_from_the_first_boot_to_the_end_of_a_session(
+    stage: Stage, watch: Watch, tmp_path: Path
+) -> None:
+    """While the stage is made anew, its services work, a test runs and isolation is proven at both ends."""
+    test = "stage_llm.exec('bash', '-c', 'true </dev/tcp/10.0.2.11/5432')"
+    status, printed = session(stage, tmp_path, test, "--stage-provision=recreate")
+    assert status == 0, printed
+    assert watch.seen() == 0
+    stage.exec("llm", "ip", "route", "replace", "10.0.2.11/32", "via", "10.0.3.1", "dev", "eth0", "src", "10.0.3.15")
+    try:  # the watcher would have seen one, which the access list then rejects
+        stage.exec("llm", "timeout", "1", "bash", "-c", "true </dev/tcp/10.0.2.11/5432", check=False)
+        assert watch.seen() > 0
+    finally:
+        stage.exec("llm", "ip", "route", "del", "10.0.2.11/32", "via", "10.0.3.1", "dev", "eth0")
+        stage.exec("llm", "/var/lib/stagegbo/twins")
+
+
+def test_a_session_that_breaks_the_isolation_fails_and_so_do_the_tests_of_the_next(
+    stage: Stage, tmp_path: Path
+) -> None:
+    test = "stage_llm.exec('ip', 'address', 'add', '10.0.2.15/24', 'dev', 'eth0')"
+    try:
+        status, printed = session(stage, tmp_path, test)
+        assert status == 1, printed
+        assert "1 passed" in printed
+        assert "stage-gbo: isolation" in printed
+        assert "locked.addresses: llm: eth0 has 10.0.2.15" in printed
+        status, printed = session(stage, tmp_path, "pass")
+        assert status == 1, printed
+        assert "IsolationBroken" in printed
+        assert "1 passed" not in printed
+    finally:
+        stage.exec("llm", "ip", "address", "del", "10.0.2.15/24", "dev", "eth0")

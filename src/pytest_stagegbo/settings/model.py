@@ -114,6 +114,9 @@ class PytestSettings:
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
+    verify: bool = False
+    """Prove the stage's isolation at both ends of a session, as the command `verify` does. Red at the beginning fails
+    the tests that need the stage, red at the end fails the session."""
 
 
 @dataclass(frozen=True, slots=True)

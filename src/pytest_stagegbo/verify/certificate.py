@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.errors import NotOurs, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.verify.finding import Check, Finding, Skipped
 from pytest_stagegbo.verify.scene import Scene
@@ -34,6 +34,15 @@ class Certificate:
     def holds(self) -> bool:
         """Whether no line is red. Skipped lines say why they were."""
         return not self.red
+
+    def check(self) -> None:
+        """Raise `IsolationBroken` with every red line, if there is one."""
+        if self.red:
+            raise IsolationBroken(
+                f"stage {self.project} is not isolated: " + ", ".join(finding.id for finding in self.red),
+                seen="\n".join(f"{finding.id}: {line}" for finding in self.red for line in finding.evidence),
+                remedy="; ".join(dict.fromkeys(finding.remedy for finding in self.red)),
+            )
 
 
 def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
