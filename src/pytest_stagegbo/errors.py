@@ -16,6 +16,7 @@
     ├── NoRoom                   the pool or the host's file system is too full
     ├── LimitTooSmall            a clone's disk limit is below what its source references
     ├── UnsafeClone              a clone carries configuration that must not be started
+    ├── IsolationBroken          a line of the certificate is red
     ├── NotReady                 a service did not answer in time
     ├── VaultSealed              Vault is up, and nobody gave it its keys
     ├── LockTimeout              another process holds the stage
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandFailed",
+    "IsolationBroken",
     "LabError",
     "LimitTooSmall",
     "LockTimeout",
@@ -190,6 +192,13 @@ class UnsafeClone(StageGboError):
 
     code = "SG220"
     exit_code = 4
+
+
+class IsolationBroken(StageGboError):
+    """The certificate of `verify` has a red line: something gets into the stage, or out of it."""
+
+    code = "SG221"
+    exit_code = 9
 
 
 class NotReady(StageGboError):

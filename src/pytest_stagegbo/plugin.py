@@ -46,6 +46,7 @@ OPTIONS = {
 """Option without its prefix: the setting that it is, its placeholder, its help."""
 SWITCHES = {
     "lab": ("", "aim at the lab (`python -m pytest_stagegbo lab up`) and join its network"),
+    "verify": ("pytest.verify", "prove the stage's isolation at both ends of the session"),
     "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
 }
 
@@ -104,6 +105,7 @@ class StagePlugin:
         self._told = False
         self._had_workers = False
         self._described = False
+        self._broken = ""
 
     # -- settings
 
@@ -357,15 +359,27 @@ class StagePlugin:
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._summary is None:
             return
+        if self._worker is None and (self._session is not None or self._had_workers) and self.settings.pytest.verify:
+            self._verify_at_the_end(session)
         if self._guard is not None:
             self._summary.growth(self._guard.growth())
         if self._worker is not None:
             self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
         elif self._session is not None or self._had_workers:
             self._forget()
+
+    def _verify_at_the_end(self, session: pytest.Session) -> None:
+        """Once a run: workers have ended when their controller does."""
+        from pytest_stagegbo.errors import StageGboError
+
+        try:
+            self.session().verify()
+        except StageGboError as error:
+            self._broken = str(error)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _forget(self) -> None:
         from pytest_stagegbo.errors import StageGboError
@@ -393,6 +407,10 @@ class StagePlugin:
         if lines:
             terminalreporter.section("stage-gbo")
             for line in lines:
+                terminalreporter.line(line)
+        if self._broken:
+            terminalreporter.section("stage-gbo: isolation", red=True)
+            for line in self._broken.splitlines():
                 terminalreporter.line(line)
 
 

@@ -40,7 +40,7 @@ SIX = ("system", "tables", "vault", "cache", "drive", "llm")
 TRAPS = "PROD-GBO1"
 OWNER = "user.stagegbo.owner"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-VOLATILE = ("volatile.", "user.stagegbo.made")
+VOLATILE = ("volatile.", "user.stagegbo.made", "user.stagegbo.production")
 
 
 class Ground:

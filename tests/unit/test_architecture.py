@@ -21,6 +21,7 @@ READING_ONLY = [
     "engine/destroy.py",
     "engine/facts.py",
     "engine/guard.py",
+    "engine/inventory.py",
     "engine/marks.py",
     "engine/plan.py",
     "engine/shape.py",

@@ -23,6 +23,7 @@ EXIT_CODES = {
     "NoRoom": 5,
     "LimitTooSmall": 5,
     "NotReady": 6,
+    "IsolationBroken": 9,
     "VaultSealed": 7,
     "LockTimeout": 8,
 }

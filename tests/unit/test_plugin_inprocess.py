@@ -258,7 +258,7 @@ class TestOptions:
         return found
 
     def test_none_is_left_out_here(self) -> None:
-        tested = {name for name, *_ in TABLE} | {"keep", "lab"}
+        tested = {name for name, *_ in TABLE} | {"keep", "lab", "verify"}
         assert tested == {*plugin.OPTIONS, *plugin.SWITCHES}
 
     @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
@@ -291,6 +291,10 @@ class TestOptions:
         monkeypatch.setenv("STAGEGBO_PROJECT", "STAGE-ENV")
         assert self.settings(pytester).project == "STAGE-ENV"
         assert self.settings(pytester, "--stage-project=STAGE-CLI").project == "STAGE-CLI"
+
+    def test_verify(self, pytester: pytest.Pytester) -> None:
+        assert self.settings(pytester, "--stage-verify").pytest.verify is True
+        assert self.settings(pytester, "-o", "stage_verify=true").pytest.verify is True
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),

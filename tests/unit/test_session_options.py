@@ -44,6 +44,7 @@ FIELDS: list[Any] = [
     pytest.param("disk-min", "1GB", "2GB", "disk_floor", id="disk-min"),
     pytest.param("reset", "cache", "drive", "pytest.reset", id="reset"),
     pytest.param("keep", "true", "false", "pytest.keep", id="keep"),
+    pytest.param("verify", "true", "false", "pytest.verify", id="verify"),
 ]
 DEFAULTS = {"project": "STAGE-GBO", "pytest.provision": "auto", "timeouts.lock": "900.0"}
 
@@ -63,7 +64,7 @@ def variable(dotted: str) -> str:
 
 def toml(dotted: str, value: str) -> str:
     table, _, name = dotted.rpartition(".")
-    text = value if dotted in {"timeouts.lock", "pytest.keep"} else f'"{value}"'
+    text = value if dotted in {"timeouts.lock", "pytest.keep", "pytest.verify"} else f'"{value}"'
     text = f"[{text}]" if dotted == "pytest.reset" else text
     return f"[{table}]\n{name} = {text}" if table else f"{name} = {text}"
 

@@ -129,6 +129,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 STYLES = {
     "ready": "green",
     "ok": "green",
+    "green": "green",
+    "red": "bold red",
+    "skipped": "yellow",
     "sealed": "yellow",
     "starting": "yellow",
     "warning": "yellow",

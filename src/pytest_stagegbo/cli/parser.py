@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli import change, lab, look, within
+from pytest_stagegbo.cli import change, lab, look, verify, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     change.register(commands)
     look.register(commands)
+    verify.register(commands)
     within.register(commands)
     lab.register(commands)
     for command in commands.choices.values():

@@ -20,6 +20,12 @@ DESCRIPTION = "Made by pytest-stagegbo; removed by `stagegbo destroy`"
 PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 """Networks that are never the internet (RFC 1918, 6598, 1122, 3927)."""
 
+MOST_CONTAINERS = 24
+"""Of a stage's project: room for what somebody adds by hand, and none for a loop that makes containers.
+
+There is no `limits.disk`: with it Incus refuses every volume without a size, and each clone has a limit of its own.
+"""
+
 
 def project(settings: Settings, *, own_networks: bool) -> dict[str, str]:
     """The project's config.
@@ -40,6 +46,8 @@ def project(settings: Settings, *, own_networks: bool) -> dict[str, str]:
         "restricted.devices.nic": "allow" if own_networks else "managed",
         "restricted.networks.access": settings.network.name,
         "restricted.snapshots": "allow",
+        "limits.containers": str(max(MOST_CONTAINERS, 2 * len(settings.containers))),
+        "limits.virtual-machines": "0",
         marks.OWNER: marks.OWNER_VALUE,
     }
 
@@ -61,7 +69,10 @@ def acl(settings: Settings) -> dict[str, Any]:
     replies do not pass these rules. Traffic between clones does on hosts whose bridges call the IP filter
     (`net.bridge.bridge-nf-call-iptables`, which Docker sets), so it has to be named. Incus sorts rejects first.
     """
-    subnet, host = str(settings.network.subnet), f"{settings.network.address.ip}/32"
+    subnet, net = str(settings.network.subnet), settings.network.subnet
+    # To its subnet's broadcast addresses the host listens as to its own.
+    own = sorted({settings.network.address.ip, net.network_address, net.broadcast_address})
+    host = ",".join(f"{address}/32" for address in own)
     egress = [_rule("reject", host, "the host itself"), _rule("allow", subnet, "between the clones")]
     if settings.network.internet:
         kept_out = ",".join(str(network) for network in _not_the_internet(settings))

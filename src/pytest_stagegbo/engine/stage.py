@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, reset, shape
+from pytest_stagegbo.engine import inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.facts import Facts, gather
@@ -127,8 +127,10 @@ class StageEngine:
             self.reader, self.writer(facts), facts, self.settings, keys, self.progress, self._replacements
         )
         self._clone_performer = performer
+        before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
         timings = apply(plan.steps, performer.do, self.progress)
         if plan.changes:
+            self._note_production(facts, performer.writer, before)
             with task(self.progress, "verify", "verify that nothing is left to do"):
                 self._verify()
         for found in performer.readiness.values():
@@ -136,6 +138,13 @@ class StageEngine:
                 self.progress.note(warning)
         order = {name: performer.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, time.monotonic() - began)
+
+    def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
+        """For `verify`: what production had, and what of it changed while the stage was made."""
+        after = inventory.take(self.reader, self.settings, facts)
+        project = self.reader.projects()[self.settings.project]
+        config = {**project.config, inventory.MARK: inventory.text(before, after)}
+        writer.replace_project(config, project.description)
 
     def reset(
         self, names: Sequence[str], *, held: bool = False, left_by: Mapping[str, str] = MappingProxyType({})

@@ -84,6 +84,21 @@ class Reader:
             for item in self._connection.get("networks", project=project, recursion=1)
         }
 
+    def documents(self, *path: str, **params: str | int) -> list[dict[str, Any]]:
+        """A list of the API as it is (`recursion=1` is added); empty where the server or the driver has none."""
+        try:
+            found: list[dict[str, Any]] = self._connection.get(*path, **{"recursion": 1, **params}) or []
+        except ServerRefused as error:
+            if error.status == 404 or "not support" in error.seen:
+                return []
+            raise
+        return found
+
+    def document(self, *path: str, **params: str | int) -> dict[str, Any]:
+        """A document of the API as it is."""
+        found: dict[str, Any] = self._connection.get(*path, **params)
+        return found
+
     def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
 

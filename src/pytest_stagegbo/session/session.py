@@ -100,6 +100,14 @@ class StageSession:
         result = engine.provision(recreate=mode == "recreate")
         if result.sealed:
             raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
+        if self.settings.pytest.verify:
+            self.verify()
+
+    def verify(self) -> None:
+        """Prove the stage's isolation; raises `IsolationBroken` with every red line."""
+        from pytest_stagegbo.verify import verify
+
+        verify(self.engine).check()
 
     def _outcome(self) -> Path:
         self._lock.make_folder()

@@ -121,6 +121,9 @@ class PytestSettings:
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
     production_access: Access = "refuse"
     """Whether the process of the tests may connect to addresses of production (`network.production`)."""
+    verify: bool = False
+    """Prove the stage's isolation at both ends of a session, as the command `verify` does. Red at the beginning fails
+    the tests that need the stage, red at the end fails the session."""
 
 
 @dataclass(frozen=True, slots=True)

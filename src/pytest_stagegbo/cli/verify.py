@@ -1,0 +1,39 @@
+"""`verify`: the certificate of the stage's isolation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = commands.add_parser("verify", help="prove the stage's isolation: connections tried, limits hit, data seen")
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    verify.add_argument("--check", action="append", metavar="ID", help="this check only (may be repeated)")
+    verify.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.errors import IsolationBroken
+    from pytest_stagegbo.verify import chosen, verify
+
+    context = open_context(arguments)
+    certificate = verify(context.engine(), chosen(arguments.check))
+    if arguments.json:
+        print_json({"holds": certificate.holds, **dataclasses.asdict(certificate)})
+        return 0 if certificate.holds else IsolationBroken.exit_code
+    from pytest_stagegbo.cli.console import print_table
+
+    rows = [(finding.state, finding.id, finding.title, "\n".join(finding.evidence)) for finding in certificate.findings]
+    print_table(("", "check", "what holds", "seen"), rows, title=f"Isolation of {certificate.project}")
+    for finding in certificate.red:
+        print(f"{finding.id}: {finding.means}\n  what to do: {finding.remedy}")
+    return 0 if certificate.holds else IsolationBroken.exit_code

@@ -1,0 +1,8 @@
+"""The certificate of a stage's isolation: checks that are run for real, each with what was seen."""
+
+from __future__ import annotations
+
+from pytest_stagegbo.verify.certificate import Certificate, chosen, verify
+from pytest_stagegbo.verify.finding import Check, Finding
+
+__all__ = ["Certificate", "Check", "Finding", "chosen", "verify"]

@@ -1,0 +1,103 @@
+"""All checks of one stage, run for real."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.progress import task
+from pytest_stagegbo.verify.finding import Check, Finding, Skipped
+from pytest_stagegbo.verify.scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_stagegbo.engine.stage import StageEngine
+
+__all__ = ["Certificate", "chosen", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What all checks found."""
+
+    project: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def red(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.state == "red")
+
+    @property
+    def holds(self) -> bool:
+        """Whether no line is red. Skipped lines say why they were."""
+        return not self.red
+
+    def check(self) -> None:
+        """Raise `IsolationBroken` with every red line, if there is one."""
+        if self.red:
+            raise IsolationBroken(
+                f"stage {self.project} is not isolated: " + ", ".join(finding.id for finding in self.red),
+                seen="\n".join(f"{finding.id}: {line}" for finding in self.red for line in finding.evidence),
+                remedy="; ".join(dict.fromkeys(finding.remedy for finding in self.red)),
+            )
+
+
+def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
+    """The checks with these ids; None, which means all, for none.
+
+    Raises:
+        SettingsError: there is no such check.
+    """
+    from pytest_stagegbo.verify.table import CHECKS
+
+    known = {check.id: check for check in CHECKS}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise SettingsError("no check " + ", ".join(unknown), remedy="choose from " + ", ".join(known))
+    return [known[name] for name in dict.fromkeys(names)] if names else None
+
+
+def verify(engine: StageEngine, checks: Sequence[Check] | None = None) -> Certificate:
+    """Run the checks, one after the other. Changes nothing: connections are tried and closed, files have no name.
+
+    Args:
+        checks: Instead of all.
+
+    Raises:
+        StageMissing: there is no stage.
+        NotOurs: the project is not this tool's.
+        StageGboError: the daemon does not answer.
+    """
+    from pytest_stagegbo.verify.table import CHECKS
+
+    facts = engine.facts()
+    project = facts.projects.get(engine.settings.project)
+    if project is None:
+        raise StageMissing(
+            f"there is no stage {engine.settings.project} to verify", remedy="run `python -m pytest_stagegbo provision`"
+        )
+    if not marks.is_ours(project.config):
+        raise NotOurs(f"project {project.name} was not made by pytest-stagegbo, so nothing is tried in it")
+    scene = Scene(engine.settings, facts, engine.reader, engine.writer(facts))
+    findings = []
+    for check in CHECKS if checks is None else checks:
+        with task(engine.progress, f"verify:{check.id}", check.title):
+            findings.append(run(check, scene))
+    return Certificate(project.name, tuple(findings))
+
+
+def run(check: Check, scene: Scene) -> Finding:
+    """One line of the certificate."""
+    try:
+        result = check.look(scene)
+    except Skipped as why:
+        return Finding(check.id, check.title, "skipped", (str(why),))
+    except StageGboError as error:
+        text = f"{error.message}: {error.seen}" if error.seen else error.message
+        return Finding(check.id, check.title, "red", (f"could not be checked: {text}",), check.means, check.remedy)
+    if result.bad:
+        return Finding(check.id, check.title, "red", (*result.bad, result.seen), check.means, check.remedy)
+    return Finding(check.id, check.title, "green", (result.seen,))

@@ -1,0 +1,164 @@
+"""Ways from elsewhere into the stage that somebody configured."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.engine import shape
+from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.reach import in_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.verify.scene import Scene
+
+__all__ = ["bridge", "devices", "host_rules", "locked", "networks"]
+
+EXPOSE = "user.stagegbo.expose"
+"""Prefix of the marks of what was exposed on purpose. A value has, among its words, `expires=` and a time: seconds
+since the epoch, or ISO 8601."""
+
+
+def excused(config: Mapping[str, str], now: float) -> str:
+    """The mark of an exposure that was asked for and has not expired; empty when there is none. Pure."""
+    for key, value in config.items():
+        if key.startswith(EXPOSE) and _expiry(value) > now:
+            return f"{key}={value}"
+    return ""
+
+
+def _expiry(value: str) -> float:
+    for word in value.replace(",", " ").split():
+        text = word.removeprefix("expires=")
+        try:
+            return float(text)
+        except ValueError:
+            try:
+                return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+            except ValueError:
+                continue
+    return 0.0
+
+
+def devices(scene: Scene) -> Result:
+    """No proxy device, and no route of a network device, of any project leads into the stage."""
+    bad: list[str] = []
+    known: list[str] = []
+    count = 0
+    for each in scene.reader.documents("instances", **{"all-projects": "true"}):
+        where = f"{each.get('project', 'default')}/{each['name']}"
+        count += 1
+        for name, device in (each.get("expanded_devices") or {}).items():
+            led = device.get("type") == "proxy" and (
+                in_stage(scene, device.get("connect", "")) or each.get("project") == scene.settings.project
+            )
+            routed = any(in_stage(scene, device.get(key, "")) for key in ("ipv4.routes", "ipv4.routes.external"))
+            if not led and not routed:
+                continue
+            what = f"device {name} of {where} leads to {device.get('connect') or 'the stage'}"
+            mark = excused(each.get("config") or {}, time.time())
+            (known if mark else bad).append(f"{what} ({mark})" if mark else what)
+    return Result(tuple(bad), "; ".join([f"devices of {count} instances of all projects looked at", *known]))
+
+
+def networks(scene: Scene) -> Result:
+    """No forward, load balancer, peer, tunnel or DNS record of any network leads into the stage."""
+    bad: list[str] = []
+    known: list[str] = []
+    listed = [name for name, each in scene.facts.networks.items() if each.managed]
+    for network in listed:
+        for kind in ("forwards", "load-balancers", "peers"):
+            for each in scene.reader.documents("networks", network, kind, project="default"):
+                if network != scene.settings.network.name and not in_stage(scene, _targets(each)):
+                    continue
+                what = f"{kind[:-1]} {each.get('listen_address') or each.get('name')} of network {network}"
+                mark = excused(each.get("config") or {}, time.time())
+                (known if mark else bad).append(f"{what} ({mark})" if mark else what)
+    own = scene.facts.networks.get(scene.settings.network.name)
+    for key in sorted(own.config if own else ()):
+        if key.startswith(("tunnel.", "dns.zone.")) or key in {"bridge.external_interfaces", "ipv4.routes"}:
+            bad.append(f"network {scene.settings.network.name} has {key}")
+    for zone in scene.reader.documents("network-zones", **{"all-projects": "true"}):
+        records = scene.reader.documents("network-zones", zone["name"], "records", project=zone.get("project", ""))
+        for record in records:
+            if any(in_stage(scene, str(entry.get("value", ""))) for entry in record.get("entries") or ()):
+                bad.append(f"DNS record {record['name']} of zone {zone['name']}")
+    return Result(tuple(bad), "; ".join([f"networks {', '.join(listed)} and all DNS zones looked at", *known]))
+
+
+def _targets(forward: Mapping[str, Any]) -> str:
+    ports = forward.get("ports") or forward.get("backends") or ()
+    found = [str((forward.get("config") or {}).get("target_address", ""))]
+    return ":".join([*found, *(str(port.get("target_address", "")) for port in ports)])
+
+
+def bridge(scene: Scene) -> Result:
+    """Nothing hangs on the stage's bridge but the network devices of the project's own instances."""
+    state = scene.states.get(scene.settings.network.name) or {}
+    ports = set((state.get("bridge") or {}).get("upper_devices") or ())
+    own = {
+        value
+        for clone in scene.facts.clones.values()
+        for key, value in clone.config.items()
+        if key.startswith("volatile.") and key.endswith(".host_name")
+    }
+    own.add(f"{scene.settings.network.name}-mtu")  # Incus's own, to hold the bridge's MTU
+    bad = [f"interface {name} is on bridge {scene.settings.network.name}" for name in sorted(ports - own)]
+    return Result(tuple(bad), f"{len(ports)} ports on {scene.settings.network.name}")
+
+
+def host_rules(scene: Scene) -> Result:
+    """No rule of the host's packet filter, but Incus's own, sends anything to the stage."""
+    if not scene.reader.is_local:
+        raise Skipped("the daemon is on another host")
+    tool = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
+    inside = scene.place("/usr/sbin/nft") if tool is None else None
+    if tool is None and inside is None:
+        raise Skipped("there is no nft to list the host's rules with, or this is not root")
+    argv = [tool] if tool else ["chroot", str(inside)[: -len("/usr/sbin/nft")], "/usr/sbin/nft"]
+    done = subprocess.run([*argv, "list", "ruleset"], capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        raise Skipped(f"nft says: {done.stderr.strip()[:200]}")
+    return Result(tuple(foreign_rules(done.stdout, scene)), f"{len(done.stdout.splitlines())} lines of rules read")
+
+
+def foreign_rules(listed: str, scene: Scene) -> list[str]:
+    """Lines outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
+    found, table = [], ""
+    for line in listed.splitlines():
+        if line.startswith("table "):
+            table = line
+        words = line.replace(",", " ").split()
+        if table.split()[2:3] == ["incus"]:
+            continue
+        led = "dnat" in words and any(in_stage(scene, word) for word in words)
+        named = f'"{scene.settings.network.name}"' in words and "accept" in words
+        if led or named:
+            found.append(f"{table.strip(' {')}: {line.strip()}")
+    return found
+
+
+def locked(scene: Scene) -> Result:
+    """Project, bridge and access list are as provisioning makes them, restrictions and all."""
+    settings, facts = scene.settings, scene.facts
+    bad = []
+    project = facts.projects[settings.project]
+    wanted = shape.project(settings, own_networks=project.config.get("features.networks") == "true")
+    bad += [
+        f"project: {k} is {project.config.get(k)!r}, not {v!r}" for k, v in wanted.items() if project.config.get(k) != v
+    ]
+    network = facts.networks.get(settings.network.name)
+    found = network.config if network else {}
+    bad += [
+        f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in shape.network(settings).items() if found.get(k) != v
+    ]
+    acl, rules = facts.acl or {}, shape.acl(settings)
+    bad += [
+        f"access list: {key} is not what it should be" for key in ("ingress", "egress") if acl.get(key) != rules[key]
+    ]
+    return Result(tuple(bad), f"{len(wanted)} keys of the project, the bridge's, and the access list compared")

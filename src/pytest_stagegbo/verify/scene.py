@@ -1,0 +1,195 @@
+"""What the checks look at, read once."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.verify import dialling
+from pytest_stagegbo.verify.dialling import Answer, Target
+from pytest_stagegbo.verify.finding import Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import CommandResult, Instance, Pool, Reader, Writer
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Scene"]
+
+OUTSIDE = "192.0.2.1"
+"""An address that is nobody's (RFC 5737), and on the way to the internet."""
+HOST_PORTS = (22, 53, 8443)
+"""What hosts listen on: ssh, a resolver, Incus's API."""
+SPARE_PORTS = range(20000, 30000)
+"""Where listeners are put: below the ports that the kernel gives to outgoing connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """What each container of the stage could reach."""
+
+    answers: Mapping[str, Mapping[Target, Answer]]
+    production: tuple[str, ...]
+    """Production's addresses, those of its bridges on the host included."""
+    host: tuple[str, ...]
+    """The host's addresses."""
+    host_port: int | None
+    """Where this process listened on all addresses of the host; None: it is not on that host."""
+    intruders: tuple[str, ...]
+    """From where it was connected to."""
+    names: Mapping[str, str]
+    """What each container's listener says."""
+    port: int
+    """Of the containers' listeners."""
+
+
+class Scene:
+    """One stage, and all that is known of it."""
+
+    def __init__(self, settings: Settings, facts: Facts, reader: Reader, writer: Writer) -> None:
+        self.settings = settings
+        self.facts = facts
+        self.reader = reader
+        self.writer = writer
+
+    @cached_property
+    def clones(self) -> Mapping[str, Instance]:
+        """This tool's, that the settings name."""
+        return {
+            name: clone
+            for name, clone in self.facts.clones.items()
+            if name in self.settings.containers and marks.is_ours(clone.config)
+        }
+
+    @cached_property
+    def running(self) -> list[str]:
+        """Names of the clones that run; `Skipped` when there is none."""
+        found = [name for name, clone in self.clones.items() if clone.is_running]
+        if not found:
+            raise Skipped("no container of the stage is running")
+        return found
+
+    def place(self, path: str) -> str | None:
+        """Where this process finds a file of the daemon's host; None: nowhere."""
+        found = HostView(self.reader.endpoint).place(path)
+        return None if found is None else str(found)
+
+    def host_free(self, pool: Pool) -> int | None:
+        """Free bytes of the file system below a pool that is a file; None: there is none, or nobody knows."""
+        return HostView(self.reader.endpoint).free_bytes(pool.source) if pool.source.endswith(".img") else None
+
+    def execute(self, name: str, command: list[str]) -> CommandResult:
+        return self.writer.execute(name, command, timeout=60)
+
+    def in_each(self, commands: Mapping[str, list[str]]) -> dict[str, CommandResult]:
+        """Run a command in each container, all at once."""
+        with ThreadPoolExecutor(max(1, len(commands))) as threads:
+            running = {name: threads.submit(self.execute, name, command) for name, command in commands.items()}
+            return {name: each.result() for name, each in running.items()}
+
+    @cached_property
+    def states(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the daemon sees of the network of each network interface of the host."""
+        names = [each["name"] for each in self.reader.documents("networks", project="default")]
+        return {name: self.reader.document("networks", name, "state", project="default") for name in names}
+
+    @cached_property
+    def host_addresses(self) -> tuple[str, ...]:
+        """Every IPv4 address of the host, but for loopback."""
+        found = {
+            each["address"]
+            for state in self.states.values()
+            for each in state.get("addresses") or ()
+            if each.get("family") == "inet" and not IPv4Address(each["address"]).is_loopback
+        }
+        return tuple(sorted(found, key=IPv4Address))
+
+    @cached_property
+    def production_addresses(self) -> tuple[str, ...]:
+        """Those that production's containers have now, that the settings give them, and its bridges'."""
+        found = {str(c.production_address) for c in self.settings.containers.values() if c.production_address}
+        instances = self.reader.documents("instances", project=self.settings.source_project, recursion=2)
+        for each in instances:
+            for interface in ((each.get("state") or {}).get("network") or {}).values():
+                found.update(_global(interface.get("addresses") or ()))
+        for name in self.facts.production_networks:
+            found.update(_global((self.states.get(name) or {}).get("addresses") or ()))
+        return tuple(sorted(found, key=IPv4Address))
+
+    @cached_property
+    def dialled(self) -> Dialled:
+        """Connections from every running container to everything of interest, made once."""
+        running = self.running
+        port = secrets.choice(SPARE_PORTS)
+        names = {name: secrets.token_hex(8) for name in running}
+        started = self.in_each({name: dialling.listener(port, names[name]) for name in running})
+        failed = [f"{name}: {result.stderr.strip()}" for name, result in started.items() if result.status]
+        if failed:
+            raise Skipped("perl, which every Debian has, can't be run: " + "; ".join(failed))
+        with _Sentry(self.reader.is_local) as sentry:
+            targets = self._targets(port, sentry.port)
+            results = self.in_each({name: dialling.command(targets) for name in running})
+        answers = {name: dialling.read_answers(result.stdout) for name, result in results.items()}
+        return Dialled(
+            answers, self.production_addresses, self.host_addresses, sentry.port, tuple(sentry.seen), names, port
+        )
+
+    def _targets(self, port: int, sentry: int | None) -> list[Target]:
+        host_ports = [*HOST_PORTS, *([sentry] if sentry else [])]
+        services = {probe.port for container in self.settings.containers.values() for probe in container.probes}
+        # The kernel limits how often it says "unreachable" to one peer: what must hear it comes first.
+        found = [Target(OUTSIDE, 443)]
+        found += [Target(address, each) for address in self.production_addresses for each in sorted(services)]
+        found += [Target(address, port, name=True) for address in self.production_addresses]
+        found += [Target(str(self.settings.containers[name].address), port, name=True) for name in self.running]
+        found += [Target(address, each) for address in self.host_addresses for each in host_ports]
+        return list(dict.fromkeys(found))
+
+
+def _global(addresses: Any) -> Iterator[str]:
+    for each in addresses:
+        if each.get("family") == "inet" and each.get("scope") == "global":
+            yield each["address"]
+
+
+class _Sentry:
+    """Listens on all addresses of the host while the block runs, to see who gets there."""
+
+    def __init__(self, local: bool) -> None:
+        self._socket = socket.socket() if local else None
+        self.port: int | None = None
+        self.seen: list[str] = []
+
+    def __enter__(self) -> _Sentry:
+        if self._socket is not None:
+            self._socket.bind(("0.0.0.0", 0))
+            self._socket.listen(64)
+            self.port = self._socket.getsockname()[1]
+            threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+    def _listen(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, peer = listening.accept()
+            except OSError:
+                return
+            self.seen.append(peer[0])
+            connection.close()

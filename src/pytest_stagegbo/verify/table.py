@@ -1,0 +1,141 @@
+"""Every check of the certificate, with what it means and what to do: docs/isolation.md is checked against it."""
+
+from __future__ import annotations
+
+from pytest_stagegbo.verify import contents, exposure, reach, unchanged
+from pytest_stagegbo.verify.finding import Check
+
+__all__ = ["CHECKS"]
+
+_AGAIN = "provision again, which puts the stage's project, bridge and access list back"
+_ANEW = "make the clone anew: `provision --recreate`"
+
+CHECKS = (
+    Check(
+        "reach.production",
+        "no container of the stage reaches production",
+        "Tests may read and change production.",
+        f"{_AGAIN}; where rules of the host's packet filter were flushed, restart Incus or change the network once",
+        reach.production,
+    ),
+    Check(
+        "reach.twins",
+        "production's addresses lead to the clones",
+        "A clone works with another container than the one that its configuration means.",
+        _ANEW,
+        reach.twins,
+    ),
+    Check(
+        "reach.host",
+        "no port of the host is open to the stage",
+        "The stage may talk to Incus, ssh or a resolver of the host, and through them to everything else.",
+        f"{_AGAIN}; port 53 is open to every bridge by Incus's own rules: bind the resolver to other addresses",
+        reach.host,
+    ),
+    Check(
+        "reach.internet",
+        "the stage sends nothing to the internet",
+        "Cloned services may send mail and call others in production's name.",
+        _AGAIN,
+        reach.internet,
+    ),
+    Check(
+        "reach.stage",
+        "the host reaches each clone",
+        "Tests can't use the stage, or talk to somebody else in its place.",
+        "look at `status`; does a firewall of the host or another network have the stage's subnet?",
+        reach.host_to_stage,
+    ),
+    Check(
+        "exposure.devices",
+        "no device leads into the stage",
+        "Others reach the stage's services, which hold production's data.",
+        "remove the device named: `incus config device remove`",
+        exposure.devices,
+    ),
+    Check(
+        "exposure.networks",
+        "no forward, load balancer, peer, tunnel or DNS record leads into the stage",
+        "Others reach the stage's services, which hold production's data.",
+        "remove what is named: `incus network forward delete`, `incus network zone record delete`, ...",
+        exposure.networks,
+    ),
+    Check(
+        "exposure.bridge",
+        "nothing else hangs on the stage's bridge",
+        "Who is on the bridge reaches every port of every clone.",
+        "take the interface off the bridge, or remove the instance that it belongs to",
+        exposure.bridge,
+    ),
+    Check(
+        "exposure.host-rules",
+        "no rule of the host's packet filter leads into the stage",
+        "Others reach the stage's services, which hold production's data.",
+        "delete the rule named, where it was made (nft, iptables, firewalld, Docker)",
+        exposure.host_rules,
+    ),
+    Check(
+        "locked.project",
+        "project, bridge and access list are as they were made",
+        "What the server would refuse in a locked project, somebody can now add.",
+        _AGAIN,
+        exposure.locked,
+    ),
+    Check(
+        "locked.instances",
+        "no instance of the project has a foreign device or a privilege",
+        "A container with a host's folder, a proxy or privileges reaches out of the stage.",
+        f"remove the instance, or the device or key named; {_ANEW}",
+        contents.instances,
+    ),
+    Check(
+        "locked.filters",
+        "each clone sends from its own MAC and address only",
+        "A clone may take another's address, or production's, on the bridge.",
+        _ANEW,
+        contents.filters,
+    ),
+    Check(
+        "locked.addresses",
+        "each clone has its own address and its twin's, and no other",
+        "Left-over addresses of production lead to the wrong container.",
+        f"restart the container, or {_ANEW}",
+        contents.addresses,
+    ),
+    Check(
+        "data.wiped",
+        "nothing of production is left in the folders that are wiped",
+        "Tests see data that the staging guide says is wiped.",
+        "`reset NAME`, or make the clone anew: `provision --recreate`",
+        contents.wiped,
+    ),
+    Check("data.logs", "no log of production is left", "Logs hold people's data.", _ANEW, contents.logs),
+    Check(
+        "data.kept",
+        "data that is kept is there",
+        "Tests run on a stage that is not like production.",
+        _ANEW,
+        contents.kept,
+    ),
+    Check(
+        "data.identity",
+        "each clone has a machine id and a name of its own",
+        "Two machines with one identity are taken for one, by DHCP, journals and licences.",
+        _ANEW,
+        contents.identity,
+    ),
+    Check(
+        "limits.disk",
+        "each clone's disk limit holds",
+        "A clone may fill the pool that production lives on.",
+        "provision again, which sets the limits; on btrfs see that quotas are on: `btrfs qgroup show`",
+        contents.limits,
+    ),
+    Check(
+        "production.unchanged",
+        "provisioning left production as it was",
+        "Production changed while the stage was made from it.",
+        "compare what is named with your own changes of that time; if they are not yours, please report it",
+        unchanged.unchanged,
+    ),
+)

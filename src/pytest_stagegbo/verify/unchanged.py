@@ -1,0 +1,28 @@
+"""Whether provisioning left production as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import inventory
+from pytest_stagegbo.verify.finding import Result, Skipped
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.verify.scene import Scene
+
+__all__ = ["unchanged"]
+
+
+def unchanged(scene: Scene) -> Result:
+    """What changed during provisioning is red; what changed since is production's own business, and is shown."""
+    text = scene.facts.projects[scene.settings.project].config.get(inventory.MARK, "")
+    record = inventory.read(text)
+    if record is None:
+        raise Skipped("the last provisioning noted nothing of production: provision --recreate")
+    now = inventory.take(scene.reader, scene.settings, scene.facts)
+    since = inventory.differences(record.things, now)
+    seen = f"{len(record.things)} things of production noted at {record.at}"
+    if since:
+        seen += f"; production changed since, by others (Incus does not keep by whom): {', '.join(since)}"
+    bad = tuple(f"changed while the stage was provisioned: {each}" for each in record.changed)
+    return Result(bad, seen)
