@@ -174,8 +174,8 @@ class Report:
             f"cache, drive and system dirty, proof included: {self.ratio('all three', 'by hand'):.0f} times as fast as "
             f"by hand (medians; aim {AIM_BY_HAND}, hope {HOPE_BY_HAND})",
             f"all three untouched: {_ms(untouched)} (median; aim {_ms(AIM_UNTOUCHED)})",
-            f"tables by name: {self.ratio('tables', 'tables, snapshot restore'):.0f} times as fast as a snapshot restore "
-            f"(medians; aim {AIM_RESTORE})",
+            f"tables by name: {self.ratio('tables', 'tables, snapshot restore'):.0f} times as fast as a snapshot "
+            f"restore (medians; aim {AIM_RESTORE})",
             f"before the measurements {percentile(self.idle, 50):.0%} of the cores were idle (median): where others "
             "work, wall time says little",
         ]

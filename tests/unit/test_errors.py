@@ -24,6 +24,7 @@ EXIT_CODES = {
     "NotReady": 6,
     "VaultSealed": 7,
     "LockTimeout": 8,
+    "Residue": 9,
 }
 
 
