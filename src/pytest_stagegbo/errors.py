@@ -244,7 +244,7 @@ class Residue(StageGboError):
     """A reset left something behind that it should have removed. Whatever uses the container next resets it again."""
 
     code = "SG340"
-    exit_code = 9
+    exit_code = 10
 
     @classmethod
     def of(cls, container: str, left: Sequence[str], left_by: str, *, seen: str, remedy: str) -> Residue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -244,7 +245,11 @@ def test_a_killed_reset_is_done_again(clean: CleanStage, in_network: InNetwork) 
         lock, unfinished = clean.engine.lock(), 0
         for number in range(8):
             process = clean.start_resetting(*THREE)
-            threading.Event().wait(0.02 + number * 0.02)
+            deadline = time.monotonic() + 30
+            while not lock.unfinished(THREE):
+                assert time.monotonic() < deadline, "no reset has begun"
+                time.sleep(0.0005)
+            threading.Event().wait(number * 0.003)
             kill(process)
             unfinished += bool(lock.unfinished(THREE))
             clean.reset(*THREE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -54,7 +55,18 @@ class Stage:
         assert project == "STAGE-GBO"
         return self.clones.get(name)
 
+    def snapshots(self, project: str, name: str) -> frozenset[str]:
+        assert project == "STAGE-GBO"
+        return frozenset(line.split()[2] for line in self.log if line.startswith(f"snapshot {name} "))
+
     # -- writer
+
+    @property
+    def scope(self) -> Any:
+        return SimpleNamespace(project="STAGE-GBO")
+
+    def snapshot_instance(self, name: str, snapshot: str) -> None:
+        self.write("snapshot", name, snapshot)
 
     def create_project(self, own_networks: Mapping[str, str], shared: Mapping[str, str], description: str) -> bool:
         assert description

@@ -171,7 +171,7 @@ class TestUsageErrors:
         ("arguments", "message"),
         [
             (["--stage-reset=chache"], "*--stage-reset: unknown: chache; there are all, cache, *"),
-            (["--stage-reset=tables"], "*--stage-reset: tables keeps its data*"),
+            (["--stage-reset=taables"], "*--stage-reset: unknown: taables*"),
             (["--stage-reset=none,cache"], "*--stage-reset: none goes with no other name*"),
             (["--stage-project=default"], "*--stage-project: *"),
             (["--stage-disk-min=much"], "*--stage-disk-min: 'much' *"),
@@ -191,7 +191,7 @@ class TestUsageErrors:
             import pytest
             @pytest.mark.stage_reset("chache")
             def test_one(stage_gbo): pass
-            @pytest.mark.stage_reset("vault")
+            @pytest.mark.stage_reset("vaalt")
             def test_two(stage_gbo): pass
             def test_three(): raise SystemExit("run")
             """
@@ -201,8 +201,8 @@ class TestUsageErrors:
         result.stderr.fnmatch_lines(
             [
                 "ERROR: *::test_one: stage_reset names what cannot be reset: chache",
-                "*choose from system, cache, drive, all, none",
-                "*::test_two: stage_reset names what cannot be reset: vault",
+                "*choose from system, tables, vault, cache, drive, llm, all, none",
+                "*::test_two: stage_reset names what cannot be reset: vaalt",
             ]
         )
         assert "INTERNALERROR" not in result.stderr.str()

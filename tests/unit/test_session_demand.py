@@ -69,12 +69,24 @@ def test_a_container_with_folders_to_wipe_of_its_own_can_be_reset_by_name() -> N
     assert found == asked("tables", "tables")
 
 
-@pytest.mark.parametrize("name", ["tables", "vault", "llm", "chache", "STAGE", ""])
+@pytest.mark.parametrize("name", ["tables", "vault", "llm"])
+def test_what_keeps_its_data_is_reset_by_name_only(name: str) -> None:
+    assert demand(["stage_gbo"], [[name]], settings()).resets == (name,)
+    assert name not in demand(["stage_gbo"], [["all"]], settings()).resets
+    assert set(demand(["stage_gbo"], [["all", name]], settings()).resets) == {"system", "cache", "drive", name}
+
+
+def test_a_container_without_a_way_to_reset_it_is_refused() -> None:
+    with pytest.raises(SettingsError, match="cannot be reset: vault"):
+        demand(["stage_gbo"], [["vault"]], settings(more={"containers.vault.reset": "restart"}))
+
+
+@pytest.mark.parametrize("name", ["chache", "STAGE", ""])
 def test_what_cannot_be_reset_is_refused_and_the_rest_is_named(name: str) -> None:
     with pytest.raises(SettingsError, match=re.escape("stage_reset names what cannot be reset")) as caught:
         demand(["stage_gbo"], [["cache", name]], settings())
     assert "cache" not in caught.value.message
-    assert caught.value.remedy == "choose from system, cache, drive, all, none"
+    assert caught.value.remedy == "choose from system, tables, vault, cache, drive, llm, all, none"
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_every_problem_of_every_source_at_once_with_where_it_stands(read: Callab
         read(
             {"provision": "sometimes", "lock-timeout": "soon"},
             {"STAGEGBO_DISK_FLOOR": "much"},
-            {"reset": "tables", "keep": "perhaps"},
+            {"reset": "taables", "keep": "perhaps"},
             'projct = "STAGE-2"',
         )
     lines = [line.split(". ", 1)[1] for line in str(caught.value).splitlines() if line[:2] == "  "]

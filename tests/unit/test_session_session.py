@@ -27,7 +27,7 @@ from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import Layer, build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_stagegbo.engine.steps import Step
@@ -63,7 +63,8 @@ class Engine:
             raise result
         return result
 
-    def reset(self, names: Sequence[str], *, held: bool) -> None:
+    def reset(self, names: Sequence[str], *, held: bool, left_by: Mapping[str, str]) -> None:
+        assert set(left_by) == set(names)
         assert held, "a session holds the locks itself"
         assert self.resetting, "nobody foresaw a reset"
         self.done.append("reset " + " ".join(names))

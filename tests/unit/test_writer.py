@@ -189,6 +189,36 @@ CASES: dict[str, Case] = {
         lambda w: w.delete_file("cache", "/etc/motd"),
         [Sent("DELETE", ("instances", "cache", "files"), {"path": "/etc/motd", **STAGE})],
     ),
+    "snapshot_instance": Case(
+        lambda w: w.snapshot_instance("cache", "clean"),
+        [Sent("POST", ("instances", "cache", "snapshots"), STAGE, {"name": "clean", "stateful": False})],
+        waits=True,
+    ),
+    "restore_instance": Case(
+        lambda w: w.restore_instance("cache", "clean"),
+        [Sent("PUT", ("instances", "cache"), STAGE, {"restore": "clean"})],
+        waits=True,
+    ),
+    "channel": Case(
+        lambda w: w.channel("cache"),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "exec"),
+                STAGE,
+                {
+                    "command": ["sh"],
+                    "environment": {
+                        "LC_ALL": "C",
+                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    },
+                    "cwd": "/",
+                    "wait-for-websocket": True,
+                    "interactive": False,
+                },
+            )
+        ],
+    ),
     "execute": Case(
         lambda w: w.execute("cache", ["id", "-u"]),
         [
@@ -486,6 +516,9 @@ class TestGate:
             lambda: writer.make_folder(name, "/opt/gbo"),
             lambda: writer.delete_file(name, "/etc/motd"),
             lambda: writer.execute(name, ["id"]),
+            lambda: writer.channel(name),
+            lambda: writer.snapshot_instance(name, "clean"),
+            lambda: writer.restore_instance(name, "clean"),
         ]
         for call in calls:
             with pytest.raises(ProductionProtected):
@@ -535,6 +568,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         {},
         [(("storage-pools", "tank", "volumes", "container", "n", "state"), {"project": "P"})],
     ),
+    "snapshots": (lambda r: r.snapshots("P", "n"), [], [(("instances", "n", "snapshots"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
 }
 

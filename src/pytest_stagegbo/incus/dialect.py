@@ -24,6 +24,7 @@ __all__ = [
     "Standing",
     "file_headers",
     "is_busy",
+    "knows_no",
     "over_quota",
     "refuses_low_level",
     "refuses_own_networks",
@@ -140,6 +141,11 @@ def remedy(status: int, text: str) -> str:
             "list of its own. On the server, `incus config trust edit` takes the restriction away"
         )
     return ""
+
+
+def knows_no(error: ServerRefused) -> bool:
+    """Whether a kind of object was asked for that is not there, or that this network or server can't have."""
+    return error.status == 404 or "not support" in error.seen
 
 
 # -- requests

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pytest_stagegbo.errors import ServerRefused
+from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Reader:
         try:
             found: list[dict[str, Any]] = self._connection.get(*path, **{"recursion": 1, **params}) or []
         except ServerRefused as error:
-            if error.status == 404 or "not support" in error.seen:
+            if dialect.knows_no(error):
                 return []
             raise
         return found

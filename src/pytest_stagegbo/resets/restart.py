@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["restart", "restart_script"]
 
+PATIENCE = 2
+"""Seconds for a service to stop by itself: some wait for the clients that are connected, and its data goes anyway."""
 SHOWN = 5
 """Residues that an error names."""
 
@@ -37,7 +39,10 @@ known=
 for unit in {units}; do
     if systemctl cat "$unit" >/dev/null 2>&1; then known="$known $unit"; fi
 done
-[ -z "$known" ] || systemctl stop $known
+if [ -n "$known" ] && ! timeout {PATIENCE} systemctl stop $known; then
+    systemctl kill -s KILL $known || true
+    systemctl stop $known
+fi
 {clearing.functions()}
 {clearing.empty_folders(container.wipe)}
 if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi

@@ -424,10 +424,10 @@ _HOT = ("valkey", "s3", "http")
 def ways(settings: Settings) -> Iterator[Problem]:
     for name, container in settings.containers.items():
         protocol = container.probes[0].protocol if container.probes else ""
-        if container.reset == "hot" and not container.data and protocol not in _HOT:
+        if container.reset == "hot" and protocol and not container.data and protocol not in _HOT:
             yield Problem(
                 f"a hot reset knows {', '.join(_HOT)} and, with `data`, postgresql, and the first probe of {name} is "
-                f"{protocol or 'missing'}; write restart or restore",
+                f"{protocol}; write restart or restore",
                 (f"containers.{name}.reset", f"containers.{name}.probes"),
             )
         if container.data and protocol != "postgresql":

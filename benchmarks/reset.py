@@ -1,0 +1,296 @@
+"""Resets of a stage that is dirty, against the documented reset by hand and against a snapshot.
+
+    sudo python benchmarks/reset.py [--rounds N] [--rival-rounds N] [--json FILE]
+                                    [--markdown docs/benchmarks.md] [--keep]
+
+Before each reset, keys, objects, files or rows are written anew. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
+which it brings up and deletes again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
+
+from benchmarks._bench_lab import POOL_PATH, BenchLab, bench_lab  # noqa: E402
+from benchmarks._measure import Machine, ProcessorTime, percentile, replace_section  # noqa: E402
+
+from pytest_stagegbo.engine.stage import StageEngine  # noqa: E402
+from pytest_stagegbo.errors import StageGboError  # noqa: E402
+from pytest_stagegbo.incus.connection import Connection  # noqa: E402
+from pytest_stagegbo.lab.standin.botserver import Cache, Drive  # noqa: E402
+from pytest_stagegbo.settings import load  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_stagegbo.resets import Outcome
+    from pytest_stagegbo.settings import Settings
+
+THREE = ("cache", "drive", "system")
+AIM_BY_HAND, HOPE_BY_HAND = 100, 300
+AIM_RESTORE = 10
+AIM_UNTOUCHED = 0.005
+IDLE = 0.9
+LONGEST_WAIT = 60.0
+UNITS = {"cache": "valkey", "drive": "minio", "system": "botserver botui"}
+DATA = {"cache": "/opt/gbo/data/valkey", "drive": "/opt/gbo/data/minio", "system": "/opt/gbo/work"}
+
+
+class Bench:
+    """The stage of a lab, for calls from a thread in the lab's network."""
+
+    def __init__(self, lab: BenchLab) -> None:
+        self.lab = lab
+        environ = {"STAGEGBO_INCUS__ENDPOINT": str(lab.lab.socket)}
+        unseal = {"STAGEGBO_VAULT__UNSEAL_FILE": str(lab.lab.paths.vault_init)}
+        self.settings: Settings = load(None, ROOT, {**environ, **unseal}).settings
+        self.engine = self.another()
+        self._secrets = lab.lab.credentials()
+        self._pool = Path(f"/proc/{lab.lab.status().pid}/root{POOL_PATH}/containers")
+
+    def another(self, **ways: str) -> StageEngine:
+        """An engine of its own; `tables="restore"` sets how a container is reset."""
+        containers = dict(self.settings.containers)
+        for name, way in ways.items():
+            containers[name] = replace(containers[name], reset=way)  # type: ignore[arg-type]
+        settings = replace(self.settings, containers=MappingProxyType(containers))
+        return StageEngine(settings, Connection(settings.incus))
+
+    # -- pollution
+
+    def pollute(self, names: Sequence[str], number: int) -> None:
+        for name in names:
+            getattr(self, f"_{name}")(number)
+
+    def _cache(self, number: int) -> None:
+        cache = Cache({**self._secrets["cache"], "host": str(self.settings.containers["cache"].address)})
+        for each in range(10):
+            cache.call("SET", f"key:{number}:{each}", "x" * 1000)
+            cache.call("HSET", f"hash:{number}:{each}", "field", each)
+        cache.call("SELECT", 1 + number % 15)
+        cache.call("RPUSH", "list", *range(100))
+        cache.close()
+
+    def _drive(self, number: int) -> None:
+        drive = Drive({**self._secrets["drive"], "host": str(self.settings.containers["drive"].address)})
+        drive.call("PUT", f"/bucket{number}")
+        for each in range(10):
+            drive.call("PUT", f"/bucket{number}/folder{each % 3}/object {each}", body=bytes(10_000))
+
+    def _system(self, number: int) -> None:
+        folder = self._pool / "STAGE-GBO_system/rootfs/opt/gbo/work" / f"bot{number}.gbai/bot{number}.gbdialog"
+        folder.mkdir(parents=True)
+        for each in range(20):
+            (folder / f"{each}.ast").write_text("{}")
+        (folder / ".hidden").write_text("x")
+
+    def _tables(self, number: int) -> None:
+        query = (
+            f"INSERT INTO message_history (user_id, content) SELECT 1, 'm' FROM generate_series(1, 1000); "
+            f"CREATE TABLE left_over_{number} AS SELECT * FROM message_history; DELETE FROM bot_configuration"
+        )
+        words = ["runuser", "-u", "postgres", "--", "psql", "-Xq", "botserver", "-c", query]
+        result = self.engine.execute("tables", words)
+        if result.status:
+            raise RuntimeError(result.stderr)
+
+    # -- ways
+
+    def reset(self, names: Sequence[str], engine: StageEngine | None = None) -> tuple[float, tuple[Outcome, ...]]:
+        """Seconds of one reset, its proof included, and how it went."""
+        began = time.monotonic()
+        outcomes = (engine or self.engine).reset(names)
+        return time.monotonic() - began, outcomes
+
+    def by_hand(self, names: Sequence[str]) -> float:
+        """The documented reset: clear the folder, restart the container, wait until the service answers."""
+        began = time.monotonic()
+        for name in names:
+            clear = f"systemctl stop {UNITS[name]}; rm -rf {DATA[name]}/* {DATA[name]}/.[!.]*"
+            self.lab.run("incus", "exec", "--project=STAGE-GBO", name, "--", "sh", "-c", clear)
+            self.lab.run("incus", "restart", "--project=STAGE-GBO", name)
+            container = self.settings.containers[name]
+            self.lab.wait_answering([(name, str(container.address), probe) for probe in container.probes])
+        return time.monotonic() - began
+
+
+def _rounds(
+    bench: Bench, names: Sequence[str], rounds: int, ways: dict[str, int], engine: StageEngine | None = None
+) -> list[float]:
+    bench.reset(names, engine)
+    found = []
+    for number in range(rounds):
+        bench.pollute(names, number)
+        seconds, outcomes = bench.reset(names, engine)
+        found.append(seconds)
+        for outcome in outcomes:
+            key = f"{outcome.name} {outcome.way}"
+            ways[key] = ways.get(key, 0) + 1
+    return found
+
+
+def _untouched(bench: Bench, rounds: int) -> list[float]:
+    """BotServer writes to cache every second: rounds in which it just did are not of something untouched."""
+    found: list[float] = []
+    while len(found) < rounds:
+        seconds, outcomes = bench.reset(THREE)
+        if all(outcome.way == "untouched" for outcome in outcomes):
+            found.append(seconds)
+    return found
+
+
+class Report:
+    """What was measured, in seconds, and what follows from it."""
+
+    def __init__(
+        self, times: dict[str, list[float]], ways: dict[str, dict[str, int]], idle: list[float], version: str
+    ) -> None:
+        self.times = times
+        self.ways = ways
+        self.idle = idle
+        self.machine = Machine.this()
+        self.version = version
+
+    def ratio(self, way: str, rival: str) -> float:
+        return percentile(self.times[rival], 50) / percentile(self.times[way], 50)
+
+    def headlines(self) -> list[str]:
+        untouched = percentile(self.times["all three, untouched"], 50)
+        return [
+            f"cache, drive and system dirty, proof included: {self.ratio('all three', 'by hand'):.0f} times as fast as "
+            f"by hand (medians; aim {AIM_BY_HAND}, hope {HOPE_BY_HAND})",
+            f"all three untouched: {_ms(untouched)} (median; aim {_ms(AIM_UNTOUCHED)})",
+            f"tables by name: {self.ratio('tables', 'tables, snapshot restore'):.0f} times as fast as a snapshot "
+            f"restore (medians; aim {AIM_RESTORE})",
+            f"before the measurements {percentile(self.idle, 50):.0%} of the cores were idle (median): where others "
+            "work, wall time says little",
+        ]
+
+    def rows(self) -> list[list[str]]:
+        rows = []
+        for name, times in self.times.items():
+            ways = ", ".join(f"{way} {count}" for way, count in sorted(self.ways.get(name, {}).items()))
+            figures = [_ms(percentile(times, percent)) for percent in (50, 95)]
+            rows.append([name, str(len(times)), *figures, _ms(min(times)), _ms(max(times)), ways])
+        return rows
+
+    columns = ("reset of", "rounds", "p50", "p95", "fastest", "slowest", "done by")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "machine": self.machine.to_json(),
+            "incus": self.version,
+            "times": self.times,
+            "ways": self.ways,
+            "idle": self.idle,
+        }
+
+    def print(self, console: Console) -> None:
+        console.print(f"{self.machine}; Incus {self.version}")
+        table = Table()
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number in {0, 6} else "right")
+        for row in self.rows():
+            table.add_row(*row)
+        console.print(table)
+        for line in self.headlines():
+            console.print(line, soft_wrap=True)
+
+    def markdown(self) -> str:
+        lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * 5 + "|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
+        return "\n\n".join(
+            (
+                f"Measured on {self.machine}; Incus {self.version}.",
+                "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines()),
+                "\n".join(lines),
+            )
+        )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if abs(seconds) >= 0.02 else f"{seconds * 1000:.1f} ms"
+
+
+def _measure(lab: BenchLab, console: Console, rounds: int, rival_rounds: int) -> Report:
+    lab.stagegbo("provision")
+    times: dict[str, list[float]] = {}
+    ways: dict[str, dict[str, int]] = {}
+    idle: list[float] = []
+    with ThreadPoolExecutor(1, initializer=lab.lab.join_network) as inside:
+        bench = inside.submit(Bench, lab).result()
+
+        def measure(name: str, call: Callable[[], list[float]]) -> None:
+            idle.append(ProcessorTime.wait_idle(IDLE, LONGEST_WAIT))
+            times[name] = inside.submit(call).result()
+            console.print(f"{name}: {_ms(percentile(times[name], 50))} ({idle[-1]:.0%} of the cores idle before)")
+
+        def dirty(*names: str) -> Callable[[], list[float]]:
+            key = names[0] if len(names) == 1 else "all three"
+            return lambda: _rounds(bench, names, rounds, ways.setdefault(key, {}))
+
+        def by_hand() -> list[float]:
+            found = []
+            for number in range(rival_rounds):
+                bench.pollute(THREE, number)
+                found.append(bench.by_hand(THREE))
+            return found
+
+        def restores() -> list[float]:
+            engine = bench.another(tables="restore")
+            found = _rounds(bench, ["tables"], rival_rounds, ways.setdefault("tables, snapshot restore", {}), engine)
+            engine.close()
+            return found
+
+        measure("by hand", by_hand)
+        measure("all three", dirty(*THREE))
+        for name in THREE:
+            measure(name, dirty(name))
+        measure("all three, untouched", lambda: _untouched(bench, rounds))
+        measure("tables, snapshot restore", restores)
+        measure("tables", dirty("tables"))
+        inside.submit(bench.engine.close).result()
+    return Report(times, ways, idle, lab.lab.status().incus_version)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=200, help="of each of our ways (default 200)")
+    parser.add_argument("--rival-rounds", type=int, default=5, help="by hand, and of restores (default 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the measured section of this document")
+    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.rival_rounds < 1:
+        parser.error("--rounds and --rival-rounds must be at least 1")
+    console = Console()
+    try:
+        with bench_lab(keep=arguments.keep) as lab:
+            report = _measure(lab, console, arguments.rounds, arguments.rival_rounds)
+    except StageGboError as error:
+        console.print(f"{error}", style="red", markup=False)
+        return error.exit_code
+    report.print(console)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    if arguments.markdown:
+        replace_section(arguments.markdown, "reset", report.markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What resets read off a container, and how they speak to it: the parts that need no container."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.incus.channel import Channel, ChannelBroken
+from pytest_stagegbo.resets.listing import Connection, look_script, parse_connections, parse_look, remove_script
+from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LONG = 30.0
+
+
+class Pipe:
+    """One of a real shell's three streams."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ChannelBroken("gone") from None
+
+    def read(self, timeout: float) -> bytes:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            return b""
+        data = self._process.stdout.read1(4096)  # type: ignore[attr-defined]
+        if not data:
+            raise ChannelBroken("gone")
+        return bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pipe = Pipe(process)
+        yield Channel("cache", (pipe, pipe, pipe))
+        process.kill()
+
+
+class TestChannel:
+    @pytest.mark.parametrize(
+        ("script", "expected"),
+        [
+            ("echo one; echo two >&2", (0, b"one\ntwo\n")),
+            ("exit 7", (7, b"")),
+            ("cat", (0, b"")),
+            ("printf 'a\\0b'", (0, b"a\0b")),
+            ("set -e; false; echo never", (1, b"")),
+            ("cd /tmp; x=1", (0, b"")),
+        ],
+    )
+    def test_tells_status_and_output(self, channel: Channel, script: str, expected: tuple[int, bytes]) -> None:
+        assert channel.run(script, LONG) == expected
+        assert channel.run("echo ${x:-unset}", LONG) == (0, b"unset\n")
+
+    def test_large_output_comes_whole(self, channel: Channel) -> None:
+        assert channel.run("head -c 300000 /dev/zero", LONG) == (0, bytes(300000))
+
+    def test_a_command_that_takes_too_long_ends_it(self, channel: Channel) -> None:
+        with pytest.raises(ChannelBroken):
+            channel.run("sleep 60", 0.05)
+        assert not channel.is_open
+        with pytest.raises(ChannelBroken):
+            channel.run("true", LONG)
+
+    def test_a_shell_that_dies_ends_it(self, channel: Channel) -> None:
+        with pytest.raises(ChannelBroken):
+            channel.run("kill -9 $$", LONG)
+        assert not channel.is_open
+
+
+def look(folder: Path) -> bytes:
+    return subprocess.run(["sh", "-c", look_script("cache", [str(folder)])], capture_output=True, check=True).stdout
+
+
+class TestLook:
+    def test_reads_whatever_name_a_file_has(self, tmp_path: Path) -> None:
+        names = {"a b", "a\nb", "ünï", "-rf", "\udcff", "$(id)", "'"}
+        for name in names:
+            (tmp_path / name).touch()
+        found = parse_look(look(tmp_path))
+        assert {entry.path for entry in found.entries} == {f"{tmp_path}/", *(f"{tmp_path}/{name}" for name in names)}
+        assert found.note == ""
+        assert found.processes == ()
+
+    def test_a_file_that_is_gone_again_shows(self, tmp_path: Path) -> None:
+        before = parse_look(look(tmp_path)).entries
+        assert parse_look(look(tmp_path)).entries == before
+        (tmp_path / "x").touch()
+        (tmp_path / "x").unlink()
+        assert parse_look(look(tmp_path)).entries != before
+
+    def test_what_is_not_kept_is_removed(self, tmp_path: Path) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept/file").touch()
+        (tmp_path / "kept/other").touch()
+        (tmp_path / ".hidden/deep").mkdir(parents=True)
+        entries = parse_look(look(tmp_path)).entries
+        kept = [entry for entry in entries if entry.path.endswith(("/kept", "/kept/file"))]
+        subprocess.run(["sh", "-c", remove_script([str(tmp_path)], kept)], check=True, capture_output=True)
+        left = {entry.path.removeprefix(f"{tmp_path}/") for entry in parse_look(look(tmp_path)).entries}
+        assert left == {"", "kept", "kept/file"}
+
+    @pytest.mark.parametrize("data", [b"", b"\0=\n\0=\n", b"x\0=\n\nTcp: a\nTcp: 1\n\0=\n"])
+    def test_anything_else_is_an_error(self, data: bytes) -> None:
+        with pytest.raises(ValueError):
+            parse_look(data)
+
+    def test_connections_of_both_families(self) -> None:
+        table = (
+            b"  sl  local_address rem_address   st tx_queue\n"
+            b"   0: 0E03000A:238C 0103000A:A276 01 00000000:00000000\n"
+            b"   1: 0E03000A:238C 0103000A:A277 06 00000000:00000000\n"
+            b"   2: 0000000000000000FFFF00000E03000A:238C 0000000000000000FFFF00000103000A:A278 01 0:0\n"
+        )
+        found = parse_connections(table)
+        assert found == (Connection(9100, "10.0.3.1", 41590), Connection(9100, "10.0.3.1", 41592))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("requirepass secret", "secret"),
+        ('  REQUIREPASS "two words" ', "two words"),
+        ("# requirepass no\nport 1", ""),
+        ("requirepass one\n--requirepass two ", "two"),
+        ("", ""),
+    ],
+)
+def test_the_password_of_valkey(text: str, expected: str) -> None:
+    assert valkey_password(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MINIO_ROOT_USER=me\nMINIO_ROOT_PASSWORD=a=b", ("me", "a=b")),
+        ('RCLONE_AUTH_KEY="key,word"', ("key", "word")),
+        ("MINIO_ROOT_USER=me", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_the_keys_of_s3(text: str, expected: tuple[str, str]) -> None:
+    assert s3_keys(text) == expected
