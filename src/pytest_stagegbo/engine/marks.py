@@ -16,19 +16,26 @@ from pytest_stagegbo.guest import guest_files
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = [
     "BUILDING",
+    "FAMILY",
     "FINGERPRINT",
+    "GENERATION",
+    "ORIGIN",
     "OWNER",
     "OWNER_VALUE",
     "PREPARED",
+    "PROJECT",
     "PROVEN",
     "SOURCE",
     "STATE",
     "fingerprint",
     "is_ours",
+    "kinship",
+    "origin",
 ]
 
 OWNER = "user.stagegbo.owner"
@@ -40,11 +47,33 @@ PROVEN = "user.stagegbo.proven"
 """Set to `true` once the first boot was seen to have wiped what it had to."""
 SOURCE = "user.stagegbo.source"
 FINGERPRINT = "user.stagegbo.fingerprint"
+ORIGIN = "user.stagegbo.origin"
+"""What production's instance was like when it was copied; see `origin`."""
+GENERATION = "user.stagegbo.generation"
+"""Of a golden clone, set once it is fit to be copied; of a slot's clone, that of the golden one it was copied from."""
+FAMILY = "user.stagegbo.family"
+"""Of a project, bridge and access list: project of the stage that they are a slot or the golden copy of."""
+PROJECT = "user.stagegbo.project"
+"""Of such a bridge and access list: the project that they are for."""
+
+
+def kinship(settings: Settings, family: str) -> dict[str, str]:
+    """The marks of a slot's bridge and access list; none for a stage that is no slot."""
+    return {FAMILY: family, PROJECT: settings.project} if family else {}
 
 
 def is_ours(config: Mapping[str, str]) -> bool:
     """Whether something with this config was made by this tool."""
     return config.get(OWNER) == OWNER_VALUE
+
+
+def origin(source: Instance) -> str:
+    """Of all that the daemon says of production's instance and that does not change by itself: with another one,
+    production was changed, started, stopped or made anew. What a running instance writes leaves no trace here."""
+    own = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
+    when = [source.created_at, source.last_used_at, source.is_running]
+    parts = [when, own, {name: dict(dev) for name, dev in source.devices.items()}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(container: ContainerSettings, settings: Settings) -> str:

@@ -14,7 +14,7 @@ from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import guest_files, machine_id
+from pytest_stagegbo.guest import STAMP, guest_files, machine_id
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
@@ -56,6 +56,7 @@ class Performer:
         settings: Settings,
         keys: UnsealKeys | None,
         progress: Progress,
+        family: str = "",
     ) -> None:
         self._reader = reader
         self.writer = writer
@@ -63,6 +64,7 @@ class Performer:
         self._settings = settings
         self._keys = keys
         self._progress = progress
+        self._family = family
         self._restrictions = threading.Lock()
         self.readiness: dict[str, Readiness] = {}
 
@@ -110,11 +112,12 @@ class Performer:
         existing = self._facts.projects.get(self._settings.project)
         if not step.create and existing is not None:
             own_networks = not shape.managed_nics(dict(existing.config))
-            wanted = shape.project(self._settings, own_networks=own_networks)
+            wanted = shape.project(self._settings, own_networks=own_networks, family=self._family)
             self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
         try:
-            self.writer.create_project(shape.project(self._settings, own_networks=True), shape.DESCRIPTION)
+            wanted = shape.project(self._settings, own_networks=True, family=self._family)
+            self.writer.create_project(wanted, shape.DESCRIPTION)
         except ServerRefused as error:
             if "OVN" not in error.seen:
                 raise
@@ -122,17 +125,18 @@ class Performer:
                 f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
                 f"features.networks=false and access to network {self._settings.network.name} only"
             )
-            self.writer.create_project(shape.project(self._settings, own_networks=False), shape.DESCRIPTION)
+            wanted = shape.project(self._settings, own_networks=False, family=self._family)
+            self.writer.create_project(wanted, shape.DESCRIPTION)
 
     def set_acl(self, step: steps.SetAcl) -> None:
-        wanted = shape.acl(self._settings)
+        wanted = shape.acl(self._settings, self._family)
         if step.create:
             self.writer.create_acl(wanted)
         else:
             self.writer.replace_acl(wanted)
 
     def set_network(self, step: steps.SetNetwork) -> None:
-        wanted = shape.network(self._settings)
+        wanted = shape.network(self._settings, self._family)
         if step.create:
             self.writer.create_network(wanted, shape.DESCRIPTION)
         else:
@@ -245,6 +249,8 @@ class Performer:
                 remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
                 "please report what was seen",
             )
+        if self._facts.golden:  # booted before: without its stamp, the clone's own first boot clears and reports
+            self.writer.delete_file(name, STAMP)
         self._place_files(name, step.container)
         self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 

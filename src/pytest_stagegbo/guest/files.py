@@ -29,6 +29,9 @@ SCRIPT = f"{FOLDER}/prepare"
 UNIT = "stagegbo-prepare.service"
 BOOT_LIMIT_SECONDS = 600
 
+HOSTS = "# Written by pytest-stagegbo"
+HOSTS_END = "# End of what pytest-stagegbo wrote"
+"""Around its lines in /etc/hosts: a copy of a clone that was booted has them already, with other addresses."""
 TWINS = f"{FOLDER}/twins"
 TWIN_DEVICE = "twin0"
 TWIN_ID = 5858
@@ -161,9 +164,11 @@ exec 2>{FOLDER}/prepare.log
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 [ -L /etc/resolv.conf ] || echo 'nameserver {settings.network.address.ip}' >/etc/resolv.conf
+sed -i '/^{HOSTS}/,/^{HOSTS_END}/d' /etc/hosts
 cat >>/etc/hosts <<'END'
-# Written by pytest-stagegbo: the stage has no DNS of its own.
+{HOSTS}: the stage has no DNS of its own.
 {hosts}
+{HOSTS_END}
 END
 {twins}mv {report} {STAMP}
 """

@@ -22,6 +22,7 @@ __all__ = [
     "Provision",
     "PytestSettings",
     "Settings",
+    "SlotSettings",
     "TimeoutSettings",
     "VaultSettings",
     "default_containers",
@@ -114,6 +115,32 @@ class PytestSettings:
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """Further stages for workers that run at once, copied from a golden copy of production."""
+
+    count: str = "1"
+    """How many stages there are, the first included; `auto`: as many as there are workers and as fit."""
+    network: str = ""
+    """Bridges of the further stages, with `{slot}` for the number. Empty: the stage's bridge, with its number added
+    (`stagebr1`)."""
+    address: str = ""
+    """The host's address on the bridge of slot 1, as `network.address`; further ones are a subnet further each. Empty:
+    the subnet after the stage's."""
+    golden_address: str = ""
+    """Likewise of the golden copy, which is booted once. Empty: a hundred subnets after the stage's."""
+    memory: str = "1GiB"
+    """What a running stage is counted with. The counts of the kernel hold its file cache too, so it is not measured."""
+    memory_floor: str = "1GiB"
+    """What must stay available of the host's memory."""
+    disk: str = "1GB"
+    """What a further stage is counted with on the disk, beyond `disk_floor`."""
+    cores: float = 0.5
+    """Processor cores that a stage is counted with. 0: they don't count."""
+    clean: tuple[str, ...] = ("all",)
+    """Containers to reset before a used slot is clean again; `all`: those whose data the stage wipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +267,7 @@ class Settings:
     vault: VaultSettings = field(default_factory=VaultSettings)
     timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
     pytest: PytestSettings = field(default_factory=PytestSettings)
+    slots: SlotSettings = field(default_factory=SlotSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
