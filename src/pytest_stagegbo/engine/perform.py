@@ -14,20 +14,21 @@ from pytest_stagegbo.engine import destroy, marks, reset, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import STAMP, guest_files, machine_id
+from pytest_stagegbo.guest import FOLDER, STAMP, guest_files, machine_id
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.guest import GuestFile
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
-    from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.settings import Settings
 
 __all__ = ["Performer"]
 
@@ -249,14 +250,18 @@ class Performer:
                 remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
                 "please report what was seen",
             )
+        files = [machine_id(), *guest_files(step.container, self._settings)]
         if self._facts.golden:  # booted before: without its stamp, the clone's own first boot clears and reports
             self.writer.delete_file(name, STAMP)
-        self._place_files(name, step.container)
+            files = [file for file in files if not file.same_everywhere]
+        self._place_files(name, files)
         self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
-    def _place_files(self, name: str, container: ContainerSettings) -> None:
+    def _place_files(self, name: str, files: Sequence[GuestFile]) -> None:
         made = {"/etc/network", "/etc/systemd/system"}
-        for file in (machine_id(), *guest_files(container, self._settings)):
+        if self._facts.golden:
+            made.add(FOLDER)
+        for file in files:
             folder = posixpath.dirname(file.path)
             if folder not in made and folder != "/etc":
                 self.writer.make_folder(name, folder)

@@ -229,10 +229,11 @@ class StageEngine:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
         return self._performer().writer.execute(name, command, timeout=timeout)
 
-    def lock(self) -> StageLock:
-        """The lock of this stage; see `StageLock.hold`."""
+    def lock(self, timeout: float | None = None) -> StageLock:
+        """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
         server = self._connection.server().fingerprint or self._connection.endpoint
-        return StageLock(self._connection.endpoint, server, self.settings.project, self.settings.timeouts.lock)
+        patience = self.settings.timeouts.lock if timeout is None else timeout
+        return StageLock(self._connection.endpoint, server, self.settings.project, patience)
 
     def writer(self, facts: Facts) -> Writer:
         """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""

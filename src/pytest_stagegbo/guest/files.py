@@ -46,6 +46,8 @@ class GuestFile:
     path: str
     content: str
     mode: int = 0o644
+    same_everywhere: bool = False
+    """Whether a golden copy has it already: it holds no address."""
     replaces_link: bool = False
     """The path may hold a symbolic link, which is removed first: written through, it would change its target."""
 
@@ -59,12 +61,14 @@ def guest_files(container: ContainerSettings, settings: Settings) -> tuple[Guest
     files = [
         GuestFile("/etc/network/interfaces", interfaces(container, settings.network)),
         GuestFile(SCRIPT, prepare_script(container, settings), mode=0o755),
-        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
+        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit(), same_everywhere=True),
     ]
     if container.boot == "units":
-        files.append(GuestFile("/etc/systemd/system/default.target", stage_target(container), replaces_link=True))
+        path = "/etc/systemd/system/default.target"
+        files.append(GuestFile(path, stage_target(container), same_everywhere=True, replaces_link=True))
     else:
-        files.append(GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()))
+        path = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
+        files.append(GuestFile(path, sysinit_drop_in(), same_everywhere=True))
     return tuple(files)
 
 
