@@ -46,6 +46,11 @@ def fleet(plug: Plug) -> Fleet:
     return Fleet(plug.engine.settings, Connection(plug.engine.settings.incus))
 
 
+def provision(plug: Plug) -> None:
+    done = plug.stagegbo("provision", "--slots", "2")
+    assert done.returncode == 0, done.stderr
+
+
 def clones(plug: Plug, project: str) -> Mapping[str, Instance]:
     return plug.engine.reader.instances(project)
 
@@ -68,7 +73,7 @@ def test_two_workers_use_a_stage_each(plug: Plug) -> None:
 
 
 def test_a_slot_is_clean_and_has_addresses_of_its_own(plug: Plug) -> None:
-    fleet(plug).provision(2)
+    provision(plug)
     engine = fleet(plug).engine(1)
     assert engine.execute("drive", ["find", "/opt/gbo/data/minio", "-mindepth", "1", "-name", "*.gbai"]).stdout == ""
     hosts = engine.execute("cache", ["cat", "/etc/hosts"]).stdout
@@ -78,7 +83,7 @@ def test_a_slot_is_clean_and_has_addresses_of_its_own(plug: Plug) -> None:
 
 
 def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: Plug) -> None:
-    fleet(plug).provision(2)
+    provision(plug)
     plug.write(test_block="def test_block(stage_cache):\n    note(stage_cache.host)\n    block('reached')")
     with plug.start("--stage-slots=2", "test_block.py") as first:
         first.until(lambda: plug.notes)
@@ -95,7 +100,7 @@ def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: P
 
 def test_more_workers_than_slots_share_them(plug: Plug) -> None:
     """As they share one stage: a test that resets keeps the container to itself."""
-    fleet(plug).provision(2)
+    provision(plug)
     plug.write(
         test_many="""
         @pytest.mark.parametrize("number", range(9))
@@ -113,7 +118,8 @@ def test_more_workers_than_slots_share_them(plug: Plug) -> None:
 
 def test_a_golden_copy_whose_maker_was_killed_is_finished_by_the_next(plug: Plug) -> None:
     found = fleet(plug)
-    found.provision(2)
+    provision(plug)
+    before = clones(plug, f"{PROJECT}-1")
     golden = found.golden.engine
     writer = golden.writer(golden.facts())
     for state in ("after the copy", "while it boots", "before its mark"):
@@ -125,10 +131,8 @@ def test_a_golden_copy_whose_maker_was_killed_is_finished_by_the_next(plug: Plug
         else:
             writer.set_instance_config("cache", {marks.GENERATION: ""})
         assert not found.golden.is_fit(), state
-        with found.golden.held():
-            assert found.golden.is_fit(), state
-    before = clones(plug, f"{PROJECT}-1")
-    found.engine(1).provision()
+        provision(plug)
+        assert found.golden.is_fit(), state
     after = clones(plug, f"{PROJECT}-1")
     assert after["cache"].created_at != before["cache"].created_at
     assert after["drive"].created_at == before["drive"].created_at
@@ -136,7 +140,7 @@ def test_a_golden_copy_whose_maker_was_killed_is_finished_by_the_next(plug: Plug
 
 def test_a_refresh_replaces_what_is_named_and_nothing_else(plug: Plug) -> None:
     found = fleet(plug)
-    found.provision(2)
+    provision(plug)
     before = {project: clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)}
     done = plug.stagegbo("provision", "--slots", "2", "--refresh", "cache", "--json")
     assert done.returncode == 0, done.stderr
@@ -150,7 +154,7 @@ def test_a_refresh_replaces_what_is_named_and_nothing_else(plug: Plug) -> None:
 
 def test_destroy_takes_all_slots_and_only_its_own(plug: Plug) -> None:
     found = fleet(plug)
-    found.provision(2)
+    provision(plug)
     assert list(found.members()) == [-1, 0, 1]
     foreign = f"{PROJECT}-2"  # of this name, and of this tool, but no slot of this stage
     connection = Connection(plug.engine.settings.incus)
