@@ -371,10 +371,26 @@ def _left_files(place: Place, *, restarted: bool) -> Iterator[str]:
             elif re.fullmatch(r"appendonlydir/appendonly\.aof\.\d+\.base\.rdb", shown) or (
                 restarted and shown == "dump.rdb"
             ):
-                if b"\xfe" in path.read_bytes()[9:-9]:  # the number of a database, before its keys
+                if path.read_bytes()[_behind_facts(path.read_bytes())] != 0xFF:  # the end of an empty one
                     yield f"cache: {shown} has keys"
             elif shown != "appendonlydir/appendonly.aof.manifest":
                 yield f"cache: {shown!r}"
         for path in Path(parent).iterdir():
             if not stat.S_ISREG(path.lstat().st_mode) and path != root / "appendonlydir":
                 yield f"cache: {str(path.relative_to(root))!r}"
+
+
+def _behind_facts(rdb: bytes) -> int:
+    """Where the facts about the server end that an RDB file begins with: its time is one, and may hold any byte."""
+    position = 9  # behind REDIS0011 or VALKEY080
+    while rdb[position] == 0xFA:
+        position += 1
+        for _ in ("name", "value"):
+            first = rdb[position]
+            if first >> 6 == 3:  # a number of 1, 2 or 4 bytes
+                position += 1 + (1, 2, 4)[first & 0x3F]
+            elif first >> 6 == 0:
+                position += 1 + first
+            else:
+                position += 2 + ((first & 0x3F) << 8 | rdb[position + 1])
+    return position

@@ -129,8 +129,8 @@ def over_quota(error: OperationFailed | ServerRefused) -> bool:
 
 
 def is_busy(error: OperationFailed | ServerRefused) -> bool:
-    """Whether an earlier operation on the same instance has not ended."""
-    return "Instance is busy running" in error.seen
+    """Whether an earlier operation on the same instance has not ended, or has ended while this one waited for it."""
+    return "Instance is busy running" in error.seen or "matching non-reusable operation" in error.seen
 
 
 def remedy(status: int, text: str) -> str:
