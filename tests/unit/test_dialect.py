@@ -57,4 +57,7 @@ def test_a_pool_that_is_full_is_another_matter() -> None:
 
 def test_an_instance_that_is_busy() -> None:
     assert dialect.is_busy(refused(400, 'Instance is busy running a "stop" operation'))
+    assert dialect.is_busy(
+        refused(200, "Failed to create operation: A matching non-reusable operation has now succeeded")
+    )
     assert not dialect.is_busy(refused(400, "The instance is already running"))
