@@ -31,7 +31,7 @@ PROJECT = "STAGE-RESET"
 SETTINGS = """
 project = "STAGE-RESET"
 incus.endpoint = "{socket}"
-network = {{ name = "resetbr0", address = "10.0.7.1/24" }}
+network = {{ name = "resetbr0", address = "10.0.17.1/24" }}
 timeouts.lock = 60
 [containers]
 vault = false
