@@ -37,7 +37,7 @@ from pytest_stagegbo.settings import load  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_stagegbo.resets import Outcome
+    from pytest_stagegbo.resets.resetter import Outcome
     from pytest_stagegbo.settings import Settings
 
 THREE = ("cache", "drive", "system")

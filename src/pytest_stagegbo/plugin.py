@@ -219,8 +219,8 @@ class StagePlugin:
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError
-        from pytest_stagegbo.session.failure import remember
         from pytest_stagegbo.session.guard import DiskGuard
+        from pytest_stagegbo.session.logsizes import remember
 
         if self._no_stage is not None:
             return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.lab import Lab
-    from pytest_stagegbo.resets import Outcome
+    from pytest_stagegbo.resets.resetter import Outcome
     from pytest_stagegbo.settings import Settings
 
 PROJECT = "STAGE-RESET"

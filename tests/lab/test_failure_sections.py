@@ -9,7 +9,8 @@ import pytest
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
-from pytest_stagegbo.session.failure import remember, sections
+from pytest_stagegbo.session.failure import sections
+from pytest_stagegbo.session.logsizes import remember
 from pytest_stagegbo.settings import IncusSettings, Settings
 
 if TYPE_CHECKING:

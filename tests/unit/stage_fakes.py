@@ -128,17 +128,12 @@ class FakeEngine:
     result: CommandResult = field(default_factory=lambda: CommandResult(0, "", ""))
     status: str = "Running"
     executed: list[tuple[str, tuple[str, ...], float | None]] = field(default_factory=list)
-    looked: int = 0
     resets: list[tuple[str, ...]] = field(default_factory=list)
 
     def clone(self, name: str) -> Instance:
         return clone(name, Settings(), status=self.status)
 
-    def facts(self) -> None:
-        self.looked += 1
-
-    def writer(self, facts: None) -> FakeEngine:
-        assert facts is None
+    def clone_writer(self) -> FakeEngine:
         return self
 
     def execute(self, name: str, argv: Sequence[str], *, timeout: float | None) -> CommandResult:

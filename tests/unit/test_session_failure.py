@@ -11,21 +11,21 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fakes import clone, finished, refused
+from fakes import clone, refused
 
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.services.masking import Masker
-from pytest_stagegbo.session import failure
-from pytest_stagegbo.session.failure import LINES, fetch_script, read_fetched, remember, remember_script, sections
+from pytest_stagegbo.session import failure, logsizes
+from pytest_stagegbo.session.failure import LINES, fetch_script, read_fetched, sections
+from pytest_stagegbo.session.logsizes import remember, remember_script
 from pytest_stagegbo.session.stamps import stamp
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.settings import ContainerSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import Instance
 
@@ -192,7 +192,7 @@ def run(script: str) -> str:
 @pytest.fixture
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerSettings:
     """One whose log folder and notes are files here. It has no units: there may be no journal here."""
-    monkeypatch.setattr(failure, "SIZES", str(tmp_path / "sizes"))
+    monkeypatch.setattr(logsizes, "SIZES", str(tmp_path / "sizes"))
     logs = tmp_path / "the logs"
     logs.mkdir()
     return replace(Settings().containers["cache"], logs=(str(logs),), units=())
@@ -220,7 +220,7 @@ def test_only_what_was_written_since_comes_back(container: ContainerSettings, tm
 def test_notes_do_not_grow_for_ever(
     container: ContainerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failure, "SIZES_KEPT", 5)
+    monkeypatch.setattr(logsizes, "SIZES_KEPT", 5)
     (tmp_path / "the logs/a.log").write_text("a")
     for _ in range(10):
         run(remember_script(container))
@@ -252,14 +252,17 @@ class World:
     commands: list[tuple[str, ...]] = field(default_factory=list)
     fails: Exception | None = None
 
-    def facts(self) -> Facts:
+    @property
+    def reader(self) -> World:
+        return self
+
+    def instances(self, project: str) -> Mapping[str, Instance]:
+        assert project == self.settings.project
         if self.fails:
             raise self.fails
-        clones = self.clones or {name: clone(name, self.settings) for name in self.settings.containers}
-        return finished(self.settings, clones=clones)
+        return self.clones or {name: clone(name, self.settings) for name in self.settings.containers}
 
-    def writer(self, facts: Facts) -> World:
-        assert facts.clones
+    def clone_writer(self) -> World:
         return self
 
     def execute(self, name: str, command: Sequence[str], *, timeout: float) -> CommandResult:

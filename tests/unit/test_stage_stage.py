@@ -38,7 +38,7 @@ def test_making_one_asks_nobody(vault: Vault) -> None:
     repr((stage, stage.tables, stage.services, stage.tables.url, stage.tables.ports))
     assert vault.asked == []
     assert engine.reader.asked == []
-    assert engine.looked == 0
+    assert engine.executed == []
 
 
 def test_services_are_where_the_settings_say_and_not_where_vault_says(stage: Stage) -> None:
@@ -148,13 +148,6 @@ class TestExec:
     def test_a_container_that_does_not_run_is_an_error(self, vault: Vault) -> None:
         with pytest.raises(StageMissing, match="tables is stopped"):
             FakeEngine(settings_for(vault), status="Stopped").stage().tables.exec("true")
-
-    def test_the_host_is_looked_at_once(self, vault: Vault) -> None:
-        engine = FakeEngine(settings_for(vault))
-        stage = engine.stage()
-        stage.tables.exec("true")
-        stage.cache.exec("true")
-        assert engine.looked == 1
 
 
 class TestLogs:

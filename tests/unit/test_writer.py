@@ -554,7 +554,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
-    "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
+    "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),
     "documents": (lambda r: r.documents("a", project="P"), [], [(("a",), {"recursion": 1, "project": "P"})]),
     "document": (lambda r: r.document("a", "b", project="P"), {}, [(("a", "b"), {"project": "P"})]),
     "profile": (lambda r: r.profile("P"), {}, [(("profiles", "default"), {"project": "P"})]),

@@ -68,7 +68,7 @@ def plan_destroy(reader: Reader, settings: Settings) -> tuple[Step, ...]:
     if network is not None and marks.is_ours(network.config):
         after = frozenset(step.key for step in steps)
         steps.append(RemoveNetwork(subject=network.name, after=after))
-    acl = reader.acls().get(shape.acl_name(settings))
+    acl = reader.acl(shape.acl_name(settings))
     if acl is not None and marks.is_ours(acl.get("config") or {}):
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))

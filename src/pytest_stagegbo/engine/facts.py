@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class Facts:
 
 
 def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
-    """Read the facts: about ten requests.
+    """Read the facts: about ten requests, the slowest beside the others.
 
     Args:
         need_source: Whether it is an error that the source project does not exist.
@@ -73,21 +74,51 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
     Raises:
         SourceMissing: the source project does not exist.
     """
-    projects = reader.projects()
-    if need_source and settings.source_project not in projects:
-        raise SourceMissing(
-            f"there is no project {settings.source_project} to copy production from",
-            seen="projects: " + ", ".join(sorted(projects)),
-            remedy="name production's project with --source-project (source_project)",
+    with ThreadPoolExecutor(2, thread_name_prefix="stagegbo facts") as pool:
+        # Incus works out what uses a network or an access list by reading every instance and profile of every project.
+        networks = pool.submit(reader.networks)
+        acl = pool.submit(reader.acl, shape.acl_name(settings))
+        projects = reader.projects()
+        if need_source and settings.source_project not in projects:
+            raise SourceMissing(
+                f"there is no project {settings.source_project} to copy production from",
+                seen="projects: " + ", ".join(sorted(projects)),
+                remedy="name production's project with --source-project (source_project)",
+            )
+        sources = reader.instances(settings.source_project)
+        exists = settings.project in projects
+        clones = reader.instances(settings.project) if exists else {}
+        profile = reader.profile(settings.project) if exists else None
+        rooms = _rooms(reader, host, settings, sources)
+        return Facts(
+            server=reader.server(),
+            projects=projects,
+            sources=sources,
+            clones=clones,
+            networks=networks.result(),
+            acl=acl.result(),
+            profile=profile,
+            rooms=rooms,
+            full_copy_bytes=_full_copies(host, settings, sources, clones, rooms),
         )
-    sources = reader.instances(settings.source_project)
-    exists = settings.project in projects
-    clones = reader.instances(settings.project) if exists else {}
+
+
+def _rooms(reader: Reader, host: HostView, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:
     wanted = [sources[c.source_name] for c in settings.containers.values() if c.source_name in sources]
     rooms = {}
     for pool_name in sorted({instance.pool for instance in wanted if instance.pool}):
         pool = reader.pool(pool_name)
         rooms[pool_name] = Room(pool, host.free_bytes(pool.source) if pool.source.endswith(".img") else None)
+    return rooms
+
+
+def _full_copies(
+    host: HostView,
+    settings: Settings,
+    sources: Mapping[str, Instance],
+    clones: Mapping[str, Instance],
+    rooms: Mapping[str, Room],
+) -> Mapping[str, int | None]:
     full_copies: dict[str, int | None] = {}
     for container in settings.containers.values():
         source = sources.get(container.source_name)
@@ -97,17 +128,7 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         if not pool.copy_on_write:
             folder = f"{pool.source}/containers/{_volume_name(source)}"
             full_copies[source.name] = host.tree_bytes(folder)
-    return Facts(
-        server=reader.server(),
-        projects=projects,
-        sources=sources,
-        clones=clones,
-        networks=reader.networks(),
-        acl=reader.acls().get(shape.acl_name(settings)),
-        profile=reader.profile(settings.project) if exists else None,
-        rooms=rooms,
-        full_copy_bytes=full_copies,
-    )
+    return full_copies
 
 
 def _volume_name(instance: Instance) -> str:

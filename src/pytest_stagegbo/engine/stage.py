@@ -22,7 +22,6 @@ from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent, task
-from pytest_stagegbo.resets import Resetter
 from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
-    from pytest_stagegbo.resets import Outcome
+    from pytest_stagegbo.resets.resetter import Outcome, Resetter
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.stage.replacements import Replacements
@@ -169,6 +168,8 @@ class StageEngine:
 
     def _reset(self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str]) -> tuple[Outcome, ...]:
         if self._resetter is None:
+            from pytest_stagegbo.resets.resetter import Resetter  # with all that it may choose from
+
             self._resetter = Resetter(
                 self.settings,
                 self.reader,
@@ -244,7 +245,11 @@ class StageEngine:
         clone = self.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
-        return self._performer().writer.execute(name, command, timeout=timeout)
+        return self.clone_writer().execute(name, command, timeout=timeout)
+
+    def clone_writer(self) -> Writer:
+        """To write to clones that are there; what it has to know of production is read once."""
+        return self._performer().writer
 
     def lock(self) -> StageLock:
         """The lock of this stage; see `StageLock.hold`."""

@@ -100,8 +100,14 @@ class Reader:
         found: dict[str, Any] = self._connection.get(*path, **params)
         return found
 
-    def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
-        return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
+    def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._connection.get("network-acls", name, project=project)
+        except ServerRefused as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
 
     def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
         try:

@@ -2,13 +2,12 @@
 
 Passing tests pay nothing: containers are asked when a test has failed, once each. What was written since a moment
 is told by the times that lines begin with; a line without one belongs to the line before. Files whose lines carry no
-times at all are told by their sizes: `remember` has the container note them when the session begins, and each failed
-test has them noted again. Container and host share the kernel's clock.
+times at all are told by their sizes, which the container notes when the session begins (`logsizes`) and again with each
+failed test. Container and host share the kernel's clock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets as random
 import shlex
@@ -21,6 +20,7 @@ from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.services.masking import Masker
 from pytest_stagegbo.services.postgresql import is_noise
+from pytest_stagegbo.session import logsizes
 from pytest_stagegbo.session.stamps import stamp
 from pytest_stagegbo.session.together import together
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance, Writer
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["fetch_script", "read_fetched", "remember", "remember_script", "sections"]
+__all__ = ["fetch_script", "read_fetched", "sections"]
 
 SECONDS = 5.0
 """For all containers together."""
@@ -45,10 +45,6 @@ SOME_LINES = 20
 """Of a file of which it is not known what is new."""
 LONGEST_LINE = 1000
 """Characters."""
-SIZES = "/run/stagegbo-log-sizes"
-"""In a container: when, inode and size, a line for each file and time that sizes were noted. Gone with a reboot."""
-SIZES_KEPT = 2000
-"""Lines."""
 
 
 def sections(engine: StageEngine, names: Sequence[str], since: float, secrets: Iterable[str]) -> list[tuple[str, str]]:
@@ -63,33 +59,13 @@ def sections(engine: StageEngine, names: Sequence[str], since: float, secrets: I
     began = time.monotonic()
     try:
         masker = Masker(secrets)
-        facts = engine.facts()
-        writer = engine.writer(facts)
-        calls = {name: _fetching(engine, writer, facts.clones.get(name), name, since, masker) for name in names}
+        clones, writer = engine.reader.instances(engine.settings.project), engine.clone_writer()
+        calls = {name: _fetching(engine, writer, clones.get(name), name, since, masker) for name in names}
         left = max(0.5, SECONDS - (time.monotonic() - began))
         found: Mapping[str, str | Exception] = together(calls, left)
     except Exception as error:  # whatever it is, the test's own failure must be reported
         found = dict.fromkeys(names, error)
     return [(titles[name], text if isinstance(text, str) else _sorry(text)) for name, text in found.items()]
-
-
-def remember(engine: StageEngine, names: Sequence[str]) -> None:
-    """Have the containers note the sizes of their log files, for files without times. One command in each.
-
-    Waits for them, so call it in a thread of its own when a session begins. Never raises: without it `sections`
-    shows the last lines of such files, and says so.
-    """
-    try:
-        facts = engine.facts()
-        writer = engine.writer(facts)
-        settings = engine.settings
-
-        for name in names:  # one by one: a thread for each, with a client of its own, holds up the tests
-            with contextlib.suppress(Exception):  # one that fails keeps none of the others from it
-                if name in facts.clones and our_clone(facts.clones[name], settings, name).is_running:
-                    writer.execute(name, ["sh", "-c", remember_script(settings.containers[name])], timeout=SECONDS)
-    except StageGboError:
-        pass
 
 
 def _fetching(
@@ -127,17 +103,6 @@ def _is_postgresql(container: ContainerSettings) -> bool:
 # In the container ------------------------------------------------------------------------------------------------
 
 
-def remember_script(container: ContainerSettings) -> str:
-    """POSIX shell that notes the time and every log file's inode and size, and keeps notes of earlier times."""
-    if not container.logs:
-        return ":"
-    folders = " ".join(shlex.quote(f"{folder}/") for folder in container.logs)
-    return f"""umask 077
-{{ tail -n {SIZES_KEPT} {SIZES} 2>/dev/null; now=$(date +%s.%N); \
-find {folders} -type f -printf "$now %i %s\\n" 2>/dev/null; echo "$now 0 0"; }} >{SIZES}.$$ && mv {SIZES}.$$ {SIZES}
-"""
-
-
 def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
     """POSIX shell that prints what was logged since a time, in parts with a head each, and notes sizes anew.
 
@@ -149,7 +114,7 @@ def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
         f"echo '{token} zone' $(date +%z)",
         f"echo '{token} sizes'",
         f"awk '$1 <= {since:.3f} {{ size[$2] = $3; when[$2] = $1 }} "
-        f"END {{ for (i in size) print i, size[i], when[i] }}' {SIZES} 2>/dev/null",
+        f"END {{ for (i in size) print i, size[i], when[i] }}' {logsizes.SIZES} 2>/dev/null",
     ]
     if container.units:
         units = " ".join(f"-u {shlex.quote(unit)}" for unit in container.units)
@@ -163,7 +128,7 @@ def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
             f'while read -r when inode size file; do echo; echo "{token} file $when $inode $size $file"; '
             f'tail -c {TAIL_BYTES} "$file"; done'
         )
-        parts.append(f"echo; {remember_script(container)}")
+        parts.append(f"echo; {logsizes.remember_script(container)}")
     parts.append("exit 0")
     return "\n".join(parts)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
@@ -39,6 +40,8 @@ SUDDEN = 2 * 2**30
 """Bytes a second at which a pool may begin to fill from one look to the next: what memory takes, not what disks do."""
 SMALLEST_GROWTH = 2**20
 """Bytes that a container's volume may grow by without being said to have grown."""
+USAGES = 3
+"""Volumes that are asked about at once, at 5 to 10 ms of the daemon's each."""
 PATIENCE = 10.0
 """Seconds to wait for the daemon with each of the things done about a full pool."""
 
@@ -144,7 +147,7 @@ class DiskGuard:
             engine = self._engine
             self._base = self._usage(engine.reader.instances(engine.settings.project))
             if not self._closing.is_set():  # else a short session would wait for it at its end
-                self._writer = engine.writer(engine.facts())
+                self._writer = engine.clone_writer()
         except Exception as error:
             self._remember(error)
 
@@ -181,7 +184,7 @@ class DiskGuard:
         """Stop what grew: its names, everybody's growth, and whether all of it went well."""
         engine = self._engine
         try:
-            writer = self._writer = self._writer or engine.writer(engine.facts())
+            writer = self._writer = self._writer or engine.clone_writer()
             ours = {
                 name: clone
                 for name, clone in engine.reader.instances(engine.settings.project).items()
@@ -229,13 +232,11 @@ class DiskGuard:
     def _usage(self, clones: Mapping[str, Instance]) -> dict[str, tuple[str, int]]:
         """When each of the stage's containers was made and what its volume uses, where the driver counts it."""
         settings, reader = self._engine.settings, self._engine.reader
-        found = {}
-        for name in settings.containers:
-            clone = clones.get(name)
-            used = None if clone is None else reader.volume_usage(clone.pool, settings.project, name)
-            if clone is not None and used is not None:
-                found[name] = (clone.created_at, used)
-        return found
+        there = [clones[name] for name in settings.containers if name in clones]
+        with ThreadPoolExecutor(USAGES, thread_name_prefix="stagegbo usage") as pool:
+            used = pool.map(lambda clone: reader.volume_usage(clone.pool, settings.project, clone.name), there)
+            pairs = zip(there, used, strict=True)
+            return {clone.name: (clone.created_at, size) for clone, size in pairs if size is not None}
 
     def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str]) -> NoRoom:
         names = ", ".join(stopped)

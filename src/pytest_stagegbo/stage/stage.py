@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.incus import CommandResult, Writer
+    from pytest_stagegbo.incus import CommandResult
 
 __all__ = ["Stage"]
 
@@ -31,7 +30,7 @@ class Stage:
         reset: Does a reset; is given names as `reset` got them.
     """
 
-    __slots__ = ("__weakref__", "_credentials", "_engine", "_lock", "_reset", "_services", "_writer")
+    __slots__ = ("__weakref__", "_credentials", "_engine", "_reset", "_services")
 
     def __init__(
         self,
@@ -43,8 +42,6 @@ class Stage:
         self._engine = engine
         self._reset = reset
         self._credentials = credentials or Credentials(engine.settings, engine.reader)
-        self._lock = threading.Lock()
-        self._writer: Writer | None = None
         self._services: Mapping[str, Service] = MappingProxyType(
             {
                 name: Service(engine.settings, container, self._credentials, self._execute)
@@ -156,8 +153,4 @@ class Stage:
         clone = self._engine.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
-        with self._lock:
-            if self._writer is None:  # the networks of production, which it must know, take a look at the whole host
-                self._writer = self._engine.writer(self._engine.facts())
-            writer = self._writer
-        return writer.execute(name, argv, timeout=timeout)
+        return self._engine.clone_writer().execute(name, argv, timeout=timeout)
