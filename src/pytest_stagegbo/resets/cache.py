@@ -57,10 +57,8 @@ READING = frozenset((
 ))
 """Those among them that change nothing."""
 
-_SERVER: tuple[tuple[str, ...], ...] = (
-    ("INFO", "everything"), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("MODULE", "LIST"), ("CLIENT", "LIST"),
-    ("CLIENT", "ID"),
-)
+_DOINGS: tuple[tuple[str, ...], ...] = (("INFO", "everything"), ("CLIENT", "LIST"), ("CLIENT", "ID"))
+_SERVER: tuple[tuple[str, ...], ...] = (("CONFIG", "GET", "*"), ("ACL", "LIST"), ("MODULE", "LIST"))
 # fmt: on
 
 
@@ -72,16 +70,17 @@ class HotCache:
         if place.probe.tls or len(place.container.wipe) != 1:
             raise Doubt("a Valkey with TLS, or not one folder")
         with self._connect(place) as valkey:
-            info, config, users, modules, clients, own = valkey.ask(*_SERVER)
+            info, clients, own = valkey.ask(*_DOINGS)
             said, strangers = fields(info), _strangers(clients, own, place.others)
             if mark is not None and not strangers and mark == (_state(said), entries := place.look().entries):
                 place.mark = (_state(said), entries)
                 return False
             note = self._known(place, said)
-            _check_server(said, (config, users, modules), note)
+            server = valkey.ask(*_SERVER)
+            _check_server(said, server, note)
             kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
             kills += [("CLIENT", "KILL", "ID", client) for client in strangers]
-            answers = valkey.ask(*kills, *_flush(_databases(config)), ("INFO", "persistence"))
+            answers = valkey.ask(*kills, *_flush(_databases(server[0])), ("INFO", "persistence"))
             try:
                 _check(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
@@ -121,12 +120,12 @@ class HotCache:
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
         with self._connect(place) as valkey:
-            info, config, users, modules, *_ = valkey.ask(*_SERVER)
+            info, *server = valkey.ask(("INFO", "everything"), *_SERVER)
         said = fields(info)
         appended = _appended(place, look) if said.get("aof_enabled") == "1" else ""
         return {
             "run_id": said["run_id"],
-            "server": _digest(config, users, modules),
+            "server": _digest(*server),
             "calls": _unrepairable(said),
             "files": {"appended": appended, "kept": _kept(look.entries, appended)},
         }
@@ -171,7 +170,7 @@ def _wait_written(valkey: Resp, persistence: Value) -> None:
     raise Doubt("Valkey holds back what it is to append to its file")
 
 
-def _check_server(said: Mapping[str, str], answers: tuple[Value, ...], note: Mapping[str, Any]) -> None:
+def _check_server(said: Mapping[str, str], answers: Sequence[Value], note: Mapping[str, Any]) -> None:
     """Raises `Doubt` unless the server is, but for its data, as it was right after its start."""
     if said.get("run_id") != note["run_id"]:
         raise Doubt("Valkey was started again")

@@ -90,9 +90,9 @@ class Look:
 
 
 def look_script(name: str, folders: Sequence[str]) -> str:
-    """POSIX shell that tells what `parse_look` reads. Paths may hold any byte but NUL."""
+    """POSIX shell that tells what `parse_look` reads, and ends with it. Paths may hold any byte but NUL."""
     note = f"{NOTES}/{name}"
-    listing = f"find {_with_slash(folders)} -printf {shlex.quote(_FORMAT)}\n" if folders else ""
+    listing = f"exec find {_with_slash(folders)} -printf {shlex.quote(_FORMAT)}\n" if folders else ""
     return f"""[ ! -e {note}.pids ] || read -r pids <{note}.pids || true
 for pid in ${{pids:-}}; do
     if read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
