@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_stagegbo.incus import connection
+from pytest_stagegbo.settings import IncusSettings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,6 +52,17 @@ def test_doctor_says_how_the_server_stands_to_what_was_tested(ground: Ground, fo
     said = found[f"Incus {ground.lab.status().incus_version}"]
     assert said["state"] == "ok"
     assert said["seen"].startswith(f"long-term line {line}, tested with {line}.")
+
+
+def test_an_operation_that_takes_longer_than_a_server_waits_for_it_is_waited_for(
+    ground: Ground, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6.0 answers with an error then."""
+    monkeypatch.setattr(connection, "_WAIT_SLICE", 1)
+    link = connection.Connection(IncusSettings(endpoint=str(ground.lab.socket)))
+    body = {"command": ["sh", "-c", "sleep 2.5; exit 7"], "interactive": False, "wait-for-websocket": False}
+    begun = link.request("POST", ("instances", "cache", "exec"), params={"project": stage.project}, body=body)
+    assert link.wait(begun, "sleeping", 60)["return"] == 7
 
 
 def test_folders_are_folders_and_files_have_owner_and_mode(stage: Stage) -> None:

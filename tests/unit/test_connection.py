@@ -417,6 +417,10 @@ class TestWait:
         assert wait(operation(103), operation(103), operation(200, metadata="end")) == "end"
         assert len([request for request in daemon.requests if request.path == self.PATH]) == 3
 
+    def test_goes_on_when_the_daemon_calls_that_an_error(self, wait: Callable[..., Any]) -> None:
+        late = Answer(200, {"type": "error", "error_code": 500, "error": "context deadline exceeded"})
+        assert wait(late, late, operation(200, metadata="end")) == "end"
+
     def test_never_asks_the_daemon_to_wait_for_ever(self, wait: Callable[..., Any], daemon: Daemon) -> None:
         wait(operation(200), timeout=600)
         assert daemon.requests[-1].params == {"timeout": "20"}

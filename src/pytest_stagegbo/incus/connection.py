@@ -249,11 +249,13 @@ class Connection:
             portion = max(1, min(_WAIT_SLICE, int(left) + 1))
             try:
                 reply = self.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
+                operation = reply.metadata
             except ServerRefused as error:
                 if error.status == 404:
                     return None
-                raise
-            operation = reply.metadata
+                if not dialect.has_not_ended(error):
+                    raise
+                operation = {"status": "Running", "status_code": 103}
             code = int(operation.get("status_code", 0))
             if code == 200:
                 return operation.get("metadata")

@@ -133,6 +133,14 @@ def is_busy(error: OperationFailed | ServerRefused) -> bool:
     return "Instance is busy running" in error.seen or "matching non-reusable operation" in error.seen
 
 
+def has_not_ended(error: ServerRefused) -> bool:
+    """Whether an operation was still going on when the time was up that the server was to wait for it.
+
+    6.0 says so in an error, under HTTP status 200.
+    """
+    return "context deadline exceeded" in error.seen
+
+
 def remedy(status: int, text: str) -> str:
     """What to do about a refusal, where that is the same whatever was asked for."""
     if status == 403 and ("restricted" in text.lower() and "certificate" in text.lower()):
