@@ -133,6 +133,17 @@ def test_no_hook_is_left_in_the_clone(hooked: Stage) -> None:
         assert not (hooked.rootfs(name) / "var/lib/stagegbo/hook").exists()
 
 
+@pytest.mark.parametrize(("way", "done"), [("hot", "database"), ("restore", "restore")])
+def test_a_reset_goes_back_to_masked_rows(hooked: Stage, way: str, done: str) -> None:
+    """The golden copy and the snapshot are both of the moment after the hooks."""
+    hooked.sql("UPDATE users SET mail = 'of a test ' || id; CREATE TABLE of_a_test (id integer)")
+    found = hooked.json("reset", "tables", env={"STAGEGBO_CONTAINERS__TABLES__RESET": way})
+    assert found["ways"] == {"tables": {"way": done, "doubt": ""}}
+    assert hooked.sql("SELECT to_regclass('of_a_test') IS NULL") == "t"
+    question = "SELECT count(*), count(*) FILTER (WHERE mail LIKE '%@masked.invalid') FROM users"
+    assert hooked.sql(question) == "500|500"
+
+
 def test_they_run_once_until_they_change(hooked: Stage, folder: Folder) -> None:
     assert hooked.json("provision")["changed"] is False
     folder.write(mask=f"-- another\n{MASK}")

@@ -154,3 +154,15 @@ def test_another_value_is_put_in_its_place(
     assert data["secret_key"] == "the-next-value"
     assert read("10.0.32.12", "versions")[version - 1]
     assert "secret/gbo/drive replaced, 1 older versions destroyed" in done.stderr
+
+
+def test_they_are_replaced_again_when_vault_goes_back_to_its_snapshot(
+    stage: Stage, environ: Mapping[str, str], read: Callable[[str, str], Any]
+) -> None:
+    """The snapshot is of the moment before the first boot, so it has production's."""
+    stage.json("reset", "vault", env={**environ, "STAGEGBO_CONTAINERS__VAULT__RESET": "restore"})
+    data, version = read("10.0.32.12", "newest")
+    assert (data["access_key"], data["secret_key"]) == ("throwaway", VALUE)
+    versions = read("10.0.32.12", "versions")
+    assert versions == {number: number < version for number in versions}
+    assert len(versions) > 1
