@@ -299,13 +299,15 @@ def test_restore_brings_all_of_a_container_back(clean: CleanStage, in_network: I
     """Again and again: what is outside of every folder to wipe too."""
 
     def check() -> None:
-        engine = clean.another(drive="restore")
+        before = clean.shell("tables", "ls /root; stat -c %a /opt/gbo/bin; ls -A /opt/gbo")
+        engine = clean.another(tables="restore")
         for _ in range(2):
-            clean.shell("drive", f"echo left >/root/left; chmod 0 /opt/gbo/bin; touch /{MINIO}/left")
-            outcomes = clean.reset("drive", engine=engine)
-            assert outcomes["drive"].way == "restore"
-            assert clean.shell("drive", f"ls /root /{MINIO}; stat -c %a /opt/gbo/bin") == f"/{MINIO}:\n\n/root:\n755"
-            assert clean.place.drive().buckets() == []
+            clean.shell("tables", "echo left >/root/left; chmod 0 /opt/gbo/bin; echo more >>/opt/gbo/.bashrc")
+            clean.sql("CREATE TABLE left_over (id integer)")
+            outcomes = clean.reset("tables", engine=engine)
+            assert outcomes["tables"].way == "restore"
+            assert clean.shell("tables", "ls /root; stat -c %a /opt/gbo/bin; ls -A /opt/gbo") == before
+            assert clean.sql("SELECT to_regclass('left_over') IS NULL") == "t"
         engine.close()
         assert clean.engine.plan().changes == ()
 

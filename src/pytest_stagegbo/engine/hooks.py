@@ -83,7 +83,8 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
             seen=", ".join(problems) or "it is running",
             remedy="something else is changing the stage: run provision again",
         )
-    take_snapshot(reader, writer, name)
+    if step.container.may_restore:
+        take_snapshot(reader, writer, name)
     writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
 

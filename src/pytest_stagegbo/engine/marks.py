@@ -90,6 +90,8 @@ def fingerprint(container: ContainerSettings, settings: Settings) -> str:
     ]
     if container.hooks:
         parts.append(hooks.digest(container))
+    if container.may_restore:
+        parts.append("snapshot")
     if settings.secrets and reads_vault(container, settings):
         parts.append(replaced_fields(settings))  # what has seen production's secrets is stale once they are replaced
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -226,7 +226,8 @@ class Performer:
             )
         self._place_files(name, step.container)
         if not step.container.hooks:  # they come before that
-            take_snapshot(self._reader, self.writer, name)
+            if step.container.may_restore:
+                take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _place_files(self, name: str, container: ContainerSettings) -> None:

@@ -1,5 +1,7 @@
 """Back to the snapshot that provisioning took of the stopped clone: everything, whatever a test did to it.
 
+Only clones that may be reset so have one: taking it costs half of what copying the clone does.
+
 The snapshot is of the clone as it was before its first boot, so that boot comes again: folders are emptied, services
 start on the data as it was copied. That of a clone with hooks is of the moment after them, so that what they masked
 stays masked. A hard stop, a restore and a boot take seconds.
@@ -36,8 +38,8 @@ def restore(reader: Reader, writer: Writer, name: str) -> None:
     if SNAPSHOT not in reader.snapshots(project, name):
         raise StageMissing(
             f"{name} in {project} has no snapshot {SNAPSHOT} to go back to",
-            seen="it was provisioned by an earlier version, or somebody deleted the snapshot",
-            remedy="make the clone anew with `python -m pytest_stagegbo provision --recreate`",
+            seen=f"it was provisioned with another containers.{name}.reset, or somebody deleted the snapshot",
+            remedy="run `python -m pytest_stagegbo provision`; with --recreate if that finds nothing to do",
         )
     clone = reader.instance(project, name)
     if clone is not None and clone.status not in {"Stopped", "Error"}:

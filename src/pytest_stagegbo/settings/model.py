@@ -171,7 +171,8 @@ class ContainerSettings:
     reset: Reset = "restart"
     """How it is made clean. `hot`: while its service runs, where that leaves what a restart would, and otherwise by a
     restart (Valkey, S3, HTTP; PostgreSQL by a copy of `data`). `restart`: the service is stopped, `wipe` emptied, the
-    service started. `restore`: back to the snapshot of the clone that was taken before its first boot."""
+    service started. `restore`: back to a snapshot of the clone from before its first boot, which is taken where this is
+    the way, or what a hot reset of a database may have to fall back to."""
     data: str = ""
     """Folder of a PostgreSQL cluster. The first boot keeps a copy of it for hot resets, where the file system shares
     blocks between copies."""
@@ -184,7 +185,12 @@ class ContainerSettings:
     @property
     def resettable(self) -> bool:
         """Whether a reset that names it has something to do."""
-        return bool(self.wipe) or self.reset == "restore" or (self.reset == "hot" and bool(self.data))
+        return bool(self.wipe) or self.may_restore
+
+    @property
+    def may_restore(self) -> bool:
+        """Whether a reset may go back to a snapshot: provisioning takes one then."""
+        return self.reset == "restore" or (self.reset == "hot" and bool(self.data))
 
     @property
     def source_name(self) -> str:
