@@ -39,18 +39,17 @@ class Record:
 
 
 def take(reader: Reader, settings: Settings, facts: Facts) -> dict[str, str]:
-    """Production as it is now: instances, their devices, profiles, networks, volumes and snapshots."""
+    """Production as the facts have it, and what they leave out: profiles, volumes and snapshots as they are now."""
     found: dict[str, str] = {}
     project = settings.source_project
-    for name, each in reader.instances(project).items():
+    for name, each in facts.sources.items():
         config = {key: value for key, value in each.config.items() if not key.startswith("volatile.")}
         found[f"config {name}"] = _digest([config, list(each.profiles), each.created_at])
         found[f"devices {name}"] = _digest(each.devices)
     for profile in reader.documents("profiles", project=project):
         found[f"profile {profile['name']}"] = _digest([profile.get("config"), profile.get("devices")])
-    networks = reader.networks()
-    for name in facts.production_networks & networks.keys():
-        found[f"network {name}"] = _digest(networks[name].config)
+    for name in facts.production_networks & facts.networks.keys():
+        found[f"network {name}"] = _digest(facts.networks[name].config)
     for pool in {each.pool for each in facts.sources.values() if each.pool}:
         for volume in reader.documents("storage-pools", pool, "volumes", project=project):
             kind = "snapshot" if "/" in volume["name"] else "volume"

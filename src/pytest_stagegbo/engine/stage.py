@@ -129,9 +129,10 @@ class StageEngine:
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
         timings = apply(plan.steps, performer.do, self.progress)
         if plan.changes:
-            self._note_production(facts, performer.writer, before)
             with task(self.progress, "verify", "verify that nothing is left to do"):
-                self._verify()
+                after = self.facts()
+                self._note_production(after, performer.writer, before)
+                self._verify(after)
         for found in performer.readiness.values():
             for warning in found.warnings:
                 self.progress.note(warning)
@@ -141,7 +142,9 @@ class StageEngine:
     def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
         """For `verify`: what production had, and what of it changed while the stage was made."""
         after = inventory.take(self.reader, self.settings, facts)
-        project = self.reader.projects()[self.settings.project]
+        project = facts.projects.get(self.settings.project)
+        if project is None:
+            return  # `_verify` says so
         config = {**project.config, inventory.MARK: inventory.text(before, after)}
         writer.replace_project(config, project.description)
 
@@ -267,8 +270,8 @@ class StageEngine:
         )
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 
-    def _verify(self) -> None:
-        left = make_plan(self.facts(), self.settings).changes
+    def _verify(self, facts: Facts) -> None:
+        left = make_plan(facts, self.settings).changes
         if left:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",
