@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -19,3 +20,8 @@ def _no_settings_from_outside() -> Iterator[None]:
             if name.startswith("STAGEGBO_") and not name.startswith("STAGEGBO_LAB"):
                 patch.delenv(name)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Sessions of pytest within a test collect garbage five times: not among all that this one has read by now."""
+    gc.freeze()

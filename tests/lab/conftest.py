@@ -6,8 +6,6 @@ The lab is shared: by all tests, and by whoever else uses it on this machine. Te
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 from filelock import FileLock
 from tests.lab import plug as plugs
-from tests.lab import support, traps
+from tests.lab import starter, support, traps
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.progress import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.lab.plug import Plug
     from tests.lab.support import FirstRun, Ground, Stage
@@ -76,6 +75,7 @@ def lab() -> Lab:
         problem = str(error)
     if problem:  # said here, since within the `except` pytest would print both errors
         pytest.fail(problem, pytrace=False)
+    support.count_simply(lab)
     return lab
 
 
@@ -84,7 +84,7 @@ def incus(lab: Lab) -> Incus:
     """`incus("list", project="STAGE-GBO")`. A failure fails the test with what was printed, unless `check=False`."""
 
     def run(*args: str, project: str = "default", check: bool = True) -> subprocess.CompletedProcess[str]:
-        return _run(lab.exec_argv(["incus", "--project", project, *args]), check=check, timeout=300)
+        return support.run(lab.exec_argv(["incus", "--project", project, *args]), check=check, timeout=300)
 
     return run
 
@@ -97,7 +97,8 @@ def stagegbo(lab: Lab) -> StageGbo:
         *args: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", *args]
-        return _run(argv, check=check, timeout=timeout, env={**os.environ, **(env or {})})
+        done = starter.run(argv, timeout=timeout, env={**os.environ, **(env or {})})
+        return support.checked(done) if check else done
 
     assert lab.paths.name
     return run
@@ -164,15 +165,3 @@ def _plug_is_free(lab: Lab) -> Iterator[None]:
 def plug(_plug_is_free: None, lab: Lab, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Plug:
     """Sessions of pytest with a stage of their own that has only cache and drive."""
     return plugs.open_plug(pytester, lab, monkeypatch)
-
-
-def _run(
-    argv: Sequence[str], *, check: bool, timeout: float, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, timeout=timeout, check=False
-    )
-    if check and done.returncode:
-        printed = f"{done.stdout}{done.stderr}".strip()
-        pytest.fail(f"{shlex.join(argv)} exited with {done.returncode}\n{printed}", pytrace=False)
-    return done

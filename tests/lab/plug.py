@@ -13,6 +13,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+from tests.lab import starter
+
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import load
@@ -20,8 +23,6 @@ from pytest_stagegbo.settings import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    import pytest
 
     from pytest_stagegbo.lab import Lab
 
@@ -151,9 +152,14 @@ class Plug:
 
     def run(self, *args: str) -> pytest.RunResult:
         """Run pytest to its end."""
-        result = self.pytester.runpytest_subprocess("--stage-lab", "-p", "no:cacheprovider", *args, timeout=PATIENCE)
-        assert "INTERNALERROR" not in result.stdout.str()
-        return result
+        basetemp = self.folder.parent / f"{self.folder.name}-basetemp"
+        argv = [sys.executable, "-m", "pytest", f"--basetemp={basetemp}", "--stage-lab", "-p", "no:cacheprovider"]
+        began = time.monotonic()
+        done = starter.run([*argv, *args], cwd=self.folder, timeout=PATIENCE)
+        assert "INTERNALERROR" not in done.stdout
+        print(done.stdout, done.stderr, sep="\n")
+        seconds = time.monotonic() - began
+        return pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), seconds)
 
     @contextlib.contextmanager
     def start(self, *args: str) -> Iterator[Started]:
@@ -178,15 +184,7 @@ class Plug:
     def stagegbo(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against the small stage."""
         argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", *args]
-        return subprocess.run(
-            argv,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        return starter.run(argv, cwd=self.folder, timeout=PATIENCE)
 
     @property
     def notes(self) -> list[str]:

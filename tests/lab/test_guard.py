@@ -1,6 +1,7 @@
 """A stage container fills the pool that it shares with production.
 
-In a lab of its own, with a production of two containers on a pool of 4 GiB. The lab is deleted afterwards.
+That is a production of its own, two containers on a pool of 3 GiB in the lab that everybody shares. What is in them is
+no matter, so both are copies of cache, the second of the first; without a network, since they have cache's address.
 """
 
 from __future__ import annotations
@@ -9,32 +10,36 @@ import contextlib
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from tests.lab.support import Ground, until
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.incus.connection import Connection
-from pytest_stagegbo.lab import Lab
-from pytest_stagegbo.lab.paths import Paths
-from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.session.guard import DiskGuard
 from pytest_stagegbo.session.space import LocalHost
 from pytest_stagegbo.session.summary import pool_line
-from pytest_stagegbo.settings import IncusSettings, Settings
+from pytest_stagegbo.settings import IncusSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.lab.support import Stage
+
     from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.lab import Lab
+    from pytest_stagegbo.settings import Settings
 
 pytestmark = pytest.mark.lab
 
 POOL = "small"
 PRODUCTION = "PROD-SMALL"
+PROJECT = "STAGE-SMALL"
+NETWORK, SUBNET = "smallbr0", 27
 FLOOR = 600_000_000
 NAMES = ("cache", "tables")
 CONFIG = f"""source_project = "{PRODUCTION}"
@@ -48,46 +53,52 @@ llm = false
 source = "small-cache"
 [containers.tables]
 source = "small-tables"
+units = ["valkey"]
+data = ""
+probes = [{{ protocol = "valkey", port = 6379 }}]
 """
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """A lab with a small pool and a production on it."""
-    found = Paths.find()
-    lab = Lab(replace(found, name=f"guard-{found.version}"))
-    try:
-        lab.up(Silent())
+def ground(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """The lab, with a small pool and a production on it."""
+    with FileLock(lab.paths.lock("tests-small")):
         ground = Ground(lab, tmp_path_factory.mktemp("settings"))
-        ground.reset()
-        ground.incus("storage", "create", POOL, "btrfs", "size=4GiB")
+        remove(ground)
+        ground.incus("storage", "create", POOL, "btrfs", "size=3GiB")
         ground.incus("project", "create", PRODUCTION, "-c", "features.images=false", "-c", "features.profiles=false")
+        copy = ("copy", "--instance-only", "--storage", POOL, "--target-project", PRODUCTION)
+        ground.incus(*copy, "cache", "small-cache")
+        ground.incus(*copy, "small-cache", "small-tables", project=PRODUCTION)
         for name in NAMES:
-            ground.incus("stop", "--force", name)
-            target = f"small-{name}"
-            ground.incus("copy", name, target, "--target-project", PRODUCTION, "--storage", POOL, "--instance-only")
-            ground.incus("start", target, project=PRODUCTION)
+            ground.incus("config", "device", "add", f"small-{name}", "eth0", "none", project=PRODUCTION)
+            ground.incus("start", f"small-{name}", project=PRODUCTION)
         yield ground
-    finally:
-        lab.down(purge=True)
+        remove(ground)
+
+
+def remove(ground: Ground) -> None:
+    """Also what a run that was killed has left."""
+    stage(ground).destroy()
+    if PRODUCTION in ground.names("projects"):
+        ground.delete_project(PRODUCTION)
+    if POOL in ground.names("storage-pools"):
+        ground.incus("storage", "delete", POOL)
+
+
+def stage(ground: Ground, floor: str = str(FLOOR)) -> Stage:
+    return ground.stage(PROJECT, NETWORK, SUBNET, CONFIG.replace(str(FLOOR), floor))
 
 
 @pytest.fixture(scope="module")
 def engine(ground: Ground) -> StageEngine:
     """Of the stage, which is provisioned. This process stays out of the lab's network."""
-    stage = ground.stage("STAGE-GBO", settings=CONFIG)
-    stage.run("provision")
+    stage(ground).run("provision")
     return StageEngine(_settings(ground), Connection(IncusSettings(endpoint=str(ground.lab.socket))))
 
 
 def _settings(ground: Ground) -> Settings:
-    plain = Settings().containers
-    return Settings(
-        source_project=PRODUCTION,
-        disk_floor=str(FLOOR),
-        containers={name: replace(plain[name], source=f"small-{name}") for name in NAMES},
-        incus=IncusSettings(endpoint=str(ground.lab.socket)),
-    )
+    return load(stage(ground).config, ground.folder, {"STAGEGBO_INCUS__ENDPOINT": str(ground.lab.socket)}).settings
 
 
 @dataclass
@@ -153,7 +164,7 @@ def test_a_container_that_fills_the_pool_is_stopped_before_production_feels_it(
             guard.start()
             until(guard.growth, "the guard has begun")
             guard.check()
-            filling = threads.submit(fill, writer, "tables", 3500)
+            filling = threads.submit(fill, writer, "tables", 2500)
             assert stopped.wait(60), f"trouble: {guard.trouble()}"
             before = len(beats(ground))
             until(lambda: len(beats(ground)) > before + 3, "production goes on writing")
@@ -192,16 +203,15 @@ def test_below_the_floor_no_reset_begins(engine: StageEngine) -> None:
 
 def test_the_pool_s_line_says_where_and_how_much(engine: StageEngine) -> None:
     line = pool_line(engine)
-    assert "project STAGE-GBO on Incus " in line
+    assert f"project {PROJECT} on Incus " in line
     assert f"pool {POOL} (btrfs): " in line
-    assert "of 4 GiB free, " in line
+    assert "of 3 GiB free, " in line
     assert line.endswith("below it on the host")
 
 
 def test_provisioning_anew_gives_the_room_back(ground: Ground, engine: StageEngine) -> None:
     """As the error advises. Provisioning itself minds the floor, so the user must let it pass."""
-    low = ground.stage("STAGE-GBO", settings=CONFIG.replace(str(FLOOR), "100MB"))
-    low.run("provision", "--recreate")
+    stage(ground, "100MB").run("provision", "--recreate")
     until(lambda: _has_room(engine), "btrfs has given the room back", 60)
 
 

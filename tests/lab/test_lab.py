@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.support import until
 
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.cgroups import _descendants
@@ -41,6 +43,11 @@ def rows(lab: Lab, table: str) -> int:
     return int(incus(lab, "exec", "tables", "--cwd", "/", "--", *psql))
 
 
+def instances(lab: Lab) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(incus(lab, "list", "--format=json"))
+    return found
+
+
 @pytest.fixture(scope="module")
 def shared() -> Lab:
     lab = Lab.find()
@@ -49,16 +56,27 @@ def shared() -> Lab:
 
 
 @pytest.fixture(scope="module")
-def second() -> Iterator[Lab]:
-    """A lab of this module's own."""
+def interrupted() -> Iterator[Lab]:
+    """A lab of this module's own, whose production somebody began to make and was killed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STAGEGBO_LAB_NAME", f"test-{os.getpid()}")
         lab = Lab.find()
+        making = subprocess.Popen([sys.executable, "-m", "pytest_stagegbo", "lab", "up"], stderr=subprocess.DEVNULL)
     try:
-        lab.up(Silent())
+        until(lambda: lab.status().production or making.poll() is not None, "there is a container", 120)
+        making.kill()
+        making.wait(30)
+        assert not lab.paths.marker.exists()
         yield lab
     finally:
         lab.down(purge=True)
+
+
+@pytest.fixture(scope="module")
+def second(interrupted: Lab) -> Lab:
+    """The same, brought up."""
+    interrupted.up(Silent())
+    return interrupted
 
 
 def test_status_says_where_everything_is(shared: Lab) -> None:
@@ -119,6 +137,15 @@ def test_a_lab_that_is_up_is_left_alone_at_once(shared: Lab) -> None:
     assert shared.status().pid == before
 
 
+def test_production_that_was_interrupted_in_the_making_is_made_anew(interrupted: Lab) -> None:
+    before = {each["name"]: each["created_at"] for each in instances(interrupted)}
+    interrupted.up(Silent())
+    assert interrupted.status().ready
+    after = {each["name"]: each["created_at"] for each in instances(interrupted)}
+    assert after.keys() == NAMES
+    assert before.items().isdisjoint(after.items())
+
+
 def test_production_comes_back_whole_after_everything_was_killed(second: Lab) -> None:
     marks, users = keys(second), rows(second, "users")
     beats = rows(second, "heartbeat")
@@ -139,13 +166,6 @@ def test_production_comes_back_whole_after_everything_was_killed(second: Lab) ->
 def test_a_stopped_container_is_started_by_the_next_up(second: Lab) -> None:
     incus(second, "stop", "--force", "vault")
     assert not second.status().ready
-    second.up(Silent())
-    assert second.status().ready
-
-
-def test_production_that_was_interrupted_in_the_making_is_made_anew(second: Lab) -> None:
-    second.paths.marker.unlink()
-    incus(second, "delete", "--force", "drive")
     second.up(Silent())
     assert second.status().ready
 

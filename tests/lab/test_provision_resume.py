@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.lab.support import SIX, run, until
+from tests.lab import starter
+from tests.lab.support import SIX, until
 
 from pytest_stagegbo.progress import Silent
 
@@ -59,17 +60,14 @@ ACCESS_LIST = "access-list:stagekill0-isolation"
 CLONE = ("copy:cache", "prepare:cache", "start:cache", "await:cache")
 SIDES = ("begin", "end")
 POINTS = [
-    *(f"{side} {key}" for key in CLONE for side in SIDES),
-    "accepted copying cache to cache",
-    "accepted start of cache",
-    "end verify",
-]
-AGAIN = [
     "begin remove:cache",
     "accepted stop of cache",
     "accepted deleting cache",
     "end remove:cache",
+    *(f"{side} {key}" for key in CLONE for side in SIDES),
     "accepted copying cache to cache",
+    "accepted start of cache",
+    "end verify",
 ]
 OF_ALL_SIX = ["accepted copying tables to tables", "end prepare:vault", "begin await:drive"]
 ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
@@ -78,7 +76,7 @@ ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if n
 def killed(stage: Stage, point: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Provision until killed at a point."""
     argv = [sys.executable, "-c", KILLED, point, "--lab", "--config", str(stage.config), "provision", *options]
-    done = run(argv, check=False, env=stage.environment())
+    done = starter.run(argv, env=stage.environment())
     assert done.returncode == -signal.SIGKILL, f"never came to {point!r}:\n{done.stdout}{done.stderr}"
     return done
 
@@ -124,35 +122,38 @@ def test_what_clones_stand_on_is_finished_by_the_next_run_wherever_each_was_kill
 def test_a_run_killed_anywhere_is_finished_by_the_next(
     end: tuple[Stage, dict[str, Any], dict[str, set[str]]], point: str
 ) -> None:
+    """From a stage that is there, so that there are steps of every kind."""
     stage, documents, things = end
-    stage.destroy()
-    killed(stage, point)
+    killed(stage, point, "--recreate")
     stage.run("provision")
     assert stage.documents() == documents
     assert left_over(stage.ground) == things
     assert stage.valkey_keys() == []
 
 
-@pytest.mark.parametrize("point", AGAIN)
-def test_a_run_killed_while_it_replaced_a_clone_is_finished_by_the_next(
-    end: tuple[Stage, dict[str, Any], dict[str, set[str]]], point: str
-) -> None:
-    stage, documents, things = end
-    killed(stage, point, "--recreate")
-    stage.run("provision")
-    assert stage.documents() == documents
-    assert left_over(stage.ground) == things
-
-
 def test_a_clone_that_was_not_finished_never_ran(end: tuple[Stage, dict[str, Any], dict[str, set[str]]]) -> None:
     stage = end[0]
-    stage.destroy()
-    killed(stage, "begin prepare:cache")
+    killed(stage, "begin prepare:cache", "--recreate")
     clone = stage.clone("cache")
     assert clone["status"] == "Stopped"
     assert clone["config"]["user.stagegbo.state"] == "building"
     assert clone["last_used_at"].startswith(("1970", "0001")), "never started"
     stage.run("provision")
+
+
+def test_of_two_at_once_one_works_and_the_other_finds_it_done(
+    end: tuple[Stage, dict[str, Any], dict[str, set[str]]],
+) -> None:
+    stage, documents, _ = end
+    stage.destroy()
+    both = [stage.start("provision", "--json") for _ in range(2)]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    results = sorted((json.loads(out)["changed"] for out, _ in ended))
+    assert results == [False, True]
+    waited = next(said for out, said in ended if not json.loads(out)["changed"])
+    assert f"waiting for stage {stage.project}" in waited
+    assert stage.documents() == documents
 
 
 # -- all six
@@ -175,57 +176,30 @@ def test_a_second_run_changes_nothing(stage: Stage) -> None:
     assert events == []
 
 
-@pytest.mark.parametrize("point", OF_ALL_SIX)
-def test_all_six_are_finished_after_a_kill(whole: tuple[Stage, dict[str, Any]], point: str) -> None:
+def test_all_six_are_finished_after_kills(whole: tuple[Stage, dict[str, Any]]) -> None:
+    """Each run begins anew with what the one before was killed in, until one is left alone."""
     stage, documents = whole
     before = left_over(stage.ground)
-    killed(stage, point, "--recreate")
+    for point in OF_ALL_SIX:
+        killed(stage, point, "--recreate")
     stage.run("provision")
     assert stage.documents() == documents
     assert left_over(stage.ground) == before
 
 
-def test_of_two_at_once_one_works_and_the_other_finds_it_done(whole: tuple[Stage, dict[str, Any]]) -> None:
-    stage, documents = whole
-    stage.destroy()
-    both = [stage.start("provision", "--json") for _ in range(2)]
-    ended = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    results = sorted((json.loads(out)["changed"] for out, _ in ended))
-    assert results == [False, True]
-    waited = next(said for out, said in ended if not json.loads(out)["changed"])
-    assert "waiting for stage STAGE-GBO" in waited
-    assert stage.documents() == documents
-
-
-def test_ctrl_c_ends_it_with_130_and_the_next_run_mends(whole: tuple[Stage, dict[str, Any]]) -> None:
+def test_ctrl_c_ends_it_with_130_and_a_killed_daemon_is_no_harm(whole: tuple[Stage, dict[str, Any]]) -> None:
+    """In the end daemon and containers die; production comes back, and the next run finishes the stage."""
     stage, documents = whole
     process = stage.start("provision", "--recreate")
-    assert process.stderr is not None
-    said = ""
-    while "prepare" not in said:
-        line = process.stderr.readline()
-        assert line, f"it ended before it was interrupted:\n{said}"
-        said += line
+    said = until_said(process, "prepare")
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, said + rest
     assert "Traceback" not in rest
     assert "interrupted" in rest
-    stage.run("provision")
-    assert stage.documents() == documents
 
-
-def test_a_daemon_killed_in_the_middle_is_no_harm(whole: tuple[Stage, dict[str, Any]]) -> None:
-    """The daemon and every container die; production comes back, and the next run finishes the stage."""
-    stage, documents = whole
     process = stage.start("provision", "--recreate")
-    assert process.stderr is not None
-    said = ""
-    while "copy" not in said:
-        line = process.stderr.readline()
-        assert line, f"it ended before the daemon was killed:\n{said}"
-        said += line
+    said = until_said(process, "copy")
     init = stage.ground.lab.status().pid
     assert init is not None
     os.kill(init, signal.SIGKILL)
@@ -236,3 +210,14 @@ def test_a_daemon_killed_in_the_middle_is_no_harm(whole: tuple[Stage, dict[str, 
     stage.ground.lab.up(Silent())
     stage.run("provision")
     assert stage.documents() == documents
+
+
+def until_said(process: subprocess.Popen[str], word: str) -> str:
+    """Wait for a word on standard error; what was said up to there."""
+    assert process.stderr is not None
+    said = ""
+    while word not in said:
+        line = process.stderr.readline()
+        assert line, f"it ended before it said {word!r}:\n{said}"
+        said += line
+    return said

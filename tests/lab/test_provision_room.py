@@ -40,19 +40,35 @@ def refused(stage: Stage, status: int, *args: str, env: dict[str, str] | None = 
 
 
 def test_a_limit_below_what_the_source_references_is_an_error_that_names_both_sizes(planned: Stage) -> None:
+    """On a pool with quotas as Incus itself turns them on: shared bytes count."""
     ground = planned.ground
-    volumes = ground.volumes()
-    done = planned.run("provision", check=False, env={"STAGEGBO_DISK_LIMIT": "100MB"})
-    assert done.returncode == 5, done.stderr
-    found = re.search(
-        r"cache: the disk limit 100MB \(95.4 MiB\) is below the about ([\d.]+) MiB that default/cache", done.stderr
-    )
-    assert found, done.stderr
-    assert 200 < float(found[1]) < 2000
-    assert "containers.cache.disk_limit" in done.stderr
-    assert ground.instances(planned.project) == {}
-    assert ground.volumes() == volumes
-    planned.destroy()
+    env = {
+        "STAGEGBO_DISK_LIMIT": "100MB",
+        "STAGEGBO_CONTAINERS__CACHE__SOURCE": "counted",
+        "STAGEGBO_DISK_FLOOR": "1MB",
+    }
+    with pool(ground, "counted", "btrfs", "size=2GiB"):
+        ground.incus("init", "--empty", "counted", "-s", "counted", "-d", "root,size=1GiB")
+        try:
+            folder = "/var/lib/incus/storage-pools/counted"
+            ground.lab_command(
+                "dd", "if=/dev/zero", f"of={folder}/containers/counted/rootfs/data", "bs=1M", "count=300"
+            )
+            volumes = ground.volumes("counted")
+            done = planned.run("provision", check=False, env=env)
+            assert done.returncode == 5, done.stderr
+            found = re.search(
+                r"cache: the disk limit 100MB \(95.4 MiB\) is below the about ([\d.]+) MiB that default/counted",
+                done.stderr,
+            )
+            assert found, done.stderr
+            assert 300 < float(found[1]) < 330
+            assert "containers.cache.disk_limit" in done.stderr
+            assert ground.instances(planned.project) == {}
+            assert ground.volumes("counted") == volumes
+        finally:
+            planned.destroy()
+            ground.incus("delete", "counted")
 
 
 def test_a_pool_with_too_little_room_is_refused(planned: Stage) -> None:
