@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine.expose import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ipaddress import IPv4Network
 
     from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
     from pytest_stagegbo.incus.connection import Server
     from pytest_stagegbo.incus.hostview import HostView
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Facts", "Room", "gather"]
+__all__ = ["Facts", "Room", "gather", "host_addresses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,11 @@ class Facts:
     full_copy_bytes: Mapping[str, int | None] = field(default_factory=dict)
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
 
+    exposed: tuple[Exposure, ...] = ()
+    """Ports of clones that are exposed, and what is left of such."""
+    host_addresses: tuple[str, ...] = ()
+    """IPv4 addresses of the host; only where the stage may reach the internet (`network.internet`)."""
+
     @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
@@ -62,6 +70,15 @@ class Facts:
                 if device.get("type") == "nic":
                     names.update(filter(None, (device.get("network"), device.get("parent"))))
         return frozenset(names)
+
+    def production_subnets(self, settings: Settings) -> tuple[IPv4Network, ...]:
+        """Production's networks: that of the settings, and those of the bridges that its containers hang on."""
+        found = {settings.network.production}
+        for name in self.production_networks & self.networks.keys():
+            address = self.networks[name].config.get("ipv4.address", "")
+            if "/" in address:
+                found.add(IPv4Interface(address).network)
+        return tuple(sorted(found))
 
 
 def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
@@ -97,17 +114,26 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         if not pool.copy_on_write:
             folder = f"{pool.source}/containers/{_volume_name(source)}"
             full_copies[source.name] = host.tree_bytes(folder)
+    acl = reader.acls().get(shape.acl_name(settings))
     return Facts(
         server=reader.server(),
         projects=projects,
         sources=sources,
         clones=clones,
         networks=reader.networks(),
-        acl=reader.acls().get(shape.acl_name(settings)),
+        exposed=exposures(reader.forwards(settings.network.name), acl),
+        host_addresses=host_addresses(reader, host) if settings.network.internet else (),
+        acl=acl,
         profile=reader.profile(settings.project) if exists else None,
         rooms=rooms,
         full_copy_bytes=full_copies,
     )
+
+
+def host_addresses(reader: Reader, host: HostView) -> tuple[str, ...]:
+    """Every IPv4 address of the daemon's host, but for loopback's."""
+    found = host.addresses()
+    return tuple(sorted(reader.addresses() if found is None else found, key=IPv4Address))
 
 
 def _volume_name(instance: Instance) -> str:

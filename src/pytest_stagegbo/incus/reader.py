@@ -103,6 +103,18 @@ class Reader:
     def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
 
+    def forwards(self, network: str) -> list[dict[str, Any]]:
+        """Network forwards of a bridge; none where there is no such bridge."""
+        return self.documents("networks", network, "forwards", project="default")
+
+    def addresses(self) -> frozenset[str]:
+        """IPv4 addresses of the host's network interfaces that Incus knows, but for loopback's. One request for each
+        interface."""
+        names = [each["name"] for each in self.documents("networks", project="default")]
+        states = [self.document("networks", name, "state", project="default") for name in names]
+        found = [each for state in states for each in state.get("addresses") or () if each["family"] == "inet"]
+        return frozenset(each["address"] for each in found if not each["address"].startswith("127."))
+
     def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self._connection.get("profiles", name, project=project)

@@ -107,7 +107,8 @@ class Scene:
     @cached_property
     def host_addresses(self) -> tuple[str, ...]:
         """Every IPv4 address of the host, but for loopback."""
-        found = {
+        found = set(HostView(self.reader.endpoint).addresses() or ())
+        found |= {
             each["address"]
             for state in self.states.values()
             for each in state.get("addresses") or ()
