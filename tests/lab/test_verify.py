@@ -279,6 +279,7 @@ BREACHES: dict[str, Callable[[Stage], AbstractContextManager[None]]] = {
     "data.identity": twin_identity,
     "limits.disk": no_limit,
     "production.unchanged": touched,
+    "production.events": touched,
 }
 
 

@@ -14,6 +14,7 @@ from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus.connection import Connection, Server
+    from pytest_stagegbo.incus.events import EventSource
 
 __all__ = ["Reader"]
 
@@ -31,6 +32,10 @@ class Reader:
     @property
     def is_local(self) -> bool:
         return self._connection.is_local
+
+    def events(self) -> EventSource:
+        """Lifecycle events of all projects, from now on. Raises `ChannelBroken`."""
+        return self._connection.events()
 
     def server(self) -> Server:
         return self._connection.server()

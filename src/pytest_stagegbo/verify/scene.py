@@ -17,6 +17,7 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify import dialling
 from pytest_stagegbo.verify.dialling import Answer, Target
 from pytest_stagegbo.verify.finding import Skipped
+from pytest_stagegbo.verify.watch import Watch, is_productions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,11 +58,30 @@ class Dialled:
 class Scene:
     """One stage, and all that is known of it."""
 
-    def __init__(self, settings: Settings, facts: Facts, reader: Reader, writer: Writer) -> None:
+    def __init__(
+        self, settings: Settings, facts: Facts, reader: Reader, writer: Writer, watch: Watch | None = None
+    ) -> None:
         self.settings = settings
         self.facts = facts
         self.reader = reader
         self.writer = writer
+        self.watch = watch
+        """Listens to what happens to production."""
+
+    def listen(self) -> Watch:
+        """Listen from now on. Close it in the end. Raises `Skipped`, `ChannelBroken`, `OperationFailed`."""
+        self.running  # noqa: B018 - without a clone that runs there is no sentinel
+        watch = Watch(self.reader.events(), lambda event: is_productions(event, self.settings, self.facts))
+        try:
+            watch.sentinel(self.sentinel)
+        except BaseException:
+            watch.close()
+            raise
+        return watch
+
+    def sentinel(self, word: str) -> None:
+        """Cause an event that has this word in it, and does nothing."""
+        self.execute(self.running[0], ["true", word])
 
     @cached_property
     def clones(self) -> Mapping[str, Instance]:
