@@ -320,13 +320,16 @@ class FirstRun:
     events: list[dict[str, Any]]
     client: tuple[str, str]
     """What the `incus` client has set, before and after."""
+    packets: int
+    """From the stage to production, meanwhile."""
 
 
 def first_run(ground: Ground) -> FirstRun:
     stage = ground.stage("STAGE-GBO")
     before, beats, client = production(ground), heartbeats(ground), client_settings(ground)
-    with ground.events() as events:
+    with ground.events() as events, counted(ground) as packets:
         done = stage.run("provision", "--json")
+        seen = packets()
     return FirstRun(
         stage=stage,
         result=json.loads(done.stdout),
@@ -336,7 +339,30 @@ def first_run(ground: Ground) -> FirstRun:
         beats=(beats, heartbeats(ground)),
         events=events,
         client=(client, client_settings(ground)),
+        packets=seen,
     )
+
+
+@contextlib.contextmanager
+def counted(ground: Ground) -> Iterator[Callable[[], int]]:
+    """Counts packets from the stage's bridge to production's, and to the host at production's addresses, before any
+    other filter sees them."""
+    ways = {
+        "forward": 'iifname "stagebr0" oifname "prodbr0" counter',
+        "input": 'iifname "stagebr0" ip daddr 10.0.2.0/24 counter',
+    }
+    chains = " ".join(f"chain {way} {{ type filter hook {way} priority -400; {rule}; }};" for way, rule in ways.items())
+    ground.lab_command("nft", f"table inet counted {{ {chains} }}")
+
+    def packets() -> int:
+        listed = json.loads(ground.lab_command("nft", "-j", "list", "table", "inet", "counted"))["nftables"]
+        rules = [each["rule"]["expr"] for each in listed if "rule" in each]
+        return sum(each["counter"]["packets"] for rule in rules for each in rule if "counter" in each)
+
+    try:
+        yield packets
+    finally:
+        ground.lab_command("nft", "delete", "table", "inet", "counted")
 
 
 def production(ground: Ground) -> dict[str, Any]:

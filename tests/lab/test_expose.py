@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 HOST = "203.0.113.1"
 """An address of the lab's host towards the outside (RFC 5737)."""
-CACHE, DRIVE = "10.0.9.13", "10.0.9.14"
+CACHE, DRIVE = "10.0.19.13", "10.0.19.14"
 AT = f"{HOST}:16379"
 SMALL = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name not in {"cache", "drive"})
 DIAL = """
@@ -93,7 +93,7 @@ def machine(ground: Ground) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def small(ground: Ground) -> Iterator[Stage]:
     """A stage with cache and drive only."""
-    stage = ground.stage("STAGE-EXPOSED", "exposebr0", 9)
+    stage = ground.stage("STAGE-EXPOSED", "exposebr0", 19)
     stage.config.write_text(stage.config.read_text() + SMALL)
     stage.run("provision")
     yield stage
@@ -132,8 +132,8 @@ NEVER = (
     f"{CACHE}:22",
     f"{DRIVE}:9100",
     f"{DRIVE}:6379",
-    "10.0.9.1:53",
-    "10.0.9.1:8443",
+    "10.0.19.1:53",
+    "10.0.19.1:8443",
 )
 
 

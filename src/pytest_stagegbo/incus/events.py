@@ -53,7 +53,7 @@ class Event:
         )
 
     def __str__(self) -> str:
-        by = f"by {self.requestor}" if self.requestor else "by the daemon itself, or nobody says by whom"
+        by = f"by {self.requestor}" if self.requestor else "nobody says by whom"
         return f"{self.action} /1.0/{'/'.join(self.path)} of project {self.project} at {self.at[:19]}, {by}"
 
 

@@ -1,4 +1,4 @@
-"""Sockets of commands and events, over the client for websockets that pylxd brings along. Imported when one is opened."""
+"""Sockets of commands and events, over the client for websockets that pylxd brings along. Imported when needed."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify import dialling
 from pytest_stagegbo.verify.dialling import Answer, Target
 from pytest_stagegbo.verify.finding import Skipped
+from pytest_stagegbo.verify.packets import Ears
 from pytest_stagegbo.verify.watch import Watch, is_productions
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ OUTSIDE = "192.0.2.1"
 """An address that is nobody's (RFC 5737), and on the way to the internet."""
 HOST_PORTS = (22, 53, 8443)
 """What hosts listen on: ssh, a resolver, Incus's API."""
+PATIENCE = 2.0
+"""Seconds for the host to reach a container of its own."""
 SPARE_PORTS = range(20000, 30000)
 """Where listeners are put: below the ports that the kernel gives to outgoing connections."""
 
@@ -53,6 +56,10 @@ class Dialled:
     """What each container's listener says."""
     port: int
     """Of the containers' listeners."""
+    leaked: Mapping[str, int]
+    """Packets for that port that were on bridges of production."""
+    deaf: str
+    """Why nobody knows of such packets; empty: they would have been heard."""
 
 
 class Scene:
@@ -158,12 +165,31 @@ class Scene:
         failed = [f"{name}: {result.stderr.strip()}" for name, result in started.items() if result.status]
         if failed:
             raise Skipped("perl, which every Debian has, can't be run: " + "; ".join(failed))
-        with _Sentry(self.reader.is_local) as sentry:
+        bridges, own = self.facts.production_networks, self.settings.network.name
+        with (
+            _Sentry(self.reader.is_local) as sentry,
+            Ears([*bridges, own] if self.reader.is_local else (), port) as ears,
+        ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})
+            leaked = {name: ears.heard(name) for name in bridges}
+            ears.heard(own)
+            for name in running:  # whether one would have been heard
+                with contextlib.suppress(OSError):
+                    socket.create_connection((str(self.settings.containers[name].address), port), PATIENCE).close()
+                    break
+            deaf = ears.deaf or ("" if ears.heard(own) else f"packets on {own} are not heard from here")
         answers = {name: dialling.read_answers(result.stdout) for name, result in results.items()}
         return Dialled(
-            answers, self.production_addresses, self.host_addresses, sentry.port, tuple(sentry.seen), names, port
+            answers=answers,
+            production=self.production_addresses,
+            host=self.host_addresses,
+            host_port=sentry.port,
+            intruders=tuple(sentry.seen),
+            names=names,
+            port=port,
+            leaked=leaked,
+            deaf=deaf,
         )
 
     def _targets(self, port: int, sentry: int | None) -> list[Target]:

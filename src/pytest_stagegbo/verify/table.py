@@ -142,7 +142,7 @@ CHECKS = (
         "production.events",
         "nothing was done to production from here meanwhile",
         "This process did something to production, or lost the news of what happened to it.",
-        "look at what is named: if others did it under the same name at the same moment, verify again; else please report it",
+        "look at what is named: if others did it under the same name at the same moment, verify again; else report it",
         watch.quiet,
     ),
 )

@@ -31,6 +31,8 @@ PATIENCE = 5.0
 MOST = 100
 """Events of production that are kept, of each kind. The rest is counted."""
 SHOWN = 10
+ITSELF = {"instance-shutdown", "instance-restarted", "instance-ready"}
+"""What containers do, by halting and starting again, without anybody's request."""
 
 
 class Watch:
@@ -92,9 +94,9 @@ class Watch:
                     with self._news:
                         self._take(event)
                         self._news.notify_all()
-        except StageGboError as error:
+        except Exception as error:
             with self._news:
-                self._trouble = error.message
+                self._trouble = error.message if isinstance(error, StageGboError) else repr(error)
                 self._news.notify_all()
 
     def _take(self, event: Event) -> None:
@@ -138,12 +140,12 @@ def _acls(facts: Facts, network: str) -> list[str]:
 def is_ours(event: Event, sentinel: Event) -> bool:
     """Whether this process has to answer for an event. Pure.
 
-    Root is root to the daemon, whichever process it is: what came while this process wrote nothing was another. Of
-    files the daemon does not say who touched them; what else has no requestor it did by itself, such as a snapshot on
-    a schedule, or the container did, such as a halt.
+    Root is root to the daemon, whichever process it is: what came while this process wrote nothing was another. Some
+    events name no requestor (`instance-updated`, all of files), so those may be anybody's, but for what a container
+    does to itself.
     """
-    same = event.requestor == sentinel.requestor or (not event.requestor and "-file-" in event.action)
-    return same and event.writing
+    anonymous = not event.requestor and event.action not in ITSELF
+    return event.writing and (anonymous or event.requestor == sentinel.requestor)
 
 
 def quiet(scene: Scene) -> Result:
