@@ -105,7 +105,6 @@ class StagePlugin:
         self._told = False
         self._had_workers = False
         self._described = False
-        self._broken = ""
 
     # -- settings
 
@@ -364,12 +363,26 @@ class StagePlugin:
             return
         if self._worker is None and (self._session is not None or self._had_workers) and self.settings.pytest.verify:
             self._verify_at_the_end(session)
+        if self._session is not None:
+            self._verify_events()
         if self._guard is not None:
             self._summary.growth(self._guard.growth())
         if self._worker is not None:
             self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
         elif self._session is not None or self._had_workers:
             self._forget()
+
+    def _verify_events(self) -> None:
+        """A worker's part of the proof: what it did itself. The controller's `verify` has proven the rest."""
+        from pytest_stagegbo.errors import StageGboError
+
+        try:
+            if self._worker is not None:
+                self.session().verify_events()
+        except StageGboError as error:
+            self.summary().broken.append(str(error))
+        finally:
+            self.session().stop_listening()
 
     def _verify_at_the_end(self, session: pytest.Session) -> None:
         """Once a run: workers have ended when their controller does."""
@@ -378,7 +391,8 @@ class StagePlugin:
         try:
             self.session().verify()
         except StageGboError as error:
-            self._broken = str(error)
+            self.summary().broken.append(str(error))
+        if self.summary().broken:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _forget(self) -> None:
@@ -408,9 +422,9 @@ class StagePlugin:
             terminalreporter.section("stage-gbo")
             for line in lines:
                 terminalreporter.line(line)
-        if self._broken:
+        if self._summary.broken:
             terminalreporter.section("stage-gbo: isolation", red=True)
-            for line in self._broken.splitlines():
+            for line in "\n".join(self._summary.broken).splitlines():
                 terminalreporter.line(line)
 
 

@@ -330,13 +330,16 @@ class FirstRun:
     """What the `incus` client has set, before and after."""
     own: dict[str, int]
     """Bytes that each clone has for itself, as btrfs counts them, once it answered."""
+    packets: int
+    """From the stage to production, meanwhile."""
 
 
 def first_run(ground: Ground) -> FirstRun:
     stage = ground.stage("STAGE-GBO")
     before, beats, client = production(ground), heartbeats(ground), client_settings(ground)
-    with ground.events() as events:
+    with ground.events() as events, counted(ground) as packets:
         done = stage.run("provision", "--json")
+        seen = packets()
     own = {name: ground.own_bytes(name, stage.project) for name in SIX}
     return FirstRun(
         stage=stage,
@@ -348,7 +351,30 @@ def first_run(ground: Ground) -> FirstRun:
         events=events,
         client=(client, client_settings(ground)),
         own=own,
+        packets=seen,
     )
+
+
+@contextlib.contextmanager
+def counted(ground: Ground) -> Iterator[Callable[[], int]]:
+    """Counts packets from the stage's bridge to production's, and to the host at production's addresses, before any
+    other filter sees them."""
+    ways = {
+        "forward": 'iifname "stagebr0" oifname "prodbr0" counter',
+        "input": 'iifname "stagebr0" ip daddr 10.0.2.0/24 counter',
+    }
+    chains = " ".join(f"chain {way} {{ type filter hook {way} priority -400; {rule}; }};" for way, rule in ways.items())
+    ground.lab_command("nft", f"table inet counted {{ {chains} }}")
+
+    def packets() -> int:
+        listed = json.loads(ground.lab_command("nft", "-j", "list", "table", "inet", "counted"))["nftables"]
+        rules = [each["rule"]["expr"] for each in listed if "rule" in each]
+        return sum(each["counter"]["packets"] for rule in rules for each in rule if "counter" in each)
+
+    try:
+        yield packets
+    finally:
+        ground.lab_command("nft", "delete", "table", "inet", "counted")
 
 
 def production(ground: Ground) -> dict[str, Any]:

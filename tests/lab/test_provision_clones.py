@@ -36,6 +36,11 @@ def test_nothing_happened_to_production_meanwhile(first: FirstRun) -> None:
     }
 
 
+def test_no_packet_went_to_production_until_the_stage_answered(first: FirstRun) -> None:
+    """First boots, and services with production's addresses in their configuration, included."""
+    assert first.packets == 0
+
+
 def test_production_went_on_writing_while_it_was_copied(first: FirstRun) -> None:
     assert first.beats[1] > first.beats[0]
 

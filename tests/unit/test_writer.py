@@ -94,6 +94,14 @@ CASES: dict[str, Case] = {
         {("GET", "networks/stagebr0"): ETAG},
     ),
     "delete_network": Case(lambda w: w.delete_network(), [Sent("DELETE", ("networks", "stagebr0"), HOST)]),
+    "create_forward": Case(
+        lambda w: w.create_forward({"listen_address": "192.0.2.7"}),
+        [Sent("POST", ("networks", "stagebr0", "forwards"), HOST, {"listen_address": "192.0.2.7"})],
+    ),
+    "delete_forward": Case(
+        lambda w: w.delete_forward("192.0.2.7"),
+        [Sent("DELETE", ("networks", "stagebr0", "forwards", "192.0.2.7"), HOST)],
+    ),
     "create_acl": Case(
         lambda w: w.create_acl({"ingress": [], "name": "another"}),
         [Sent("POST", ("network-acls",), HOST, {"ingress": [], "name": "stagebr0-isolation"})],
@@ -460,6 +468,7 @@ FORBIDDEN = [
     pytest.param("POST", ("projects",), None, id="make-a-project-without-name"),
     pytest.param("DELETE", ("networks", "prodbr0"), None, id="delete-productions-network"),
     pytest.param("PUT", ("networks", "lxdbr0"), {}, id="change-another-network"),
+    pytest.param("PUT", ("networks", "stagebr0", "peers", "x"), {}, id="more-of-the-stages-network-than-forwards"),
     pytest.param("POST", ("networks",), {"name": "prodbr0"}, id="make-productions-network"),
     pytest.param("POST", ("networks", "prodbr0", "forwards"), {"name": "stagebr0"}, id="forward-of-another-network"),
     pytest.param("DELETE", ("network-acls", "prod"), None, id="delete-another-acl"),
@@ -555,6 +564,12 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
     "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),
+    "forwards": (
+        lambda r: r.forwards("stagebr0"),
+        [],
+        [(("networks", "stagebr0", "forwards"), {"recursion": 1, "project": "default"})],
+    ),
+    "addresses": (lambda r: r.addresses(), [], [(("networks",), {"recursion": 1, "project": "default"})]),
     "documents": (lambda r: r.documents("a", project="P"), [], [(("a",), {"recursion": 1, "project": "P"})]),
     "document": (lambda r: r.document("a", "b", project="P"), {}, [(("a", "b"), {"project": "P"})]),
     "profile": (lambda r: r.profile("P"), {}, [(("profiles", "default"), {"project": "P"})]),

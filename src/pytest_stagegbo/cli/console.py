@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.errors import StageGboError
     from pytest_stagegbo.progress import Progress
 
-__all__ = ["console_progress", "print_error", "print_table"]
+__all__ = ["console_progress", "print_error", "print_loudly", "print_table"]
 
 
 class _Lines:
@@ -124,6 +124,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
+
+
+def print_loudly(text: str) -> None:
+    """A line on standard output that nobody overlooks; coloured where a terminal shows it."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(text, style="bold white on red", markup=False)
 
 
 STYLES = {

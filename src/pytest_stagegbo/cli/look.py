@@ -37,13 +37,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _status(arguments: argparse.Namespace) -> int:
     status = open_context(arguments).engine().status()
     if arguments.json:
-        print_json({**dataclasses.asdict(status), "ready": status.ready})
+        exposed = [{**dataclasses.asdict(each), "state": each.state} for each in status.exposed]
+        print_json({**dataclasses.asdict(status), "exposed": exposed, "ready": status.ready})
     else:
-        from pytest_stagegbo.cli.console import print_table
+        from pytest_stagegbo.cli.console import print_loudly, print_table
 
         title = f"{status.project} on {status.network}, {status.server}"
         columns = ("container", "state", "address", "answers", "disk of its own", "limit", "copied")
         print_table(columns, [_row(container) for container in status.containers], title=title)
+        for each in status.exposed:
+            print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1
 
 

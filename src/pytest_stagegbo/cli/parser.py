@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli import change, lab, look, verify, within
+from pytest_stagegbo.cli import change, expose, lab, look, verify, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     change.register(commands)
     look.register(commands)
     verify.register(commands)
+    expose.register(commands)
     within.register(commands)
     lab.register(commands)
     for command in commands.choices.values():

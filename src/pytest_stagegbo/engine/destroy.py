@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine.expose import read_forward
 from pytest_stagegbo.engine.steps import RemoveClone, Step
 from pytest_stagegbo.errors import NotOurs
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["RemoveAcl", "RemoveNetwork", "RemoveProject", "plan_destroy"]
+__all__ = ["RemoveAcl", "RemoveForward", "RemoveNetwork", "RemoveProject", "plan_destroy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,15 @@ class RemoveProject(Step):
     @property
     def text(self) -> str:
         return f"remove project {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveForward(Step):
+    verb: ClassVar[str] = "remove-forward"
+
+    @property
+    def text(self) -> str:
+        return f"close what is exposed at {self.subject}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,7 @@ def plan_destroy(reader: Reader, settings: Settings) -> tuple[Step, ...]:
         steps.append(RemoveProject(subject=settings.project, after=after))
     network = reader.networks().get(settings.network.name)
     if network is not None and marks.is_ours(network.config):
+        steps.extend(RemoveForward(subject=listen) for listen in _forwards(reader, settings))
         after = frozenset(step.key for step in steps)
         steps.append(RemoveNetwork(subject=network.name, after=after))
     acl = reader.acl(shape.acl_name(settings))
@@ -73,3 +84,21 @@ def plan_destroy(reader: Reader, settings: Settings) -> tuple[Step, ...]:
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))
     return tuple(steps)
+
+
+def _forwards(reader: Reader, settings: Settings) -> list[str]:
+    """Listen addresses of the bridge's forwards, which would go with it.
+
+    Raises:
+        NotOurs: this tool did not make one of them.
+    """
+    found = reader.forwards(settings.network.name)
+    foreign = [each["listen_address"] for each in found if read_forward(each) is None]
+    if foreign:
+        raise NotOurs(
+            f"network {settings.network.name} has forwards that pytest-stagegbo did not make: {', '.join(foreign)}",
+            seen="nothing was removed",
+            remedy=f"remove them yourself (`incus network forward delete {settings.network.name} ADDRESS`), then "
+            "destroy again",
+        )
+    return [each["listen_address"] for each in found]

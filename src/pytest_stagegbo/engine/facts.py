@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine.expose import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ipaddress import IPv4Network
 
     from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
     from pytest_stagegbo.incus.connection import Server
     from pytest_stagegbo.incus.hostview import HostView
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Facts", "Room", "gather"]
+__all__ = ["Facts", "Room", "gather", "host_addresses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Facts:
     full_copy_bytes: Mapping[str, int | None] = field(default_factory=dict)
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
 
+    exposed: tuple[Exposure, ...] = ()
+    """Ports of clones that are exposed, and what is left of such."""
+    host_addresses: tuple[str, ...] = ()
+    """IPv4 addresses of the host; only where the stage may reach the internet (`network.internet`)."""
+
     @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
@@ -63,6 +71,15 @@ class Facts:
                 if device.get("type") == "nic":
                     names.update(filter(None, (device.get("network"), device.get("parent"))))
         return frozenset(names)
+
+    def production_subnets(self, settings: Settings) -> tuple[IPv4Network, ...]:
+        """Production's networks: that of the settings, and those of the bridges that its containers hang on."""
+        found = {settings.network.production}
+        for name in self.production_networks & self.networks.keys():
+            address = self.networks[name].config.get("ipv4.address", "")
+            if "/" in address:
+                found.add(IPv4Interface(address).network)
+        return tuple(sorted(found))
 
 
 def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
@@ -78,6 +95,7 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
         networks = pool.submit(reader.networks)
         acl = pool.submit(reader.acl, shape.acl_name(settings))
+        forwards = pool.submit(reader.forwards, settings.network.name)
         projects = reader.projects()
         if need_source and settings.source_project not in projects:
             raise SourceMissing(
@@ -96,6 +114,8 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             sources=sources,
             clones=clones,
             networks=networks.result(),
+            exposed=exposures(forwards.result(), acl.result()),
+            host_addresses=host_addresses(reader, host) if settings.network.internet else (),
             acl=acl.result(),
             profile=profile,
             rooms=rooms,
@@ -129,6 +149,12 @@ def _full_copies(
             folder = f"{pool.source}/containers/{_volume_name(source)}"
             full_copies[source.name] = host.tree_bytes(folder)
     return full_copies
+
+
+def host_addresses(reader: Reader, host: HostView) -> tuple[str, ...]:
+    """Every IPv4 address of the daemon's host, but for loopback's."""
+    found = host.addresses()
+    return tuple(sorted(reader.addresses() if found is None else found, key=IPv4Address))
 
 
 def _volume_name(instance: Instance) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
+from pytest_stagegbo.engine.expose import access_list
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import guest_files, machine_id
 from pytest_stagegbo.incus import dialect
@@ -99,6 +100,8 @@ class Performer:
                 hooks.run_hooks(self._reader, self.writer, self._settings, step)
             case destroy.RemoveProject():
                 self.writer.delete_project()
+            case destroy.RemoveForward():
+                self.writer.delete_forward(step.subject)
             case destroy.RemoveNetwork():
                 self.writer.delete_network()
             case destroy.RemoveAcl():
@@ -123,7 +126,7 @@ class Performer:
             )
 
     def set_acl(self, step: steps.SetAcl) -> None:
-        wanted = shape.acl(self._settings)
+        wanted = access_list(self._facts, self._settings)
         if step.create:
             self.writer.create_acl(wanted)
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk
+from pytest_stagegbo.engine.expose import access_list
 from pytest_stagegbo.engine.guard import refuse
 from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.secrets import plan_secrets
@@ -84,7 +85,7 @@ def _foundations(facts: Facts, settings: Settings, pool: str) -> list[Step]:
         project.config, shape.project(settings, own_networks=_own_networks(facts, settings))
     ):
         steps.append(SetProject(subject=settings.project, create=project is None))
-    wanted_acl = shape.acl(settings)
+    wanted_acl = access_list(facts, settings)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
         steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None))
     network = facts.networks.get(settings.network.name)

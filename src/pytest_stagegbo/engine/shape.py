@@ -10,6 +10,8 @@ from pytest_stagegbo.engine.allowlist import nic, root_disk
 from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_stagegbo.incus import Device
     from pytest_stagegbo.settings import Settings
 
@@ -61,13 +63,16 @@ def acl_name(settings: Settings) -> str:
     return f"{settings.network.name}-isolation"
 
 
-def acl(settings: Settings) -> dict[str, Any]:
+def acl(settings: Settings, host_addresses: Iterable[str] = ()) -> dict[str, Any]:
     """The access list on the stage's bridge, which rejects what it does not name.
 
     Into the stage: its own subnet, which holds the clones and the host's address on the bridge. Out of it: the
     clones, but not the host, and with `network.internet` whatever is not private. DNS and DHCP of the host and
     replies do not pass these rules. Traffic between clones does on hosts whose bridges call the IP filter
     (`net.bridge.bridge-nf-call-iptables`, which Docker sets), so it has to be named. Incus sorts rejects first.
+
+    Args:
+        host_addresses: Every address of the host: with `network.internet`, its public ones would pass as the internet.
     """
     subnet, net = str(settings.network.subnet), settings.network.subnet
     # To its subnet's broadcast addresses the host listens as to its own.
@@ -75,19 +80,23 @@ def acl(settings: Settings) -> dict[str, Any]:
     host = ",".join(f"{address}/32" for address in own)
     egress = [_rule("reject", host, "the host itself"), _rule("allow", subnet, "between the clones")]
     if settings.network.internet:
-        kept_out = ",".join(str(network) for network in _not_the_internet(settings))
+        kept_out = ",".join(str(network) for network in _not_the_internet(settings, host_addresses))
         egress += [_rule("reject", kept_out, "not the internet"), _rule("allow", "0.0.0.0/0", "network.internet")]
     ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
     config = {marks.OWNER: marks.OWNER_VALUE}
     return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
 
 
-def _not_the_internet(settings: Settings) -> list[IPv4Network]:
-    """Private networks and production's, less the stage's own subnet: rejects come before it is allowed."""
+def _not_the_internet(settings: Settings, host_addresses: Iterable[str]) -> list[IPv4Network]:
+    """Private networks, production's and the host's addresses, less the stage's own subnet: rejects come before it is
+    allowed."""
     found: list[IPv4Network] = []
-    for network in (*map(IPv4Network, PRIVATE), settings.network.production):
+    for network in (*map(IPv4Network, PRIVATE), settings.network.production, *map(IPv4Network, host_addresses)):
         subnet = settings.network.subnet
-        found.extend(network.address_exclude(subnet) if subnet.subnet_of(network) else [network])
+        if subnet.subnet_of(network):
+            found.extend(network.address_exclude(subnet))
+        elif not network.subnet_of(subnet):  # the host's own in the stage, which has a rule of its own
+            found.append(network)
     return sorted(collapse_addresses(found))
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import inventory, marks, reset, shape
+from pytest_stagegbo.engine import exposing, inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
-from pytest_stagegbo.engine.facts import Facts, gather
+from pytest_stagegbo.engine.expose import over
+from pytest_stagegbo.engine.facts import Facts, gather, host_addresses
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.secrets import plan_secrets
@@ -28,8 +29,10 @@ from pytest_stagegbo.stage.replacements import read_replacements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_stagegbo.engine.await_clone import Readiness
+    from pytest_stagegbo.engine.expose import Exposure
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
@@ -85,10 +88,13 @@ class StageEngine:
         self._clone_performer: Performer | None = None
         self._replacements: Replacements | None = None
         self._resetter: Resetter | None = None
+        self._exposed: tuple[Exposure, ...] = ()
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
-        return gather(self.reader, HostView(self._connection.endpoint), self.settings)
+        facts = gather(self.reader, HostView(self._connection.endpoint), self.settings)
+        self._exposed = facts.exposed
+        return facts
 
     def plan(self, *, recreate: bool = False) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
@@ -111,11 +117,16 @@ class StageEngine:
         if not recreate:
             with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
+                if over(facts.exposed):
+                    self._close_what_is_over()
+                    facts = self.facts()
                 plan = make_plan(facts, self.settings)
                 if not plan.changes:
                     return self._carry_out(facts, plan, keys, began)
         with lock.hold("provision", self._waiting):
             facts = self.facts()
+            if self._close(facts, over(facts.exposed)):
+                facts = self.facts()
             plan = make_plan(facts, self.settings, recreate=recreate)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
@@ -182,6 +193,8 @@ class StageEngine:
                 restore=self._restore_clone,
                 wait=self._await_clone,
             )
+        if over(self._exposed):
+            self._close_what_is_over()
         return self._resetter.reset(containers, left_by)
 
     def _start_clone(self, container: ContainerSettings) -> None:
@@ -232,6 +245,54 @@ class StageEngine:
             facts = gather(self.reader, host, self.settings, need_source=False)
             performer = Performer(self.reader, self.writer(facts), facts, self.settings, None, self.progress)
             return apply(steps, performer.do, self.progress)
+
+    def expose(self, wanted: Exposure, *, dry_run: bool = False) -> None:
+        """Open it.
+
+        Args:
+            dry_run: Only say whether it could be.
+
+        Raises:
+            SettingsError, ProductionProtected, NotOurs, StageMissing: it can't be, and nothing was changed.
+        """
+        with self._exposing(f"expose {wanted.container}"):
+            reset.our_clone(
+                self.reader.instance(self.settings.project, wanted.container), self.settings, wanted.container
+            )
+            facts = self.facts()
+            if not dry_run and self._close(facts, over(facts.exposed)):
+                facts = self.facts()
+            addresses = host_addresses(self.reader, HostView(self._connection.endpoint))
+            exposing.refuse(self.reader, facts, self.settings, wanted, addresses)
+            if not dry_run:
+                exposing.open_exposure(self.writer(facts), facts, self.settings, wanted)
+
+    def close_exposed(self, listen: str = "", *, dry_run: bool = False) -> tuple[Exposure, ...]:
+        """Close what is exposed; what was closed.
+
+        Args:
+            listen: What is exposed at this address; empty: everything.
+            dry_run: Only say what would be closed.
+        """
+        with self._exposing("closing what is exposed"):
+            facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, need_source=False)
+            closing = tuple(each for each in facts.exposed if listen in {"", each.listen})
+            return closing if dry_run else self._close(facts, closing)
+
+    def _close_what_is_over(self) -> None:
+        """For who holds the stage's lock, shared at least."""
+        with self._exposing("closing what is exposed", held=True):
+            facts = self.facts()
+            self._close(facts, over(facts.exposed))
+
+    def _exposing(self, doing: str, *, held: bool = False) -> AbstractContextManager[None]:
+        shared = () if held else (STAGE,)
+        return self.lock().hold(doing, self._waiting, shared=shared, exclusive=(exposing.EXPOSE,))
+
+    def _close(self, facts: Facts, closing: tuple[Exposure, ...]) -> tuple[Exposure, ...]:
+        if closing:
+            exposing.close(self.writer(facts), facts, self.settings, closing, self.progress)
+        return closing
 
     def status(self) -> StageStatus:
         """What the stage is like right now; asks every service once."""

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine.expose import Exposure, exposures
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class StageStatus:
     network: str
     server: str
     containers: tuple[ContainerStatus, ...]
+    exposed: tuple[Exposure, ...] = ()
+    """What others than the host can reach, and what is left of such."""
 
     @property
     def ready(self) -> bool:
@@ -79,6 +82,7 @@ def stage_status(reader: Reader, settings: Settings) -> StageStatus:
     project = reader.projects().get(settings.project)
     clones = reader.instances(settings.project) if project is not None else {}
     server = reader.server()
+    acl = reader.acl(shape.acl_name(settings)) if project is not None else None
 
     def look(container: ContainerSettings) -> ContainerStatus:
         return _container(reader, settings, container, clones.get(container.name))
@@ -91,6 +95,7 @@ def stage_status(reader: Reader, settings: Settings) -> StageStatus:
         network=settings.network.name,
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
+        exposed=exposures(reader.forwards(settings.network.name), acl),
     )
 
 

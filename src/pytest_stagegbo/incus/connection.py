@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,10 @@ from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreach
 from pytest_stagegbo.incus import dialect, remote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_stagegbo.incus.channel import Stream
+    from pytest_stagegbo.incus.events import EventSource
     from pytest_stagegbo.settings import IncusSettings
 
 __all__ = ["Connection", "Reply", "Server", "find_endpoint"]
@@ -42,6 +44,8 @@ _CONNECT_SECONDS = 10.0
 _WAIT_SLICE = 20
 """Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
 _LOG_BODY_CHARACTERS = 200
+_NEWS_SECONDS = 1.0
+"""How long after a write an event may still be its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,9 @@ class Connection:
         """Clients of this process, the one used last at the end."""
         self._process = os.getpid()
         self._server: Server | None = None
+        self._writes_lock = threading.Lock()
+        self._writes_open = 0
+        self._written_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"Connection({self.endpoint!r})"
@@ -196,6 +203,20 @@ class Connection:
             ServerUnreachable: the daemon does not answer.
             ServerRefused: it answers with an error; carries the HTTP status.
         """
+        with self._write() if method != "GET" else contextlib.nullcontext():
+            return self._request(method, path, params, body, data, headers, timeout, raw)
+
+    def _request(
+        self,
+        method: str,
+        path: Sequence[str],
+        params: Mapping[str, str | int] | None,
+        body: Any,
+        data: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout: float,
+        raw: bool,
+    ) -> Reply:
         shown = "/1.0/" + "/".join(path) if path else "/1.0"
         started = time.monotonic()
         client = None
@@ -242,6 +263,38 @@ class Connection:
         """
         if not reply.operation:
             return reply.metadata
+        with self._write():
+            return self._wait(reply, what, timeout)
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[None]:
+        """A write is under way while the block runs."""
+        with self._writes_lock:
+            self._writes_open += 1
+        try:
+            yield
+        finally:
+            with self._writes_lock:
+                self._writes_open -= 1
+                self._written_at = time.monotonic()
+
+    def writing(self) -> bool:
+        """Whether a write of this process is under way, or ended so recently that news of it may still be coming."""
+        with self._writes_lock:
+            return self._writes_open > 0 or time.monotonic() - self._written_at < _NEWS_SECONDS
+
+    def events(self) -> EventSource:
+        """Lifecycle events of all projects, from now on.
+
+        Raises:
+            ChannelBroken: they can't be had.
+        """
+        from pytest_stagegbo.incus.events import PATH, Events
+
+        self.server()  # whose certificate is checked, and who trusts this client
+        return Events(self._stream(PATH), self)
+
+    def _wait(self, reply: Reply, what: str, timeout: float) -> Any:
         segments = _segments(reply.operation)
         deadline = time.monotonic() + timeout
         while True:
@@ -275,25 +328,26 @@ class Connection:
             ChannelBroken: they can't be had; the daemon ends the command.
         """
         from pytest_stagegbo.incus.channel import STANDARD_STREAMS
-        from pytest_stagegbo.incus.websocket import open_stream
 
         path = urlsplit(reply.operation).path
         keys = reply.metadata["metadata"]["fds"]
-        options = {} if self.is_local else remote.websocket_options(self._settings)
-        fingerprint = "" if self.is_local else remote.pinned(self._settings)
         opened: list[Stream] = []
         try:
             for name in STANDARD_STREAMS:
-                place = f"{path}/websocket?secret={keys[name]}"
-                opened.append(open_stream(self._websocket_url(), place, options, fingerprint))
+                opened.append(self._stream(f"{path}/websocket?secret={keys[name]}"))
         except BaseException:
             for stream in opened:
                 stream.close()
             raise
         return opened[0], opened[1], opened[2]
 
-    def _websocket_url(self) -> str:
-        return f"ws+unix://{self.endpoint}" if self.is_local else self.endpoint.replace("https://", "wss://", 1)
+    def _stream(self, path: str) -> Stream:
+        from pytest_stagegbo.incus.websocket import open_stream
+
+        if self.is_local:
+            return open_stream(f"ws+unix://{self.endpoint}", path, {})
+        url = self.endpoint.replace("https://", "wss://", 1)
+        return open_stream(url, path, remote.websocket_options(self._settings), remote.pinned(self._settings))
 
     def _take(self) -> Any:
         """A client that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""

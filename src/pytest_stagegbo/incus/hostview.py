@@ -1,4 +1,4 @@
-"""The host's file systems as the daemon sees them, when this process may look.
+"""The host's file systems and addresses as the daemon sees them, when this process may look.
 
 A loop-backed pool is a sparse file: the file system below it can fill while the pool looks empty, and then every
 container on it gets I/O errors, production's too. `/resources` of a pool knows nothing of that.
@@ -7,6 +7,7 @@ container on it gets I/O errors, production's too. `/resources` of a pool knows 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -22,7 +23,8 @@ class HostView:
 
     def __init__(self, endpoint: str) -> None:
         pid = None if endpoint.startswith("https://") else _daemon_pid(endpoint)
-        self._root = None if pid is None else Path(f"/proc/{pid}/root")
+        self._process = None if pid is None else Path(f"/proc/{pid}")
+        self._root = None if self._process is None else self._process / "root"
 
     def free_bytes(self, path: str) -> int | None:
         """Bytes that are free to use on the file system that holds `path`."""
@@ -62,6 +64,18 @@ class HostView:
                     seen.add((found.st_dev, found.st_ino))
                 total += found.st_blocks * 512
         return total
+
+    def addresses(self) -> frozenset[str] | None:
+        """Every IPv4 address of the host, but for loopback's; None: unknown. Incus's API leaves out interfaces whose
+        type it does not know, such as the `eth0` of a host that is a container itself."""
+        if self._process is None:
+            return None
+        try:
+            routes = (self._process / "net/fib_trie").read_text()
+        except OSError:
+            return None
+        found = re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", routes)
+        return frozenset(each for each in found if not each.startswith("127."))
 
     def place(self, path: str) -> Path | None:
         """Where this process finds what the daemon knows as `path`; None: nowhere."""

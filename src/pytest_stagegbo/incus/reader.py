@@ -14,6 +14,7 @@ from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus.connection import Connection, Server
+    from pytest_stagegbo.incus.events import EventSource
 
 __all__ = ["Reader"]
 
@@ -31,6 +32,10 @@ class Reader:
     @property
     def is_local(self) -> bool:
         return self._connection.is_local
+
+    def events(self) -> EventSource:
+        """Lifecycle events of all projects, from now on. Raises `ChannelBroken`."""
+        return self._connection.events()
 
     def server(self) -> Server:
         return self._connection.server()
@@ -108,6 +113,18 @@ class Reader:
                 return None
             raise
         return found
+
+    def forwards(self, network: str) -> list[dict[str, Any]]:
+        """Network forwards of a bridge; none where there is no such bridge."""
+        return self.documents("networks", network, "forwards", project="default")
+
+    def addresses(self) -> frozenset[str]:
+        """IPv4 addresses of the host's network interfaces that Incus knows, but for loopback's. One request for each
+        interface."""
+        names = [each["name"] for each in self.documents("networks", project="default")]
+        states = [self.document("networks", name, "state", project="default") for name in names]
+        found = [each for state in states for each in state.get("addresses") or () if each["family"] == "inet"]
+        return frozenset(each["address"] for each in found if not each["address"].startswith("127."))
 
     def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
         try:

@@ -1,4 +1,4 @@
-"""A command's sockets, over the client for websockets that pylxd brings along. Imported when one is opened."""
+"""Sockets of commands and events, over the client for websockets that pylxd brings along. Imported when needed."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class _WebSocketStream:
 
 
 def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint: str = "") -> Stream:
-    """Connect to one of a command's sockets.
+    """Connect to one of the daemon's sockets.
 
     Args:
         url: `ws+unix:///path/of/socket` or `wss://host:port`.
-        path: Of the operation's websocket, with its secret.
+        path: With its query, such as an operation's secret.
         ssl_options: As ws4py takes them: `certfile`, `keyfile`, `ca_certs`, `cert_reqs`.
         fingerprint: SHA-256 that the server's certificate must have, whatever else is checked; empty: any.
 
@@ -96,5 +96,6 @@ def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint
         client.resource = path
         client.connect()
     except (OSError, ValueError, WebSocketException) as error:
-        raise ChannelBroken("no websocket to a command in a container", seen=str(error)) from None
+        what = "events" if path.startswith("/1.0/events") else "a command in a container"
+        raise ChannelBroken(f"no websocket to {what}", seen=str(error)) from None
     return _WebSocketStream(client, path)

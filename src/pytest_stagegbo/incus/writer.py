@@ -123,6 +123,18 @@ class Writer:
     def delete_network(self) -> None:
         self._send("DELETE", ("networks", self.scope.network))
 
+    def create_forward(self, body: Mapping[str, Any]) -> None:
+        """A network forward on the stage's bridge."""
+        self._send("POST", ("networks", self.scope.network, "forwards"), body=dict(body))
+
+    def delete_forward(self, listen: str) -> None:
+        """One that is gone already is fine."""
+        try:
+            self._send("DELETE", ("networks", self.scope.network, "forwards", listen))
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
+
     def create_acl(self, body: Mapping[str, Any]) -> None:
         self._send("POST", ("network-acls",), body={**body, "name": self.scope.acl})
 
@@ -345,7 +357,8 @@ class Writer:
         if straight and stays:
             if kind == "projects" and name == scope.project:
                 return ""
-            if kind == "networks" and name == scope.network and name not in scope.production_networks:
+            of_it = len(path) <= 2 or path[2] == "forwards"
+            if kind == "networks" and name == scope.network and name not in scope.production_networks and of_it:
                 return HOST_PROJECT
             if kind == "network-acls" and name == scope.acl:
                 return HOST_PROJECT

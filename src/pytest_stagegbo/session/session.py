@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.session.demand import Demand
     from pytest_stagegbo.session.summary import Summary
+    from pytest_stagegbo.verify.watch import Watch
 
 __all__ = ["StageSession", "reminder"]
 
@@ -54,6 +55,7 @@ class StageSession:
         self._failure: StageGboError | None = None
         self._told = False
         self._held: frozenset[str] = frozenset()
+        self._watch: Watch | None = None
 
     # -- provisioning
 
@@ -66,12 +68,17 @@ class StageSession:
         with FileLock(outcome.with_suffix(".outcome-lock"), mode=0o660):
             if outcome.exists():
                 self._failure = _read(outcome)
-                return
+            else:
+                try:
+                    self._provision()
+                except StageGboError as error:
+                    self._failure = error
+                _write(outcome, self._failure)
+        if self._failure is None:
             try:
-                self._provision()
+                self.listen()
             except StageGboError as error:
                 self._failure = error
-            _write(outcome, self._failure)
 
     @property
     def failed(self) -> bool:
@@ -101,13 +108,31 @@ class StageSession:
         if result.sealed:
             raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
         if self.settings.pytest.verify:
+            self.listen()
             self.verify()
 
     def verify(self) -> None:
-        """Prove the stage's isolation; raises `IsolationBroken` with every red line."""
+        """Prove the stage's isolation; raises `IsolationBroken` with every red line.
+
+        What happened to production is looked at since the first call of `listen`.
+        """
         from pytest_stagegbo.verify import verify
 
-        verify(self.engine).check()
+        verify(self.engine, watch=self._watch).check()
+
+    def listen(self) -> None:
+        """Listen to what happens to production, if isolation is to be proven, until `stop_listening`."""
+        if self.settings.pytest.verify and self._watch is None:
+            from pytest_stagegbo.verify import listen
+
+            self._watch = listen(self.engine)
+
+    def verify_events(self) -> None:
+        """Prove that this process did nothing to production since `listen`. Raises `IsolationBroken`."""
+        if self._watch is not None:
+            from pytest_stagegbo.verify import chosen, verify
+
+            verify(self.engine, chosen(["production.events"]), watch=self._watch).check()
 
     def _outcome(self) -> Path:
         self._lock.make_folder()
@@ -212,6 +237,12 @@ class StageSession:
     def close(self) -> None:
         """Let go of what resets keep open."""
         self.engine.close()
+
+    def stop_listening(self) -> None:
+        """To what happens to production. Once is enough, and none at all is fine."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
 
 def _write(path: Path, failure: StageGboError | None) -> None:

@@ -36,6 +36,8 @@ class Summary:
     """Seconds that each test waited for its locks."""
     grown: dict[str, int] = field(default_factory=dict)
     """Bytes by which each container's volume grew, as the process that saw the most of it measured."""
+    broken: list[str] = field(default_factory=list)
+    """What processes of the session found broken of the stage's isolation."""
 
     def reset(self, names: Iterable[str], seconds: float) -> None:
         """Note a reset of containers that were cleared together."""
@@ -57,11 +59,12 @@ class Summary:
             self.resets.setdefault(names, []).extend(seconds)
         self.waits.extend(other.waits)
         self.growth(other.grown)
+        self.broken.extend(other.broken)
 
     def to_json(self) -> dict[str, Any]:
         """Lists, dicts, strings and numbers only: xdist sends nothing else between processes."""
         resets = [[list(names), list(seconds)] for names, seconds in self.resets.items()]
-        return {"resets": resets, "waits": list(self.waits), "grown": dict(self.grown)}
+        return {"resets": resets, "waits": list(self.waits), "grown": dict(self.grown), "broken": list(self.broken)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
@@ -70,6 +73,7 @@ class Summary:
             resets={tuple(names): list(seconds) for names, seconds in data["resets"]},
             waits=list(data["waits"]),
             grown=dict(data["grown"]),
+            broken=list(data["broken"]),
         )
 
     def lines(self, settings: Settings | None = None, pool_text: str = "") -> list[str]:

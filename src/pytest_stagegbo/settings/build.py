@@ -21,6 +21,7 @@ from pytest_stagegbo.settings.convert import BadValue, convert
 from pytest_stagegbo.settings.keys import KeyPath, dotted
 from pytest_stagegbo.settings.model import (
     ContainerSettings,
+    ExposeSettings,
     IncusSettings,
     NetworkSettings,
     PytestSettings,
@@ -103,6 +104,7 @@ class _Resolution:
             vault=VaultSettings(**self._fields(VaultSettings, ("vault",))),
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
             pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
+            expose=ExposeSettings(**self._fields(ExposeSettings, ("expose",))),
         )
         settings = dataclasses.replace(
             settings,

@@ -9,6 +9,7 @@ from posixpath import normpath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pytest_stagegbo.settings.duration import parse_duration
 from pytest_stagegbo.settings.size import parse_size
 
 if TYPE_CHECKING:
@@ -156,6 +157,13 @@ def timeouts(settings: Settings) -> Iterator[Problem]:
     for name, seconds in (("ready", limits.ready), ("lock", limits.lock), ("operation", limits.operation)):
         if not 0 < seconds < float("inf"):
             yield Problem(f"{seconds:g} is not a number of seconds above 0", (f"timeouts.{name}",))
+
+
+def expose(settings: Settings) -> Iterator[Problem]:
+    try:
+        parse_duration(settings.expose.longest)
+    except ValueError as error:
+        yield Problem(f"{settings.expose.longest!r} is {error}", ("expose.longest",))
 
 
 def unseal(settings: Settings) -> Iterator[Problem]:
@@ -453,6 +461,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     certificates,
     sizes,
     timeouts,
+    expose,
     unseal,
     token,
     credentials,

@@ -16,6 +16,7 @@ __all__ = [
     "Access",
     "Boot",
     "ContainerSettings",
+    "ExposeSettings",
     "IncusSettings",
     "NetworkSettings",
     "ProbeSettings",
@@ -124,6 +125,14 @@ class PytestSettings:
     verify: bool = False
     """Prove the stage's isolation at both ends of a session, as the command `verify` does. Red at the beginning fails
     the tests that need the stage, red at the end fails the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeSettings:
+    """What `expose` may do."""
+
+    longest: str = "24h"
+    """Longest time that a port of the stage may be exposed for: a number and `s`, `m`, `h` or `d`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +293,7 @@ class Settings:
     vault: VaultSettings = field(default_factory=VaultSettings)
     timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
     pytest: PytestSettings = field(default_factory=PytestSettings)
+    expose: ExposeSettings = field(default_factory=ExposeSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`

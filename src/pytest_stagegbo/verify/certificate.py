@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,15 @@ from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, Stag
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.verify.finding import Check, Finding, Skipped
 from pytest_stagegbo.verify.scene import Scene
+from pytest_stagegbo.verify.watch import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.verify.watch import Watch
 
-__all__ = ["Certificate", "chosen", "verify"]
+__all__ = ["Certificate", "chosen", "listen", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,25 @@ def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
     return [known[name] for name in dict.fromkeys(names)] if names else None
 
 
-def verify(engine: StageEngine, checks: Sequence[Check] | None = None) -> Certificate:
+def listen(engine: StageEngine) -> Watch:
+    """Listen to what happens to production from now on, for a later `verify`. Close it in the end.
+
+    Raises:
+        StageGboError: there is no stage to send a sentinel to, or the daemon lets nobody listen.
+    """
+    scene = _scene(engine, None)
+    try:
+        return scene.listen()
+    except Skipped as why:
+        raise StageMissing(str(why), remedy="run `python -m pytest_stagegbo provision`") from None
+
+
+def verify(engine: StageEngine, checks: Sequence[Check] | None = None, *, watch: Watch | None = None) -> Certificate:
     """Run the checks, one after the other. Changes nothing: connections are tried and closed, files have no name.
 
     Args:
         checks: Instead of all.
+        watch: What has been heard of production so far. None: it is listened to while the checks run.
 
     Raises:
         StageMissing: there is no stage.
@@ -73,6 +90,32 @@ def verify(engine: StageEngine, checks: Sequence[Check] | None = None) -> Certif
     """
     from pytest_stagegbo.verify.table import CHECKS
 
+    scene = _scene(engine, watch)
+    wanted = CHECKS if checks is None else checks
+    with _listening(scene, wanted):
+        findings = []
+        for check in wanted:
+            with task(engine.progress, f"verify:{check.id}", check.title):
+                findings.append(run(check, scene))
+    return Certificate(engine.settings.project, tuple(findings))
+
+
+@contextlib.contextmanager
+def _listening(scene: Scene, checks: Sequence[Check]) -> Iterator[None]:
+    """Where nobody has listened so far and a check asks for it. What keeps it from listening is the check's to say."""
+    if scene.watch is not None or not any(check.look is quiet for check in checks):
+        yield
+        return
+    with contextlib.suppress(Skipped, StageGboError):
+        scene.watch = scene.listen()
+    try:
+        yield
+    finally:
+        if scene.watch is not None:
+            scene.watch.close()
+
+
+def _scene(engine: StageEngine, watch: Watch | None) -> Scene:
     facts = engine.facts()
     project = facts.projects.get(engine.settings.project)
     if project is None:
@@ -81,12 +124,7 @@ def verify(engine: StageEngine, checks: Sequence[Check] | None = None) -> Certif
         )
     if not marks.is_ours(project.config):
         raise NotOurs(f"project {project.name} was not made by pytest-stagegbo, so nothing is tried in it")
-    scene = Scene(engine.settings, facts, engine.reader, engine.writer(facts))
-    findings = []
-    for check in CHECKS if checks is None else checks:
-        with task(engine.progress, f"verify:{check.id}", check.title):
-            findings.append(run(check, scene))
-    return Certificate(project.name, tuple(findings))
+    return Scene(engine.settings, facts, engine.reader, engine.writer(facts), watch)
 
 
 def run(check: Check, scene: Scene) -> Finding:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine.expose import access_list, read_forward
 from pytest_stagegbo.verify.finding import Result, Skipped
 from pytest_stagegbo.verify.reach import in_stage
 
@@ -78,7 +79,7 @@ def networks(scene: Scene) -> Result:
                     continue
                 what = f"{kind[:-1]} {each.get('listen_address') or each.get('name')} of network {network}"
                 mark = excused(each.get("config") or {}, time.time())
-                (known if mark else bad).append(f"{what} ({mark})" if mark else what)
+                (known if mark and read_forward(each) else bad).append(f"{what} ({mark})" if mark else what)
     own = scene.facts.networks.get(scene.settings.network.name)
     for key in sorted(own.config if own else ()):
         if key.startswith(("tunnel.", "dns.zone.")) or key in {"bridge.external_interfaces", "ipv4.routes"}:
@@ -157,7 +158,7 @@ def locked(scene: Scene) -> Result:
     bad += [
         f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in shape.network(settings).items() if found.get(k) != v
     ]
-    acl, rules = facts.acl or {}, shape.acl(settings)
+    acl, rules = facts.acl or {}, access_list(facts, settings)
     bad += [
         f"access list: {key} is not what it should be" for key in ("ingress", "egress") if acl.get(key) != rules[key]
     ]

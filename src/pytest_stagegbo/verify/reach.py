@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.verify.dialling import ANSWERED, SILENT, Answer, Target
 from pytest_stagegbo.verify.finding import Result, Skipped
-from pytest_stagegbo.verify.scene import OUTSIDE
+from pytest_stagegbo.verify.scene import OUTSIDE, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.verify.scene import Dialled, Scene
 
 __all__ = ["host", "host_to_stage", "internet", "production", "twins"]
-
-SECONDS = 2.0
-"""For the host to reach a container of its own."""
 
 
 def production(scene: Scene) -> Result:
@@ -37,8 +34,15 @@ def production(scene: Scene) -> Result:
             bad.append(f"{name} connects to {target.host}:{target.port}, which has no twin")
         elif answer.state == SILENT and scene.settings.network.twins:
             bad.append(f"{name}: packets to {target.host}:{target.port} vanish instead of being turned back at once")
+    bad += [
+        f"{packets} packets were on {bridge}, a bridge of production"
+        for bridge, packets in dialled.leaked.items()
+        if packets
+    ]
+    bridges = ", ".join(dialled.leaked)
+    packets = f"packets were not listened for ({dialled.deaf})" if dialled.deaf else f"no packet of them on {bridges}"
     addresses = len(dialled.production)
-    return Result(tuple(bad), f"{count} connections tried from {_names(dialled)} to {addresses} addresses")
+    return Result(tuple(bad), f"{count} connections tried from {_names(dialled)} to {addresses} addresses; {packets}")
 
 
 def twins(scene: Scene) -> Result:
@@ -92,7 +96,7 @@ def host_to_stage(scene: Scene) -> Result:
     for name, said in dialled.names.items():
         address = str(scene.settings.containers[name].address)
         try:
-            with socket.create_connection((address, dialled.port), SECONDS) as connection:
+            with socket.create_connection((address, dialled.port), PATIENCE) as connection:
                 heard = connection.recv(100).decode("ascii", "replace").strip()
         except OSError as error:
             bad.append(f"{name} at {address}: {error}")

@@ -17,6 +17,8 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify import dialling
 from pytest_stagegbo.verify.dialling import Answer, Target
 from pytest_stagegbo.verify.finding import Skipped
+from pytest_stagegbo.verify.packets import Ears
+from pytest_stagegbo.verify.watch import Watch, is_productions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +33,8 @@ OUTSIDE = "192.0.2.1"
 """An address that is nobody's (RFC 5737), and on the way to the internet."""
 HOST_PORTS = (22, 53, 8443)
 """What hosts listen on: ssh, a resolver, Incus's API."""
+PATIENCE = 2.0
+"""Seconds for the host to reach a container of its own."""
 SPARE_PORTS = range(20000, 30000)
 """Where listeners are put: below the ports that the kernel gives to outgoing connections."""
 
@@ -52,16 +56,39 @@ class Dialled:
     """What each container's listener says."""
     port: int
     """Of the containers' listeners."""
+    leaked: Mapping[str, int]
+    """Packets for that port that were on bridges of production."""
+    deaf: str
+    """Why nobody knows of such packets; empty: they would have been heard."""
 
 
 class Scene:
     """One stage, and all that is known of it."""
 
-    def __init__(self, settings: Settings, facts: Facts, reader: Reader, writer: Writer) -> None:
+    def __init__(
+        self, settings: Settings, facts: Facts, reader: Reader, writer: Writer, watch: Watch | None = None
+    ) -> None:
         self.settings = settings
         self.facts = facts
         self.reader = reader
         self.writer = writer
+        self.watch = watch
+        """Listens to what happens to production."""
+
+    def listen(self) -> Watch:
+        """Listen from now on. Close it in the end. Raises `Skipped`, `ChannelBroken`, `OperationFailed`."""
+        self.running  # noqa: B018 - without a clone that runs there is no sentinel
+        watch = Watch(self.reader.events(), lambda event: is_productions(event, self.settings, self.facts))
+        try:
+            watch.sentinel(self.sentinel)
+        except BaseException:
+            watch.close()
+            raise
+        return watch
+
+    def sentinel(self, word: str) -> None:
+        """Cause an event that has this word in it, and does nothing."""
+        self.execute(self.running[0], ["true", word])
 
     @cached_property
     def clones(self) -> Mapping[str, Instance]:
@@ -107,7 +134,8 @@ class Scene:
     @cached_property
     def host_addresses(self) -> tuple[str, ...]:
         """Every IPv4 address of the host, but for loopback."""
-        found = {
+        found = set(HostView(self.reader.endpoint).addresses() or ())
+        found |= {
             each["address"]
             for state in self.states.values()
             for each in state.get("addresses") or ()
@@ -137,12 +165,31 @@ class Scene:
         failed = [f"{name}: {result.stderr.strip()}" for name, result in started.items() if result.status]
         if failed:
             raise Skipped("perl, which every Debian has, can't be run: " + "; ".join(failed))
-        with _Sentry(self.reader.is_local) as sentry:
+        bridges, own = self.facts.production_networks, self.settings.network.name
+        with (
+            _Sentry(self.reader.is_local) as sentry,
+            Ears([*bridges, own] if self.reader.is_local else (), port) as ears,
+        ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})
+            leaked = {name: ears.heard(name) for name in bridges}
+            ears.heard(own)
+            for name in running:  # whether one would have been heard
+                with contextlib.suppress(OSError):
+                    socket.create_connection((str(self.settings.containers[name].address), port), PATIENCE).close()
+                    break
+            deaf = ears.deaf or ("" if ears.heard(own) else f"packets on {own} are not heard from here")
         answers = {name: dialling.read_answers(result.stdout) for name, result in results.items()}
         return Dialled(
-            answers, self.production_addresses, self.host_addresses, sentry.port, tuple(sentry.seen), names, port
+            answers=answers,
+            production=self.production_addresses,
+            host=self.host_addresses,
+            host_port=sentry.port,
+            intruders=tuple(sentry.seen),
+            names=names,
+            port=port,
+            leaked=leaked,
+            deaf=deaf,
         )
 
     def _targets(self, port: int, sentry: int | None) -> list[Target]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.verify import contents, exposure, reach, unchanged
+from pytest_stagegbo.verify import contents, exposure, reach, unchanged, watch
 from pytest_stagegbo.verify.finding import Check
 
 __all__ = ["CHECKS"]
@@ -137,5 +137,12 @@ CHECKS = (
         "Production changed while the stage was made from it.",
         "compare what is named with your own changes of that time; if they are not yours, please report it",
         unchanged.unchanged,
+    ),
+    Check(
+        "production.events",
+        "nothing was done to production from here meanwhile",
+        "This process did something to production, or lost the news of what happened to it.",
+        "look at what is named: if others did it under the same name at the same moment, verify again; else report it",
+        watch.quiet,
     ),
 )

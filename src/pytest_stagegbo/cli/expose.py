@@ -1,0 +1,94 @@
+"""`expose`: the exception to the stage's isolation, for a staging domain."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.errors import SettingsError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pytest_stagegbo.cli.context import Context
+    from pytest_stagegbo.engine.expose import Exposure
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    expose = commands.add_parser(
+        "expose",
+        help="let others than the host reach one port of a clone, for a while",
+        usage="%(prog)s CONTAINER[:PORT] --listen ADDRESS[:PORT] --for TIME | --close [ADDRESS]",
+    )
+    expose.add_argument("target", nargs="?", metavar="CONTAINER[:PORT]", help="or :PROTOCOL, as in system:http")
+    expose.add_argument("--listen", metavar="ADDRESS[:PORT]", help="an address of the host; the port: the clone's")
+    expose.add_argument("--for", dest="length", metavar="TIME", help="such as 30m or 2h; at most expose.longest")
+    expose.add_argument("--close", nargs="?", const="", metavar="ADDRESS", help="close what is exposed there, or all")
+    expose.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    expose.add_argument("--yes", action="store_true", help="do not ask")
+    expose.add_argument("--json", action="store_true", help="print one JSON object")
+    expose.set_defaults(run=_expose)
+
+
+def _expose(arguments: argparse.Namespace) -> int:
+    wants = [arguments.target, arguments.listen, arguments.length]
+    if arguments.close is not None and any(each is not None for each in wants):
+        raise SettingsError("--close closes what is exposed, and takes no more than an address")
+    context = open_context(arguments)
+    if arguments.close is not None:
+        return _close(arguments, context)
+    if any(each is None for each in wants):
+        raise SettingsError(
+            "one named port, one address of the host and an end: CONTAINER[:PORT] --listen ADDRESS[:PORT] --for TIME",
+            remedy="for example `expose system:5858 --listen 198.51.100.7:8443 --for 2h`; `status` lists what is open",
+        )
+    return _open(arguments, context)
+
+
+def _open(arguments: argparse.Namespace, context: Context) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+    from pytest_stagegbo.engine.exposing import new_exposure
+
+    settings = context.loaded.settings
+    wanted = new_exposure(settings, arguments.target, arguments.listen, arguments.length)
+    with console_progress() as progress:
+        engine = context.engine(progress)
+        engine.expose(wanted, dry_run=True)
+    if arguments.dry_run or not _agreed(arguments, f"expose {wanted} to everybody who reaches {wanted.listen}?"):
+        return _tell(arguments, "would expose", (wanted,)) if arguments.dry_run else 1
+    with console_progress() as progress:
+        context.engine(progress).expose(wanted)
+    return _tell(arguments, "exposed", (wanted,))
+
+
+def _close(arguments: argparse.Namespace, context: Context) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+
+    with console_progress() as progress:
+        closed = context.engine(progress).close_exposed(arguments.close, dry_run=arguments.dry_run)
+    return _tell(arguments, "would close" if arguments.dry_run else "closed", closed)
+
+
+def _agreed(arguments: argparse.Namespace, question: str) -> bool:
+    if arguments.yes or not sys.stdin.isatty():
+        return True
+    if input(f"{question} [y/N] ").lower() in {"y", "yes"}:
+        return True
+    print("nothing was exposed")
+    return False
+
+
+def _tell(arguments: argparse.Namespace, what: str, found: Sequence[Exposure]) -> int:
+    if arguments.json:
+        print_json({what.replace(" ", "_"): [dataclasses.asdict(each) for each in found]})
+    elif not found:
+        print("nothing is exposed")
+    for each in found if not arguments.json else ():
+        print(f"{what}: {each}")
+    return 0

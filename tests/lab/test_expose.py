@@ -1,0 +1,259 @@
+"""The exception to the isolation: one port, one address, one end; from another machine's point of view."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.lab.support import SIX, run, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.support import Ground, Stage
+
+pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
+
+HOST = "203.0.113.1"
+"""An address of the lab's host towards the outside (RFC 5737)."""
+CACHE, DRIVE = "10.0.19.13", "10.0.19.14"
+AT = f"{HOST}:16379"
+SMALL = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name not in {"cache", "drive"})
+DIAL = """
+import socket, sys
+for target in sys.argv[1:]:
+    host, _, port = target.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+        print(target)
+    except OSError:
+        pass
+"""
+KILLED = """
+import os, signal, sys
+from pytest_stagegbo.cli import main
+from pytest_stagegbo.incus import Writer
+
+setattr(Writer, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+main(sys.argv[2:])
+"""
+"""A command that dies in front of one of its writes."""
+HOLDS = """
+import socket, sys
+with socket.create_connection(("203.0.113.1", 16379), timeout=10) as connection:
+    print("connected", flush=True)
+    sys.stdin.readline()
+    try:
+        connection.sendall(b"PING\\r\\n")
+        print("answered" if connection.recv(100) else "ended", flush=True)
+    except OSError:
+        print("ended", flush=True)
+"""
+
+
+class Machine:
+    """Another machine, which has the lab's host as its router: it reaches whatever the host lets it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def argv(self, script: str, *args: str) -> list[str]:
+        return ["nsenter", f"--target={self._process.pid}", "--net", "--", sys.executable, "-c", script, *args]
+
+    def reaches(self, *targets: str) -> list[str]:
+        """Which of `host:port` answers."""
+        return run(self.argv(DIAL, *targets)).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def machine(ground: Ground) -> Iterator[Machine]:
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo ready; read x"], stdin=-1, stdout=-1, text=True
+    ) as held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        peer = ("peer", "name", "outside1", "netns", str(held.pid))
+        ground.inside("ip", "link", "add", "outside0", "type", "veth", *peer)
+        try:
+            ground.inside("ip", "address", "add", f"{HOST}/24", "dev", "outside0")
+            ground.inside("ip", "link", "set", "outside0", "up")
+            commands = "ip address add 203.0.113.2/24 dev outside1; ip link set outside1 up; ip route add default via "
+            run(["nsenter", f"--target={held.pid}", "--net", "--", "sh", "-ec", commands + HOST])
+            yield Machine(held)
+        finally:
+            ground.inside("ip", "link", "del", "outside0")
+            held.kill()
+
+
+@pytest.fixture(scope="module")
+def small(ground: Ground) -> Iterator[Stage]:
+    """A stage with cache and drive only."""
+    stage = ground.stage("STAGE-EXPOSED", "exposebr0", 19)
+    stage.config.write_text(stage.config.read_text() + SMALL)
+    stage.run("provision")
+    yield stage
+    stage.destroy()
+    assert "exposebr0" not in ground.names("networks")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_exposed(small: Stage) -> Iterator[None]:
+    yield
+    small.run("expose", "--close")
+
+
+def expose(stage: Stage, length: str = "2h") -> None:
+    stage.run("expose", "cache", "--listen", AT, "--for", length)
+
+
+def exposed(stage: Stage) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(stage.run("status", "--json", check=False).stdout)["exposed"]
+    return found
+
+
+def lines(stage: Stage) -> dict[str, str]:
+    words = ("verify", "--json", "--check", "exposure.networks", "--check", "locked.project")
+    return {each["id"]: each["state"] for each in json.loads(stage.run(*words, check=False).stdout)["findings"]}
+
+
+def forwards(stage: Stage) -> list[str]:
+    return [each["listen_address"] for each in stage.ground.get("networks/exposebr0/forwards", recursion="1")]
+
+
+GREEN = {"exposure.networks": "green", "locked.project": "green"}
+NEVER = (
+    f"{HOST}:6379",
+    f"{HOST}:9100",
+    f"{CACHE}:22",
+    f"{DRIVE}:9100",
+    f"{DRIVE}:6379",
+    "10.0.19.1:53",
+    "10.0.19.1:8443",
+)
+
+
+def test_the_exposed_port_answers_and_no_other_does(small: Stage, machine: Machine) -> None:
+    """Not to production, either; it is shouted out, excused, and kept by the next provisioning."""
+    assert machine.reaches(AT, f"{CACHE}:6379", *NEVER) == []
+    expose(small)
+    assert machine.reaches(AT, *NEVER) == [AT]
+    for target in (AT, f"{CACHE}:6379"):
+        assert small.ground.exec("system", "python3", "-c", DIAL, target) == ""
+    (found,) = exposed(small)
+    assert (found["container"], found["port"], found["listen"], found["state"]) == ("cache", 6379, HOST, "open")
+    assert f"EXPOSED (open): cache:6379 at {AT}" in small.run("status").stdout
+    assert lines(small) == GREEN
+    assert small.json("provision")["changed"] is False
+    assert machine.reaches(AT) == [AT]
+
+
+def test_closing_ends_what_is_connected(small: Stage, machine: Machine) -> None:
+    expose(small)
+    with subprocess.Popen(machine.argv(HOLDS), stdin=-1, stdout=-1, text=True) as held:
+        assert held.stdout is not None
+        assert held.stdin is not None
+        assert held.stdout.readline() == "connected\n"
+        assert f"closed: cache:6379 at {AT}" in small.run("expose", "--close", HOST).stdout
+        held.stdin.write("\n")
+        held.stdin.flush()
+        assert held.stdout.readline() == "ended\n"
+    assert machine.reaches(AT, f"{CACHE}:6379") == []
+    assert (forwards(small), exposed(small), lines(small)) == ([], [], GREEN)
+
+
+@pytest.mark.parametrize("command", [("provision",), ("reset", "drive")], ids=["provision", "reset"])
+def test_what_has_expired_is_red_until_the_next_command_closes_it(
+    small: Stage, machine: Machine, command: tuple[str, ...]
+) -> None:
+    expose(small, "1s")
+    until(lambda: exposed(small)[0]["state"] == "expired", "the exposure has expired")
+    assert "EXPOSED (expired)" in small.run("status").stdout
+    assert lines(small)["exposure.networks"] == "red"
+    small.run(*command)
+    assert machine.reaches(AT, f"{CACHE}:6379") == []
+    assert (forwards(small), lines(small)) == ([], GREEN)
+
+
+@pytest.mark.parametrize(
+    ("write", "command"),
+    [
+        pytest.param("replace_acl", ("expose", "cache", "--listen", AT, "--for", "2h"), id="opening"),
+        pytest.param("delete_forward", ("expose", "--close"), id="closing"),
+    ],
+)
+def test_a_run_that_was_killed_leaves_it_closed_and_the_next_takes_the_rest_away(
+    small: Stage, machine: Machine, write: str, command: tuple[str, ...]
+) -> None:
+    if "--close" in command:
+        expose(small)
+    argv = [sys.executable, "-c", KILLED, write, *small.argv()[3:], *command]
+    killed = run(argv, check=False, env={**os.environ, **small.environment()})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert machine.reaches(AT, f"{CACHE}:6379") == []
+    assert [each["state"] for each in exposed(small)] == ["unfinished"]
+    assert small.json("provision")["changed"] is False
+    assert (forwards(small), lines(small)) == ([], GREEN)
+
+
+def test_a_forward_that_was_widened_by_hand_is_red(small: Stage, machine: Machine) -> None:
+    """And still lets nothing else through."""
+    expose(small)
+    port = ("network", "forward", "port")
+    small.ground.incus(*port, "add", "exposebr0", HOST, "tcp", "19100", DRIVE, "9100")
+    try:
+        assert lines(small)["exposure.networks"] == "red"
+        assert machine.reaches(f"{HOST}:19100") == []
+    finally:
+        small.ground.incus(*port, "remove", "exposebr0", HOST, "tcp", "19100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        pytest.param(
+            ("cache", "--listen", "203.0.113.77", "--for", "1h"), 2, "not an address of the host", id="address"
+        ),
+        pytest.param(("cache", "--listen", "10.0.2.1", "--for", "1h"), 4, "production's network", id="production"),
+        pytest.param(("cache", "--listen", f"{HOST}:17777", "--for", "1h"), 2, "is in use", id="taken"),
+        pytest.param(
+            ("cache", "--listen", AT, "--for", "1h", "--project", "STAGE-NONE"), 1, "no container", id="no-stage"
+        ),
+        pytest.param(("cache", "--listen", AT), 2, "--for TIME", id="no-end"),
+    ],
+)
+@pytest.mark.usefixtures("machine")
+def test_what_can_not_be_is_refused_and_changes_nothing(
+    small: Stage, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    listen = (
+        "import socket; s = socket.socket(); s.bind(('203.0.113.1', 17777)); s.listen(); print(1, flush=True); input()"
+    )
+    argv = small.ground.lab.exec_argv(["python3", "-c", listen])
+    with subprocess.Popen(argv, stdin=-1, stdout=-1, text=True) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "1\n"
+        done = small.run("expose", *arguments, check=False)
+        held.kill()
+    assert done.returncode == status, done.stderr
+    assert words in done.stderr
+    assert forwards(small) == []
+
+
+def test_a_dry_run_says_what_it_would_do(small: Stage, machine: Machine) -> None:
+    said = small.run("expose", "cache", "--listen", AT, "--for", "2h", "--dry-run").stdout
+    assert f"would expose: cache:6379 at {AT} until" in said
+    assert forwards(small) == []
+    expose(small)
+    assert f"would close: cache:6379 at {AT}" in small.run("expose", "--close", "--dry-run").stdout
+    assert machine.reaches(AT) == [AT]
+
+
+def test_destroying_the_stage_closes_it(small: Stage, machine: Machine) -> None:
+    expose(small)
+    small.destroy()
+    assert machine.reaches(AT, f"{CACHE}:6379") == []
