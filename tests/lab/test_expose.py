@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -64,6 +65,22 @@ class Machine:
 
     def argv(self, script: str, *args: str) -> list[str]:
         return ["nsenter", f"--target={self._process.pid}", "--net", "--", sys.executable, "-c", script, *args]
+
+    address = "203.0.113.2"
+
+    @contextlib.contextmanager
+    def listening(self, port: int) -> Iterator[None]:
+        """Whoever connects to a port of it gets through."""
+        listen = (
+            "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print(1, flush=True); s.accept()"
+        )
+        with subprocess.Popen(self.argv(listen, str(port)), stdout=-1, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            try:
+                yield
+            finally:
+                process.kill()
 
     def reaches(self, *targets: str) -> list[str]:
         """Which of `host:port` answers."""
@@ -251,6 +268,38 @@ def test_a_dry_run_says_what_it_would_do(small: Stage, machine: Machine) -> None
     expose(small)
     assert f"would close: cache:6379 at {AT}" in small.run("expose", "--close", "--dry-run").stdout
     assert machine.reaches(AT) == [AT]
+
+
+def test_with_a_way_to_the_internet_the_host_s_public_addresses_stay_out_of_reach(
+    small: Stage, machine: Machine
+) -> None:
+    """Others of that network are the internet; an address that the host gets later is found, and then closed."""
+    plain, ground = small.config.read_text(), small.ground
+    small.config.write_text(plain.replace("[network]\n", "[network]\ninternet = true\n"))
+    try:
+        small.run("provision")
+        found = reach_host(small)
+        assert found["state"] == "green", found
+        assert HOST in found["evidence"][0]
+        with machine.listening(17778):
+            assert small.exec("cache", "python3", "-c", DIAL, f"{machine.address}:17778").split() != []
+        ground.inside("ip", "address", "add", "203.0.113.9/32", "dev", "outside0")
+        red = reach_host(small)
+        assert red["state"] == "red", red
+        assert "connects to the host at 203.0.113.9:" in red["evidence"][0]
+        assert small.json("provision")["steps"] == ["access-list:exposebr0-isolation"]
+        assert reach_host(small)["state"] == "green"
+    finally:
+        ground.inside("ip", "address", "del", "203.0.113.9/32", "dev", "outside0", check=False)
+        small.config.write_text(plain)
+        small.run("provision")
+
+
+def reach_host(stage: Stage) -> dict[str, Any]:
+    done = stage.run("verify", "--json", "--check", "reach.host", check=False)
+    (found,) = json.loads(done.stdout)["findings"]
+    assert isinstance(found, dict)
+    return found
 
 
 def test_destroying_the_stage_closes_it(small: Stage, machine: Machine) -> None:

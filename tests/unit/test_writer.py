@@ -548,6 +548,9 @@ class OnlyGet:
     def server(self) -> str:
         return "server"
 
+    def events(self) -> str:
+        return "events"
+
     def get(self, *path: str, **params: str | int) -> Any:
         self.asked.append((path, params))
         return self.answer
@@ -559,6 +562,7 @@ class OnlyGet:
 
 READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] = {
     "server": (lambda r: r.server(), None, []),
+    "events": (lambda r: r.events(), None, []),
     "projects": (lambda r: r.projects(), [], [(("projects",), {"recursion": 1})]),
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),

@@ -64,16 +64,21 @@ def twins(scene: Scene) -> Result:
 
 
 def host(scene: Scene) -> Result:
-    """No port of the host is reached, at none of its addresses: known ones, and one that this process listened on."""
-    dialled = scene.dialled
+    """No port of the host is reached, at none of its addresses: known ones, and one that this process listened on.
+
+    A stage that may use the internet has Incus's resolver on its bridge.
+    """
+    dialled, network = scene.dialled, scene.settings.network
+    resolver = Target(str(network.address.ip), 53) if network.internet else None
     bad, count = [], 0
     for name, target, answer in _answers(dialled):
         if target.host in dialled.host and not target.name:
             count += 1
-            if answer.state == ANSWERED:
+            if answer.state == ANSWERED and target != resolver:
                 bad.append(f"{name} connects to the host at {target.host}:{target.port}")
     bad += [f"a connection from {peer} arrived on the host" for peer in sorted(set(dialled.intruders))]
     listened = f"this process listened on port {dialled.host_port}" if dialled.host_port else "nobody listened there"
+    listened += f"; network.internet: the resolver at {resolver} is the stage's" if resolver else ""
     return Result(tuple(bad), f"{count} connections tried to {', '.join(dialled.host)}; {listened}")
 
 
