@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import StrictConnection, bare_host, finished, network
+from fakes import StrictConnection, bare_host, finished, network, refused
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.destroy import plan_destroy
@@ -216,7 +216,7 @@ def destroying(*forwards: dict[str, Any]) -> list[str]:
     answers: dict[tuple[str, str], Any] = {
         ("GET", "projects"): [],
         ("GET", "networks"): [{"name": "stagebr0", "config": dict(bridge.config), "managed": True}],
-        ("GET", "network-acls"): [],
+        ("GET", "network-acls/stagebr0-isolation"): refused(404),
         ("GET", "networks/stagebr0/forwards"): list(forwards),
     }
     return [step.key for step in plan_destroy(Reader(StrictConnection(answers).as_connection()), SETTINGS)]
