@@ -200,11 +200,15 @@ class Plug:
         """When each clone was made."""
         return {name: each.created_at for name, each in self.engine.reader.instances(PROJECT).items()}
 
-    def is_whole(self) -> None:
-        """The stage is there, answers, and nobody holds it: the next session begins at once."""
+    def is_whole(self, *before: str) -> None:
+        """The stage is there, answers, and nobody holds it: the next session begins at once.
+
+        Args:
+            before: Modules that the session begins with, each with one test.
+        """
         self.write(test_whole=WHOLE)
-        result = self.run("test_whole.py", "--stage-lock-timeout=2", "--stage-provision=never", "-p", "no:xdist")
-        result.assert_outcomes(passed=2)
+        options = ("--stage-lock-timeout=2", "--stage-provision=never", "-p", "no:xdist")
+        self.run(*before, "test_whole.py", *options).assert_outcomes(passed=2 + len(before))
         assert not list(self.locks.glob("*.unfinished"))
 
 

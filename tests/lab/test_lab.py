@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.support import until
+from tests.lab.support import Ground, until
 
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.cgroups import _descendants
@@ -33,14 +33,19 @@ def incus(lab: Lab, *arguments: str) -> str:
     ).stdout
 
 
+def inside(lab: Lab, container: str, *argv: str) -> str:
+    """Run a command in a container of production; what it printed."""
+    return Ground(lab, lab.paths.lab).exec(container, *argv)
+
+
 def keys(lab: Lab) -> int:
     password = lab.credentials()["cache"]["password"]
-    return int(incus(lab, "exec", "cache", "--env", f"REDISCLI_AUTH={password}", "--", "valkey-cli", "DBSIZE"))
+    return int(inside(lab, "cache", "env", f"REDISCLI_AUTH={password}", "valkey-cli", "DBSIZE"))
 
 
 def rows(lab: Lab, table: str) -> int:
     psql = ["runuser", "-u", "postgres", "--", "psql", "-qAt", "botserver", "-c", f"SELECT count(*) FROM {table}"]
-    return int(incus(lab, "exec", "tables", "--cwd", "/", "--", *psql))
+    return int(inside(lab, "tables", *psql))
 
 
 def instances(lab: Lab) -> list[dict[str, str]]:
@@ -119,13 +124,13 @@ def test_secrets_are_root_s_alone(shared: Lab) -> None:
 
 
 def test_production_has_an_append_only_file_and_a_snapshot(shared: Lab) -> None:
-    files = incus(shared, "exec", "cache", "--", "find", "/opt/gbo/data/valkey")
+    files = inside(shared, "cache", "find", "/opt/gbo/data/valkey")
     assert "/opt/gbo/data/valkey/dump.rdb" in files
     assert "/opt/gbo/data/valkey/appendonlydir/" in files
 
 
 def test_botserver_compiles_the_dialogs_in_drive(shared: Lab) -> None:
-    files = incus(shared, "exec", "system", "--", "find", "/opt/gbo/work", "-name", "*.ast")
+    files = inside(shared, "system", "find", "/opt/gbo/work", "-name", "*.ast")
     assert "/opt/gbo/work/default.gbai/default.gbdialog/start.ast" in files
 
 
@@ -171,11 +176,11 @@ def test_a_stopped_container_is_started_by_the_next_up(second: Lab) -> None:
 
 
 def test_down_stops_everything_and_keeps_the_data(second: Lab) -> None:
-    incus(second, "exec", "drive", "--", "touch", "/opt/gbo/data/minio/kept")
+    inside(second, "drive", "touch", "/opt/gbo/data/minio/kept")
     namespace = second.paths.netns_file
     second.down()
     assert not namespace.exists()
     assert not second.status().running
     second.down()
     second.up(Silent())
-    assert "kept" in incus(second, "exec", "drive", "--", "ls", "/opt/gbo/data/minio")
+    assert "kept" in inside(second, "drive", "ls", "/opt/gbo/data/minio")
