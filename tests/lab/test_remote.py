@@ -135,6 +135,13 @@ def test_commands_in_clones_need_no_way(far: Far, alone: subprocess.CompletedPro
     assert "unit valkey.service: success loaded active running" in far.run("logs", "cache").stdout
 
 
+def test_news_of_production_come_over_https(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
+    assert alone.returncode
+    found = json.loads(far.run("verify", "--json", "--check", "production.events").stdout)["findings"]
+    assert [each["state"] for each in found] == ["green"]
+    assert "0 of them of production" in found[0]["evidence"][0]
+
+
 def test_the_incus_client_knows_the_server_by_the_same_certificates(
     far: Far, alone: subprocess.CompletedProcess[str]
 ) -> None:

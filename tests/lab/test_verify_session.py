@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.lab.support import Ground, Stage
 
-pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
+pytestmark = pytest.mark.lab
 
 FLOW = Path(__file__).parents[2] / "examples/botserver/test_flow.py"
 DUMPS = """
@@ -76,6 +76,7 @@ def contents(ground: Ground) -> dict[str, object]:
     }
 
 
+@pytest.mark.both_lts
 def test_a_whole_session_leaves_production_byte_for_byte_and_sends_it_no_packet(stage: Stage, tmp_path: Path) -> None:
     """A bot's life through all six containers, in workers, while a test dials production; proven at both ends."""
     ground = stage.ground
