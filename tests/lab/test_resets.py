@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 SEED = 20261124
-ROUNDS = int(os.environ.get("STAGEGBO_LAB_POLLUTIONS", "500"))
+ROUNDS = int(os.environ.get("STAGEGBO_LAB_POLLUTIONS", "1000"))
 """10000: all."""
-RESTART_EVERY = 100
+RESTART_EVERY = 200
 LONGEST = 3600.0
 
 
