@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Pool, Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Host", "LocalHost", "Space", "floor_bytes", "pool_names", "spaces"]
+__all__ = ["Host", "LocalHost", "Space", "btrfs_id", "floor_bytes", "pool_names", "spaces"]
 
 SYSFS = Path("/sys")
 _FS_INFO = 0x8400941F
@@ -115,7 +115,7 @@ class LocalHost:
             mount = self._view.place(f"{folder}/storage-pools/{pool.name}")
             if mount is not None:
                 with contextlib.suppress(OSError):
-                    return _btrfs_id(mount)
+                    return btrfs_id(mount)
         loops = [file.parts[-3] for file in (SYSFS / "block").glob("loop*/loop/backing_file") if _says(file, pool)]
         systems = [
             folder.name
@@ -125,7 +125,8 @@ class LocalHost:
         return systems[0] if len(systems) == 1 else None
 
 
-def _btrfs_id(mount: Path) -> str:
+def btrfs_id(mount: Path) -> str:
+    """The id of the btrfs that is mounted there, as /sys/fs/btrfs names it. Raises OSError."""
     descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return str(uuid.UUID(bytes=fcntl.ioctl(descriptor, _FS_INFO, bytes(1024))[16:32]))
