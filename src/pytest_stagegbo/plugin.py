@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.slots.seat import Seat
     from pytest_stagegbo.stage import Credentials, Service, Stage
 
 OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
     "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy anew (auto)"),
     "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
+    "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
     "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
     "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
     "production-access": (
@@ -96,6 +98,7 @@ class StagePlugin:
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         self._settings: Settings | None = None
         self._session: StageSession | None = None
+        self._seat: Seat | None = None
         self._guard: DiskGuard | None = None
         self._production: ProductionGuard | None = None
         self._item: pytest.Item | None = None
@@ -155,9 +158,30 @@ class StagePlugin:
             from pytest_stagegbo.session.session import StageSession
 
             settings = self.settings
-            engine = StageEngine(settings, Connection(settings.incus))
+            connection = Connection(settings.incus)
+            if settings.slots.count == 1:
+                engine = StageEngine(settings, connection)
+            else:
+                from pytest_stagegbo.slots.seat import seat
+
+                self._seat = seat(settings, connection, self.run, *self._place(), lease=self._runs_tests())
+                engine = self._seat.engine
             self._session = StageSession(engine, self.run, self.summary())
         return self._session
+
+    def _place(self) -> tuple[int, int]:
+        """Which worker this is, and of how many."""
+        if self._worker is None:
+            return 0, max(1, int(getattr(self._config.option, "numprocesses", None) or 1))
+        number = str(self._worker["workerid"]).lstrip("gw")
+        return int(number) if number.isdigit() else 0, int(self._worker["workercount"])
+
+    def _runs_tests(self) -> bool:
+        return self._worker is not None or getattr(self._config.option, "dist", "no") == "no"
+
+    def stage_settings(self) -> Settings:
+        """Those of the stage that this process uses; they differ from the run's own in addresses where it is a slot."""
+        return self.settings if self.settings.slots.count == 1 else self.engine().settings
 
     def summary(self) -> Summary:
         if self._summary is None:
@@ -334,7 +358,7 @@ class StagePlugin:
     def _aim(self) -> str:
         lab = "--lab " if self._given("lab") else ""
         config = self._given("config")
-        project = self.settings.project
+        project = self.engine().settings.project
         options = f"--config {shlex.quote(str(config))} " if config else ""
         return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ")
 
@@ -355,7 +379,8 @@ class StagePlugin:
         from pytest_stagegbo.session.summary import header, pool_line
 
         try:
-            return pool_line(self.engine())
+            line = pool_line(self.engine())
+            return "\n".join([line, *self._seat.lines()]) if self._seat is not None else line
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
 
@@ -386,6 +411,8 @@ class StagePlugin:
 
         with contextlib.suppress(StageGboError):  # then nothing is known of it either
             self.session().forget(self.run)
+            if self._seat is not None:
+                self._seat.forget(self.run)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -425,8 +452,8 @@ def _plugin(config: pytest.Config) -> StagePlugin:
 
 @pytest.fixture(scope="session")
 def stage_settings(pytestconfig: pytest.Config) -> Settings:
-    """The settings of this run, as options, environment, ini and file give them."""
-    return _plugin(pytestconfig).settings
+    """The settings of this run, as options, environment, ini and file give them; in a slot, with its addresses."""
+    return _plugin(pytestconfig).stage_settings()
 
 
 @pytest.fixture(scope="session")

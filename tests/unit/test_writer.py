@@ -568,6 +568,8 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         {},
         [(("storage-pools", "tank", "volumes", "container", "n", "state"), {"project": "P"})],
     ),
+    "memory_available": (lambda r: r.memory_available(), {}, [(("resources",), {})]),
+    "cores": (lambda r: r.cores(), {}, [(("resources",), {})]),
     "snapshots": (lambda r: r.snapshots("P", "n"), [], [(("instances", "n", "snapshots"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
 }

@@ -40,7 +40,7 @@ class Facts:
     server: Server
     projects: Mapping[str, Project]
     sources: Mapping[str, Instance]
-    """Instances of the source project, by name."""
+    """Instances that are copied, by the name that the settings give the source: production's, or golden clones."""
     clones: Mapping[str, Instance]
     """Instances of the stage's project, by name."""
     networks: Mapping[str, Network]
@@ -52,22 +52,27 @@ class Facts:
     """By pool name, of the pools that the named sources live on."""
     full_copy_bytes: Mapping[str, int | None] = field(default_factory=dict)
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
+    golden: str = ""
+    """The project that the sources are golden clones in; empty where they are production's own."""
+    production: Mapping[str, Instance] = field(default_factory=dict)
+    """Production's instances, where they are not the sources."""
 
     @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
         names: set[str] = set()
-        for instance in self.sources.values():
+        for instance in (self.production if self.golden else self.sources).values():
             for device in instance.expanded_devices.values():
                 if device.get("type") == "nic":
                     names.update(filter(None, (device.get("network"), device.get("parent"))))
         return frozenset(names)
 
 
-def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
+def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True, golden: str = "") -> Facts:
     """Read the facts: about ten requests.
 
     Args:
+        golden: Project to copy from instead of production's.
         need_source: Whether it is an error that the source project does not exist.
 
     Raises:
@@ -80,7 +85,11 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             seen="projects: " + ", ".join(sorted(projects)),
             remedy="name production's project with --source-project (source_project)",
         )
-    sources = reader.instances(settings.source_project)
+    production = reader.instances(settings.source_project)
+    sources = production
+    if golden:
+        copied = reader.instances(golden)
+        sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
     exists = settings.project in projects
     clones = reader.instances(settings.project) if exists else {}
     wanted = [sources[c.source_name] for c in settings.containers.values() if c.source_name in sources]
@@ -107,6 +116,8 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         profile=reader.profile(settings.project) if exists else None,
         rooms=rooms,
         full_copy_bytes=full_copies,
+        golden=golden,
+        production=production if golden else {},
     )
 
 

@@ -123,6 +123,15 @@ class Reader:
             used=int(space.get("used", 0)),
         )
 
+    def memory_available(self) -> int:
+        """Bytes of the host's memory that are not in use, as the daemon counts them."""
+        memory = self._connection.get("resources").get("memory") or {}
+        return max(0, int(memory.get("total", 0)) - int(memory.get("used", 0)))
+
+    def cores(self) -> int:
+        """Processor cores of the host."""
+        return int((self._connection.get("resources").get("cpu") or {}).get("total", 1))
+
     def volume_usage(self, pool: str, project: str, instance: str) -> int | None:
         """Bytes that an instance's root volume uses, as its driver counts them; None where it does not."""
         try:

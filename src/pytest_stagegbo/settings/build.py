@@ -25,6 +25,7 @@ from pytest_stagegbo.settings.model import (
     NetworkSettings,
     PytestSettings,
     Settings,
+    SlotSettings,
     TimeoutSettings,
     VaultSettings,
     default_containers,
@@ -103,6 +104,7 @@ class _Resolution:
             vault=VaultSettings(**self._fields(VaultSettings, ("vault",))),
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
             pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
+            slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
         )
         settings = dataclasses.replace(
             settings,
