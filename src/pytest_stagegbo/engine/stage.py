@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -141,7 +141,7 @@ class StageEngine:
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
-        if not (recreate or renew or held):
+        if not (recreate or renew or held or lock.unfinished(self.settings.containers)):
             with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
                 plan = self._plan(facts)
@@ -152,7 +152,21 @@ class StageEngine:
             plan = self._plan(facts, recreate, renew)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
+            if not held:
+                self._finish_resets(lock, plan)
             return self._carry_out(facts, plan, keys, began)
+
+    def _finish_resets(self, lock: StageLock, plan: Plan) -> None:
+        """Do resets again that failed or were killed: they may have left a service stopped, and nobody would start it.
+
+        Raises:
+            Residue: something still can't be removed.
+        """
+        made = {step.subject for step in plan.changes}
+        left = [name for name in lock.unfinished(self.settings.containers) if name not in made]
+        if left:
+            with lock.changing(left):
+                self._reset(reset.chosen(self.settings, left), {})
 
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
         performer = self._new_performer(facts, keys)
@@ -290,6 +304,11 @@ class StageEngine:
         server = self._connection.server().fingerprint or self._connection.endpoint
         patience = self.settings.timeouts.lock if timeout is None else timeout
         return StageLock(self._connection.endpoint, server, self.settings.project, patience)
+
+    def soil(self) -> None:
+        """Something may be done to the stage that nobody sees: it does not count as clean any more."""
+        with suppress(OSError):
+            self.lock().soil()
 
     def writer(self, facts: Facts) -> Writer:
         """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""

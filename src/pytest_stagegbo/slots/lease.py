@@ -18,7 +18,7 @@ __all__ = ["LEASE", "Lease", "order", "take"]
 LEASE = ".lease"
 """Name of the lock among those of a slot's containers, which can't begin with a dot."""
 PATIENCE = 0.05
-"""Seconds. A lease is held for a whole session, so who finds it taken does not wait for it."""
+"""Seconds. A lease is held for a whole session, or for a test: who finds it taken takes another."""
 
 
 @dataclass(frozen=True, slots=True)

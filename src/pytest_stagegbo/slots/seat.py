@@ -38,6 +38,11 @@ class Seat:
     fit: Fit
     lease: Lease | None
 
+    def engines(self) -> dict[int, StageEngine]:
+        """Of every slot of the run, this process's own first."""
+        others = [number for number in order(self.fit.count, self.number) if number != self.number]
+        return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
+
     def lines(self) -> list[str]:
         """For the head of the session."""
         count = self.fit.count
