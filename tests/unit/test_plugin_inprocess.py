@@ -26,6 +26,7 @@ NO_DAEMON = "*ServerUnreachable: *"
 REMINDER = "*StageMissing: the stage could not be provisioned: *"
 FIXTURES = [
     "stage_gbo",
+    "stage_fresh",
     "stage_settings",
     "stage_credentials",
     "stage_system",

@@ -141,10 +141,14 @@ class Pool:
         """Have a slot reset behind the caller, and handed to the next."""
         self._later(self._recycle, slot)
 
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is reset behind the tests any more; whether that was so in time. Seconds."""
+        return not wait(self._behind, timeout=timeout).not_done
+
     def close(self) -> None:
         """Wait a while for resets, and let go of everything."""
         if self._threads is not None:
-            wait(self._behind, timeout=END_SECONDS)
+            self.settle(END_SECONDS)
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
         for slot in self._slots:
