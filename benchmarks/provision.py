@@ -16,21 +16,22 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import POOL, BenchLab, bench_lab  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile, replace_section  # noqa: E402
+from benchmarks._finish import add_outputs, finish  # noqa: E402
+from benchmarks._measure import Machine, ProcessorTime, alternate, percentile  # noqa: E402
 from benchmarks._steps import critical_path, kinds  # noqa: E402
 
-from pytest_stagegbo.errors import StageGboError  # noqa: E402
 from pytest_stagegbo.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
     from pytest_stagegbo.settings import ProbeSettings
 
@@ -94,16 +95,7 @@ class Ways:
     def clean(self) -> None:
         """Remove what either way made; production stays."""
         self._lab.stagegbo("destroy", "--yes")
-        project, bridge = HAND["PROJECT"], HAND["BRIDGE"]
-        projects = self._lab.run("incus", "project", "list", "--format", "csv", "--columns", "n").split()
-        if project in projects:
-            listed = self._lab.run("incus", "list", "--project", project, "--format", "csv", "--columns", "n")
-            if names := listed.split():
-                self._lab.run("incus", "delete", "--force", "--project", project, *names)
-            # `profile device add` changed the default profile, which goes with its project
-            self._lab.run("incus", "project", "delete", project)
-        if bridge in self._lab.run("incus", "network", "list", "--format", "csv"):
-            self._lab.run("incus", "network", "delete", bridge)
+        remove_hand(self._lab, HAND)
 
     def _measure(self, way: Callable[[], str], hand: dict[str, str] | None) -> Round:
         quiet = self._lab.wait_quiet(LONGEST_WAIT)
@@ -128,6 +120,19 @@ class Ways:
             exclusive=exclusive,
             referenced=referenced,
         )
+
+
+def remove_hand(lab: BenchLab, names: dict[str, str]) -> None:
+    """Remove what `by_hand.sh` made under these names."""
+    project, bridge = names["PROJECT"], names["BRIDGE"]
+    if project in lab.run("incus", "project", "list", "--format", "csv", "--columns", "n").split():
+        listed = lab.run("incus", "list", "--project", project, "--format", "csv", "--columns", "n")
+        if containers := listed.split():
+            lab.run("incus", "delete", "--force", "--project", project, *containers)
+        # `profile device add` changed the default profile, which goes with its project
+        lab.run("incus", "project", "delete", project)
+    if bridge in lab.run("incus", "network", "list", "--format", "csv"):
+        lab.run("incus", "network", "delete", bridge)
 
 
 def _questions(subnet: str | None) -> list[tuple[str, str, ProbeSettings]]:
@@ -270,24 +275,11 @@ def _seconds(value: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="of each way (default 5)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the measured section of this document")
-    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    add_outputs(parser)
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
-    console = Console()
-    try:
-        report = _measure(arguments.rounds, console, keep=arguments.keep)
-    except StageGboError as error:
-        console.print(f"{error}", style="red", markup=False)
-        return error.exit_code
-    report.print(console)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    if arguments.markdown:
-        replace_section(arguments.markdown, "provision", report.markdown())
-    return 0
+    return finish(lambda console: _measure(arguments.rounds, console, keep=arguments.keep), arguments, "provision")
 
 
 def _measure(rounds: int, console: Console, *, keep: bool) -> Report:

@@ -10,7 +10,6 @@ which it brings up and deletes again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +18,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import POOL_PATH, BenchLab, bench_lab  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, percentile, replace_section  # noqa: E402
+from benchmarks._finish import add_outputs, finish  # noqa: E402
+from benchmarks._measure import Machine, ProcessorTime, percentile  # noqa: E402
 
 from pytest_stagegbo.engine.stage import StageEngine  # noqa: E402
-from pytest_stagegbo.errors import StageGboError  # noqa: E402
 from pytest_stagegbo.incus.connection import Connection  # noqa: E402
 from pytest_stagegbo.lab.standin.botserver import Cache, Drive  # noqa: E402
 from pytest_stagegbo.settings import load  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
     from pytest_stagegbo.resets.resetter import Outcome
     from pytest_stagegbo.settings import Settings
@@ -53,12 +53,12 @@ DATA = {"cache": "/opt/gbo/data/valkey", "drive": "/opt/gbo/data/minio", "system
 class Bench:
     """The stage of a lab, for calls from a thread in the lab's network."""
 
-    def __init__(self, lab: BenchLab) -> None:
+    def __init__(self, lab: BenchLab, engine: StageEngine | None = None) -> None:
         self.lab = lab
         environ = {"STAGEGBO_INCUS__ENDPOINT": str(lab.lab.socket)}
         unseal = {"STAGEGBO_VAULT__UNSEAL_FILE": str(lab.lab.paths.vault_init)}
-        self.settings: Settings = load(None, ROOT, {**environ, **unseal}).settings
-        self.engine = self.another()
+        self.settings: Settings = engine.settings if engine else load(None, ROOT, {**environ, **unseal}).settings
+        self.engine = engine or self.another()
         self._secrets = lab.lab.credentials()
         self._pool = Path(f"/proc/{lab.lab.status().pid}/root{POOL_PATH}/containers")
 
@@ -92,7 +92,12 @@ class Bench:
             drive.call("PUT", f"/bucket{number}/folder{each % 3}/object {each}", body=bytes(10_000))
 
     def _system(self, number: int) -> None:
-        folder = self._pool / "STAGE-GBO_system/rootfs/opt/gbo/work" / f"bot{number}.gbai/bot{number}.gbdialog"
+        folder = (
+            self._pool
+            / f"{self.settings.project}_system"
+            / "rootfs/opt/gbo/work"
+            / f"bot{number}.gbai/bot{number}.gbdialog"
+        )
         folder.mkdir(parents=True)
         for each in range(20):
             (folder / f"{each}.ast").write_text("{}")
@@ -271,25 +276,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=200, help="of each of our ways (default 200)")
     parser.add_argument("--rival-rounds", type=int, default=5, help="by hand, and of restores (default 5)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the measured section of this document")
-    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    add_outputs(parser)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.rival_rounds < 1:
         parser.error("--rounds and --rival-rounds must be at least 1")
-    console = Console()
-    try:
+
+    def measure(console: Console) -> Report:
         with bench_lab(keep=arguments.keep) as lab:
-            report = _measure(lab, console, arguments.rounds, arguments.rival_rounds)
-    except StageGboError as error:
-        console.print(f"{error}", style="red", markup=False)
-        return error.exit_code
-    report.print(console)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    if arguments.markdown:
-        replace_section(arguments.markdown, "reset", report.markdown())
-    return 0
+            return _measure(lab, console, arguments.rounds, arguments.rival_rounds)
+
+    return finish(measure, arguments, "reset")
 
 
 if __name__ == "__main__":

@@ -20,19 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import BenchLab, bench_lab  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile, replace_section  # noqa: E402
-
-from pytest_stagegbo.errors import StageGboError  # noqa: E402
+from benchmarks._finish import add_outputs, finish  # noqa: E402
+from benchmarks._measure import Machine, ProcessorTime, alternate, percentile  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 AIM_SESSION = 0.5
 AIM_TEST = 0.002
@@ -268,25 +268,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="of each way (default 10)")
     parser.add_argument("--tests", type=int, default=200, help="tests in the larger runs, and one more (default 200)")
     parser.add_argument("--resets", type=int, default=5, help="of each kind (default 5; 0: none)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the measured section of this document")
-    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    add_outputs(parser)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.tests < 1 or arguments.resets < 0:
         parser.error("--rounds and --tests must be at least 1, --resets at least 0")
-    console = Console()
-    try:
+
+    def measure(console: Console) -> Report:
         with bench_lab(keep=arguments.keep) as lab:
-            report = _measure(lab, console, arguments.rounds, arguments.tests, arguments.resets)
-    except StageGboError as error:
-        console.print(f"{error}", style="red", markup=False)
-        return error.exit_code
-    report.print(console)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    if arguments.markdown:
-        replace_section(arguments.markdown, "session", report.markdown())
-    return 0
+            return _measure(lab, console, arguments.rounds, arguments.tests, arguments.resets)
+
+    return finish(measure, arguments, "session")
 
 
 def _measure(lab: BenchLab, console: Console, rounds: int, tests: int, resets: int) -> Report:

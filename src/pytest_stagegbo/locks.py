@@ -181,6 +181,7 @@ class StageLock:
         *,
         shared: Iterable[str] = (),
         exclusive: Iterable[str] = (STAGE,),
+        keep_note: bool = False,
     ) -> None:
         """Take locks, in one order for everybody, so that no two can wait for each other.
 
@@ -189,6 +190,7 @@ class StageLock:
             waiting: Called once with the holders' description when not all locks are free at once.
             shared: Names of containers (or `STAGE`) to use.
             exclusive: Names of containers (or `STAGE`) to keep to oneself; wins over `shared`.
+            keep_note: Leave the note that the stage is clean, which goes otherwise when a container is to be used.
 
         Raises:
             LockTimeout: the holders did not let go in time; names them.
@@ -216,6 +218,8 @@ class StageLock:
                         remedy="wait for it or end it: a lock goes with its process",
                     )
                 held.append(lock)
+            if not keep_note and any(name and not name.startswith(".") for name in names):
+                self.soil()
             self._write(doing, names, mine)
         except BaseException as error:
             for lock in reversed(held):
@@ -260,6 +264,28 @@ class StageLock:
     def unfinished(self, names: Iterable[str]) -> frozenset[str]:
         """Which of these containers somebody began to change and did not finish. True for who holds their locks."""
         return frozenset(name for name in names if self._note(name).exists())
+
+    def note_clean(self, identity: str) -> None:
+        """Note that the whole stage was proven clean, and which it is. For who keeps all containers to itself."""
+        temporary = self._clean.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):  # without a note it is cleaned once more
+            temporary.write_text(identity)
+            temporary.replace(self._clean)
+
+    def clean_note(self) -> str:
+        """What `note_clean` was given, if nobody has used the stage since; else empty."""
+        try:
+            return self._clean.read_text()
+        except OSError:
+            return ""
+
+    def soil(self) -> None:
+        """From now on the stage does not count as clean."""
+        self._clean.unlink(missing_ok=True)
+
+    @property
+    def _clean(self) -> Path:
+        return self.folder / "stage.clean"
 
     def _note(self, name: str) -> Path:
         return self.folder / f"{name}.unfinished"

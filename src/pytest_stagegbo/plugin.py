@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_stagegbo.session.demand import MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
+from pytest_stagegbo.session.demand import FRESH_STAGE, MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.slots.pool import Pool, Pooled
+    from pytest_stagegbo.slots.seat import Seat
     from pytest_stagegbo.stage import Credentials, Service, Stage
 
 OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
     "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy anew (auto)"),
     "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
+    "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
     "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
     "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
     "production-access": (
@@ -54,6 +57,7 @@ NO_SETTINGS = ("STAGEGBO_LAB_", "STAGEGBO_ENDPOINT_", "STAGEGBO_DEBUG")
 """How variables begin that say nothing about a stage; a shell may have them for other reasons."""
 
 DEMAND = pytest.StashKey[Demand]()
+FRESH = pytest.StashKey[bool]()
 BEGAN = pytest.StashKey[float]()
 PLUGIN_NAME = "stagegbo-session"
 
@@ -96,6 +100,10 @@ class StagePlugin:
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         self._settings: Settings | None = None
         self._session: StageSession | None = None
+        self._seat: Seat | None = None
+        self._pool: Pool | None = None
+        self._fresh_stages: dict[int, Stage] = {}
+        self._guards: dict[int, DiskGuard] = {}
         self._guard: DiskGuard | None = None
         self._production: ProductionGuard | None = None
         self._item: pytest.Item | None = None
@@ -154,9 +162,30 @@ class StagePlugin:
             from pytest_stagegbo.session.session import StageSession
 
             settings = self.settings
-            engine = StageEngine(settings, Connection(settings.incus))
+            connection = Connection(settings.incus)
+            if settings.slots.count == 1:
+                engine = StageEngine(settings, connection)
+            else:
+                from pytest_stagegbo.slots.seat import seat
+
+                self._seat = seat(settings, connection, self.run, *self._place(), lease=self._runs_tests())
+                engine = self._seat.engine
             self._session = StageSession(engine, self.run, self.summary())
         return self._session
+
+    def _place(self) -> tuple[int, int]:
+        """Which worker this is, and of how many."""
+        if self._worker is None:
+            return 0, max(1, int(getattr(self._config.option, "numprocesses", None) or 1))
+        number = str(self._worker["workerid"]).lstrip("gw")
+        return int(number) if number.isdigit() else 0, int(self._worker["workercount"])
+
+    def _runs_tests(self) -> bool:
+        return self._worker is not None or getattr(self._config.option, "dist", "no") == "no"
+
+    def stage_settings(self) -> Settings:
+        """Those of the stage that this process uses; they differ from the run's own in addresses where it is a slot."""
+        return self.settings if self.settings.slots.count == 1 else self.engine().settings
 
     def summary(self) -> Summary:
         if self._summary is None:
@@ -176,6 +205,72 @@ class StagePlugin:
         self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
         return self._stage
 
+    def pool(self) -> Pool:
+        """The slots that tests may have to themselves."""
+        if self._pool is None:
+            from pytest_stagegbo.slots.pool import Pool
+
+            session = self.session()
+            engines = self._seat.engines() if self._seat is not None else {0: session.engine}
+            own = self._seat.number if self._seat is not None and self._seat.lease is not None else None
+            self._pool = Pool(engines, own, self._ensure, self.settings.timeouts.lock)
+        return self._pool
+
+    def _ensure(self, engine: StageEngine) -> None:
+        from pytest_stagegbo.session.session import StageSession
+
+        session = self.session()
+        if session.engine is not engine:
+            session = StageSession(engine, self.run, self.summary())
+        session.ensure()
+        session.check()
+
+    @contextlib.contextmanager
+    def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Iterator[Stage]:
+        """A clean stage that nobody else uses until the block ends."""
+        from pytest_stagegbo.errors import StageGboError
+        from pytest_stagegbo.stage import Stage
+
+        problem = ""
+        try:
+            slot = self._take(item)
+        except StageGboError as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:  # said here, since within the `except` pytest would print both errors
+            pytest.fail(problem, pytrace=False)
+        if slot.number not in self._fresh_stages:
+
+            def reset(names: tuple[str, ...]) -> None:
+                slot.engine.reset(names, held=True)
+
+            self._fresh_stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
+        try:
+            yield self._fresh_stages[slot.number]
+        finally:
+            self.pool().give_back(slot)
+
+    def _take(self, item: pytest.Item) -> Pooled:
+        """A slot of the pool for a test, its disk watched."""
+        from pytest_stagegbo.session.guard import DiskGuard
+
+        self._keep_from_production()
+        began = time.monotonic()
+        slot = self.pool().take(item.nodeid, others_only=DEMAND in item.stash)
+        self.summary().fresh.append(time.monotonic() - began)
+        try:
+            if slot.number not in self._guards:
+
+                def stop(error: NoRoom) -> None:
+                    item.session.shouldstop = str(error)
+
+                self._guards[slot.number] = DiskGuard(slot.engine, stop)
+                self._guards[slot.number].check()
+                self._guards[slot.number].start()
+        except BaseException:
+            self.pool().give_back(slot)
+            raise
+        return slot
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         from pytest_stagegbo.errors import SettingsError
@@ -187,6 +282,8 @@ class StagePlugin:
                 problems[f'{item.nodeid}: say why: @pytest.mark.{PRODUCTION_ACCESS}(reason="...")'] = None
             fixtures = getattr(item, "fixturenames", ())
             marks = [mark.args for mark in item.iter_markers(MARKER)]
+            if FRESH_STAGE in fixtures:
+                item.stash[FRESH] = True
             if asks_for_stage(fixtures, marked=bool(marks)):
                 item.stash[DEMAND] = Demand(frozenset(), ())
                 try:
@@ -206,9 +303,15 @@ class StagePlugin:
         items = getattr(session, "items", [])
         if any(DEMAND in item.stash for item in items) and not self._config.option.collectonly:
             self._begin_run(session)
+        if any(FRESH in item.stash for item in items) and not self._config.option.collectonly:
+            self._begin_pool(others_only=any(DEMAND in item.stash for item in items))
         try:
             return (yield)
         finally:
+            if self._pool is not None:
+                self._pool.close()
+            for guard in self._guards.values():
+                guard.close()
             if self._guard is not None:
                 self._guard.close()
             if self._production is not None:
@@ -246,6 +349,12 @@ class StagePlugin:
         self._guard.start()
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
+
+    def _begin_pool(self, *, others_only: bool) -> None:
+        from pytest_stagegbo.errors import StageGboError
+
+        with contextlib.suppress(StageGboError):  # which the first test that wants a stage is told
+            self.pool().prepare(others_only=others_only)
 
     def _keep_from_production(self) -> None:
         """From now on, this process does not connect to production."""
@@ -333,7 +442,7 @@ class StagePlugin:
     def _aim(self) -> str:
         lab = "--lab " if self._given("lab") else ""
         config = self._given("config")
-        project = self.settings.project
+        project = self.engine().settings.project
         options = f"--config {shlex.quote(str(config))} " if config else ""
         return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ")
 
@@ -354,7 +463,8 @@ class StagePlugin:
         from pytest_stagegbo.session.summary import header, pool_line
 
         try:
-            return pool_line(self.engine())
+            line = pool_line(self.engine())
+            return "\n".join([line, *self._seat.lines()]) if self._seat is not None else line
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
 
@@ -400,6 +510,8 @@ class StagePlugin:
 
         with contextlib.suppress(StageGboError):  # then nothing is known of it either
             self.session().forget(self.run)
+            if self._seat is not None:
+                self._seat.forget(self.run)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -439,8 +551,8 @@ def _plugin(config: pytest.Config) -> StagePlugin:
 
 @pytest.fixture(scope="session")
 def stage_settings(pytestconfig: pytest.Config) -> Settings:
-    """The settings of this run, as options, environment, ini and file give them."""
-    return _plugin(pytestconfig).settings
+    """The settings of this run, as options, environment, ini and file give them; in a slot, with its addresses."""
+    return _plugin(pytestconfig).stage_settings()
 
 
 @pytest.fixture(scope="session")
@@ -458,6 +570,14 @@ def _stage(pytestconfig: pytest.Config, stage_credentials: Credentials | None) -
 def stage_gbo(_stage: Stage) -> Stage:
     """The whole stage. A test that uses it shares all six containers with other tests."""
     return _stage
+
+
+@pytest.fixture
+def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Iterator[Stage]:
+    """A whole stage that is clean, and this test's alone. What it leaves is reset behind it, while the next test has
+    another one: with more slots than workers (`--stage-slots`) there is one in stock."""
+    with _plugin(request.config).fresh(request.node, stage_credentials) as stage:
+        yield stage
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ NO_DAEMON = "*ServerUnreachable: *"
 REMINDER = "*StageMissing: the stage could not be provisioned: *"
 FIXTURES = [
     "stage_gbo",
+    "stage_fresh",
     "stage_settings",
     "stage_credentials",
     "stage_system",
@@ -235,6 +236,8 @@ TABLE = [
     ("reset", "cache, drive", ("pytest", "reset"), ("cache", "drive")),
     ("reset", "none", ("pytest", "reset"), ("none",)),
     ("reset", "", ("pytest", "reset"), ()),
+    ("slots", "4", ("slots", "count"), 4),
+    ("slots", "auto", ("slots", "count"), "auto"),
     ("lock-timeout", "2.5", ("timeouts", "lock"), 2.5),
     ("disk-min", "0", ("disk_floor",), "0"),
     ("production-access", "allow", ("pytest", "production_access"), "allow"),

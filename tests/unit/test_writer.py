@@ -567,6 +567,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
+    "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
     "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),
     "forwards": (
         lambda r: r.forwards("stagebr0"),
@@ -587,6 +588,8 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         {},
         [(("storage-pools", "tank", "volumes", "container", "n", "state"), {"project": "P"})],
     ),
+    "memory_available": (lambda r: r.memory_available(), {}, [(("resources",), {})]),
+    "cores": (lambda r: r.cores(), {}, [(("resources",), {})]),
     "snapshots": (lambda r: r.snapshots("P", "n"), [], [(("instances", "n", "snapshots"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
 }

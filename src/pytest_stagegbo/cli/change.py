@@ -14,13 +14,21 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
 
-__all__ = ["register"]
+__all__ = ["plan_json", "print_plan", "register", "result_json"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     provision = commands.add_parser("provision", help="make the stage what the settings say, whatever is there")
     provision.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     provision.add_argument("--recreate", action="store_true", help="replace every clone by a new copy of production")
+    provision.add_argument("--slots", metavar="N", help="this many stages, or `auto` (slots.count)")
+    provision.add_argument(
+        "--refresh",
+        nargs="*",
+        metavar="NAME",
+        help="take production's new state into the golden copy and all slots: of these containers, or of all that "
+        "may have changed",
+    )
     provision.add_argument("--vault-keys", metavar="FILE", help="file with Vault's unseal keys (vault.unseal_file)")
     provision.add_argument("--json", action="store_true", help="print one JSON object")
     provision.set_defaults(run=_provision)
@@ -28,7 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     reset.add_argument("names", nargs="+", metavar="NAME", help="containers, or `all` for those whose data is wiped")
     reset.add_argument("--json", action="store_true", help="print one JSON object")
     reset.set_defaults(run=_reset)
-    destroy = commands.add_parser("destroy", help="remove the stage: everything that carries this tool's mark")
+    destroy = commands.add_parser("destroy", help="remove the stage and its slots: what carries this tool's mark")
     destroy.add_argument("--dry-run", action="store_true", help="print what would be removed")
     destroy.add_argument("--yes", action="store_true", help="do not ask")
     destroy.set_defaults(run=_destroy)
@@ -38,14 +46,21 @@ def _provision(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     context = open_context(arguments)
+    if context.loaded.settings.slots.count != 1 or arguments.refresh is not None:
+        from pytest_stagegbo.cli.slots import provision
+
+        return provision(context, arguments)
     if arguments.dry_run:
         plan = context.engine().plan(recreate=arguments.recreate)
-        _print_plan(plan, as_json=arguments.json)
+        if arguments.json:
+            print_json(plan_json(plan))
+        else:
+            print_plan(plan)
         return 0
     with console_progress() as progress:
         result = context.engine(progress).provision(recreate=arguments.recreate)
     if arguments.json:
-        print_json(_result(result))
+        print_json(result_json(result))
     else:
         done = f"{len(result.plan.changes)} steps" if result.changed else "nothing to change"
         states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
@@ -58,11 +73,12 @@ def _provision(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_plan(plan: Plan, *, as_json: bool) -> None:
-    if as_json:
-        steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
-        print_json({"steps": steps, "notes": list(plan.notes)})
-        return
+def plan_json(plan: Plan) -> dict[str, Any]:
+    steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
+    return {"steps": steps, "notes": list(plan.notes)}
+
+
+def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         print(f"note: {note}")
     if not plan.changes:
@@ -71,7 +87,7 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
         print(f"{number:3}. {step.text}")
 
 
-def _result(result: Provisioned) -> dict[str, Any]:
+def result_json(result: Provisioned) -> dict[str, Any]:
     containers = {
         name: {
             "state": found.state,
@@ -114,7 +130,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
     context = open_context(arguments)
     project = context.loaded.settings.project
-    steps = context.engine().plan_destroy()
+    steps = [step for steps in context.fleet().plan_destroy().values() for step in steps]
     if not steps:
         print(f"there is no stage {project}: nothing to remove")
         return 0
@@ -131,6 +147,6 @@ def _destroy(arguments: argparse.Namespace) -> int:
         print("nothing was removed")
         return 1
     with console_progress() as progress:
-        context.engine(progress).destroy()
+        context.fleet(progress).destroy()
     print(f"stage {project} is gone")
     return 0

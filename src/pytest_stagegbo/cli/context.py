@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Loaded
+    from pytest_stagegbo.slots.fleet import Fleet
 
 __all__ = ["Context", "open_context"]
 
@@ -25,6 +26,7 @@ OPTIONS = {
     "source_project": "source_project",
     "network": "network.name",
     "vault_keys": "vault.unseal_file",
+    "slots": "slots.count",
 }
 
 
@@ -41,6 +43,13 @@ class Context:
         from pytest_stagegbo.incus.connection import Connection
 
         return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
+
+    def fleet(self, progress: Progress | None = None) -> Fleet:
+        """The stage with all its slots. Connects."""
+        from pytest_stagegbo.incus.connection import Connection
+        from pytest_stagegbo.slots.fleet import Fleet
+
+        return Fleet(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
 
 
 def open_context(arguments: argparse.Namespace) -> Context:

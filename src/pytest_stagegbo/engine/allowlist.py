@@ -79,6 +79,8 @@ def clone_config(source: Instance, container: ContainerSettings, settings: Setti
         marks.STATE: marks.BUILDING,
         marks.SOURCE: f"{source.project}/{source.name}",
         marks.FINGERPRINT: marks.fingerprint(container, settings),
+        marks.GENERATION: source.config.get(marks.GENERATION, ""),
+        marks.ORIGIN: source.config.get(marks.ORIGIN) or marks.origin(source),
     }
     eth0 = {
         **nic(settings, managed=managed),

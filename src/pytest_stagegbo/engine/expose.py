@@ -113,13 +113,16 @@ def forward_body(wanted: Exposure) -> dict[str, Any]:
     }
 
 
-def access_list(facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None) -> dict[str, Any]:
+def access_list(
+    facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, family: str = ""
+) -> dict[str, Any]:
     """The stage's access list, with what is exposed at this moment. Pure, but for the clock.
 
     Args:
         exposed: Instead of what the facts have and is open.
+        family: The stage that this one is a slot or the golden copy of.
     """
-    acl = shape.acl(settings, facts.host_addresses)
+    acl = shape.acl(settings, facts.host_addresses, family)
     open_now = [each for each in facts.exposed if each.state == "open"] if exposed is None else exposed
     kept_out = ",".join(map(str, facts.production_subnets(settings)))
     rules = [each for e in open_now for each in ({**_pass(e), "action": "reject", "source": kept_out}, _pass(e))]

@@ -122,7 +122,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
         )
     if any(IPv4Address(wanted.listen) in network for network in facts.production_subnets(settings)):
         raise ProductionProtected(f"{wanted.listen} is in a network of production", remedy="name another address")
-    for source in facts.sources.values():
+    for source in facts.production_instances.values():
         for name, device in source.expanded_devices.items():
             if device.get("type") == "proxy" and _names_port(device.get("listen", ""), wanted.listen_port):
                 raise ProductionProtected(
@@ -171,7 +171,7 @@ def open_exposure(writer: Writer, facts: Facts, settings: Settings, wanted: Expo
     """The forward first: without the rule, nothing passes. For who holds `EXPOSE`."""
     writer.create_forward(forward_body(wanted))
     still_open = [each for each in facts.exposed if each.state == "open"]
-    writer.replace_acl(access_list(facts, settings, [*still_open, wanted]))
+    writer.replace_acl(_access_list(facts, settings, [*still_open, wanted]))
 
 
 def close(writer: Writer, facts: Facts, settings: Settings, closing: Collection[Exposure], progress: Progress) -> None:
@@ -179,13 +179,20 @@ def close(writer: Writer, facts: Facts, settings: Settings, closing: Collection[
     later run that something is left to do. For who holds `EXPOSE`."""
     staying = [each for each in facts.exposed if each not in closing and each.state == "open"]
     if facts.acl is not None:
-        writer.replace_acl(access_list(facts, settings, staying))
+        writer.replace_acl(_access_list(facts, settings, staying))
     for each in closing:
         clone = facts.clones.get(each.container)
         if clone is not None and clone.is_running:
             _cut(writer, settings, each, progress)
         writer.delete_forward(each.listen)
         progress.note(f"closed: {each}")
+
+
+def _access_list(facts: Facts, settings: Settings, exposed: Collection[Exposure]) -> dict[str, Any]:
+    """With the marks that the list has: whose slot the stage is does not matter here."""
+    marks = (facts.acl or {}).get("config")
+    wanted = access_list(facts, settings, exposed)
+    return {**wanted, "config": dict(marks)} if marks else wanted
 
 
 def _cut(writer: Writer, settings: Settings, each: Exposure, progress: Progress) -> None:

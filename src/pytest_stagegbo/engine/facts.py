@@ -44,7 +44,7 @@ class Facts:
     server: Server
     projects: Mapping[str, Project]
     sources: Mapping[str, Instance]
-    """Instances of the source project, by name."""
+    """Instances that are copied, by the name that the settings give the source: production's, or golden clones."""
     clones: Mapping[str, Instance]
     """Instances of the stage's project, by name."""
     networks: Mapping[str, Network]
@@ -56,17 +56,25 @@ class Facts:
     """By pool name, of the pools that the named sources live on."""
     full_copy_bytes: Mapping[str, int | None] = field(default_factory=dict)
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
-
+    golden: str = ""
+    """The project that the sources are golden clones in; empty where they are production's own."""
+    production: Mapping[str, Instance] = field(default_factory=dict)
+    """Production's instances, where they are not the sources."""
     exposed: tuple[Exposure, ...] = ()
     """Ports of clones that are exposed, and what is left of such."""
     host_addresses: tuple[str, ...] = ()
     """IPv4 addresses of the host; only where the stage may reach the internet (`network.internet`)."""
 
     @property
+    def production_instances(self) -> Mapping[str, Instance]:
+        """Instances of the source project, whatever the clones are copied from."""
+        return self.production if self.golden else self.sources
+
+    @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
         names: set[str] = set()
-        for instance in self.sources.values():
+        for instance in self.production_instances.values():
             for device in instance.expanded_devices.values():
                 if device.get("type") == "nic":
                     names.update(filter(None, (device.get("network"), device.get("parent"))))
@@ -82,10 +90,11 @@ class Facts:
         return tuple(sorted(found))
 
 
-def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True) -> Facts:
+def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True, golden: str = "") -> Facts:
     """Read the facts: about ten requests, the slowest beside the others.
 
     Args:
+        golden: Project to copy from instead of production's.
         need_source: Whether it is an error that the source project does not exist.
 
     Raises:
@@ -103,7 +112,11 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
                 seen="projects: " + ", ".join(sorted(projects)),
                 remedy="name production's project with --source-project (source_project)",
             )
-        sources = reader.instances(settings.source_project)
+        production = reader.instances(settings.source_project)
+        sources = production
+        if golden:
+            copied = reader.instances(golden)
+            sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
         exists = settings.project in projects
         clones = reader.instances(settings.project) if exists else {}
         profile = reader.profile(settings.project) if exists else None
@@ -120,6 +133,8 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             profile=profile,
             rooms=rooms,
             full_copy_bytes=_full_copies(host, settings, sources, clones, rooms),
+            golden=golden,
+            production=production if golden else {},
         )
 
 

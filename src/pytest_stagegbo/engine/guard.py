@@ -34,8 +34,9 @@ def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings
     _refuse_production(facts, settings)
     missing = [c for c in settings.containers.values() if c.source_name not in facts.sources]
     if missing:
+        where = facts.golden or settings.source_project
         raise SourceMissing(
-            f"project {settings.source_project} has no container " + ", ".join(c.source_name for c in missing),
+            f"project {where} has no container " + ", ".join(c.source_name for c in missing),
             seen="it has " + (", ".join(sorted(facts.sources)) or "none"),
             remedy="name production's project with source_project, give another `containers.NAME.source`, or leave "
             "one out with `containers.NAME = false`",

@@ -42,7 +42,7 @@ def take(reader: Reader, settings: Settings, facts: Facts) -> dict[str, str]:
     """Production as the facts have it, and what they leave out: profiles, volumes and snapshots as they are now."""
     found: dict[str, str] = {}
     project = settings.source_project
-    for name, each in facts.sources.items():
+    for name, each in facts.production_instances.items():
         config = {key: value for key, value in each.config.items() if not key.startswith("volatile.")}
         found[f"config {name}"] = _digest([config, list(each.profiles), each.created_at])
         found[f"devices {name}"] = _digest(each.devices)
@@ -50,7 +50,7 @@ def take(reader: Reader, settings: Settings, facts: Facts) -> dict[str, str]:
         found[f"profile {profile['name']}"] = _digest([profile.get("config"), profile.get("devices")])
     for name in facts.production_networks & facts.networks.keys():
         found[f"network {name}"] = _digest(facts.networks[name].config)
-    for pool in {each.pool for each in facts.sources.values() if each.pool}:
+    for pool in {each.pool for each in facts.production_instances.values() if each.pool}:
         for volume in reader.documents("storage-pools", pool, "volumes", project=project):
             kind = "snapshot" if "/" in volume["name"] else "volume"
             config = {k: v for k, v in (volume.get("config") or {}).items() if not k.startswith("volatile.")}

@@ -16,20 +16,27 @@ from pytest_stagegbo.guest import guest_files, hooks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = [
     "BUILDING",
+    "FAMILY",
     "FINGERPRINT",
+    "GENERATION",
+    "ORIGIN",
     "OWNER",
     "OWNER_VALUE",
     "PREPARED",
+    "PROJECT",
     "PROVEN",
     "SECRETS",
     "SOURCE",
     "STATE",
     "fingerprint",
     "is_ours",
+    "kinship",
+    "origin",
     "reads_vault",
     "replaced_fields",
     "vault_container",
@@ -46,6 +53,19 @@ SOURCE = "user.stagegbo.source"
 FINGERPRINT = "user.stagegbo.fingerprint"
 SECRETS = "user.stagegbo.secrets"
 """Of Vault's clone: `replaced` once the settings' `secrets` are in it, and production's are not any more."""
+ORIGIN = "user.stagegbo.origin"
+"""What production's instance was like when it was copied; see `origin`."""
+GENERATION = "user.stagegbo.generation"
+"""Of a golden clone, set once it is fit to be copied; of a slot's clone, that of the golden one it was copied from."""
+FAMILY = "user.stagegbo.family"
+"""Of a project, bridge and access list: project of the stage that they are a slot or the golden copy of."""
+PROJECT = "user.stagegbo.project"
+"""Of such a bridge and access list: the project that they are for."""
+
+
+def kinship(settings: Settings, family: str) -> dict[str, str]:
+    """The marks of a slot's bridge and access list; none for a stage that is no slot."""
+    return {FAMILY: family, PROJECT: settings.project} if family else {}
 
 
 def is_ours(config: Mapping[str, str]) -> bool:
@@ -74,6 +94,15 @@ def replaced_fields(settings: Settings) -> tuple[tuple[str, tuple[str, ...]], ..
         for path, fields in settings.secrets.items()
     }
     return tuple(sorted(names.items()))
+
+
+def origin(source: Instance) -> str:
+    """Of all that the daemon says of production's instance and that does not change by itself: with another one,
+    production was changed, started, stopped or made anew. What a running instance writes leaves no trace here."""
+    own = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
+    when = [source.created_at, source.last_used_at, source.is_running]
+    parts = [when, own, {name: dict(dev) for name, dev in source.devices.items()}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(container: ContainerSettings, settings: Settings) -> str:

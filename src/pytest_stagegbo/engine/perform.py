@@ -13,22 +13,23 @@ from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.expose import access_list
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import guest_files, machine_id
+from pytest_stagegbo.guest import FOLDER, STAMP, guest_files, machine_id
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.guest import GuestFile
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
-    from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Performer"]
@@ -53,6 +54,7 @@ class Performer:
         keys: UnsealKeys | None,
         progress: Progress,
         replacements: Replacements | None = None,
+        family: str = "",
     ) -> None:
         self._replacements = replacements
         self._reader = reader
@@ -61,6 +63,7 @@ class Performer:
         self._settings = settings
         self._keys = keys
         self._progress = progress
+        self._family = family
         self.readiness: dict[str, Readiness] = {}
 
     def do(self, step: steps.Step) -> None:
@@ -115,10 +118,12 @@ class Performer:
         existing = self._facts.projects.get(self._settings.project)
         if not step.create and existing is not None:
             own_networks = not shape.managed_nics(dict(existing.config))
-            wanted = shape.project(self._settings, own_networks=own_networks)
+            wanted = shape.project(self._settings, own_networks=own_networks, family=self._family)
             self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
-        wanted, otherwise = (shape.project(self._settings, own_networks=own) for own in (True, False))
+        wanted, otherwise = (
+            shape.project(self._settings, own_networks=own, family=self._family) for own in (True, False)
+        )
         if not self.writer.create_project(wanted, otherwise, shape.DESCRIPTION):
             self._progress.note(
                 f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
@@ -126,14 +131,14 @@ class Performer:
             )
 
     def set_acl(self, step: steps.SetAcl) -> None:
-        wanted = access_list(self._facts, self._settings)
+        wanted = access_list(self._facts, self._settings, family=self._family)
         if step.create:
             self.writer.create_acl(wanted)
         else:
             self.writer.replace_acl(wanted)
 
     def set_network(self, step: steps.SetNetwork) -> None:
-        wanted = shape.network(self._settings)
+        wanted = shape.network(self._settings, self._family)
         if step.create:
             self.writer.create_network(wanted, shape.DESCRIPTION)
         else:
@@ -227,15 +232,21 @@ class Performer:
                 remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
                 "please report what was seen",
             )
-        self._place_files(name, step.container)
+        files = [machine_id(), *guest_files(step.container, self._settings)]
+        if self._facts.golden:  # booted before: without its stamp, the clone's own first boot clears and reports
+            self.writer.delete_file(name, STAMP)
+            files = [file for file in files if not file.same_everywhere]
+        self._place_files(name, files)
         if not step.container.hooks:  # they come before that
             if step.container.may_restore:
                 take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
-    def _place_files(self, name: str, container: ContainerSettings) -> None:
+    def _place_files(self, name: str, files: Sequence[GuestFile]) -> None:
         made = {"/etc/network", "/etc/systemd/system"}
-        for file in (machine_id(), *guest_files(container, self._settings)):
+        if self._facts.golden:
+            made.add(FOLDER)
+        for file in files:
             folder = posixpath.dirname(file.path)
             if folder not in made and folder != "/etc":
                 self.writer.make_folder(name, folder)

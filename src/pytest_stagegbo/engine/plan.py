@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
@@ -29,9 +30,10 @@ from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Plan", "make_plan"]
@@ -49,21 +51,26 @@ class Plan:
         return tuple(step for step in self.steps if step.changes)
 
 
-def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Plan:
+def make_plan(
+    facts: Facts, settings: Settings, *, recreate: bool = False, renew: Collection[str] = (), family: str = ""
+) -> Plan:
     """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
 
     Args:
         recreate: Replace every clone, also those that are as they should be.
+        renew: Names of clones to replace, however they are.
+        family: The stage that this one is a slot or the golden copy of.
 
     Raises:
         StageGboError: something is in the way; see `guard.refuse`.
     """
     pools = [facts.sources[c.source_name].pool for c in settings.containers.values() if c.source_name in facts.sources]
-    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, recreate) is not None]
+    anew = frozenset(settings.containers if recreate else renew)
+    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
     refuse(facts, settings, copying)
-    steps: list[Step] = list(_foundations(facts, settings, pools[0]))
+    steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
     founded = frozenset(step.key for step in steps)
-    clone_steps = [_clone_steps(facts, settings, c, recreate, founded) for c in settings.containers.values()]
+    clone_steps = [_clone_steps(facts, settings, c, anew, founded) for c in settings.containers.values()]
     steps.extend(step for group in clone_steps for step in group)
     vault = marks.vault_container(settings)
     secrets = plan_secrets(facts, settings, anew=vault in copying)
@@ -77,19 +84,19 @@ def make_plan(facts: Facts, settings: Settings, *, recreate: bool = False) -> Pl
     return Plan(tuple(steps), tuple(_notes(facts, settings, copying)))
 
 
-def _foundations(facts: Facts, settings: Settings, pool: str) -> list[Step]:
+def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> list[Step]:
     """Steps for what the clones stand on, each only where it is missing or different."""
     steps: list[Step] = []
     project = facts.projects.get(settings.project)
     if project is None or not _has(
-        project.config, shape.project(settings, own_networks=_own_networks(facts, settings))
+        project.config, shape.project(settings, own_networks=_own_networks(facts, settings), family=family)
     ):
         steps.append(SetProject(subject=settings.project, create=project is None))
-    wanted_acl = access_list(facts, settings)
+    wanted_acl = access_list(facts, settings, family=family)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
         steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None))
     network = facts.networks.get(settings.network.name)
-    if network is None or not _has(network.config, shape.network(settings)):
+    if network is None or not _has(network.config, shape.network(settings, family)):
         after = frozenset({f"access-list:{shape.acl_name(settings)}"})
         steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
     managed = project is not None and shape.managed_nics(dict(project.config))
@@ -107,7 +114,7 @@ def _own_networks(facts: Facts, settings: Settings) -> bool:
 
 
 def _clone_steps(
-    facts: Facts, settings: Settings, container: ContainerSettings, recreate: bool, founded: frozenset[str]
+    facts: Facts, settings: Settings, container: ContainerSettings, anew: frozenset[str], founded: frozenset[str]
 ) -> list[Step]:
     name = container.name
     clone = facts.clones.get(name)
@@ -115,7 +122,7 @@ def _clone_steps(
     vault = marks.vault_container(settings)
     if vault is not None and container != vault and marks.reads_vault(container, settings):
         needed |= {f"secrets:{vault.name}"}
-    reason = _stale(facts, settings, container, recreate)
+    reason = _stale(facts, settings, container, anew)
     steps: list[Step] = []
     if reason is not None:
         source = facts.sources[container.source_name]
@@ -132,8 +139,10 @@ def _clone_steps(
                 after=founded | {f"remove:{name}"} | _holders(facts, container),
             )
         )
-        steps.append(PrepareClone(subject=name, container=container, after=frozenset({f"copy:{name}"})))
-        if container.hooks:
+        # What the hooks of a golden clone have changed is in its copies.
+        prepared = dataclasses.replace(container, hooks=()) if facts.golden else container
+        steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
+        if prepared.hooks:
             after = frozenset({f"prepare:{name}"})
             steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
         started = prove = True
@@ -161,7 +170,7 @@ def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
     )
 
 
-def _stale(facts: Facts, settings: Settings, container: ContainerSettings, recreate: bool) -> str | None:
+def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew: frozenset[str]) -> str | None:
     """Why the clone has to be made (again); None when it is as the settings want it."""
     clone = facts.clones.get(container.name)
     if clone is None:
@@ -174,7 +183,16 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, recre
         return "the settings it was made with have changed"
     if clone.status == "Error":
         return "Incus reports it as broken"
-    return "asked for with --recreate" if recreate else None
+    if facts.golden and _older(clone, facts.sources.get(container.source_name)):
+        return "its golden copy was taken from production anew"
+    return "production's state is asked for anew" if container.name in anew else None
+
+
+def _older(clone: Instance, golden: Instance | None) -> bool:
+    """Whether a clone is of another generation than the golden one. Those copied from production itself, before there
+    was a golden copy, stay."""
+    own = clone.config.get(marks.GENERATION)
+    return bool(own) and golden is not None and golden.config.get(marks.GENERATION) != own
 
 
 def _limit(container: ContainerSettings, settings: Settings) -> str:
@@ -198,7 +216,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
             f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
             f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
         )
-    if settings.network.twins and copying:
+    if settings.network.twins and copying and not facts.golden:
         notes.extend(_other_subnets(facts, settings))
     notes.extend(
         f"pool {name} is a file, and the room on the file system below it can't be seen from here: watch it on the "
@@ -209,7 +227,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
     for container in copying:
         source = facts.sources[container.source_name]
         dropped = clone_config(source, container, settings, managed=True).dropped
-        if dropped:
+        if dropped and not facts.golden:  # whose own notes have said it
             notes.append(f"{container.name}: the clone will not have {', '.join(dropped)}")
         pool = facts.rooms[source.pool].pool
         if not pool.copy_on_write:

@@ -29,14 +29,16 @@ There is no `limits.disk`: with it Incus refuses every volume without a size, an
 """
 
 
-def project(settings: Settings, *, own_networks: bool) -> dict[str, str]:
+def project(settings: Settings, *, own_networks: bool, family: str = "") -> dict[str, str]:
     """The project's config.
 
     Args:
         own_networks: `features.networks`. The staging guide asks for it; Incus without OVN refuses it since 7.0.2.
             Bridges live in project `default` either way, and restrictions keep the stage to its own.
+        family: The stage that this one is a slot or the golden copy of.
     """
     return {
+        **({marks.FAMILY: family} if family else {}),
         "features.images": "true",
         "features.networks": "true" if own_networks else "false",
         "features.networks.zones": "true" if own_networks else "false",
@@ -63,7 +65,7 @@ def acl_name(settings: Settings) -> str:
     return f"{settings.network.name}-isolation"
 
 
-def acl(settings: Settings, host_addresses: Iterable[str] = ()) -> dict[str, Any]:
+def acl(settings: Settings, host_addresses: Iterable[str] = (), family: str = "") -> dict[str, Any]:
     """The access list on the stage's bridge, which rejects what it does not name.
 
     Into the stage: its own subnet, which holds the clones and the host's address on the bridge. Out of it: the
@@ -83,7 +85,7 @@ def acl(settings: Settings, host_addresses: Iterable[str] = ()) -> dict[str, Any
         kept_out = ",".join(str(network) for network in _not_the_internet(settings, host_addresses))
         egress += [_rule("reject", kept_out, "not the internet"), _rule("allow", "0.0.0.0/0", "network.internet")]
     ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
-    config = {marks.OWNER: marks.OWNER_VALUE}
+    config = {marks.OWNER: marks.OWNER_VALUE, **marks.kinship(settings, family)}
     return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
 
 
@@ -104,7 +106,7 @@ def _rule(action: str, destination: str, description: str) -> dict[str, str]:
     return {"action": action, "destination": destination, "description": description, "state": "enabled"}
 
 
-def network(settings: Settings) -> dict[str, str]:
+def network(settings: Settings, family: str = "") -> dict[str, str]:
     """The bridge's config.
 
     Closed to the internet, the stage has no use for the host's dnsmasq, and a resolver would be a way out: no DHCP,
@@ -122,6 +124,7 @@ def network(settings: Settings) -> dict[str, str]:
         "security.acls.default.egress.action": "reject",
         "security.acls.default.ingress.action": "reject",
         marks.OWNER: marks.OWNER_VALUE,
+        **marks.kinship(settings, family),
     }
 
 

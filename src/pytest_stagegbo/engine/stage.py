@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_stagegbo.engine import exposing, inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
@@ -28,7 +29,7 @@ from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_stagegbo.engine.await_clone import Readiness
@@ -41,7 +42,18 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.stage.replacements import Replacements
 
-__all__ = ["Provisioned", "StageEngine"]
+__all__ = ["Origin", "Provisioned", "StageEngine"]
+
+
+class Origin(Protocol):
+    """Where clones are copied from instead of production."""
+
+    @property
+    def project(self) -> str:
+        """The project that the instances to copy are in, by the names of the containers."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """See that they are fit to be copied, and keep them so while the block runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,8 @@ class StageEngine:
     Args:
         connection: To the daemon that production and the stage live on.
         environ: Where an environment variable with unseal keys is looked up.
+        origin: What to copy from instead of production.
+        family: The stage that this one is a slot or the golden copy of.
     """
 
     def __init__(
@@ -79,6 +93,8 @@ class StageEngine:
         *,
         progress: Progress | None = None,
         environ: Mapping[str, str] = os.environ,
+        origin: Origin | None = None,
+        family: str = "",
     ) -> None:
         self.settings = settings
         self.progress: Progress = progress or Silent()
@@ -88,54 +104,81 @@ class StageEngine:
         self._clone_performer: Performer | None = None
         self._replacements: Replacements | None = None
         self._resetter: Resetter | None = None
+        self._origin = origin
+        self._family = family
         self._exposed: tuple[Exposure, ...] = ()
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
-        facts = gather(self.reader, HostView(self._connection.endpoint), self.settings)
+        golden = self._origin.project if self._origin is not None else ""
+        facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, golden=golden)
         self._exposed = facts.exposed
         return facts
 
-    def plan(self, *, recreate: bool = False) -> Plan:
+    def plan(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
-        return make_plan(self.facts(), self.settings, recreate=recreate)
+        return self._plan(self.facts(), recreate, renew)
 
-    def provision(self, *, recreate: bool = False) -> Provisioned:
+    def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
+        return make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
+
+    def provision(self, *, recreate: bool = False, renew: Collection[str] = (), held: bool = False) -> Provisioned:
         """Make the stage what the settings say, whatever is there, and wait until it answers.
 
         A stage that needs no change is only looked at, while others go on using it.
 
+        Args:
+            recreate: Replace every clone.
+            renew: Names of clones to replace.
+            held: The caller has the stage to itself already.
+
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
+        with self._origin.held() if self._origin is not None else nullcontext():
+            return self._provision(recreate, renew, held)
+
+    def _provision(self, recreate: bool, renew: Collection[str], held: bool) -> Provisioned:
         began = time.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
         self._replacements = read_replacements(self.settings, self._environ)
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
-        if not recreate:
+        if not (recreate or renew or held or lock.unfinished(self.settings.containers)):
             with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
                 if over(facts.exposed):
                     self._close_what_is_over()
                     facts = self.facts()
-                plan = make_plan(facts, self.settings)
+                plan = self._plan(facts)
                 if not plan.changes:
                     return self._carry_out(facts, plan, keys, began)
-        with lock.hold("provision", self._waiting):
+        with nullcontext() if held else lock.hold("provision", self._waiting):
             facts = self.facts()
             if self._close(facts, over(facts.exposed)):
                 facts = self.facts()
-            plan = make_plan(facts, self.settings, recreate=recreate)
+            plan = self._plan(facts, recreate, renew)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
+            if not held:
+                self._finish_resets(lock, plan)
             return self._carry_out(facts, plan, keys, began)
 
+    def _finish_resets(self, lock: StageLock, plan: Plan) -> None:
+        """Do resets again that failed or were killed: they may have left a service stopped, and nobody would start it.
+
+        Raises:
+            Residue: something still can't be removed.
+        """
+        made = {step.subject for step in plan.changes}
+        left = [name for name in lock.unfinished(self.settings.containers) if name not in made]
+        if left:
+            with lock.changing(left):
+                self._reset(reset.chosen(self.settings, left), {})
+
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
-        performer = Performer(
-            self.reader, self.writer(facts), facts, self.settings, keys, self.progress, self._replacements
-        )
+        performer = self._new_performer(facts, keys)
         self._clone_performer = performer
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
         timings = apply(plan.steps, performer.do, self.progress)
@@ -224,12 +267,21 @@ class StageEngine:
         """For steps on clones that are there; the facts for it are read once."""
         if self._clone_performer is None:
             facts = self.facts()
-            keys = read_keys(self.settings.vault, self._environ)
-            replacements = read_replacements(self.settings, self._environ)
-            self._clone_performer = Performer(
-                self.reader, self.writer(facts), facts, self.settings, keys, self.progress, replacements
-            )
+            self._replacements = read_replacements(self.settings, self._environ)
+            self._clone_performer = self._new_performer(facts, read_keys(self.settings.vault, self._environ))
         return self._clone_performer
+
+    def _new_performer(self, facts: Facts, keys: UnsealKeys | None) -> Performer:
+        return Performer(
+            self.reader,
+            self.writer(facts),
+            facts,
+            self.settings,
+            keys,
+            self.progress,
+            self._replacements,
+            family=self._family,
+        )
 
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove."""
@@ -243,7 +295,7 @@ class StageEngine:
                 return ()
             host = HostView(self._connection.endpoint)
             facts = gather(self.reader, host, self.settings, need_source=False)
-            performer = Performer(self.reader, self.writer(facts), facts, self.settings, None, self.progress)
+            performer = self._new_performer(facts, None)
             return apply(steps, performer.do, self.progress)
 
     def expose(self, wanted: Exposure, *, dry_run: bool = False) -> None:
@@ -315,10 +367,16 @@ class StageEngine:
         """To write to clones that are there; what it has to know of production is read once."""
         return self._performer().writer
 
-    def lock(self) -> StageLock:
-        """The lock of this stage; see `StageLock.hold`."""
+    def lock(self, timeout: float | None = None) -> StageLock:
+        """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
         server = self._connection.server().fingerprint or self._connection.endpoint
-        return StageLock(self._connection.endpoint, server, self.settings.project, self.settings.timeouts.lock)
+        patience = self.settings.timeouts.lock if timeout is None else timeout
+        return StageLock(self._connection.endpoint, server, self.settings.project, patience)
+
+    def soil(self) -> None:
+        """Something may be done to the stage that nobody sees: it does not count as clean any more."""
+        with suppress(OSError):
+            self.lock().soil()
 
     def writer(self, facts: Facts) -> Writer:
         """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""
@@ -326,13 +384,14 @@ class StageEngine:
             project=self.settings.project,
             network=self.settings.network.name,
             acl=shape.acl_name(self.settings),
-            source_project=self.settings.source_project,
+            source_project=facts.golden or self.settings.source_project,
             production_networks=facts.production_networks,
+            production=self.settings.source_project,
         )
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 
     def _verify(self, facts: Facts) -> None:
-        left = make_plan(facts, self.settings).changes
+        left = self._plan(facts).changes
         if left:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.guest.files import STAMP, GuestFile, guest_files, machine_id
+from pytest_stagegbo.guest.files import FOLDER, STAMP, GuestFile, guest_files, machine_id
 
-__all__ = ["STAMP", "GuestFile", "guest_files", "machine_id"]
+__all__ = ["FOLDER", "STAMP", "GuestFile", "guest_files", "machine_id"]

@@ -30,6 +30,9 @@ SCRIPT = f"{FOLDER}/prepare"
 UNIT = "stagegbo-prepare.service"
 BOOT_LIMIT_SECONDS = 600
 
+HOSTS = "# Written by pytest-stagegbo"
+HOSTS_END = "# End of what pytest-stagegbo wrote"
+"""Around its lines in /etc/hosts: a copy of a clone that was booted has them already, with other addresses."""
 TWINS = f"{FOLDER}/twins"
 TWIN_DEVICE = "twin0"
 TWIN_ID = 5858
@@ -44,6 +47,8 @@ class GuestFile:
     path: str
     content: str
     mode: int = 0o644
+    same_everywhere: bool = False
+    """Whether a golden copy has it already: it holds no address."""
     replaces_link: bool = False
     """The path may hold a symbolic link, which is removed first: written through, it would change its target."""
 
@@ -57,12 +62,14 @@ def guest_files(container: ContainerSettings, settings: Settings) -> tuple[Guest
     files = [
         GuestFile("/etc/network/interfaces", interfaces(container, settings.network)),
         GuestFile(SCRIPT, prepare_script(container, settings), mode=0o755),
-        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
+        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit(), same_everywhere=True),
     ]
     if container.boot == "units":
-        files.append(GuestFile("/etc/systemd/system/default.target", stage_target(container), replaces_link=True))
+        path = "/etc/systemd/system/default.target"
+        files.append(GuestFile(path, stage_target(container), same_everywhere=True, replaces_link=True))
     else:
-        files.append(GuestFile("/etc/systemd/system/sysinit.target.d/stagegbo.conf", sysinit_drop_in()))
+        path = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
+        files.append(GuestFile(path, sysinit_drop_in(), same_everywhere=True))
     return tuple(files)
 
 
@@ -88,6 +95,9 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
         f"    netmask {network.subnet.netmask}",
         f"    gateway {network.address.ip}",
         f"    dns-nameservers {network.address.ip}",
+        # The host may know the address with the MAC of an earlier clone, and asks again after nine seconds only. An
+        # ARP request from here tells it, and any packet (this one is to the port that discards) begins with one.
+        f"    up bash -c 'echo >/dev/udp/{network.address.ip}/9' || true",
     ]
     if network.twins:
         lines.append(f"    up {TWINS}")
@@ -163,9 +173,11 @@ exec 2>{FOLDER}/prepare.log
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 {keep_script(container.data) if container.data and not container.hooks else ""}\
 [ -L /etc/resolv.conf ] || echo 'nameserver {settings.network.address.ip}' >/etc/resolv.conf
+sed -i '/^{HOSTS}/,/^{HOSTS_END}/d' /etc/hosts
 cat >>/etc/hosts <<'END'
-# Written by pytest-stagegbo: the stage has no DNS of its own.
+{HOSTS}: the stage has no DNS of its own.
 {hosts}
+{HOSTS_END}
 END
 {twins}mv {report} {STAMP}
 """

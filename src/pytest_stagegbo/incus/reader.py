@@ -105,6 +105,9 @@ class Reader:
         found: dict[str, Any] = self._connection.get(*path, **params)
         return found
 
+    def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
+        return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
+
     def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self._connection.get("network-acls", name, project=project)
@@ -145,6 +148,15 @@ class Reader:
             total=int(space.get("total", 0)),
             used=int(space.get("used", 0)),
         )
+
+    def memory_available(self) -> int:
+        """Bytes of the host's memory that are not in use, as the daemon counts them."""
+        memory = self._connection.get("resources").get("memory") or {}
+        return max(0, int(memory.get("total", 0)) - int(memory.get("used", 0)))
+
+    def cores(self) -> int:
+        """Processor cores of the host."""
+        return int((self._connection.get("resources").get("cpu") or {}).get("total", 1))
 
     def volume_usage(self, pool: str, project: str, instance: str) -> int | None:
         """Bytes that an instance's root volume uses, as its driver counts them; None where it does not."""

@@ -28,6 +28,8 @@ class Instance:
     expanded_config: Mapping[str, str]
     expanded_devices: Mapping[str, Device]
     created_at: str
+    last_used_at: str = ""
+    """When it was started last."""
 
     @classmethod
     def from_api(cls, data: Mapping[str, Any], project: str) -> Instance:
@@ -42,6 +44,7 @@ class Instance:
             expanded_config=data.get("expanded_config") or {},
             expanded_devices=data.get("expanded_devices") or {},
             created_at=str(data.get("created_at", "")),
+            last_used_at=str(data.get("last_used_at", "")),
         )
 
     @property

@@ -41,9 +41,11 @@ class WriterScope:
     source_project: str
     production_networks: frozenset[str]
     """Bridges that production's instances or profiles use."""
+    production: str = ""
+    """Production's project, where `source_project` is that of golden clones."""
 
     def __post_init__(self) -> None:
-        if self.project in {self.source_project, HOST_PROJECT}:
+        if self.project in {self.source_project, self.production, HOST_PROJECT}:
             raise ProductionProtected(
                 f"project {self.project} is where production lives",
                 seen=f"source project {self.source_project}, stage project {self.project}",

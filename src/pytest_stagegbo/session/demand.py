@@ -12,12 +12,23 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["FIXTURES", "MARKER", "PRODUCTION_ACCESS", "WHOLE_STAGE", "Demand", "asks_for_stage", "demand"]
+__all__ = [
+    "FIXTURES",
+    "FRESH_STAGE",
+    "MARKER",
+    "PRODUCTION_ACCESS",
+    "WHOLE_STAGE",
+    "Demand",
+    "asks_for_stage",
+    "demand",
+]
 
 MARKER = "stage_reset"
 PRODUCTION_ACCESS = "stage_production_access"
 """The marker of a test that may connect to production."""
 WHOLE_STAGE = "stage_gbo"
+FRESH_STAGE = "stage_fresh"
+"""Stands for no container of the stage that a process shares: the test gets another stage."""
 FIXTURES = {
     "stage_system": "system",
     "stage_tables": "tables",

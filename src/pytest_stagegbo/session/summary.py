@@ -39,6 +39,9 @@ class Summary:
     broken: list[str] = field(default_factory=list)
     """What processes of the session found broken of the stage's isolation."""
 
+    fresh: list[float] = field(default_factory=list)
+    """Seconds that each test waited for a fresh stage."""
+
     def reset(self, names: Iterable[str], seconds: float) -> None:
         """Note a reset of containers that were cleared together."""
         self.resets.setdefault(tuple(sorted(names)), []).append(seconds)
@@ -58,13 +61,20 @@ class Summary:
         for names, seconds in other.resets.items():
             self.resets.setdefault(names, []).extend(seconds)
         self.waits.extend(other.waits)
+        self.fresh.extend(other.fresh)
         self.growth(other.grown)
         self.broken.extend(other.broken)
 
     def to_json(self) -> dict[str, Any]:
         """Lists, dicts, strings and numbers only: xdist sends nothing else between processes."""
         resets = [[list(names), list(seconds)] for names, seconds in self.resets.items()]
-        return {"resets": resets, "waits": list(self.waits), "grown": dict(self.grown), "broken": list(self.broken)}
+        return {
+            "resets": resets,
+            "waits": list(self.waits),
+            "fresh": list(self.fresh),
+            "grown": dict(self.grown),
+            "broken": list(self.broken),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
@@ -72,6 +82,7 @@ class Summary:
         return cls(
             resets={tuple(names): list(seconds) for names, seconds in data["resets"]},
             waits=list(data["waits"]),
+            fresh=list(data.get("fresh", ())),
             grown=dict(data["grown"]),
             broken=list(data["broken"]),
         )
@@ -83,7 +94,7 @@ class Summary:
             settings: Give the containers their order; without them they are sorted by name.
             pool_text: What `pool_line` said, to be repeated.
         """
-        if not (self.resets or self.waits or self.grown):
+        if not (self.resets or self.waits or self.grown or self.fresh):
             return []
         lines = [pool_text] if pool_text else []
         for names, seconds in sorted(self.resets.items(), key=lambda item: (-len(item[1]), item[0])):
@@ -98,6 +109,8 @@ class Summary:
             )
         elif self.waits:
             lines.append(f"waited for locks: none of {len(self.waits)} tests")
+        if self.fresh:
+            lines.append(f"fresh stages: {_times(self.fresh)}")
         grown = {name: self.grown[name] for name in _ordered(self.grown, settings)}
         shown_growth = [f"{name} {bytes_text(size)}" for name, size in grown.items() if size >= SMALLEST_GROWTH]
         if grown:

@@ -15,6 +15,7 @@ from pytest_stagegbo.settings.model import (
     ProbeSettings,
     PytestSettings,
     Settings,
+    SlotSettings,
     TimeoutSettings,
     VaultSettings,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ProbeSettings",
     "PytestSettings",
     "Settings",
+    "SlotSettings",
     "TimeoutSettings",
     "VaultSettings",
     "build",

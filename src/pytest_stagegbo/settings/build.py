@@ -26,6 +26,7 @@ from pytest_stagegbo.settings.model import (
     NetworkSettings,
     PytestSettings,
     Settings,
+    SlotSettings,
     TimeoutSettings,
     VaultSettings,
     default_containers,
@@ -105,6 +106,7 @@ class _Resolution:
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
             pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
             expose=ExposeSettings(**self._fields(ExposeSettings, ("expose",))),
+            slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
         )
         settings = dataclasses.replace(
             settings,

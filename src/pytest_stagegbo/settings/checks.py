@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from posixpath import normpath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings.model import Settings
 
-__all__ = ["Problem", "check"]
+__all__ = ["MOST_SLOTS", "Problem", "check"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,38 @@ def secrets(settings: Settings) -> Iterator[Problem]:
                 yield Problem(f"{field} comes from one place; there are several", (dotted,))
             if key.endswith("_env") and not _VARIABLE.fullmatch(given[key]):
                 yield Problem("the value (not shown) is not the name of an environment variable", (dotted,))
+
+
+def slots(settings: Settings) -> Iterator[Problem]:
+    found = settings.slots
+    if found.count != "auto" and not 1 <= found.count <= MOST_SLOTS:
+        yield Problem(f"{found.count} is no number of slots from 1 to {MOST_SLOTS}", ("slots.count",))
+    for key, text in (("memory", found.memory), ("memory_floor", found.memory_floor), ("disk", found.disk)):
+        try:
+            parse_size(text)
+        except ValueError as error:
+            yield Problem(f"{text!r} is {error}", (f"slots.{key}",))
+    if not 0 <= found.cores < float("inf"):
+        yield Problem(f"{found.cores:g} is not a number of cores", ("slots.cores",))
+    if found.network and "{slot}" not in found.network:
+        yield Problem(f"{found.network!r} lacks {{slot}}: each slot has a bridge of its own", ("slots.network",))
+    for key, text in (("address", found.address), ("golden_address", found.golden_address)):
+        try:
+            if text and "/" not in text:
+                raise ValueError
+            IPv4Interface(text or "10.0.4.1/24")
+        except ValueError:
+            yield Problem(
+                f"{text!r} is not an IPv4 address with a prefix length, such as 10.0.4.1/24", (f"slots.{key}",)
+            )
+    for name in found.clean:
+        if name != "all" and name not in settings.containers:
+            there = ", ".join(sorted(settings.containers))
+            yield Problem(f"{name!r} is not a container of the stage; there are {there}", ("slots.clean",))
+
+
+MOST_SLOTS = 64
+"""More are a mistake."""
 
 
 # Containers -----------------------------------------------------------------------------------------------------
@@ -466,6 +499,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     token,
     credentials,
     secrets,
+    slots,
     some_containers,
     container_names,
     addresses,

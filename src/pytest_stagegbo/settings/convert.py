@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -27,6 +27,7 @@ _WORDS: Mapping[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
+    Union[int, Literal["auto"]]: "a whole number, or `auto`",  # noqa: UP007 (as below)
     IPv4Address: "an IPv4 address",
     Optional[IPv4Address]: "an IPv4 address, or empty",  # noqa: UP045 (the key must be spelled for Python 3.10 too)
     IPv4Interface: "an IPv4 address with a prefix length, such as 10.0.3.1/24",

@@ -25,6 +25,7 @@ __all__ = [
     "PytestSettings",
     "Reset",
     "Settings",
+    "SlotSettings",
     "TimeoutSettings",
     "VaultSettings",
     "default_containers",
@@ -133,6 +134,33 @@ class ExposeSettings:
 
     longest: str = "24h"
     """Longest time that a port of the stage may be exposed for: a number and `s`, `m`, `h` or `d`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """Further stages for workers that run at once, copied from a golden copy of production."""
+
+    count: int | Literal["auto"] = 1
+    """How many stages there are, the first included; `auto`: as many as there are workers and as fit."""
+    network: str = ""
+    """Bridges of the further stages, with `{slot}` for the number. Empty: the stage's bridge, with its number added
+    (`stagebr1`)."""
+    address: str = ""
+    """The host's address on the bridge of slot 1, as `network.address`; further ones are a subnet further each. Empty:
+    the subnet after the stage's."""
+    golden_address: str = ""
+    """Likewise of the golden copy, which is booted once. Empty: a hundred subnets after the stage's."""
+    memory: str = "1GiB"
+    """What a running stage is counted with. The counts of the kernel hold its file cache too, so it is not measured."""
+    memory_floor: str = "1GiB"
+    """What must stay available of the host's memory."""
+    disk: str = "1GB"
+    """What a further stage is counted with on the disk, beyond `disk_floor`."""
+    cores: float = 0.5
+    """Processor cores that a stage is counted with. 0: they don't count."""
+    clean: tuple[str, ...] = ()
+    """Containers that are reset, and proven clean, before a slot that a test had for itself goes to the next one.
+    Empty: those whose data the stage wipes, and databases that have `data`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +322,7 @@ class Settings:
     timeouts: TimeoutSettings = field(default_factory=TimeoutSettings)
     pytest: PytestSettings = field(default_factory=PytestSettings)
     expose: ExposeSettings = field(default_factory=ExposeSettings)
+    slots: SlotSettings = field(default_factory=SlotSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`

@@ -1,0 +1,65 @@
+"""`provision` where a stage has several slots, or is refreshed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.change import plan_json, print_plan, result_json
+from pytest_stagegbo.cli.output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_stagegbo.cli.context import Context
+
+__all__ = ["provision"]
+
+
+def provision(context: Context, arguments: argparse.Namespace) -> int:
+    """Provision every slot; exit status."""
+    from pytest_stagegbo.cli.console import console_progress
+    from pytest_stagegbo.errors import VaultSealed
+    from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+
+    fleet = context.fleet()
+    found = fleet.fit(os.cpu_count() or 1)
+    count = max(found.count, fleet.count_there()) if arguments.refresh is not None else found.count
+    renew = fleet.to_refresh(arguments.refresh) if arguments.refresh is not None else ()
+    if not arguments.json:
+        for line in found.arithmetic if count > 1 else ():
+            print(line)
+        if arguments.refresh is not None:
+            print("to be taken from production anew: " + (", ".join(renew) or "nothing: nothing has changed there"))
+    if arguments.dry_run:
+        plans = fleet.plans(count, renew=tuple(context.loaded.settings.containers) if arguments.recreate else renew)
+        if arguments.json:
+            plans_json = {project: plan_json(plan) for project, plan in plans.items()}
+            print_json({"slots": plans_json, "arithmetic": list(found.arithmetic), "renewed": list(renew)})
+            return 0
+        for project, plan in plans.items():
+            print(f"{project}:")
+            print_plan(plan)
+        return 0
+    with console_progress() as progress:
+        result = context.fleet(progress).provision(count, recreate=arguments.recreate, renew=renew)
+    names = {number: fleet.engine(number).settings.project for number in result.slots}
+    if arguments.json:
+        print_json(
+            {
+                "golden": None if result.golden is None else result_json(result.golden),
+                "slots": {names[number]: result_json(each) for number, each in result.slots.items()},
+                "renewed": list(renew),
+                "seconds": round(result.seconds, 3),
+            }
+        )
+    else:
+        for number, each in result.slots.items():
+            done = f"{len(each.plan.changes)} steps" if each.changed else "nothing to change"
+            states = ", ".join(f"{name} {ready.state}" for name, ready in each.readiness.items())
+            print(f"{names[number]}: {done} in {each.seconds:.2f} s; {states}")
+        print(f"{len(result.slots)} slots in {result.seconds:.2f} s")
+    sealed = [f"{names[n]}/{name}" for n, each in result.slots.items() for name in each.sealed]
+    if sealed:
+        raise VaultSealed(f"the slots are up, and {', '.join(sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
+    return 0

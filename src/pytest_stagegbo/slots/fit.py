@@ -1,0 +1,77 @@
+"""How many slots fit, with the arithmetic for people. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import NoRoom
+from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.settings.size import parse_size
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Fit", "Host", "fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What there is to have. Bytes."""
+
+    memory: int
+    """Available now."""
+    disk: int
+    """Free where the clones are, on the pool or the file system below it, whichever is less."""
+    cores: int
+    there: int
+    """Slots that run already: they have their memory and disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many slots there may be, and why not more."""
+
+    count: int
+    arithmetic: tuple[str, ...]
+
+
+def fit(settings: Settings, host: Host, workers: int) -> Fit:
+    """As many slots as the settings name, or with `auto` as many as there are workers and as fit.
+
+    Raises:
+        NoRoom: fewer fit than were asked for by number; says the arithmetic.
+    """
+    wanted = settings.slots.count
+    slots = settings.slots
+    each = parse_size(slots.memory)
+    memory_room = max(0, host.memory - parse_size(slots.memory_floor))
+    disk_room = max(0, host.disk - parse_size(settings.disk_floor))
+    disk_each = parse_size(slots.disk)
+    by_memory = host.there + (memory_room // each if each else MOST_SLOTS)
+    by_disk = host.there + (disk_room // disk_each if disk_each else MOST_SLOTS)
+    lines = [
+        f"memory: {bytes_text(host.memory)} available less {bytes_text(parse_size(slots.memory_floor))} "
+        f"(slots.memory_floor), {bytes_text(each)} each (slots.memory), {host.there} there already: {by_memory}",
+        f"disk: {bytes_text(host.disk)} free less {bytes_text(parse_size(settings.disk_floor))} (disk_floor), "
+        f"{bytes_text(disk_each)} each (slots.disk), {host.there} there already: {by_disk}",
+    ]
+    limits = [by_memory, by_disk]
+    if wanted != "auto":
+        count = wanted
+        if count > 1 and count > min(limits):
+            raise NoRoom(
+                f"{count} slots are asked for, and {min(limits)} fit",
+                seen="; ".join(lines),
+                remedy="ask for fewer, or for `auto`; slots.memory, slots.disk and the floors say what is counted",
+            )
+        return Fit(count, tuple(lines))
+    if slots.cores > 0:
+        by_cores = int(host.cores / slots.cores)
+        limits.append(by_cores)
+        lines.append(f"processor: {host.cores} cores, {slots.cores:g} each (slots.cores): {by_cores}")
+    lines.append(f"workers: {workers}")
+    count = max(1, min(*limits, workers, MOST_SLOTS))
+    lines.append(f"so {count} {'slot' if count == 1 else 'slots'}")
+    return Fit(count, tuple(lines))

@@ -1,0 +1,222 @@
+"""All slots of a stage together: provisioned, looked at, taken away."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.incus import Reader
+from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.slots.fit import Fit, fit
+from pytest_stagegbo.slots.golden import Golden
+from pytest_stagegbo.slots.host import measure
+from pytest_stagegbo.slots.layout import number_of, slot_settings
+from pytest_stagegbo.slots.moved import moved
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pytest_stagegbo.engine.plan import Plan
+    from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.engine.steps import Step
+    from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Fleet", "FleetProvisioned"]
+
+AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
+"""Slots provisioned at once: one keeps about two cores busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetProvisioned:
+    """What provisioning several slots did and found."""
+
+    golden: Provisioned | None
+    """None: the golden copy was fit."""
+    slots: Mapping[int, Provisioned]
+    seconds: float
+
+
+class Fleet:
+    """The slots of one stage, and their golden copy.
+
+    Args:
+        settings: Of the stage, which is slot 0.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection, *, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self._connection = connection
+        self._progress: Progress = progress or Silent()
+        self._reader = Reader(connection)
+        self._golden: Golden | None = None
+
+    @property
+    def golden(self) -> Golden:
+        """Raises `SettingsError` when it can't have its names or addresses."""
+        if self._golden is None:
+            self._golden = Golden(self.settings, self._connection, self._progress)
+        return self._golden
+
+    def engine(self, number: int, *, progress: Progress | None = None) -> StageEngine:
+        """Of slot `number`, copied from the golden copy where it has to be copied.
+
+        Raises:
+            SettingsError: the slot can't have its names or addresses.
+        """
+        return StageEngine(
+            slot_settings(self.settings, number),
+            self._connection,
+            progress=progress or self._progress,
+            origin=self.golden,
+            family=self.settings.project if number else "",
+        )
+
+    # -- how many, and of what state
+
+    def fit(self, workers: int) -> Fit:
+        """How many slots there may be. Raises `NoRoom` as `fit.fit` does."""
+        if self.settings.slots.count == 1:
+            return Fit(1, ())
+        return fit(self.settings, measure(self._reader, self.settings, self.count_there()), workers)
+
+    def count_there(self) -> int:
+        """How many slots are there, to the highest number."""
+        highest = max(self.members())
+        return highest + 1 if highest or self.settings.project in self._reader.projects() else 0
+
+    def to_refresh(self, names: Collection[str]) -> tuple[str, ...]:
+        """The containers that a refresh of `names` takes from production anew; without names those that may have
+        changed there since they were copied.
+
+        Raises:
+            SettingsError: there is no such container.
+        """
+        containers = self.settings.containers
+        unknown = [name for name in names if name not in containers]
+        if unknown:
+            raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(containers))
+        return tuple(dict.fromkeys(names)) or tuple(name for name, why in self.moved().items() if why)
+
+    def moved(self) -> dict[str, str]:
+        """By container, what can be told of production since it was copied; empty: nothing moved."""
+        sources = self._reader.instances(self.settings.source_project)
+        project = self.golden.project if self._has_golden() else self.settings.project
+        clones = self._reader.instances(project)
+        containers = self.settings.containers.items()
+        return {name: moved(sources.get(each.source_name), clones.get(name)) for name, each in containers}
+
+    def _has_golden(self) -> bool:
+        return -1 in self.members()
+
+    # -- provision
+
+    def plans(self, count: int, *, renew: Collection[str] = ()) -> dict[str, Plan]:
+        """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
+        if count == 1 and not self._has_golden():
+            return {self.settings.project: self._member(self.settings).plan(renew=renew)}
+        if renew or not self.golden.is_fit():
+            return {self.golden.project: self.golden.engine.plan(renew=renew)}
+        engines = [self.engine(number) for number in range(count)]
+        return {engine.settings.project: engine.plan() for engine in engines}
+
+    def provision(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> FleetProvisioned:
+        """Make slots 0 to `count` - 1 what the settings say. Production is copied at most once, for the golden copy.
+
+        Args:
+            recreate: Take everything from production anew.
+            renew: Names of containers to take from production anew, in the golden copy and every slot.
+
+        Raises:
+            StageGboError: the first slot's error; the others are finished or go on from where they are next time.
+        """
+        if not 0 < count <= MOST_SLOTS:
+            raise SettingsError(f"{count} is no number of slots from 1 to {MOST_SLOTS}")
+        began = time.monotonic()
+        if count == 1 and not self._has_golden():
+            result = self._member(self.settings).provision(recreate=recreate, renew=renew)
+            return FleetProvisioned(None, {0: result}, time.monotonic() - began)
+        engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
+        made = self.golden.make(recreate=recreate, renew=renew)
+
+        def provision(number: int) -> Provisioned:
+            # Slot 0 may have been copied from production before there was a golden copy to compare it with.
+            anew = () if number else tuple(self.settings.containers) if recreate else tuple(renew)
+            return engines[number].provision(renew=anew)
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="stagegbo slot") as threads:
+            results = dict(zip(engines, threads.map(provision, engines), strict=True))
+        return FleetProvisioned(made, results, time.monotonic() - began)
+
+    # -- what is there
+
+    def members(self) -> dict[int, Settings]:
+        """The settings of every slot that something is there of, and of the golden copy (-1); slot 0 always."""
+        reader, family = self._reader, self.settings.project
+        bridges: dict[str, str] = {}
+        """By project."""
+        for list_name, acl in reader.acls().items():
+            config = acl.get("config") or {}
+            if _is_of(config, family):
+                bridges[config.get(marks.PROJECT, "")] = list_name.removesuffix("-isolation")
+        for name, network in reader.networks().items():
+            if _is_of(network.config, family):
+                bridges[network.config.get(marks.PROJECT, "")] = name
+        for name, project in reader.projects().items():
+            if _is_of(project.config, family):
+                bridges[name] = project.config.get("restricted.networks.access") or bridges.get(name, "")
+        found = {0: self.settings}
+        for name, bridge in bridges.items():
+            number = number_of(self.settings, name)
+            if number:
+                found[number] = dataclasses.replace(
+                    self.settings, project=name, network=dataclasses.replace(self.settings.network, name=bridge)
+                )
+        return dict(sorted(found.items()))
+
+    def plan_destroy(self) -> dict[int, Sequence[Step]]:
+        """By slot, what `destroy` would remove; slots with nothing to remove are left out."""
+        plans = {number: self._member(settings).plan_destroy() for number, settings in self.members().items()}
+        return {number: steps for number, steps in plans.items() if steps}
+
+    def destroy(self) -> None:
+        """Remove all slots and the golden copy, as far as they carry this tool's marks. Nothing there is fine."""
+        members = self.members()
+        self.plan_destroy()  # says what it refuses before anything is gone
+        for number in sorted(members, key=lambda number: (number < 0, number == 0, number)):
+            self._member(members[number]).destroy()
+
+    def _member(self, settings: Settings) -> StageEngine:
+        family = "" if settings.project == self.settings.project else self.settings.project
+        return StageEngine(settings, self._connection, progress=self._progress, family=family)
+
+
+def _is_of(config: Mapping[str, str], family: str) -> bool:
+    return marks.is_ours(config) and config.get(marks.FAMILY) == family
+
+
+class _Numbered:
+    """Progress of one slot of several, which have steps of the same names."""
+
+    def __init__(self, progress: Progress, number: int) -> None:
+        self._progress = progress
+        self._prefix = f"slot {number}: "
+
+    def begin(self, key: str, text: str) -> None:
+        self._progress.begin(self._prefix + key, self._prefix + text)
+
+    def end(self, key: str, error: BaseException | None = None) -> None:
+        self._progress.end(self._prefix + key, error)
+
+    def note(self, text: str) -> None:
+        self._progress.note(self._prefix + text)

@@ -1,0 +1,121 @@
+"""The golden copy: clones of production that were made safe, booted once and stopped, for slots to be copied from.
+
+Its first boot does what each slot would have to do otherwise: databases recover from what a copy of a running
+server is, a power cut, and the folders are emptied. Nothing of it runs afterwards. A clone is fit when it carries
+its generation's mark and is stopped. The mark is set last, when a new clone has been stopped, so a run that was killed
+leaves a fit clone or one that the next run finishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.progress import task
+from pytest_stagegbo.slots.layout import golden_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Golden"]
+
+STOP_SECONDS = 30
+"""How long a service may take to end cleanly. Killed after that: then the slots recover as from a power cut."""
+
+
+class Golden:
+    """The golden copy of one stage.
+
+    Args:
+        settings: Of the stage.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection, progress: Progress) -> None:
+        self.settings = golden_settings(settings)
+        self.engine = StageEngine(self.settings, connection, progress=progress, family=settings.project)
+        self._progress = progress
+
+    @property
+    def project(self) -> str:
+        return self.settings.project
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """See that it is there and fit to be copied, and keep it so while the block runs.
+
+        Raises:
+            StageGboError: it could not be made; what was done until then stays and the next run goes on from it.
+        """
+        lock = self.engine.lock()
+        while True:
+            with lock.hold("copying from the golden copy", self._waiting, shared=(STAGE,), exclusive=()):
+                if self.is_fit():
+                    yield
+                    return
+            self.make()
+
+    def is_fit(self) -> bool:
+        """Whether every container can be copied, as the settings now want it."""
+        clones = self.engine.reader.instances(self.project)
+        for name, container in self.settings.containers.items():
+            clone = clones.get(name)
+            if clone is None or clone.status != "Stopped" or not marks.is_ours(clone.config):
+                return False
+            if clone.config.get(marks.STATE) != marks.PREPARED or not clone.config.get(marks.GENERATION):
+                return False
+            if clone.config.get(marks.FINGERPRINT) != marks.fingerprint(container, self.settings):
+                return False
+        return not clones.keys() - self.settings.containers.keys()
+
+    def make(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Provisioned | None:
+        """Copy from production what is missing, stale or named; boot, and stop. None: it was fit.
+
+        Args:
+            recreate: Copy everything anew.
+            renew: Names of containers to copy anew.
+
+        Raises:
+            StageGboError: it could not be done.
+        """
+        if recreate:
+            renew = tuple(self.settings.containers)
+        with self.engine.lock().hold("making the golden copy", self._waiting):
+            if not renew and self.is_fit():
+                return None
+            with task(self._progress, "golden", f"golden copy {self.project}: copy, boot once"):
+                result = self.engine.provision(renew=renew, held=True)
+            with task(self._progress, "golden-stop", f"golden copy {self.project}: stop cleanly"):
+                self._settle()
+        return result
+
+    def _settle(self) -> None:
+        """Stop every clone and mark what has no generation yet."""
+        writer = self.engine.writer(self.engine.facts())
+        clones = self.engine.reader.instances(self.project)
+
+        def settle(name: str) -> None:
+            clone = clones[name]
+            if clone.status != "Stopped":
+                try:
+                    writer.set_state(name, "stop", seconds=STOP_SECONDS)
+                except OperationFailed:
+                    writer.set_state(name, "stop", force=True)
+            if not clone.config.get(marks.GENERATION):
+                writer.set_instance_config(name, {marks.GENERATION: secrets.token_hex(8)})
+
+        with ThreadPoolExecutor(max(1, len(self.settings.containers))) as threads:
+            list(threads.map(settle, self.settings.containers))
+
+    def _waiting(self, holder: str) -> None:
+        self._progress.note(f"waiting for the golden copy {self.project}: {holder}")

@@ -1,0 +1,49 @@
+"""Which process has which slot. A lease is a lock of the kernel's: it ends with its process, however that ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import LockTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_stagegbo.locks import StageLock
+    from pytest_stagegbo.slots.fleet import Fleet
+
+__all__ = ["LEASE", "Lease", "order", "take"]
+
+LEASE = ".lease"
+"""Name of the lock among those of a slot's containers, which can't begin with a dot."""
+PATIENCE = 0.05
+"""Seconds. A lease is held for a whole session, or for a test: who finds it taken takes another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A slot that is one process's own. `release` it, or end the process."""
+
+    number: int
+    lock: StageLock
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def take(fleet: Fleet, numbers: Iterable[int], doing: str) -> Lease | None:
+    """Lease the first of these slots that nobody has; None when all are taken."""
+    for number in numbers:
+        lock = fleet.engine(number).lock(PATIENCE)
+        try:
+            lock.acquire(doing, exclusive=[LEASE])
+        except LockTimeout:
+            continue
+        return Lease(number, lock)
+    return None
+
+
+def order(count: int, index: int) -> list[int]:
+    """The slots in the order that worker `index` asks for them: first its own place, then those after it."""
+    return [(index + step) % count for step in range(count)]

@@ -1,0 +1,25 @@
+"""What can be told of production's state since a clone was copied from it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Instance
+
+__all__ = ["moved"]
+
+
+def moved(source: Instance | None, clone: Instance | None) -> str:
+    """Why the clone may no longer be as its source is; empty when it is known to be.
+
+    Only a source that is stopped, and was when it was copied, is known to be the same: nothing tells what a running
+    one wrote. On this side it errs on the side of copying again.
+    """
+    if source is None or clone is None:
+        return ""
+    if clone.config.get(marks.ORIGIN) != marks.origin(source):
+        return "changed, started, stopped or made anew"
+    return "runs, so it may have written" if source.status != "Stopped" else ""

@@ -1,0 +1,270 @@
+"""Clean stages in stock: a test takes one at once, and the one that it leaves dirty is reset behind it.
+
+A slot is handed out to one test alone, after a proof, in that same moment, that it is clean. What says beforehand that
+it will be is a note, written when a reset of the whole slot was proven and gone before anybody uses it. Who is
+killed with a slot in hand therefore leaves one without a note, which is reset before it is anyone's again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
+from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.slots.lease import LEASE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.locks import StageLock
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Pool", "Pooled", "identity", "to_clean"]
+
+BEHIND = 2
+"""Slots of one process that are reset at once: one keeps about a core busy."""
+PAUSE = 0.02
+"""Seconds between two looks for a slot that another process has."""
+END_SECONDS = 10.0
+"""How long the end of a session waits for resets. What is not clean by then, the next session resets."""
+
+
+@dataclass(eq=False, slots=True)
+class Pooled:
+    """A slot as one process knows it."""
+
+    number: int
+    engine: StageEngine
+    lease: StageLock | None
+    """None: it is this process's for the whole session."""
+    use: StageLock
+    mine: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread of this process that has the slot in hand."""
+    checked: bool = False
+    """Whether it was provisioned in this session."""
+    failure: StageGboError | None = None
+    """Why it can't be had."""
+    test: str = ""
+    """Who uses it, or used it last."""
+
+
+class Pool:
+    """The slots that tests of one process may have to themselves.
+
+    Args:
+        engines: By number, that of the stage which this process's other tests share first.
+        own: The slot that this process has leased for the session; None: none.
+        ensure: Provisions a slot; raises `StageGboError`.
+        timeout: Seconds to wait for a clean slot.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[int, StageEngine],
+        own: int | None,
+        ensure: Callable[[StageEngine], None],
+        timeout: float,
+    ) -> None:
+        self._slots = [
+            Pooled(number, engine, None if number == own else engine.lock(0), engine.lock(0))
+            for number, engine in engines.items()
+        ]
+        self._ensure = ensure
+        self._timeout = timeout
+        self._threads: ThreadPoolExecutor | None = None
+        self._behind: set[Future[None]] = set()
+        self.cold = 0
+        """How often no slot was clean in time."""
+
+    def prepare(self, *, others_only: bool = False) -> None:
+        """Begin to make the slots ready, behind the caller.
+
+        Args:
+            others_only: Leave the slot alone that this process's other tests share.
+        """
+        for slot in self._slots[1:] if others_only else self._slots:
+            self._later(self._make_ready, slot)
+
+    def take(self, test: str, *, others_only: bool = False) -> Pooled:
+        """A clean slot that nobody else has. `give_back` it.
+
+        Args:
+            others_only: Leave out this process's own slot, which the test uses in another way.
+
+        Raises:
+            NotHeld: there is no other slot.
+            LockTimeout: others did not give one back in time.
+            StageGboError: no slot can be had, and why the first can't.
+        """
+        slots = self._slots[1:] if others_only else self._slots
+        if not slots:
+            raise NotHeld(
+                "the stage that this test uses is the only one, so there is no fresh one beside it",
+                remedy="use stage_fresh alone in it, or more slots: --stage-slots=2",
+            )
+        deadline = time.monotonic() + self._timeout
+        while True:
+            for slot in slots:
+                if self._obtain(slot, test, noted_only=True):
+                    return slot
+            busy = {each for each in self._behind if not each.done()}
+            if busy:
+                wait(busy, timeout=PAUSE)
+            else:
+                usable = [slot for slot in slots if slot.failure is None]
+                if not usable:
+                    assert slots[0].failure is not None
+                    raise slots[0].failure
+                for slot in usable:
+                    if self._obtain(slot, test, noted_only=False):
+                        self.cold += 1
+                        return slot
+                time.sleep(PAUSE)
+            if time.monotonic() > deadline:
+                holders = "; ".join(f"slot {slot.number}: {slot.use.holder()}" for slot in slots)
+                raise LockTimeout(
+                    f"no clean slot was free within {self._timeout:.0f} s",
+                    seen=holders,
+                    remedy="more slots than workers (--stage-slots) keep clean ones in stock",
+                )
+
+    def give_back(self, slot: Pooled) -> None:
+        """Have a slot reset behind the caller, and handed to the next."""
+        self._later(self._recycle, slot)
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is reset behind the tests any more; whether that was so in time. Seconds."""
+        return not wait(self._behind, timeout=timeout).not_done
+
+    def close(self) -> None:
+        """Wait a while for resets, and let go of everything."""
+        if self._threads is not None:
+            self.settle(END_SECONDS)
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+        for slot in self._slots:
+            if slot.mine.acquire(blocking=False):
+                slot.engine.close()
+                slot.mine.release()
+
+    @property
+    def failures(self) -> dict[int, StageGboError]:
+        """By slot, why it could not be made clean."""
+        return {slot.number: slot.failure for slot in self._slots if slot.failure is not None}
+
+    # -- behind the tests
+
+    def _later(self, call: Callable[[Pooled], None], slot: Pooled) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(BEHIND, "stagegbo pool")
+        self._behind = {each for each in self._behind if not each.done()}
+        self._behind.add(self._threads.submit(call, slot))
+
+    def _make_ready(self, slot: Pooled) -> None:
+        if self._obtain(slot, "making the slot ready", noted_only=False):
+            self._put_down(slot, clean=True)
+
+    def _recycle(self, slot: Pooled) -> None:
+        clean = False
+        try:
+            _reset(slot, to_clean(slot.engine.settings))
+            clean = True
+        except StageGboError as error:
+            slot.failure = error
+        finally:
+            self._put_down(slot, clean=clean)
+
+    # -- one slot
+
+    def _obtain(self, slot: Pooled, test: str, *, noted_only: bool) -> bool:
+        """Whether the slot is in hand now, proven clean, and nobody else's.
+
+        Args:
+            noted_only: Leave it if there is no note that it is clean: making it so takes time.
+        """
+        if slot.failure is not None or (noted_only and not slot.checked) or not slot.mine.acquire(blocking=False):
+            return False
+        obtained = False
+        try:
+            if slot.lease is not None:
+                slot.lease.acquire(test, exclusive=[LEASE])
+            if not slot.checked:
+                self._ensure(slot.engine)
+                slot.checked = True
+            slot.use.acquire(test, shared=[STAGE], exclusive=slot.engine.settings.containers, keep_note=True)
+            noted = slot.use.clean_note()
+            if noted and noted == _identity(slot.engine):
+                slot.use.soil()
+                _reset(slot, [name for name, each in slot.engine.settings.containers.items() if each.wipe])
+            elif noted_only:
+                return False
+            else:
+                slot.use.soil()
+                _reset(slot, to_clean(slot.engine.settings))
+            slot.test, obtained = test, True
+        except LockTimeout:
+            pass  # somebody else's
+        except StageGboError as error:
+            slot.failure = error
+        finally:
+            if not obtained:
+                _release(slot)
+        return obtained
+
+    def _put_down(self, slot: Pooled, *, clean: bool) -> None:
+        with contextlib.suppress(StageGboError):  # without a note it is reset once more
+            if clean:
+                slot.use.note_clean(_identity(slot.engine))
+        _release(slot)
+
+
+def to_clean(settings: Settings) -> list[str]:
+    """The containers that are reset before a used slot is clean. Pure."""
+    if settings.slots.clean:
+        wiped = [name for name, container in settings.containers.items() if container.wipe]
+        named = [name for word in settings.slots.clean for name in (wiped if word == "all" else [word])]
+        return list(dict.fromkeys(named))
+    return [
+        name
+        for name, each in settings.containers.items()
+        if each.wipe or (each.data and each.reset == "hot" and each.resettable)
+    ]
+
+
+def identity(clones: Iterable[Instance]) -> str:
+    """Of clones that run: another one once any of them was made anew or started again. Empty: not all are fit. Pure."""
+    found = []
+    for clone in clones:
+        if not (clone.is_running and clone.config.get(marks.STATE) == marks.PREPARED):
+            return ""
+        found.append([clone.name, clone.created_at, clone.last_used_at, clone.config.get(marks.GENERATION, "")])
+    return json.dumps(sorted(found))
+
+
+def _identity(engine: StageEngine) -> str:
+    clones = engine.reader.instances(engine.settings.project)
+    if not engine.settings.containers.keys() <= clones.keys():
+        return ""
+    return identity(clones[name] for name in engine.settings.containers)
+
+
+def _reset(slot: Pooled, names: list[str]) -> None:
+    if names:
+        with slot.use.changing(names):
+            slot.engine.reset(names, held=True, left_by=dict.fromkeys(names, slot.test))
+
+
+def _release(slot: Pooled) -> None:
+    slot.use.release()
+    if slot.lease is not None:
+        slot.lease.release()
+    slot.mine.release()

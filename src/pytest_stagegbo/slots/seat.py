@@ -1,0 +1,99 @@
+"""The slot of one pytest process: how many there are, which one it is, and its golden copy once a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from pytest_stagegbo.slots.fit import Fit
+from pytest_stagegbo.slots.fleet import Fleet
+from pytest_stagegbo.slots.lease import Lease, order, take
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["Seat", "seat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Of one process.
+
+    A process that found every slot taken has no lease. It shares the slot of its place with who has it, test by test,
+    as workers share one stage: the locks of its containers keep tests out of each other's resets.
+    """
+
+    fleet: Fleet
+    engine: StageEngine
+    number: int
+    fit: Fit
+    lease: Lease | None
+
+    def engines(self) -> dict[int, StageEngine]:
+        """Of every slot of the run, this process's own first."""
+        others = [number for number in order(self.fit.count, self.number) if number != self.number]
+        return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
+
+    def lines(self) -> list[str]:
+        """For the head of the session."""
+        count = self.fit.count
+        return [f"stage-gbo: {count} {'slot' if count == 1 else 'slots'}; " + "; ".join(self.fit.arithmetic)]
+
+    def forget(self, run: str) -> None:
+        """Remove what a run noted about the slots. For its last process."""
+        from pytest_stagegbo.session.session import StageSession
+        from pytest_stagegbo.session.summary import Summary
+
+        for number in range(1, self.fit.count):
+            StageSession(self.fleet.engine(number), run, Summary()).forget(run)
+
+
+def seat(settings: Settings, connection: Connection, run: str, index: int, workers: int, *, lease: bool) -> Seat:
+    """Find this process's slot. It is provisioned by who uses it.
+
+    Args:
+        run: Identifies the run; the same in all its processes.
+        index: Of this worker, from 0.
+        workers: How many the run has.
+        lease: False for a process that runs no tests.
+
+    Raises:
+        StageGboError: the slots that are asked for can't be had; with `recreate`, production could not be copied.
+    """
+    fleet = Fleet(settings, connection)
+    lock = fleet.engine(0).lock()
+    lock.make_folder()
+    noted = lock.folder / f"run-{run}.slots"
+    with FileLock(noted.with_suffix(".slots-lock"), mode=0o660):
+        found = _read(noted)
+        if found is None:
+            found = fleet.fit(workers)
+            if lease and settings.pytest.provision == "recreate":
+                fleet.golden.make(recreate=True)
+            if lease:
+                _write(noted, found)
+    held = take(fleet, order(found.count, index), f"slot of worker {index} of run {run[:8]}") if lease else None
+    number = held.number if held is not None else index % found.count
+    return Seat(fleet, fleet.engine(number), number, found, held)
+
+
+def _read(path: Path) -> Fit | None:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        entry = json.loads(path.read_text())
+        return Fit(int(entry["count"]), tuple(entry["arithmetic"]))
+    return None
+
+
+def _write(path: Path, found: Fit) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"count": found.count, "arithmetic": found.arithmetic}))
+    temporary.replace(path)

@@ -1,0 +1,180 @@
+"""A stage for every worker: slots copied from a golden copy, leased by processes, refreshed, taken away."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab.plug import PROJECT, wait_until
+
+from pytest_stagegbo.engine import marks
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.slots.fleet import Fleet
+from pytest_stagegbo.slots.lease import take
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.lab.plug import Plug
+
+    from pytest_stagegbo.incus import Instance
+
+pytestmark = pytest.mark.lab
+
+GOLDEN = f"{PROJECT}-GOLDEN"
+BOTH = """
+    import time
+    from pathlib import Path
+    @pytest.mark.parametrize("own", ["one", "two"])
+    def test_side_by_side(own, keys, stage_gbo, stage_settings):
+        keys("SET", "mine", own)
+        (Path(__file__).parent / own).touch()
+        other = Path(__file__).parent / ("two" if own == "one" else "one")
+        deadline = time.monotonic() + 60
+        while not other.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert other.exists()
+        assert keys("GET", "mine") == own
+        assert str(stage_settings.containers["cache"].address) == stage_gbo.cache.host
+        note(f"{stage_gbo.project} {stage_gbo.cache.host}")
+"""
+
+
+def fleet(plug: Plug) -> Fleet:
+    return Fleet(plug.engine.settings, Connection(plug.engine.settings.incus))
+
+
+def provision(plug: Plug) -> None:
+    done = plug.stagegbo("provision", "--slots", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def clones(plug: Plug, project: str) -> Mapping[str, Instance]:
+    return plug.engine.reader.instances(project)
+
+
+def test_two_workers_use_a_stage_each(plug: Plug) -> None:
+    plug.write(test_both=BOTH)
+    result = plug.run("-n", "2", "--stage-slots=2", "test_both.py")
+    result.assert_outcomes(passed=2)
+    assert sorted(plug.notes) == [f"{PROJECT} 10.0.5.13", f"{PROJECT}-1 10.0.6.13"]
+    slot = clones(plug, f"{PROJECT}-1")
+    golden = clones(plug, GOLDEN)
+    assert slot.keys() == golden.keys() == {"cache", "drive"}
+    for name in slot:
+        assert slot[name].config[marks.SOURCE] == f"{GOLDEN}/{name}"
+        assert golden[name].config[marks.SOURCE] == f"default/{name}"
+        assert slot[name].config[marks.GENERATION] == golden[name].config[marks.GENERATION]
+        assert slot[name].config[marks.PROVEN] == "true"
+        assert golden[name].status == "Stopped"
+    result.stdout.fnmatch_lines("*2 slots; memory: *")
+
+
+def test_a_slot_is_clean_and_has_addresses_of_its_own(plug: Plug) -> None:
+    provision(plug)
+    engine = fleet(plug).engine(1)
+    assert engine.execute("drive", ["find", "/opt/gbo/data/minio", "-mindepth", "1", "-name", "*.gbai"]).stdout == ""
+    hosts = engine.execute("cache", ["cat", "/etc/hosts"]).stdout
+    assert "10.0.6.14 drive" in hosts
+    assert "10.0.105." not in hosts
+    assert "10.0.6.14" in engine.execute("cache", ["bridge", "fdb", "show", "dev", "twin0"]).stdout
+
+
+def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: Plug) -> None:
+    provision(plug)
+    plug.write(test_block="def test_block(stage_cache):\n    note(stage_cache.host)\n    block('reached')")
+    with plug.start("--stage-slots=2", "test_block.py") as first:
+        first.until(lambda: plug.notes)
+        plug.write(test_next="def test_next(stage_cache):\n    note(stage_cache.host)")
+        plug.run("--stage-slots=2", "test_next.py").assert_outcomes(passed=1)
+        assert plug.notes == ["10.0.5.13", "10.0.6.13"]
+        assert take(fleet(plug), [0], "test") is None
+        first.signal_all(signal.SIGKILL)
+        first.process.wait(60)
+        lease = take(fleet(plug), [0], "test")
+        assert lease is not None
+        lease.release()
+
+
+def test_more_workers_than_slots_share_them(plug: Plug) -> None:
+    """As they share one stage: a test that resets keeps the container to itself."""
+    provision(plug)
+    plug.write(
+        test_many="""
+        @pytest.mark.parametrize("number", range(9))
+        @pytest.mark.stage_reset("cache")
+        def test_alone(number, keys, stage_gbo):
+            assert keys("DBSIZE") == 0
+            keys("SET", f"key-{number}", "x")
+            assert keys("KEYS", "*") == [f"key-{number}"]
+            note(stage_gbo.project)
+        """
+    )
+    plug.run("-n", "3", "--stage-slots=2", "test_many.py").assert_outcomes(passed=9)
+    assert set(plug.notes) == {PROJECT, f"{PROJECT}-1"}
+
+
+def test_a_golden_copy_whose_maker_was_killed_is_finished_by_the_next(plug: Plug) -> None:
+    found = fleet(plug)
+    provision(plug)
+    before = clones(plug, f"{PROJECT}-1")
+    golden = found.golden.engine
+    writer = golden.writer(golden.facts())
+    for state in ("after the copy", "while it boots", "before its mark"):
+        if state == "after the copy":
+            writer.set_instance_config("cache", {marks.STATE: marks.BUILDING, marks.GENERATION: ""})
+        elif state == "while it boots":
+            writer.set_instance_config("cache", {marks.GENERATION: ""})
+            writer.set_state("cache", "start")
+        else:
+            writer.set_instance_config("cache", {marks.GENERATION: ""})
+        assert not found.golden.is_fit(), state
+        provision(plug)
+        assert found.golden.is_fit(), state
+    after = clones(plug, f"{PROJECT}-1")
+    assert after["cache"].created_at != before["cache"].created_at
+    assert after["drive"].created_at == before["drive"].created_at
+
+
+def test_a_refresh_replaces_what_is_named_and_nothing_else(plug: Plug) -> None:
+    found = fleet(plug)
+    provision(plug)
+    before = {project: clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)}
+    done = plug.stagegbo("provision", "--slots", "2", "--refresh", "cache", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["renewed"] == ["cache"]
+    for project, old in before.items():
+        new = clones(plug, project)
+        assert new["cache"].created_at != old["cache"].created_at, project
+        assert new["drive"].created_at == old["drive"].created_at, project
+    assert found.moved() == dict.fromkeys(("cache", "drive"), "runs, so it may have written")
+
+
+def test_destroy_takes_all_slots_and_only_its_own(plug: Plug) -> None:
+    found = fleet(plug)
+    provision(plug)
+    assert list(found.members()) == [-1, 0, 1]
+    foreign = f"{PROJECT}-2"  # of this name, and of this tool, but no slot of this stage
+    connection = Connection(plug.engine.settings.incus)
+    config = {marks.OWNER: marks.OWNER_VALUE, "features.images": "false"}
+    connection.request("POST", ("projects",), body={"name": foreign, "config": config, "description": ""})
+    try:
+        # Killed between the project's removal and the bridge's: what is left still says whose it is.
+        slot = found.engine(1)
+        writer = slot.writer(slot.facts())
+        for name in clones(plug, f"{PROJECT}-1"):
+            writer.set_state(name, "stop", force=True)
+            writer.delete_instance(name)
+        writer.delete_project()
+        assert list(found.members()) == [-1, 0, 1]
+        done = plug.stagegbo("destroy", "--yes")
+        assert done.returncode == 0, done.stderr
+        left = plug.engine.reader
+        assert [name for name in left.projects() if name.startswith(PROJECT)] == [foreign]
+        assert not [name for name in left.networks() if name.startswith("plugbr")]
+        assert not [name for name in left.acls() if name.startswith("plugbr")]
+        wait_until(lambda: list(found.members()) == [0])
+    finally:
+        connection.request("DELETE", ("projects", foreign))
