@@ -9,17 +9,32 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from tests.lab.support import SIX, run, until
 
+from pytest_stagegbo.engine.exposing import new_exposure
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.settings import Layer, load
+from pytest_stagegbo.verify import chosen, verify
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.lab.support import Ground, Stage
 
-pytestmark = pytest.mark.lab
+pytestmark = [
+    pytest.mark.lab,
+    # Connections of threads that have ended are closed when they are collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+T = TypeVar("T")
 
 HOST = "203.0.113.1"
 """An address of the lab's host towards the outside (RFC 5737)."""
@@ -126,18 +141,52 @@ def _nothing_is_exposed(small: Stage) -> Iterator[None]:
         small.run("expose", "--close")
 
 
-def expose(stage: Stage, length: str = "2h") -> None:
-    stage.run("expose", "cache", "--listen", AT, "--for", length)
+class Engine:
+    """The stage's engine in this process, in the lab's network, since a process for each command takes longer."""
+
+    def __init__(self, stage: Stage, thread: ThreadPoolExecutor) -> None:
+        endpoint = Layer.from_dotted("test", {"incus.endpoint": str(stage.ground.lab.socket)})
+        self._settings = load(stage.config, Path("/"), {}, options=[endpoint]).settings
+        self._connection = Connection(self._settings.incus)
+        self._thread = thread
+
+    def _do(self, work: Callable[[StageEngine], T]) -> T:
+        def run() -> T:
+            engine = StageEngine(self._settings, self._connection)
+            try:
+                return work(engine)
+            finally:
+                engine.close()
+
+        return self._thread.submit(run).result(60)
+
+    def expose(self, length: str = "2h") -> None:
+        wanted = new_exposure(self._settings, "cache", AT, length)
+        self._do(lambda engine: engine.expose(wanted))
+
+    def close(self) -> None:
+        self._do(lambda engine: engine.close_exposed())
+
+    def provision(self) -> bool:
+        """Whether it changed anything."""
+        return self._do(lambda engine: engine.provision()).changed
+
+    def reset(self) -> None:
+        self._do(lambda engine: engine.reset(["drive"]))
+
+    def exposed(self) -> list[str]:
+        """The state of each exposure."""
+        return [each.state for each in self._do(lambda engine: engine.facts()).exposed]
+
+    def lines(self) -> dict[str, str]:
+        checks = chosen(["exposure.networks", "locked.project"])
+        return {each.id: each.state for each in self._do(lambda engine: verify(engine, checks)).findings}
 
 
-def exposed(stage: Stage) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(stage.run("status", "--json", check=False).stdout)["exposed"]
-    return found
-
-
-def lines(stage: Stage) -> dict[str, str]:
-    words = ("verify", "--json", "--check", "exposure.networks", "--check", "locked.project")
-    return {each["id"]: each["state"] for each in json.loads(stage.run(*words, check=False).stdout)["findings"]}
+@pytest.fixture(scope="module")
+def engine(small: Stage) -> Iterator[Engine]:
+    with ThreadPoolExecutor(1, initializer=small.ground.lab.join_network) as thread:
+        yield Engine(small, thread)
 
 
 def forwards(stage: Stage) -> list[str]:
@@ -157,24 +206,24 @@ NEVER = (
 
 
 @pytest.mark.both_lts
-def test_the_exposed_port_answers_and_no_other_does(small: Stage, machine: Machine) -> None:
+def test_the_exposed_port_answers_and_no_other_does(small: Stage, machine: Machine, engine: Engine) -> None:
     """Not to production, either; it is shouted out, excused, and kept by the next provisioning."""
     assert machine.reaches(AT, f"{CACHE}:6379", *NEVER) == []
-    expose(small)
+    said = small.run("expose", "cache", "--listen", AT, "--for", "2h").stdout
+    assert said.startswith(f"exposed: cache:6379 at {AT} until ")
     assert machine.reaches(AT, *NEVER) == [AT]
-    for target in (AT, f"{CACHE}:6379"):
-        assert small.ground.exec("system", "python3", "-c", DIAL, target) == ""
-    (found,) = exposed(small)
+    assert small.ground.exec("system", "python3", "-c", DIAL, AT, f"{CACHE}:6379") == ""
+    (found,) = small.json("status")["exposed"]
     assert (found["container"], found["port"], found["listen"], found["state"]) == ("cache", 6379, HOST, "open")
     assert f"EXPOSED (open): cache:6379 at {AT}" in small.run("status").stdout
-    assert lines(small) == GREEN
-    assert small.json("provision")["changed"] is False
+    assert engine.lines() == GREEN
+    assert engine.provision() is False
     assert machine.reaches(AT) == [AT]
 
 
 @pytest.mark.both_lts
-def test_closing_ends_what_is_connected(small: Stage, machine: Machine) -> None:
-    expose(small)
+def test_closing_ends_what_is_connected(small: Stage, machine: Machine, engine: Engine) -> None:
+    engine.expose()
     with subprocess.Popen(machine.argv(HOLDS), stdin=-1, stdout=-1, text=True) as held:
         assert held.stdout is not None
         assert held.stdin is not None
@@ -184,22 +233,25 @@ def test_closing_ends_what_is_connected(small: Stage, machine: Machine) -> None:
         held.stdin.flush()
         assert held.stdout.readline() == "ended\n"
     assert machine.reaches(AT, f"{CACHE}:6379") == []
-    assert (forwards(small), exposed(small), lines(small)) == ([], [], GREEN)
+    assert (forwards(small), engine.lines()) == ([], GREEN)
 
 
-@pytest.mark.parametrize("command", [("provision",), ("reset", "drive")], ids=["provision", "reset"])
+@pytest.mark.parametrize("way", [Engine.provision, Engine.reset, Engine.expose], ids=["provision", "reset", "expose"])
 def test_what_has_expired_is_red_until_the_next_command_closes_it(
-    small: Stage, machine: Machine, command: tuple[str, ...]
+    small: Stage, machine: Machine, engine: Engine, way: Callable[[Engine], object]
 ) -> None:
-    expose(small, "1s")
+    engine.expose("1s")
     (found,) = small.ground.get("networks/exposebr0/forwards", recursion="1")
     end = int(found["config"]["user.stagegbo.expose"].rpartition("=")[2])
     until(lambda: time.time() > end, "its time is over")
-    assert "EXPOSED (expired)" in small.run("status").stdout
-    assert lines(small)["exposure.networks"] == "red"
-    small.run(*command)
+    assert engine.exposed() == ["expired"]
+    assert engine.lines()["exposure.networks"] == "red"
+    way(engine)
+    if way is Engine.expose:  # the address is free again
+        assert engine.exposed() == ["open"]
+        engine.close()
     assert machine.reaches(AT, f"{CACHE}:6379") == []
-    assert (forwards(small), lines(small)) == ([], GREEN)
+    assert (forwards(small), engine.lines()) == ([], GREEN)
 
 
 @pytest.mark.parametrize(
@@ -210,26 +262,26 @@ def test_what_has_expired_is_red_until_the_next_command_closes_it(
     ],
 )
 def test_a_run_that_was_killed_leaves_it_closed_and_the_next_takes_the_rest_away(
-    small: Stage, machine: Machine, write: str, command: tuple[str, ...]
+    small: Stage, machine: Machine, engine: Engine, write: str, command: tuple[str, ...]
 ) -> None:
     if "--close" in command:
-        expose(small)
+        engine.expose()
     argv = [sys.executable, "-c", KILLED, write, *small.argv()[3:], *command]
     killed = run(argv, check=False, env={**os.environ, **small.environment()})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert machine.reaches(AT, f"{CACHE}:6379") == []
-    assert [each["state"] for each in exposed(small)] == ["unfinished"]
-    assert small.json("provision")["changed"] is False
-    assert (forwards(small), lines(small)) == ([], GREEN)
+    assert engine.exposed() == ["unfinished"]
+    assert engine.provision() is False
+    assert (forwards(small), engine.lines()) == ([], GREEN)
 
 
-def test_a_forward_that_was_widened_by_hand_is_red(small: Stage, machine: Machine) -> None:
+def test_a_forward_that_was_widened_by_hand_is_red(small: Stage, machine: Machine, engine: Engine) -> None:
     """And still lets nothing else through."""
-    expose(small)
+    engine.expose()
     port = ("network", "forward", "port")
     small.ground.incus(*port, "add", "exposebr0", HOST, "tcp", "19100", DRIVE, "9100")
     try:
-        assert lines(small)["exposure.networks"] == "red"
+        assert engine.lines()["exposure.networks"] == "red"
         assert machine.reaches(f"{HOST}:19100") == []
     finally:
         small.ground.incus(*port, "remove", "exposebr0", HOST, "tcp", "19100")
@@ -271,11 +323,11 @@ def test_a_port_that_somebody_listens_on_is_refused(small: Stage) -> None:
     assert forwards(small) == []
 
 
-def test_a_dry_run_says_what_it_would_do(small: Stage, machine: Machine) -> None:
+def test_a_dry_run_says_what_it_would_do(small: Stage, machine: Machine, engine: Engine) -> None:
     said = small.run("expose", "cache", "--listen", AT, "--for", "2h", "--dry-run").stdout
     assert f"would expose: cache:6379 at {AT} until" in said
     assert forwards(small) == []
-    expose(small)
+    engine.expose()
     assert f"would close: cache:6379 at {AT}" in small.run("expose", "--close", "--dry-run").stdout
     assert machine.reaches(AT) == [AT]
 
@@ -312,7 +364,7 @@ def reach_host(stage: Stage) -> dict[str, Any]:
     return found
 
 
-def test_destroying_the_stage_closes_it(small: Stage, machine: Machine) -> None:
-    expose(small)
+def test_destroying_the_stage_closes_it(small: Stage, machine: Machine, engine: Engine) -> None:
+    engine.expose()
     small.destroy()
     assert machine.reaches(AT, f"{CACHE}:6379") == []

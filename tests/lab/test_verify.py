@@ -17,7 +17,7 @@ from tests.lab.support import SIX, run, until
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
-from pytest_stagegbo.settings import Layer, load
+from pytest_stagegbo.settings import IncusSettings, load
 from pytest_stagegbo.verify import Check, Finding, chosen, verify
 from pytest_stagegbo.verify.finding import Result
 from pytest_stagegbo.verify.table import CHECKS
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.verify.scene import Scene
 
-pytestmark = pytest.mark.lab
+pytestmark = [
+    pytest.mark.lab,
+    # Connections of threads that have ended are closed when they are collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 STAMP = "/var/lib/stagegbo/prepared"
 
@@ -42,20 +47,16 @@ Certify = Callable[..., dict[str, Finding]]
 def certify(stage: Stage) -> Iterator[Certify]:
     """`certify("reach.host")`: the findings of these checks, or of all, by id. Run in this process, in the lab's
     network; with `before`, a check of the test's own comes first."""
+    connection = Connection(IncusSettings(endpoint=str(stage.ground.lab.socket)))
     with ThreadPoolExecutor(1, initializer=stage.ground.lab.join_network) as thread:
 
         def call(*names: str, before: Sequence[Check] = ()) -> dict[str, Finding]:
             checks = [*before, *(chosen(names or [check.id for check in CHECKS]) or ())]
-            certificate = thread.submit(lambda: verify(engine(stage), checks)).result(120)
+            settings = load(stage.config, Path("/"), {}).settings
+            certificate = thread.submit(lambda: verify(StageEngine(settings, connection), checks)).result(120)
             return {finding.id: finding for finding in certificate.findings}
 
         yield call
-
-
-def engine(stage: Stage) -> StageEngine:
-    endpoint = Layer.from_dotted("test", {"incus.endpoint": str(stage.ground.lab.socket)})
-    settings = load(stage.config, Path("/"), {}, options=[endpoint]).settings
-    return StageEngine(settings, Connection(settings.incus))
 
 
 @contextlib.contextmanager
