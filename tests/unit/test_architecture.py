@@ -28,6 +28,10 @@ READING_ONLY = [
     "engine/status.py",
     "engine/steps.py",
     "incus/reader.py",
+    "slots/census.py",
+    "slots/fit.py",
+    "slots/layout.py",
+    "slots/moved.py",
 ]
 """Modules that look at production or decide; none of them knows of a way to write."""
 
