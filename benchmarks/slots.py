@@ -51,6 +51,7 @@ AIM_SECOND, HOPE_SECOND = 8, 15
 AIM_SHARE = 0.02
 IDLE = 0.9
 LONGEST_WAIT = 60.0
+"""Seconds. For resets, which end."""
 HAND = {"PROJECT": "STAGE-HAND", "BRIDGE": "handbr0", "SUBNET": "10.0.90", "POOL": POOL}
 SUITE = """
 import os, socket, time
@@ -156,13 +157,14 @@ def _ensured(_: StageEngine) -> None:
 class SecondStage:
     """A second stage, from nothing but the first and the golden copy, and by hand."""
 
-    def __init__(self, lab: BenchLab) -> None:
+    def __init__(self, lab: BenchLab, patience: float) -> None:
         self._lab = lab
+        self._patience = patience
         init = json.loads(lab.lab.vault_init.read_text())
         self._keys = "\n".join(init["unseal_keys_b64"][: init["unseal_threshold"]]) + "\n"
         self.bytes: list[tuple[int, int, int]] = []
         """Of each round: exclusive bytes of the slot's clones, of those by hand, and what production's reference."""
-        self._exclusive = [0, 0]
+        self._exclusive = {"slot": 0, "hand": 0}
 
     def slot(self) -> float:
         self._remove("STAGE-GBO-1", "stagebr1")
@@ -170,7 +172,7 @@ class SecondStage:
         began = time.monotonic()
         self._lab.stagegbo("provision", "--slots", "2")
         seconds = time.monotonic() - began
-        self._exclusive[0] = self._own("STAGE-GBO-1")
+        self._exclusive["slot"] = self._own("STAGE-GBO-1")
         return seconds
 
     def by_hand(self) -> float:
@@ -182,21 +184,21 @@ class SecondStage:
         places = [(each, f"{HAND['SUBNET']}.{each.address.packed[-1]}") for each in containers]
         self._lab.wait_answering([(each.name, place, probe) for each, place in places for probe in each.probes])
         seconds = time.monotonic() - began
-        self._exclusive[1] = self._own(HAND["PROJECT"])
+        self._exclusive["hand"] = self._own(HAND["PROJECT"])
         remove_hand(self._lab, HAND)
         return seconds
 
     def note(self) -> None:
         """After a round of both."""
         referenced = sum(each.referenced for each in self._lab.volumes() if "_" not in each.path)
-        self.bytes.append((*self._exclusive, referenced))
+        self.bytes.append((self._exclusive["slot"], self._exclusive["hand"], referenced))
 
     def _own(self, project: str) -> int:
         return sum(each.exclusive for each in self._lab.volumes() if each.path.startswith(f"containers/{project}_"))
 
     def _calm(self) -> None:
-        self._lab.wait_quiet(LONGEST_WAIT)
-        ProcessorTime.wait_idle(IDLE, LONGEST_WAIT)
+        self._lab.wait_quiet(self._patience)
+        ProcessorTime.wait_idle(IDLE, self._patience)
 
     def _remove(self, project: str, bridge: str) -> None:
         if project in self._lab.run("incus", "project", "list", "--format", "csv", "--columns", "n").split():
@@ -222,9 +224,9 @@ class Suites:
     def run(self, slots: int, wait: float) -> float:
         """Seconds of a whole run of pytest."""
         began = time.monotonic()
+        argv = [sys.executable, "-m", "pytest", "-q", "--stage-lab", "-p", "no:cacheprovider", "-n", str(WORKERS)]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--stage-lab", "-p", "no:cacheprovider"]
-            + ["-n", str(WORKERS), f"--stage-slots={slots}"],
+            [*argv, f"--stage-slots={slots}"],
             cwd=self._folder,
             env={**self._environ, "BENCH_WAIT": str(wait)},
             capture_output=True,
@@ -324,10 +326,10 @@ def _measure(lab: BenchLab, console: Console, arguments: argparse.Namespace) -> 
         console.print(f"{name}: {_ms(percentile(times[name], 50))} ({idle[-1]:.0%} of the cores idle before)")
 
     lab.stagegbo("destroy", "--yes")
-    second = SecondStage(lab)
+    second = SecondStage(lab, arguments.patience)
     lab.stagegbo("provision", "--slots", "2")
     slots, hands = [], []
-    idle.append(ProcessorTime.wait_idle(IDLE, LONGEST_WAIT))
+    idle.append(ProcessorTime.wait_idle(IDLE, arguments.patience))
     for slot, hand in alternate(arguments.rival_rounds, second.slot, second.by_hand):
         slots.append(slot)
         hands.append(hand)
@@ -340,7 +342,7 @@ def _measure(lab: BenchLab, console: Console, arguments: argparse.Namespace) -> 
         bench = inside.submit(PoolBench, lab).result()
 
         def measure(name: str, call: Any, *args: Any, **options: Any) -> None:
-            idle.append(ProcessorTime.wait_idle(IDLE, LONGEST_WAIT))
+            idle.append(ProcessorTime.wait_idle(IDLE, arguments.patience))
             times[name] = inside.submit(call, *args, **options).result()
             tell(name)
 
@@ -355,7 +357,7 @@ def _measure(lab: BenchLab, console: Console, arguments: argparse.Namespace) -> 
         suites = Suites(lab, Path(folder), arguments.tests)
         suites.run(WORKERS, 0.0)  # provisions
         for kind, wait in KINDS.items():
-            idle.append(ProcessorTime.wait_idle(IDLE, LONGEST_WAIT))
+            idle.append(ProcessorTime.wait_idle(IDLE, arguments.patience))
             pairs = list(
                 alternate(
                     arguments.suites,
@@ -377,6 +379,7 @@ def main() -> int:
     parser.add_argument("--rival-rounds", type=int, default=5, help="by hand, and of a second stage (default 5)")
     parser.add_argument("--suites", type=int, default=5, help="runs of each suite (default 5)")
     parser.add_argument("--tests", type=int, default=100, help="in a suite (default 100)")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for idle cores (default 60)")
     add_outputs(parser)
     arguments = parser.parse_args()
     if min(arguments.rounds, arguments.rival_rounds, arguments.suites, arguments.tests) < 1:

@@ -237,6 +237,10 @@ class StageLock:
 
     def holder(self) -> str:
         """Who holds locks of this stage, as far as can be told."""
+        return "; ".join(self.holders()) or "a process that has just begun"
+
+    def holders(self) -> list[str]:
+        """Each process that holds locks of this stage, as far as can be told."""
         found = []
         for card in sorted(self.folder.glob("*.holder")):
             try:
@@ -248,7 +252,7 @@ class StageLock:
                 found.append(f"process {entry['pid']} ({entry['doing']}) since {since}")
             except (OSError, ValueError, KeyError):
                 continue
-        return "; ".join(found) or "a process that has just begun"
+        return found
 
     @contextlib.contextmanager
     def changing(self, names: Iterable[str]) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.text import age_text, bytes_text
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,12 @@ from pytest_stagegbo.text import bytes_text
 )
 def test_a_size_has_a_binary_unit_and_no_exponent(size: int, text: str) -> None:
     assert bytes_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (0, "0 s"), (119.9, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172799, "47 h"),
+     (172800, "2 days"), (10**7, "115 days")],
+)  # fmt: skip
+def test_an_age_has_the_largest_unit_that_says_enough(seconds: float, text: str) -> None:
+    assert age_text(seconds) == text

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import time
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
-from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.text import age_text, bytes_text
 
 if TYPE_CHECKING:
     import argparse
 
     from pytest_stagegbo.engine.status import ContainerStatus
+    from pytest_stagegbo.slots.census import SlotStatus
 
 __all__ = ["register"]
 
@@ -35,16 +38,25 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    status = open_context(arguments).engine().status()
+    from pytest_stagegbo.slots.census import census
+
+    context = open_context(arguments)
+    status = context.engine().status()
+    fleet = context.fleet()
+    slots, moved = census(fleet), fleet.moved()
     if arguments.json:
         exposed = [{**dataclasses.asdict(each), "state": each.state} for each in status.exposed]
-        print_json({**dataclasses.asdict(status), "exposed": exposed, "ready": status.ready})
+        more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": moved}
+        print_json({**dataclasses.asdict(status), "ready": status.ready, **more})
     else:
         from pytest_stagegbo.cli.console import print_loudly, print_table
 
         title = f"{status.project} on {status.network}, {status.server}"
-        columns = ("container", "state", "address", "answers", "disk of its own", "limit", "copied")
-        print_table(columns, [_row(container) for container in status.containers], title=title)
+        columns = ("container", "state", "address", "answers", "disk of its own", "limit", "copied", "production since")
+        rows = [(*_row(container), moved.get(container.name, "")) for container in status.containers]
+        print_table(columns, rows, title=title)
+        if len(slots) > 1:
+            print_table(("slot", "project", "on", "state", "copied", "used by"), [_slot_row(slot) for slot in slots])
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1
@@ -52,9 +64,22 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _row(container: ContainerStatus) -> tuple[str, ...]:
     used = "-" if container.disk_used is None else bytes_text(container.disk_used)
-    copied = container.created_at[:19].replace("T", " ")
+    copied = _copied(container.created_at)
     answers = "\n".join(answer if len(answer) < 60 else answer[:57] + "..." for answer in container.answers)
     return (container.name, container.state, container.address, answers, used, container.disk_limit, copied)
+
+
+def _slot_row(slot: SlotStatus) -> tuple[str, ...]:
+    name = "golden copy" if slot.number < 0 else str(slot.number)
+    state = slot.state + (", clean" if slot.clean else "")
+    return (name, slot.project, slot.network, state, _copied(slot.copied), slot.used_by or "nobody")
+
+
+def _copied(created_at: str) -> str:
+    if not created_at:
+        return "-"
+    made = datetime.fromisoformat(created_at[:19]).replace(tzinfo=timezone.utc)  # the daemon writes UTC
+    return f"{made:%Y-%m-%d %H:%M:%S}, {age_text(time.time() - made.timestamp())} ago"
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
     from pytest_stagegbo.engine.steps import Step
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
@@ -183,6 +185,14 @@ class Fleet:
                     self.settings, project=name, network=dataclasses.replace(self.settings.network, name=bridge)
                 )
         return dict(sorted(found.items()))
+
+    def clones(self, project: str) -> Mapping[str, Instance]:
+        """The instances of a member's project, by name; none where there is no such project."""
+        return self._reader.instances(project)
+
+    def lock(self, member: Settings) -> StageLock:
+        """The locks of a member."""
+        return self._member(member).lock()
 
     def plan_destroy(self) -> dict[int, Sequence[Step]]:
         """By slot, what `destroy` would remove; slots with nothing to remove are left out."""

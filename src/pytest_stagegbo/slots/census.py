@@ -1,0 +1,66 @@
+"""What there is of a stage's slots and golden copy, who has them, and how old they are. Reads; never writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.engine import marks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.slots.fleet import Fleet
+
+__all__ = ["SlotStatus", "census", "slot_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot, or the golden copy."""
+
+    number: int
+    """-1: the golden copy."""
+    project: str
+    network: str
+    state: str
+    """`running`, `stopped`, `partly running`, `unfinished` or `empty`."""
+    copied: str
+    """When the oldest of its clones was made, ISO 8601; empty: there is none."""
+    clean: bool
+    """Whether it is known to be clean: proven, and nobody has used it since."""
+    used_by: str
+    """Processes that hold locks of it; empty: nobody has it."""
+
+
+def census(fleet: Fleet) -> tuple[SlotStatus, ...]:
+    """Every slot that something is there of, by number, the golden copy first."""
+    found = []
+    for number, settings in fleet.members().items():
+        clones = fleet.clones(settings.project)
+        lock = fleet.lock(settings)
+        used_by = "; ".join(lock.holders())
+        network = settings.network.name
+        found.append(slot_status(number, settings.project, network, clones, bool(lock.clean_note()), used_by))
+    return tuple(found)
+
+
+def slot_status(
+    number: int, project: str, network: str, clones: Mapping[str, Instance], clean: bool, used_by: str
+) -> SlotStatus:
+    """Of its clones. Pure."""
+    states = {
+        "unfinished"
+        if clone.config.get(marks.STATE) != marks.PREPARED
+        else "running"
+        if clone.is_running
+        else "stopped"
+        for clone in clones.values()
+        if marks.is_ours(clone.config)
+    }
+    if number < 0 and any(not clone.config.get(marks.GENERATION) for clone in clones.values()):
+        states.add("unfinished")
+    state = "unfinished" if "unfinished" in states else "partly running" if len(states) > 1 else next(iter(states), "")
+    copied = min((clone.created_at for clone in clones.values()), default="")
+    return SlotStatus(number, project, network, state or "empty", copied, clean and state == "running", used_by)
