@@ -442,9 +442,10 @@ class StagePlugin:
     def _aim(self) -> str:
         lab = "--lab " if self._given("lab") else ""
         config = self._given("config")
-        project = self.engine().settings.project
+        project = self.settings.project
         options = f"--config {shlex.quote(str(config))} " if config else ""
-        return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ")
+        slot = f"--slot {self._seat.number} " if self._seat is not None and self._seat.number else ""
+        return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ") + slot
 
     # -- reports
 

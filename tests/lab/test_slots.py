@@ -122,14 +122,12 @@ def test_a_golden_copy_whose_maker_was_killed_is_finished_by_the_next(plug: Plug
     before = clones(plug, f"{PROJECT}-1")
     golden = found.golden.engine
     writer = golden.writer(golden.facts())
-    for state in ("after the copy", "while it boots", "before its mark"):
+    for state in ("after the copy", "while it boots"):
         if state == "after the copy":
             writer.set_instance_config("cache", {marks.STATE: marks.BUILDING, marks.GENERATION: ""})
-        elif state == "while it boots":
-            writer.set_instance_config("cache", {marks.GENERATION: ""})
-            writer.set_state("cache", "start")
         else:
             writer.set_instance_config("cache", {marks.GENERATION: ""})
+            writer.set_state("cache", "start")
         assert not found.golden.is_fit(), state
         provision(plug)
         assert found.golden.is_fit(), state
@@ -178,3 +176,65 @@ def test_destroy_takes_all_slots_and_only_its_own(plug: Plug) -> None:
         wait_until(lambda: list(found.members()) == [0])
     finally:
         connection.request("DELETE", ("projects", foreign))
+
+
+def test_a_dry_run_is_one_object_and_changes_nothing(plug: Plug) -> None:
+    provision(plug)
+    before = [clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)]
+    done = plug.stagegbo("provision", "--slots", "3", "--dry-run", "--json")
+    plans = json.loads(done.stdout)["slots"]
+    assert list(plans) == [PROJECT, f"{PROJECT}-1", f"{PROJECT}-2"]
+    changes = {project: [step["key"] for step in plan["steps"] if step["changes"]] for project, plan in plans.items()}
+    assert changes[PROJECT] == changes[f"{PROJECT}-1"] == []
+    assert {"copy:cache", "start:drive"} <= set(changes[f"{PROJECT}-2"])
+    assert [clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)] == before
+
+
+def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
+    provision(plug)
+    lease = take(fleet(plug), [1], "a test of leases")
+    assert lease is not None
+    status = json.loads(plug.stagegbo("status", "--json").stdout)
+    lease.release()
+    assert [(slot["number"], slot["project"], slot["state"]) for slot in status["slots"]] == [
+        (-1, GOLDEN, "stopped"),
+        (0, PROJECT, "running"),
+        (1, f"{PROJECT}-1", "running"),
+    ]
+    assert "a test of leases" in status["slots"][2]["used_by"]
+    assert status["moved"] == dict.fromkeys(("cache", "drive"), "runs, so it may have written")
+    shown = plug.stagegbo("--slot", "1", "exec", "cache", "--", "hostname", "-I")
+    assert "10.0.6.13" in shown.stdout.split()
+
+
+def test_a_slot_is_isolated_from_the_others_and_from_production(plug: Plug) -> None:
+    """`verify` of slot 1: connections tried from its clones to production, to the host's bridges, and into it."""
+    provision(plug)
+    done = plug.stagegbo("--slot", "1", "verify", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    engine = fleet(plug).engine(1)
+    reached = engine.execute("cache", ["bash", "-c", "timeout 2 bash -c '</dev/tcp/10.0.5.13/6379' 2>&1; echo $?"])
+    assert reached.stdout.splitlines()[-1] != "0"
+    assert engine.execute("cache", ["bash", "-c", "</dev/tcp/10.0.6.14/9100"]).status == 0  # its own drive it reaches
+
+
+@pytest.mark.parametrize("verb", ["copy", "prepare", "start"])
+def test_a_slot_whose_maker_was_killed_is_finished_by_the_next(plug: Plug, verb: str) -> None:
+    provision(plug)
+    engine = fleet(plug).engine(1)
+    writer = engine.writer(engine.facts())
+    if verb == "start":  # killed after the copy was prepared, before it was started
+        writer.set_state("cache", "stop", force=True)
+        writer.set_instance_config("cache", {marks.PROVEN: ""})
+    else:
+        writer.set_state("cache", "stop", force=True)
+        writer.set_instance_config("cache", {marks.STATE: marks.BUILDING})
+        if verb == "copy":
+            writer.delete_file("cache", "/etc/network/interfaces")
+    before = clones(plug, f"{PROJECT}-1")
+    provision(plug)
+    after = clones(plug, f"{PROJECT}-1")
+    assert after["cache"].is_running
+    assert after["cache"].config[marks.PROVEN] == "true"
+    assert (after["cache"].created_at == before["cache"].created_at) is (verb == "start")
+    assert after["drive"].created_at == before["drive"].created_at

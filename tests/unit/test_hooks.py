@@ -67,6 +67,15 @@ class TestFiles:
 
 
 class TestPlan:
+    def test_a_copy_of_a_golden_clone_has_what_they_changed_and_is_not_given_them_again(self, tmp_path: Path) -> None:
+        (tmp_path / "mask.sql").write_text("SELECT 1")
+        settings = with_hooks(tmp_path / "mask.sql")
+        facts = dataclasses.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
+        steps = {step.key: step for step in make_plan(facts, settings).steps}
+        assert "hooks:tables" not in steps
+        assert steps["prepare:tables"].container.hooks == ()  # type: ignore[attr-defined]
+        assert steps["copy:tables"].container.hooks  # type: ignore[attr-defined]  # its fingerprint is of the settings
+
     def test_between_preparing_and_starting(self, tmp_path: Path) -> None:
         (tmp_path / "mask.sql").write_text("SELECT 1")
         settings = with_hooks(tmp_path / "mask.sql")

@@ -310,3 +310,43 @@ class TestFolder:
         mine.folder.touch()
         with pytest.raises(MissingRequirement, match="can't be used"), mine.hold("provision"):
             pass
+
+
+class TestCleanNote:
+    """What says that a stage is clean does not outlast its next use, however that ends."""
+
+    def test_it_is_of_the_stage_that_was_noted(self, lock: Callable[..., StageLock]) -> None:
+        noting = lock()
+        assert noting.clean_note() == ""
+        noting.make_folder()
+        noting.note_clean("these clones")
+        assert lock().clean_note() == "these clones"
+
+    @pytest.mark.parametrize(
+        ("shared", "exclusive", "stays"),
+        [
+            pytest.param([locks.STAGE], [], True, id="a look"),
+            pytest.param([], [".lease"], True, id="a lease"),
+            pytest.param([locks.STAGE, "cache"], [], False, id="use"),
+            pytest.param([locks.STAGE], ["cache"], False, id="a reset"),
+        ],
+    )
+    def test_using_a_container_ends_it(
+        self, lock: Callable[..., StageLock], shared: list[str], exclusive: list[str], stays: bool
+    ) -> None:
+        noting = lock()
+        noting.make_folder()
+        noting.note_clean("these clones")
+        with lock().hold("something", shared=shared, exclusive=exclusive):
+            assert bool(noting.clean_note()) is stays
+
+    def test_who_may_keep_it_does(self, lock: Callable[..., StageLock]) -> None:
+        noting = lock()
+        noting.make_folder()
+        noting.note_clean("these clones")
+        noting.acquire("a look at a clean stage", exclusive=["cache"], keep_note=True)
+        assert noting.clean_note() == "these clones"
+        noting.soil()
+        assert noting.clean_note() == ""
+        noting.soil()
+        noting.release()

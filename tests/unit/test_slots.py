@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import clone, source
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import NoRoom, SettingsError
-from pytest_stagegbo.settings import Settings, SlotSettings
+from pytest_stagegbo.settings import Settings, SlotSettings, load
 from pytest_stagegbo.slots.census import slot_status
 from pytest_stagegbo.slots.fit import Host, fit
 from pytest_stagegbo.slots.layout import golden_settings, number_of, slot_settings
 from pytest_stagegbo.slots.lease import order
 from pytest_stagegbo.slots.moved import moved
 from pytest_stagegbo.slots.pool import identity, to_clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SETTINGS = Settings()
 GIB = 2**30
@@ -191,3 +195,28 @@ def test_the_state_of_a_slot_is_that_of_its_clones(number: int, clones: list[Any
 
 def test_an_identity_is_json() -> None:
     assert json.loads(identity([clone("cache", SETTINGS)]))[0][0] == "cache"
+
+
+class TestSettings:
+    @pytest.mark.parametrize(("text", "count"), [("4", 4), ('"4"', 4), ('"auto"', "auto")])
+    def test_a_count_is_a_number_or_auto(self, tmp_path: Path, text: str, count: object) -> None:
+        (tmp_path / "stagegbo.toml").write_text(f"slots.count = {text}\n")
+        assert load(None, tmp_path, {}).settings.slots.count == count
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("count = 0", "0 is no number of slots from 1 to 64"),
+            ('count = "many"', "'many' is not a whole number, or `auto`"),
+            ('memory = "lots"', "'lots' is not a size"),
+            ('disk = "1gb"', "'1gb' is not a size"),
+            ("cores = -1", "-1 is not a number of cores"),
+            ('network = "ci"', "'ci' lacks {slot}"),
+            ('address = "10.0.4.1"', "'10.0.4.1' is not an IPv4 address with a prefix length"),
+            ('clean = ["cash"]', "'cash' is not a container of the stage"),
+        ],
+    )
+    def test_bad_values_are_errors_that_say_what_is_wrong(self, tmp_path: Path, line: str, said: str) -> None:
+        (tmp_path / "stagegbo.toml").write_text(f"[slots]\n{line}\n")
+        with pytest.raises(SettingsError, match=re.escape(said)):
+            load(None, tmp_path, {})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, load
+from pytest_stagegbo.settings.checks import MOST_SLOTS
 
 if TYPE_CHECKING:
     import argparse
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.progress import Progress
-    from pytest_stagegbo.settings import Loaded
+    from pytest_stagegbo.settings import Loaded, Settings
     from pytest_stagegbo.slots.fleet import Fleet
 
 __all__ = ["Context", "open_context"]
@@ -35,13 +38,19 @@ class Context:
     """What a command works with."""
 
     loaded: Loaded
+    """Of the slot that the command line names."""
     lab: Lab | None
+    stage: Settings
+    """Of slot 0."""
+    slot: int = 0
 
     def engine(self, progress: Progress | None = None) -> StageEngine:
         """Connect. pylxd is imported here, and not before."""
         from pytest_stagegbo.engine.stage import StageEngine
         from pytest_stagegbo.incus.connection import Connection
 
+        if self.slot:
+            return self.fleet(progress).engine(self.slot)
         return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
 
     def fleet(self, progress: Progress | None = None) -> Fleet:
@@ -49,7 +58,7 @@ class Context:
         from pytest_stagegbo.incus.connection import Connection
         from pytest_stagegbo.slots.fleet import Fleet
 
-        return Fleet(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
+        return Fleet(self.stage, Connection(self.stage.incus), progress=progress)
 
 
 def open_context(arguments: argparse.Namespace) -> Context:
@@ -73,7 +82,24 @@ def open_context(arguments: argparse.Namespace) -> Context:
         lab.join_network()
     config = Path(arguments.config) if arguments.config else None
     loaded = load(config, Path.cwd(), os.environ, options=layers)
-    return Context(loaded, lab)
+    slot = _slot(arguments)
+    if not slot:
+        return Context(loaded, lab, loaded.settings)
+    from pytest_stagegbo.slots.layout import slot_settings
+
+    of_slot = dataclasses.replace(loaded, settings=slot_settings(loaded.settings, slot))
+    return Context(of_slot, lab, loaded.settings, slot)
+
+
+def _slot(arguments: argparse.Namespace) -> int:
+    text = getattr(arguments, "slot", None) or "0"
+    if not (text.isdigit() and int(text) < MOST_SLOTS):
+        raise SettingsError(f"--slot: {text!r} is not a number from 0 to {MOST_SLOTS - 1}")
+    if int(text) and arguments.command in {"provision", "destroy"}:
+        raise SettingsError(
+            f"{arguments.command} is for all slots", remedy=f"leave --slot out; {arguments.command} --help"
+        )
+    return int(text)
 
 
 def _lab(arguments: argparse.Namespace) -> Lab | None:
