@@ -6,13 +6,16 @@ import concurrent.futures
 import signal
 import threading
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from fakes import Journal
 
 from pytest_stagegbo.engine.apply import THREADS, apply
 from pytest_stagegbo.engine.steps import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATIENCE = 10.0
 """Seconds after which something that should have happened at once has not."""
@@ -189,6 +192,13 @@ class Watched(Journal):
 
 class TestInterrupt:
     """Ctrl-C reaches the main thread, which waits while the others work."""
+
+    @pytest.fixture(autouse=True)
+    def _heeded(self) -> Iterator[None]:
+        """Shells start what runs in the background with SIGINT ignored."""
+        found = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, found)
 
     def test_what_is_under_way_ends_and_nothing_else_begins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         main_waits, interrupted = threading.Event(), threading.Event()
