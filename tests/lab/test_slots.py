@@ -190,6 +190,16 @@ def test_a_dry_run_is_one_object_and_changes_nothing(plug: Plug) -> None:
     assert [clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)] == before
 
 
+@pytest.mark.parametrize("command", [["reset", "cache"], ["destroy", "--yes"], ["exec", "cache", "--", "true"]])
+def test_a_slot_is_not_taken_for_a_stage_with_the_first_one_s_addresses(plug: Plug, command: list[str]) -> None:
+    provision(plug)
+    done = plug.stagegbo("--project", f"{PROJECT}-1", *command)
+    assert done.returncode == 2, done.stderr
+    assert f"project {PROJECT}-1 is a slot of stage {PROJECT}, or its golden copy" in done.stderr
+    assert f"--project {PROJECT}, and the slot with --slot N" in done.stderr
+    assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}
+
+
 def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
     provision(plug)
     lease = take(fleet(plug), [1], "a test of leases")

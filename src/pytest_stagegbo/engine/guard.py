@@ -6,7 +6,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
+from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Project
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["refuse", "refuse_foreign"]
+__all__ = ["refuse", "refuse_foreign", "refuse_relation"]
 
 
 def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:
@@ -44,6 +45,21 @@ def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings
     refuse_foreign(facts, settings)
     if copying:
         _refuse_full(facts, settings, copying)
+
+
+def refuse_relation(project: Project | None, family: str) -> None:
+    """Raise `SettingsError` when a project is a slot of another stage than is meant: its addresses are others, too.
+
+    Args:
+        family: The stage that a slot or a golden copy is meant of; empty: neither is meant.
+    """
+    found = project.config.get(marks.FAMILY, "") if project is not None and marks.is_ours(project.config) else ""
+    if project is not None and found and found != family:
+        raise SettingsError(
+            f"project {project.name} is a slot of stage {found}, or its golden copy",
+            seen=f"its mark {marks.FAMILY}={found}",
+            remedy=f"name the stage with --project {found}, and the slot with --slot N",
+        )
 
 
 def refuse_foreign(facts: Facts, settings: Settings) -> None:

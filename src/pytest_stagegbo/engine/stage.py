@@ -14,6 +14,7 @@ from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.expose import over
 from pytest_stagegbo.engine.facts import Facts, gather, host_addresses
+from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.secrets import plan_secrets
@@ -112,6 +113,7 @@ class StageEngine:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
         golden = self._origin.project if self._origin is not None else ""
         facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, golden=golden)
+        refuse_relation(facts.projects.get(self.settings.project), self._family)
         self._exposed = facts.exposed
         return facts
 
@@ -284,7 +286,8 @@ class StageEngine:
         )
 
     def plan_destroy(self) -> tuple[Step, ...]:
-        """What `destroy` would remove."""
+        """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
+        refuse_relation(self.reader.projects().get(self.settings.project), self._family)
         return plan_destroy(self.reader, self.settings)
 
     def destroy(self) -> tuple[Timing, ...]:
