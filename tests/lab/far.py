@@ -37,7 +37,7 @@ PATIENCE = 60.0
 """Seconds. What takes longer has got stuck."""
 SETTINGS = """
 project = "{project}"
-network = {{ name = "{network}", address = "10.0.6.1/24" }}
+network = {{ name = "{network}", address = "10.0.36.1/24" }}
 [incus]
 endpoint = "https://{there}:8443"
 client_cert = "{client.cert}"

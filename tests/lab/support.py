@@ -27,6 +27,7 @@ import pytest
 from filelock import FileLock
 from tests.lab import starter
 
+from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.lab import Lab, api
@@ -495,7 +496,7 @@ def flat(document: Any, path: str = "") -> dict[str, Any]:
 def steady(document: Any) -> Any:
     """A document of the API without identities and times."""
     if isinstance(document, dict):
-        unsteady = {"created_at", "last_used_at", "etag", "used_by"}
+        unsteady = {"created_at", "last_used_at", "etag", "used_by", marks.ORIGIN}
         return {
             key: steady(value)
             for key, value in document.items()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
-CACHE, DRIVE = ("10.0.6.13", 6379), ("10.0.6.14", 9100)
+CACHE, DRIVE = ("10.0.36.13", 6379), ("10.0.36.14", 9100)
 TEST = """
 import pytest, socket
 
@@ -112,17 +112,17 @@ def test_without_a_way_the_clones_are_made_and_the_error_says_how_to_get_there(
 ) -> None:
     assert alone.returncode == 6
     assert "this machine has no way there" in alone.stderr
-    assert "sshuttle -r 10.0.9.1 10.0.6.0/24" in alone.stderr
-    assert "-L 10.0.6.13:6379:10.0.6.13:6379" in alone.stderr
+    assert "sshuttle -r 10.0.9.1 10.0.36.0/24" in alone.stderr
+    assert "-L 10.0.36.13:6379:10.0.36.13:6379" in alone.stderr
 
 
 def test_a_route_is_closed_by_the_access_list_and_a_session_of_pytest_says_what_to_do(
     far: Far, alone: subprocess.CompletedProcess[str]
 ) -> None:
     assert alone.returncode
-    far.ip("route", "add", "10.0.6.0/24", "via", "10.0.9.1")
+    far.ip("route", "add", "10.0.36.0/24", "via", "10.0.9.1")
     done = far.run("-p", "no:cacheprovider", "test_far.py", module="pytest", check=False)
-    far.ip("route", "del", "10.0.6.0/24")
+    far.ip("route", "del", "10.0.36.0/24")
     assert done.returncode == 1
     assert "NotReady: " in done.stdout
     assert "this machine has no way there" in done.stdout

@@ -60,4 +60,5 @@ def test_an_instance_that_is_busy() -> None:
     assert dialect.is_busy(
         refused(200, "Failed to create operation: A matching non-reusable operation has now succeeded")
     )
+    assert dialect.is_busy(refused(400, "Instance is running"))
     assert not dialect.is_busy(refused(400, "The instance is already running"))

@@ -129,8 +129,12 @@ def over_quota(error: OperationFailed | ServerRefused) -> bool:
 
 
 def is_busy(error: OperationFailed | ServerRefused) -> bool:
-    """Whether an earlier operation on the same instance has not ended, or has ended while this one waited for it."""
-    return "Instance is busy running" in error.seen or "matching non-reusable operation" in error.seen
+    """Whether an earlier operation on the same instance has not ended, or has ended while this one waited for it.
+
+    One that is being started is Stopped for a moment still: a deletion is refused then since the instance runs.
+    """
+    words = ("Instance is busy running", "matching non-reusable operation", "Instance is running")
+    return any(each in error.seen for each in words)
 
 
 def has_not_ended(error: ServerRefused) -> bool:
