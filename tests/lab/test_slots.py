@@ -190,7 +190,7 @@ def test_a_dry_run_is_one_object_and_changes_nothing(plug: Plug) -> None:
     assert [clones(plug, project) for project in (PROJECT, f"{PROJECT}-1", GOLDEN)] == before
 
 
-@pytest.mark.parametrize("command", [["reset", "cache"], ["destroy", "--yes"], ["exec", "cache", "--", "true"]])
+@pytest.mark.parametrize("command", [["reset", "cache"], ["destroy", "--yes"]])
 def test_a_slot_is_not_taken_for_a_stage_with_the_first_one_s_addresses(plug: Plug, command: list[str]) -> None:
     provision(plug)
     done = plug.stagegbo("--project", f"{PROJECT}-1", *command)
