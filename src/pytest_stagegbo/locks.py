@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -303,7 +304,7 @@ class StageLock:
     def _write(self, doing: str, names: list[str], exclusive: set[str]) -> None:
         entry = {
             "pid": os.getpid(),
-            "born": _born(os.getpid()),
+            "born": _own_birth(os.getpid()),
             "doing": doing,
             "since": time.time(),
             "shared": [name or "stage" for name in names if name not in exclusive],
@@ -311,6 +312,11 @@ class StageLock:
         }
         with contextlib.suppress(OSError):  # it is only for people; the locks themselves are the kernel's
             self._card.write_text(json.dumps(entry))
+
+
+@functools.lru_cache(1)  # this process's, mostly
+def _own_birth(pid: int) -> str:
+    return _born(pid)
 
 
 def _born(pid: int) -> str:

@@ -161,14 +161,15 @@ class StageSession:
         self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
         try:
             # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
-            if not self._lock.unfinished(demand.uses).issubset(resets):
+            unfinished = self._lock.unfinished(demand.uses)
+            if not unfinished.issubset(resets):
                 self._lock.release()
                 resets = tuple(dict.fromkeys((*resets, *sorted(self._lock.unfinished(demand.uses)))))
                 self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
+                unfinished = self._lock.unfinished(demand.uses)
             self.summary.lock_wait(time.monotonic() - began)
             self._held = frozenset(demand.resets)
             self._check_kept()
-            unfinished = self._lock.unfinished(demand.uses)
             resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
             if resets:
                 self._reset(resets)
