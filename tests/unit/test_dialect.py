@@ -61,4 +61,5 @@ def test_an_instance_that_is_busy() -> None:
         refused(200, "Failed to create operation: A matching non-reusable operation has now succeeded")
     )
     assert dialect.is_busy(refused(400, "Instance is running"))
+    assert dialect.is_busy(refused(200, "Instance not found"))
     assert not dialect.is_busy(refused(400, "The instance is already running"))

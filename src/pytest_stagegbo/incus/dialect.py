@@ -131,9 +131,15 @@ def over_quota(error: OperationFailed | ServerRefused) -> bool:
 def is_busy(error: OperationFailed | ServerRefused) -> bool:
     """Whether an earlier operation on the same instance has not ended, or has ended while this one waited for it.
 
-    One that is being started is Stopped for a moment still: a deletion is refused then since the instance runs.
+    One that is being started is Stopped for a moment still: a deletion is refused then since the instance runs. And
+    one that is being deleted is there until it is not: who looks again sees that.
     """
-    words = ("Instance is busy running", "matching non-reusable operation", "Instance is running")
+    words = (
+        "Instance is busy running",
+        "matching non-reusable operation",
+        "Instance is running",
+        "Instance not found",
+    )
     return any(each in error.seen for each in words)
 
 
