@@ -66,7 +66,7 @@ class Bench:
         """An engine of its own; `tables="restore"` sets how a container is reset."""
         containers = dict(self.settings.containers)
         for name, way in ways.items():
-            containers[name] = replace(containers[name], reset=way)  # type: ignore[arg-type]
+            containers[name] = replace(containers[name], reset=way)  # type: ignore[arg-type] # its words, checked by use
         settings = replace(self.settings, containers=MappingProxyType(containers))
         return StageEngine(settings, Connection(settings.incus))
 

@@ -1,0 +1,127 @@
+"""What tests ask for by name: the stage, its containers, connected clients. Each asks the plugin for what it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_stagegbo.plugin import plugin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.stage import Credentials, Service, Stage
+
+
+@pytest.fixture(scope="session")
+def stage_settings(pytestconfig: pytest.Config) -> Settings:
+    """The settings of this run, as options, environment, ini and file give them; in a slot, with its addresses."""
+    return plugin_of(pytestconfig).stage_settings()
+
+
+@pytest.fixture(scope="session")
+def stage_credentials() -> Credentials | None:
+    """Override it to give the stage's credentials yourself; None: they are found the way BotServer finds them."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def _stage(pytestconfig: pytest.Config, stage_credentials: Credentials | None) -> Stage:
+    return plugin_of(pytestconfig).stage(stage_credentials)
+
+
+@pytest.fixture(scope="session")
+def stage_gbo(_stage: Stage) -> Stage:
+    """The whole stage. A test that uses it shares all six containers with other tests."""
+    return _stage
+
+
+@pytest.fixture
+def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Iterator[Stage]:
+    """A whole stage that is clean, and this test's alone. What it leaves is reset behind it, while the next test has
+    another one: with more slots than workers (`--stage-slots`) there is one in stock."""
+    with plugin_of(request.config).fresh(request.node, stage_credentials) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="session")
+def stage_system(_stage: Stage) -> Service:
+    """BotServer and BotUI."""
+    return _stage.system
+
+
+@pytest.fixture(scope="session")
+def stage_tables(_stage: Stage) -> Service:
+    """PostgreSQL."""
+    return _stage.tables
+
+
+@pytest.fixture(scope="session")
+def stage_vault(_stage: Stage) -> Service:
+    """Vault."""
+    return _stage.vault
+
+
+@pytest.fixture(scope="session")
+def stage_cache(_stage: Stage) -> Service:
+    """Valkey."""
+    return _stage.cache
+
+
+@pytest.fixture(scope="session")
+def stage_drive(_stage: Stage) -> Service:
+    """S3."""
+    return _stage.drive
+
+
+@pytest.fixture(scope="session")
+def stage_llm(_stage: Stage) -> Service:
+    """llama.cpp."""
+    return _stage.llm
+
+
+@pytest.fixture
+def stage_psycopg(_stage: Stage, stage_tables: Service) -> Iterator[Any]:
+    """A psycopg connection to the stage's database."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.postgres(_stage) as connection:
+        yield connection
+
+
+@pytest.fixture
+def stage_valkey(_stage: Stage, stage_cache: Service) -> Iterator[Any]:
+    """A valkey client of the stage's cache."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.valkey(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_s3(_stage: Stage, stage_drive: Service) -> Iterator[Any]:
+    """An S3 client of the stage's drive."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.s3(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_hvac(_stage: Stage, stage_vault: Service) -> Iterator[Any]:
+    """A hvac client of the stage's Vault."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.vault(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_openai(_stage: Stage, stage_llm: Service) -> Iterator[Any]:
+    """An OpenAI client of the stage's llm."""
+    from pytest_stagegbo.stage import clients
+
+    with clients.llm(_stage) as client:
+        yield client
