@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.incus.channel import Channel, ChannelBroken
+from pytest_stagegbo.resets.cache import check_saved
 from pytest_stagegbo.resets.listing import Connection, look_script, parse_connections, parse_look, remove_script
 from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
+from pytest_stagegbo.resets.strategy import Doubt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,3 +162,17 @@ def test_the_password_of_valkey(text: str, expected: str) -> None:
 )
 def test_the_keys_of_s3(text: str, expected: tuple[str, str]) -> None:
     assert s3_keys(text) == expected
+
+
+@pytest.mark.parametrize(
+    "said", [{"rdb_last_bgsave_status": "err"}, {"rdb_last_bgsave_status": "ok", "rdb_bgsave_in_progress": "1"}]
+)
+def test_a_valkey_whose_save_failed_or_goes_on_is_doubted(said: dict[str, str]) -> None:
+    """Its file may have been removed under it, and after a failed save it refuses writes."""
+    with pytest.raises(Doubt, match="could not save"):
+        check_saved(said)
+
+
+@pytest.mark.parametrize("said", [{}, {"rdb_last_bgsave_status": "ok", "rdb_bgsave_in_progress": "0"}])
+def test_a_valkey_that_saved_or_never_did_is_not(said: dict[str, str]) -> None:
+    check_saved(said)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.strategy import Place
     from pytest_stagegbo.services.resp import Value
 
-__all__ = ["HotCache"]
+__all__ = ["HotCache", "check_saved"]
 
 SECONDS = 5.0
 """For a whole conversation."""
@@ -97,7 +97,7 @@ class HotCache:
         left = sorted(name for name in said if name.startswith("db") and name[2:].isdigit())
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
             raise Doubt(f"Valkey still has keys in {', '.join(left) or 'another server'}")
-        _check_saved(said)
+        check_saved(said)
         place.mark = (_state(said), entries)
         return True
 
@@ -180,7 +180,7 @@ def _check_server(said: Mapping[str, str], answers: Sequence[Value], note: Mappi
     for name, value in expected.items():
         if said.get(name, value) != value:
             raise Doubt(f"Valkey says {name}:{said[name]}")
-    _check_saved(said)
+    check_saved(said)
     if _digest(*answers) != note["server"]:
         raise Doubt("Valkey's configuration, users or modules were changed")
     calls = _unrepairable(said)
@@ -188,7 +188,7 @@ def _check_server(said: Mapping[str, str], answers: Sequence[Value], note: Mappi
         raise Doubt(f"Valkey was told {', '.join(sorted(set(calls.items()) ^ set(note['calls'].items()))[0][:1])}")
 
 
-def _check_saved(said: Mapping[str, str]) -> None:
+def check_saved(said: Mapping[str, str]) -> None:
     """Raises `Doubt` when the file of a save was, or may have been, taken away under it: Valkey refuses writes then."""
     if said.get("rdb_last_bgsave_status", "ok") != "ok" or said.get("rdb_bgsave_in_progress", "0") != "0":
         raise Doubt("Valkey could not save")
