@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import keys
-from pytest_stagegbo.settings.checks import Problem, check
+from pytest_stagegbo.settings.checks import check
 from pytest_stagegbo.settings.convert import BadValue, convert
 from pytest_stagegbo.settings.keys import KeyPath, dotted
 from pytest_stagegbo.settings.model import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_stagegbo.settings.layers import Layer
+    from pytest_stagegbo.settings.problem import Problem
 
 __all__ = ["Loaded", "build", "resolve"]
 

@@ -1,0 +1,18 @@
+"""What is wrong with a set of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that must be corrected before anything is done."""
+
+    text: str
+    keys: tuple[str, ...]
+    """The dotted keys that take part in it, the one to look at first in front."""
+    part: str = ""
+    """Which part of the first key's value: `[0].port`. Empty: all of it."""
