@@ -253,21 +253,13 @@ class StagePlugin:
 
     def _take(self, item: pytest.Item) -> Pooled:
         """A slot of the pool for a test, its disk watched."""
-        from pytest_stagegbo.session.guard import DiskGuard
-
         self._keep_from_production()
         began = time.monotonic()
         slot = self.pool().take(item.nodeid, others_only=DEMAND in item.stash)
         self.summary().fresh.append(time.monotonic() - began)
         try:
             if slot.number not in self._guards:
-
-                def stop(error: NoRoom) -> None:
-                    item.session.shouldstop = str(error)
-
-                self._guards[slot.number] = DiskGuard(slot.engine, stop)
-                self._guards[slot.number].check()
-                self._guards[slot.number].start()
+                self._guards[slot.number] = _watched(slot.engine, item.session)
         except BaseException:
             self.pool().give_back(slot)
             raise
@@ -323,7 +315,6 @@ class StagePlugin:
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.errors import StageGboError
-        from pytest_stagegbo.session.guard import DiskGuard
         from pytest_stagegbo.session.logsizes import remember
 
         if self._no_stage is not None:
@@ -338,17 +329,11 @@ class StagePlugin:
         if stage_session.failed:
             return
         engine = stage_session.engine
-
-        def stop(error: NoRoom) -> None:
-            session.shouldstop = str(error)
-
-        self._guard = DiskGuard(engine, stop)
         try:
-            self._guard.check()
+            self._guard = _watched(engine, session)
         except StageGboError as error:
             self._no_stage = error
             return
-        self._guard.start()
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
@@ -548,3 +533,16 @@ def plugin_of(config: pytest.Config) -> StagePlugin:
     plugin = config.pluginmanager.get_plugin(PLUGIN_NAME)
     assert isinstance(plugin, StagePlugin)
     return plugin
+
+
+def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:
+    """The guard of a stage's disk, which has looked once and goes on. Raises as `DiskGuard.check` does."""
+    from pytest_stagegbo.session.guard import DiskGuard
+
+    def stop(error: NoRoom) -> None:
+        session.shouldstop = str(error)
+
+    guard = DiskGuard(engine, stop)
+    guard.check()
+    guard.start()
+    return guard
