@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
 PORTS = {"system": 5858, "tables": 5432, "vault": 8200, "cache": 6379, "drive": 9100, "llm": 8081}
 TWINS = {name: f"10.0.2.{10 + number}" for number, name in enumerate(SIX)}
+TLS_NAME = "tables.gbo.example"
+ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
 DIAL = """
 import socket, sys
 try:
@@ -55,6 +57,49 @@ def test_unchanged_configuration_writes_to_the_stage_s_own_database(stage: Stage
         "the stage's BotServer writes",
     )
     assert row == "system|10.0.2.11|10.0.2.10"
+
+
+def test_a_certificate_for_production_s_name_and_address_is_good_in_the_stage(stage: Stage) -> None:
+    """A clone shows it, and another, which knows the name as production does, verifies both and ends at that clone."""
+    folder, address = "mkdir -p /root/tls; cd /root/tls; ", TWINS["tables"]
+    make = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout key.pem -out cert.pem "
+        f"-subj /CN={TLS_NAME} -addext subjectAltName=DNS:{TLS_NAME},IP:{address} 2>/dev/null; "
+    )
+    serve = (
+        "timeout 60 openssl s_server -accept 7443 -key key.pem -cert cert.pem -www >log 2>&1 </dev/null & echo $! >pid"
+    )
+    stage.exec("tables", "sh", "-euc", folder + make + serve)
+    certificate = stage.exec("tables", "cat", "/root/tls/cert.pem")
+    stage.exec("system", "sh", "-euc", f'{folder} printf %s "$1" >cert.pem; cp /etc/hosts hosts', "sh", certificate)
+    stage.exec("system", "sh", "-euc", f"echo '{address} {TLS_NAME}' >>/etc/hosts")
+    connect = (
+        f"openssl s_client -connect {TLS_NAME}:7443 -CAfile /root/tls/cert.pem -verify_return_error "
+        f"-verify_hostname {TLS_NAME} -brief </dev/null 2>&1"
+    )
+    try:
+        until(lambda: "Verification: OK" in stage.exec("system", "sh", "-c", connect, check=False), "TLS is answered")
+        by_address = connect.replace(f"-verify_hostname {TLS_NAME}", f"-verify_ip {address}")
+        assert "Verification: OK" in stage.exec("system", "sh", "-c", by_address, check=False)
+        other = connect.replace(f"-verify_hostname {TLS_NAME}", "-verify_hostname other.example")
+        assert "hostname mismatch" in stage.exec("system", "sh", "-c", other, check=False)
+    finally:
+        stage.exec("system", "sh", "-c", "cat /root/tls/hosts >/etc/hosts; rm -r /root/tls")
+        stage.exec("tables", "sh", "-c", "kill $(cat /root/tls/pid); rm -r /root/tls")
+
+
+def test_twins_can_be_turned_off_and_production_stays_out_of_reach(ground: Ground) -> None:
+    stage = ground.stage("STAGE-ALONE", "stagealone0", 33, ONLY_CACHE)
+    off = {"STAGEGBO_NETWORK__TWINS": "false"}
+    try:
+        stage.run("provision", env=off)
+        assert "twin0" not in stage.exec("cache", "ip", "-o", "link")
+        assert "10.0.2." not in stage.exec("cache", "ip", "-o", "address")
+        done = stage.run("verify", "--check", "reach.production", "--json", env=off)
+        (line,) = json.loads(done.stdout)["findings"]
+        assert line["state"] == "green"
+    finally:
+        stage.destroy()
 
 
 @pytest.mark.parametrize("name", SIX)

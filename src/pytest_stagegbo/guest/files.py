@@ -101,6 +101,8 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
     ]
     if network.twins:
         lines.append(f"    up {TWINS}")
+    else:  # the host would answer at its own address there: Incus lets port 53 through to it from every bridge
+        lines.append(f"    up ip route replace unreachable {network.production}")
     return "\n".join(lines) + "\n"
 
 
