@@ -213,9 +213,13 @@ class StagePlugin:
             from pytest_stagegbo.slots.pool import Pool
 
             session = self.session()
-            engines = self._seat.engines() if self._seat is not None else {0: session.engine}
-            own = self._seat.number if self._seat is not None and self._seat.lease is not None else None
-            self._pool = Pool(engines, own, self._ensure, self.settings.timeouts.lock)
+            engines, own, places = {0: session.engine}, None, frozenset[int]()
+            if self._seat is not None:
+                engines = self._seat.engines()
+                if self._seat.lease is not None:
+                    own = self._seat.number
+                    places = frozenset(range(self._place()[1])) - {own}
+            self._pool = Pool(engines, own, self._ensure, self.settings.timeouts.lock, places)
         return self._pool
 
     def _ensure(self, engine: StageEngine) -> None:

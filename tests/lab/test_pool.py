@@ -34,6 +34,18 @@ FRESH = """
 """
 
 
+MEET = """
+    import time
+    from pathlib import Path
+    def test_meet_{worker}(stage_fresh):
+        Path("met-{worker}").touch()
+        deadline = time.monotonic() + 60
+        while len(list(Path().glob("met-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        note(stage_fresh.project)
+"""
+
+
 def clean_notes(plug: Plug) -> list[str]:
     """The slots that are noted as clean."""
     fleet = Fleet(plug.engine.settings, Connection(plug.engine.settings.incus))
@@ -45,9 +57,15 @@ def test_each_test_gets_a_clean_stage_of_its_own(plug: Plug) -> None:
     plug.write(test_fresh=FRESH.format(count=8))
     result = plug.run("-n", "2", "--stage-slots=2", "test_fresh.py")
     result.assert_outcomes(passed=8)
-    assert set(plug.notes) == {PROJECT, f"{PROJECT}-1"}
+    assert len(plug.notes) == 8
     result.stdout.fnmatch_lines("fresh stages: 8 times, *")
     assert clean_notes(plug) == [PROJECT, f"{PROJECT}-1"]  # the end waited for the resets
+
+
+def test_two_at_once_have_different_ones(plug: Plug) -> None:
+    plug.write(test_one=MEET.format(worker="one"), test_other=MEET.format(worker="other"))
+    plug.run("-n", "2", "--dist=loadfile", "--stage-slots=2", "test_one.py", "test_other.py").assert_outcomes(passed=2)
+    assert sorted(plug.notes) == [PROJECT, f"{PROJECT}-1"]
 
 
 def test_a_fresh_stage_is_another_than_the_one_that_a_process_shares(plug: Plug) -> None:

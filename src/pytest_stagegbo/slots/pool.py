@@ -21,7 +21,7 @@ from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.slots.lease import LEASE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import Instance
@@ -65,6 +65,8 @@ class Pool:
         own: The slot that this process has leased for the session; None: none.
         ensure: Provisions a slot; raises `StageGboError`.
         timeout: Seconds to wait for a clean slot.
+        places: Slots that other workers of the run have, or will have in a moment. One of them is taken when there is
+            no other: a worker that finds its place taken would share a slot from then on.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Pool:
         own: int | None,
         ensure: Callable[[StageEngine], None],
         timeout: float,
+        places: Collection[int] = (),
     ) -> None:
         self._slots = [
             Pooled(number, engine, None if number == own else engine.lock(0), engine.lock(0))
@@ -80,6 +83,7 @@ class Pool:
         ]
         self._ensure = ensure
         self._timeout = timeout
+        self._places = frozenset(places)
         self._threads: ThreadPoolExecutor | None = None
         self._behind: set[Future[None]] = set()
         self.cold = 0
@@ -92,7 +96,8 @@ class Pool:
             others_only: Leave the slot alone that this process's other tests share.
         """
         for slot in self._slots[1:] if others_only else self._slots:
-            self._later(self._make_ready, slot)
+            if slot.number not in self._places:
+                self._later(self._make_ready, slot)
 
     def take(self, test: str, *, others_only: bool = False) -> Pooled:
         """A clean slot that nobody else has. `give_back` it.
@@ -113,14 +118,15 @@ class Pool:
             )
         deadline = time.monotonic() + self._timeout
         while True:
-            for slot in slots:
+            usable = [slot for slot in slots if slot.failure is None]
+            usable = [slot for slot in usable if slot.number not in self._places] or usable
+            for slot in usable:
                 if self._obtain(slot, test, noted_only=True):
                     return slot
             busy = {each for each in self._behind if not each.done()}
             if busy:
                 wait(busy, timeout=PAUSE)
             else:
-                usable = [slot for slot in slots if slot.failure is None]
                 if not usable:
                     assert slots[0].failure is not None
                     raise slots[0].failure
