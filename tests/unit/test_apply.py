@@ -5,13 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from fakes import Journal
 
-from pytest_stagegbo.engine.apply import THREADS, apply
+from pytest_stagegbo.engine.apply import AT_ONCE, apply
 from pytest_stagegbo.engine.steps import Step
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ PATIENCE = 10.0
 @dataclass(frozen=True, kw_only=True)
 class Do(Step):
     verb: ClassVar[str] = "do"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look(Step):
+    verb: ClassVar[str] = "look"
+    changes: ClassVar[bool] = False
 
 
 def step(subject: str, *after: str) -> Do:
@@ -74,8 +81,8 @@ class TestOrder:
 
 class TestParallelism:
     def test_independent_steps_run_at_once(self) -> None:
-        everybody = threading.Barrier(THREADS, timeout=PATIENCE)
-        apply([step(str(number)) for number in range(THREADS)], lambda _: void(everybody.wait()), Journal())
+        everybody = threading.Barrier(AT_ONCE, timeout=PATIENCE)
+        apply([step(str(number)) for number in range(AT_ONCE)], lambda _: void(everybody.wait()), Journal())
 
     def test_a_step_begins_as_soon_as_its_own_are_done(self) -> None:
         """`next` needs `quick` only, and `slow` ends only once `next` has begun."""
@@ -89,10 +96,34 @@ class TestParallelism:
 
         apply([step("slow"), step("quick"), step("next", "quick")], do, Journal())
 
-    def test_more_steps_than_threads_are_all_done(self) -> None:
+    def test_steps_that_only_look_do_not_keep_others_from_beginning(self) -> None:
+        reached = threading.Event()
+
+        def do(step: Step) -> None:
+            if isinstance(step, Look):
+                assert reached.wait(PATIENCE)
+            else:
+                reached.set()
+
+        apply([*(Look(subject=str(number)) for number in range(2 * AT_ONCE)), step("change")], do, Journal())
+
+    def test_no_more_than_a_few_change_something_at_once(self) -> None:
+        inside: set[str] = set()
+        most: list[int] = []
+
+        def do(step: Step) -> None:
+            inside.add(step.subject)
+            most.append(len(inside))
+            time.sleep(0.02)  # long enough for as many as may to begin
+            inside.remove(step.subject)
+
+        apply([step(str(number)) for number in range(3 * AT_ONCE)], do, Journal())
+        assert max(most) == AT_ONCE
+
+    def test_more_steps_than_may_run_at_once_are_all_done(self) -> None:
         doer = Doer()
-        apply([step(str(number)) for number in range(5 * THREADS)], doer, Journal())
-        assert sorted(doer.begun, key=int) == [str(number) for number in range(5 * THREADS)]
+        apply([step(str(number)) for number in range(5 * AT_ONCE)], doer, Journal())
+        assert sorted(doer.begun, key=int) == [str(number) for number in range(5 * AT_ONCE)]
 
 
 def void(_: object) -> None: ...
@@ -139,10 +170,10 @@ class TestFailure:
             apply([step("broken"), step("slow")], do, journal)
         assert journal.ended["do:slow"] is None
 
-    def test_steps_beyond_the_number_of_threads_are_not_begun_after_a_failure(self) -> None:
-        """All threads are busy when the first step fails, and none takes up one of those that wait for a thread."""
+    def test_steps_beyond_those_that_may_run_at_once_are_not_begun_after_a_failure(self) -> None:
+        """As many run as may when the first one fails, and none of those that wait for their turn is begun."""
         journal = Watched("do:0")
-        everybody = threading.Barrier(THREADS, timeout=PATIENCE)
+        everybody = threading.Barrier(AT_ONCE, timeout=PATIENCE)
         begun: list[str] = []
 
         def do(step: Step) -> None:
@@ -153,8 +184,8 @@ class TestFailure:
             assert journal.over.wait(PATIENCE)
 
         with pytest.raises(ValueError):
-            apply([step(str(number)) for number in range(2 * THREADS)], do, journal)
-        assert sorted(begun, key=int) == [str(number) for number in range(THREADS)]
+            apply([step(str(number)) for number in range(2 * AT_ONCE)], do, journal)
+        assert sorted(begun, key=int) == [str(number) for number in range(AT_ONCE)]
 
     def test_further_failures_are_noted(self) -> None:
         both = threading.Barrier(2, timeout=PATIENCE)
@@ -225,7 +256,7 @@ class TestInterrupt:
                         break
             assert interrupted.wait(PATIENCE)
 
-        busy = [str(number) for number in range(THREADS)]
+        busy = [str(number) for number in range(AT_ONCE)]
         with pytest.raises(KeyboardInterrupt):
             apply([*map(step, busy), step("next", "0"), step("other")], do, journal)
         assert sorted(begun, key=int) == busy

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from pytest_stagegbo.guest import STAMP, GuestFile, guest_files, machine_id
-from pytest_stagegbo.guest.files import FOLDER, SCRIPT, TWINS, UNIT
+from pytest_stagegbo.guest.files import FOLDER, RELEASE, SCRIPT, TWINS, UNIT
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
 SETTINGS = Settings()
 SYSTEM, TABLES = SETTINGS.containers["system"], SETTINGS.containers["tables"]
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 TARGET = "/etc/systemd/system/default.target"
+HOLD_PATH = "/etc/systemd/system/stagegbo-services.path"
+HOLD_TARGET = "/etc/systemd/system/stagegbo-services.target"
 DROP_IN = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
 
 
@@ -42,6 +44,21 @@ class TestFiles:
 
     def test_a_clone_that_boots_in_full_keeps_its_target(self) -> None:
         assert list(placed(replace(TABLES, boot="full"))) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, DROP_IN]
+
+    def test_one_that_needs_others_has_its_services_wait_for_a_file(self) -> None:
+        assert list(placed(SYSTEM)) == [*placed(), HOLD_PATH, HOLD_TARGET]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({"needs": ()}, id="needs-nothing"),
+            pytest.param({"hooks": ("mask.sh",)}, id="hooks-may-want-the-services"),
+        ],
+    )
+    def test_one_that_waits_for_nothing_starts_its_services_as_it_boots(self, changes: dict[str, tuple[str]]) -> None:
+        container = replace(SYSTEM, **changes)  # type: ignore[arg-type]
+        assert HOLD_PATH not in placed(container)
+        assert "Wants=networking.service botserver.service botui.service" in lines(TARGET, container)
 
     def test_the_target_is_replaced_and_not_written_through(self) -> None:
         """It is a link to a target of systemd's package."""
@@ -169,17 +186,30 @@ class TestUnits:
         )
 
     def test_the_stages_target_starts_the_network_and_the_units_only(self) -> None:
-        assert [line for line in lines(TARGET, SYSTEM) if line.startswith("Wants=")] == [
-            "Wants=networking.service botserver.service botui.service"
+        assert [line for line in lines(TARGET) if line.startswith("Wants=")] == [
+            "Wants=networking.service postgresql.service"
         ]
+
+    def test_services_that_wait_are_started_by_the_file_and_by_nothing_else(self) -> None:
+        assert [line for line in lines(TARGET, SYSTEM) if line.startswith("Wants=")] == [
+            "Wants=networking.service stagegbo-services.path"
+        ]
+        assert {f"PathExists={RELEASE}", "Unit=stagegbo-services.target"} <= set(lines(HOLD_PATH, SYSTEM))
+        assert "Wants=botserver.service botui.service" in lines(HOLD_TARGET, SYSTEM)
 
     def test_in_a_full_boot_every_service_waits_for_the_unit(self) -> None:
         assert {f"Requires={UNIT}", f"After={UNIT}"} <= set(lines(DROP_IN, replace(TABLES, boot="full")))
 
     @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
-    @pytest.mark.parametrize("boot", ["units", "full"])
-    def test_systemd_finds_nothing_to_complain_about(self, tmp_path: Path, boot: str) -> None:
-        container = replace(TABLES, boot=boot)  # type: ignore[arg-type]
+    @pytest.mark.parametrize(
+        "container",
+        [
+            pytest.param(TABLES, id="units"),
+            pytest.param(replace(TABLES, boot="full"), id="full"),
+            pytest.param(SYSTEM, id="waits"),
+        ],
+    )
+    def test_systemd_finds_nothing_to_complain_about(self, tmp_path: Path, container: ContainerSettings) -> None:
         for file in guest_files(container, SETTINGS):
             path = tmp_path / file.path.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,9 +219,10 @@ class TestUnits:
         package.mkdir(parents=True)
         for name in ("sysinit", "shutdown", "local-fs", "network-pre", "umount", "rescue"):
             (package / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
-        for name in ("rescue", "networking", "postgresql", "systemd-networkd"):
+        for name in ("rescue", "networking", "postgresql", "botserver", "botui", "systemd-networkd"):
             (package / f"{name}.service").write_text(f"[Service]\nExecStart={SCRIPT}\n")
-        units = ["default.target", UNIT] if boot == "units" else ["sysinit.target", UNIT]
+        units = ["sysinit.target" if container.boot == "full" else "default.target", UNIT]
+        units += [Path(path).name for path in (HOLD_PATH, HOLD_TARGET) if path in placed(container)]
         command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *units]
         found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if "--root" in found.stderr and "not supported" in found.stderr:

@@ -16,11 +16,13 @@ from pytest_stagegbo.engine.allowlist import clone_config, unsafe
 from pytest_stagegbo.engine.facts import Facts, Room
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
+from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 SETTINGS = Settings()
 NAMES = tuple(SETTINGS.containers)
@@ -52,6 +54,7 @@ class World:
     def __init__(self, facts: Facts, settings: Settings) -> None:
         self.facts = facts
         self.settings = settings
+        self.answering: set[str] = set()
 
     def run(self, plan: Plan, order: random.Random) -> None:
         """Do every step of the plan, in an order that its `after` permits."""
@@ -113,13 +116,19 @@ class World:
                 found = facts.clones[step.subject]
                 assert found.config[marks.STATE] == marks.PREPARED, "only a prepared clone is ever started"
                 assert not found.is_running
-                for needed in settings.containers[step.subject].needs:
-                    assert facts.clones[needed].is_running, f"{step.subject} needs {needed}"
+                if not holds_services(settings.containers[step.subject]):
+                    self.check_needs(step.subject)
                 self.put(replace(found, status="Running"))
             case steps.AwaitClone():
                 assert facts.clones[step.subject].is_running
+                self.check_needs(step.subject)
+                self.answering.add(step.subject)
             case _:
                 raise AssertionError(f"unexpected {step}")
+
+    def check_needs(self, name: str) -> None:
+        needed = set(self.settings.containers[name].needs)
+        assert needed <= self.answering, f"the services of {name} need {needed - self.answering}"
 
     def copy(self, step: steps.CopyClone) -> None:
         facts, settings = self.facts, self.settings
@@ -305,7 +314,7 @@ class TestSteps:
         ]
 
     def test_a_finished_stage_is_only_looked_at(self) -> None:
-        assert keys(make_plan(finished(SETTINGS), SETTINGS).steps) == [f"await:{name}" for name in NAMES]
+        assert keys(make_plan(finished(SETTINGS), SETTINGS).steps) == [f"await:{name}" for name in reversed(NAMES)]
 
     @pytest.mark.parametrize(
         ("found", "reason"),
@@ -422,9 +431,27 @@ class TestOrder:
         facts = replace(facts, acl={**shape.acl(SETTINGS), "name": "x", "ingress": []})
         assert "access-list:stagebr0-isolation" in self.after("start:tables", facts)
 
-    def test_a_container_starts_after_those_that_it_needs_have_answered(self) -> None:
-        needed = {f"await:{name}" for name in ("tables", "vault", "cache", "drive")}
-        assert needed <= self.after("start:system", bare_host(SETTINGS))
+    NEEDED = frozenset(f"await:{name}" for name in ("tables", "vault", "cache", "drive", "llm"))
+
+    def test_the_services_of_a_new_clone_wait_for_those_that_they_need_while_it_boots(self) -> None:
+        assert self.after("await:system", bare_host(SETTINGS)) >= self.NEEDED
+        assert not self.after("start:system", bare_host(SETTINGS)) & self.NEEDED
+
+    @pytest.mark.parametrize(
+        "change",
+        [pytest.param({"boot": "full"}, id="full-boot"), pytest.param({"hooks": ("{hook}",)}, id="hooks")],
+    )
+    def test_where_services_cannot_wait_the_container_does(self, change: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "hook").write_text("true")
+        if "hooks" in change:
+            change = {"hooks": (str(tmp_path / "hook"),)}
+        settings = with_container(SETTINGS, "system", **change)
+        assert self.after("start:system", bare_host(settings), settings) >= self.NEEDED
+
+    def test_a_container_that_was_stopped_starts_after_those_that_it_needs(self) -> None:
+        """Its services may start as it boots: they did before."""
+        stopped = {name: clone(name, SETTINGS, status="Stopped") for name in NAMES}
+        assert self.after("start:system", finished(SETTINGS, clones=stopped)) >= self.NEEDED
 
     def test_containers_without_needs_do_not_wait_for_each_other(self) -> None:
         found = self.after("await:tables", bare_host(SETTINGS))

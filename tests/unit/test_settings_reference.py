@@ -37,7 +37,7 @@ def test_every_row_says_what_it_is_for() -> None:
                 "STAGEGBO_CONTAINERS__<NAME>__NEEDS",
                 "a list of text",
                 "[]",
-                "Containers whose services must answer before this one is started.",
+                "Containers whose services must answer before this one's are started.",
             ),
             id="container",
         ),

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Timing", "apply"]
 
-THREADS = 8
-"""At once. The daemon and the disk are what is waited for, so more than cores; more than containers is no use."""
+AT_ONCE = 5
+"""Steps that change something. More don't end sooner, and what a clone's services do while it boots begins later. Steps
+that only wait for a service are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Timing:
 
 
 def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress) -> tuple[Timing, ...]:
-    """Do every step once those in its `after` are done. After a failure no further step is begun.
+    """Do every step once those in its `after` are done, the first of the plan first. After a failure no further step is
+    begun.
 
     Raises:
         Exception: the first step's error, once what was under way has ended; other failures are noted.
@@ -51,13 +53,15 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
             do(step)
         return Timing(step.key, step.text, began, time.monotonic() - origin)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="stagegbo") as pool:
+    with ThreadPoolExecutor(len(steps) or 1, thread_name_prefix="stagegbo") as pool:  # as many as are needed at once
         while True:
             if not failures:
-                ready = [step for step in waiting if step.after & keys <= done]
-                for step in ready[: THREADS - len(running)]:  # one that queues in the pool could not be held back
-                    waiting.remove(step)
-                    running[pool.submit(run, step)] = step
+                free = AT_ONCE - sum(step.changes for step in running.values())
+                for step in [step for step in waiting if step.after & keys <= done]:
+                    if not step.changes or free > 0:
+                        free -= step.changes
+                        waiting.remove(step)
+                        running[pool.submit(run, step)] = step
             if not running:
                 break
             finished, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -13,7 +13,7 @@ from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.expose import access_list
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import FOLDER, STAMP, guest_files, machine_id
+from pytest_stagegbo.guest import FOLDER, RELEASE, STAMP, guest_files, holds_services, machine_id
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
@@ -235,6 +235,8 @@ class Performer:
         files = [machine_id(), *guest_files(step.container, self._settings)]
         if self._facts.golden:  # booted before: without its stamp, the clone's own first boot clears and reports
             self.writer.delete_file(name, STAMP)
+            if holds_services(step.container):
+                self.writer.delete_file(name, RELEASE)
             files = [file for file in files if not file.same_everywhere]
         self._place_files(name, files)
         if not step.container.hooks:  # they come before that
@@ -276,6 +278,8 @@ class Performer:
         patiently(start, self._settings.timeouts.operation)
 
     def await_clone(self, step: steps.AwaitClone) -> None:
+        if step.prove and holds_services(step.container):  # what it needs answers now
+            self.writer.put_file(step.subject, RELEASE, b"\n", mode=0o644)
         self.readiness[step.subject] = await_clone(
             self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
         )

@@ -26,6 +26,7 @@ from pytest_stagegbo.engine.steps import (
     StartClone,
     Step,
 )
+from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.text import bytes_text
 
@@ -70,8 +71,9 @@ def make_plan(
     refuse(facts, settings, copying)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
     founded = frozenset(step.key for step in steps)
-    clone_steps = [_clone_steps(facts, settings, c, anew, founded) for c in settings.containers.values()]
-    steps.extend(step for group in clone_steps for step in group)
+    # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
+    for container in reversed(list(settings.containers.values())):
+        steps.extend(_clone_steps(facts, settings, container, anew, founded))
     vault = marks.vault_container(settings)
     secrets = plan_secrets(facts, settings, anew=vault in copying)
     if secrets is not None:
@@ -122,6 +124,7 @@ def _clone_steps(
     vault = marks.vault_container(settings)
     if vault is not None and container != vault and marks.reads_vault(container, settings):
         needed |= {f"secrets:{vault.name}"}
+    before_start = needed
     reason = _stale(facts, settings, container, anew)
     steps: list[Step] = []
     if reason is not None:
@@ -146,6 +149,8 @@ def _clone_steps(
             after = frozenset({f"prepare:{name}"})
             steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
         started = prove = True
+        if holds_services(container):
+            before_start = frozenset()
     else:
         assert clone is not None  # else it were stale
         wanted = root_disk(clone.pool, _limit(container, settings))
@@ -154,7 +159,7 @@ def _clone_steps(
         started = not clone.is_running
         prove = clone.config.get(marks.PROVEN) != "true"
     if started:
-        after = founded | needed | {f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
+        after = founded | before_start | {f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
         steps.append(StartClone(subject=name, after=after))
     steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps

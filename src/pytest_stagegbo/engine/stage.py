@@ -124,7 +124,15 @@ class StageEngine:
     def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         return make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
 
-    def provision(self, *, recreate: bool = False, renew: Collection[str] = (), held: bool = False) -> Provisioned:
+    def provision(
+        self,
+        *,
+        recreate: bool = False,
+        renew: Collection[str] = (),
+        held: bool = False,
+        missing: bool = False,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> Provisioned:
         """Make the stage what the settings say, whatever is there, and wait until it answers.
 
         A stage that needs no change is only looked at, while others go on using it.
@@ -133,21 +141,30 @@ class StageEngine:
             recreate: Replace every clone.
             renew: Names of clones to replace.
             held: The caller has the stage to itself already.
+            missing: The caller saw no stage, so whether it is as it should be need not be looked at first.
+            turn: Held while something is changed, for callers that provision many.
 
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
         with self._origin.held() if self._origin is not None else nullcontext():
-            return self._provision(recreate, renew, held)
+            return self._provision(recreate, renew, held, missing, turn or nullcontext())
 
-    def _provision(self, recreate: bool, renew: Collection[str], held: bool) -> Provisioned:
+    def _provision(
+        self,
+        recreate: bool,
+        renew: Collection[str],
+        held: bool,
+        missing: bool,
+        turn: AbstractContextManager[object],
+    ) -> Provisioned:
         began = time.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
         self._replacements = read_replacements(self.settings, self._environ)
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
-        if not (recreate or renew or held or lock.unfinished(self.settings.containers)):
+        if not (missing or recreate or renew or held or lock.unfinished(self.settings.containers)):
             with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
                 if over(facts.exposed):
@@ -156,7 +173,7 @@ class StageEngine:
                 plan = self._plan(facts)
                 if not plan.changes:
                     return self._carry_out(facts, plan, keys, began)
-        with nullcontext() if held else lock.hold("provision", self._waiting):
+        with nullcontext() if held else lock.hold("provision", self._waiting), turn:
             facts = self.facts()
             if self._close(facts, over(facts.exposed)):
                 facts = self.facts()

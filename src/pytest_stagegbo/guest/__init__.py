@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.guest.files import FOLDER, STAMP, GuestFile, guest_files, machine_id
+from pytest_stagegbo.guest.files import FOLDER, RELEASE, STAMP, GuestFile, guest_files, holds_services, machine_id
 
-__all__ = ["FOLDER", "STAMP", "GuestFile", "guest_files", "machine_id"]
+__all__ = ["FOLDER", "RELEASE", "STAMP", "GuestFile", "guest_files", "holds_services", "machine_id"]

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
-__all__ = ["FOLDER", "STAMP", "GuestFile", "guest_files", "machine_id"]
+__all__ = ["FOLDER", "RELEASE", "STAMP", "GuestFile", "guest_files", "holds_services", "machine_id"]
 
 FOLDER = "/var/lib/stagegbo"
 STAMP = f"{FOLDER}/prepared"
 """Written when the wipes are done and checked. Its absence makes the next boot wipe."""
 SCRIPT = f"{FOLDER}/prepare"
 UNIT = "stagegbo-prepare.service"
+RELEASE = f"{FOLDER}/release"
+"""Placed when what the clone needs answers, which may be before its boot has come far. Until then none of its services
+is started."""
+SERVICES = "stagegbo-services"
 BOOT_LIMIT_SECONDS = 600
 
 HOSTS = "# Written by pytest-stagegbo"
@@ -67,10 +71,22 @@ def guest_files(container: ContainerSettings, settings: Settings) -> tuple[Guest
     if container.boot == "units":
         path = "/etc/systemd/system/default.target"
         files.append(GuestFile(path, stage_target(container), same_everywhere=True, replaces_link=True))
+        if holds_services(container):
+            unit = f"/etc/systemd/system/{SERVICES}"
+            files.append(GuestFile(f"{unit}.path", release_path(), same_everywhere=True))
+            files.append(GuestFile(f"{unit}.target", services_target(container), same_everywhere=True))
     else:
         path = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
         files.append(GuestFile(path, sysinit_drop_in(), same_everywhere=True))
     return tuple(files)
+
+
+def holds_services(container: ContainerSettings) -> bool:
+    """Whether a new clone boots before what it needs answers, and its services wait for `RELEASE`.
+
+    Not where hooks are run, which may want the services, nor in a full boot, whose services nobody lists.
+    """
+    return bool(container.needs) and container.boot == "units" and not container.hooks
 
 
 def machine_id() -> GuestFile:
@@ -216,12 +232,33 @@ def sysinit_drop_in() -> str:
 
 def stage_target(container: ContainerSettings) -> str:
     """A default target that starts the container's purpose and nothing else: no cron, no timers, no mail queue."""
+    wanted = f"{SERVICES}.path" if holds_services(container) else " ".join(container.units)
     return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
 [Unit]
 Description=Stage clone of {container.source_name}
 Requires={UNIT} sysinit.target
-Wants=networking.service {" ".join(container.units)}
+Wants=networking.service {wanted}
 After={UNIT} sysinit.target networking.service
 AllowIsolate=yes
 Conflicts=rescue.service rescue.target
+"""
+
+
+def release_path() -> str:
+    return f"""# Written by pytest-stagegbo: services start once those that they need answer.
+[Unit]
+Description=Wait for what this clone's services need
+
+[Path]
+PathExists={RELEASE}
+Unit={SERVICES}.target
+"""
+
+
+def services_target(container: ContainerSettings) -> str:
+    return f"""# Written by pytest-stagegbo: containers.{container.name}.units.
+[Unit]
+Description=Services of this clone
+Wants={" ".join(container.units)}
+After=networking.service
 """

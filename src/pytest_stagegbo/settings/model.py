@@ -199,7 +199,7 @@ class ContainerSettings:
     probes: tuple[ProbeSettings, ...] = ()
     """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()
-    """Containers whose services must answer before this one is started."""
+    """Containers whose services must answer before this one's are started."""
     hooks: tuple[str, ...] = ()
     """Files of your own that are run in each new clone before anything else sees it, without a network: `.sql` by psql
     as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
@@ -251,7 +251,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             units=("botserver.service", "botui.service"),
             wipe=("/opt/gbo/work",),
             probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
-            needs=("tables", "vault", "cache", "drive"),
+            needs=("tables", "vault", "cache", "drive", "llm"),
             reset="hot",
         ),
         ContainerSettings(

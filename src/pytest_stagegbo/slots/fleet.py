@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Fleet", "FleetProvisioned"]
 
 AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
-"""Slots provisioned at once: one keeps about two cores busy."""
+"""Slots made at once: one keeps about two cores busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,10 @@ class Fleet:
 
     def count_there(self) -> int:
         """How many slots are there, to the highest number."""
-        highest = max(self.members())
-        return highest + 1 if highest or self.settings.project in self._reader.projects() else 0
+        projects, family = self._reader.projects(), self.settings.project
+        slots = [name for name, project in projects.items() if _is_of(project.config, family)]
+        highest = max((number_of(self.settings, name) or 0 for name in slots), default=0)
+        return highest + 1 if highest > 0 or family in projects else 0
 
     def to_refresh(self, names: Collection[str]) -> tuple[str, ...]:
         """The containers that a refresh of `names` takes from production anew; without names those that may have
@@ -149,16 +152,20 @@ class Fleet:
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
             return FleetProvisioned(None, {0: result}, time.monotonic() - began)
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
-        made = self.golden.make(recreate=recreate, renew=renew)
+        made = self.golden.make(recreate=recreate, renew=renew) if recreate or renew else None
+        there = self._reader.projects()
+        turns = threading.BoundedSemaphore(AT_ONCE)
 
         def provision(number: int) -> Provisioned:
             # Slot 0 may have been copied from production before there was a golden copy to compare it with.
             anew = () if number else tuple(self.settings.containers) if recreate else tuple(renew)
-            return engines[number].provision(renew=anew)
+            missing = engines[number].settings.project not in there
+            return engines[number].provision(renew=anew, missing=missing, turn=turns)
 
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="stagegbo slot") as threads:
+        # One that is there and as it should be is only looked at, beside those that are made.
+        with self.golden.held(), ThreadPoolExecutor(count, thread_name_prefix="stagegbo slot") as threads:
             results = dict(zip(engines, threads.map(provision, engines), strict=True))
-        return FleetProvisioned(made, results, time.monotonic() - began)
+        return FleetProvisioned(made or self.golden.made, results, time.monotonic() - began)
 
     # -- what is there
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.guest.lean import lean_script
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.layout import golden_settings
@@ -45,6 +47,11 @@ class Golden:
         self.settings = golden_settings(settings)
         self.engine = StageEngine(self.settings, connection, progress=progress, family=settings.project)
         self._progress = progress
+        self.made: Provisioned | None = None
+        """What was done when it was made last, by this object."""
+        self._turn = threading.Lock()
+        self._holders = 0
+        self._held = contextlib.ExitStack()
 
     @property
     def project(self) -> str:
@@ -52,11 +59,25 @@ class Golden:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """See that it is there and fit to be copied, and keep it so while the block runs.
+        """See that it is there and fit to be copied, and keep it so while the block runs. Once for all threads.
 
         Raises:
             StageGboError: it could not be made; what was done until then stays and the next run goes on from it.
         """
+        with self._turn:
+            if not self._holders:
+                self._held.enter_context(self._hold())
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._holders -= 1
+                if not self._holders:
+                    self._held.close()
+
+    @contextlib.contextmanager
+    def _hold(self) -> Iterator[None]:
         lock = self.engine.lock()
         while True:
             with lock.hold("copying from the golden copy", self._waiting, shared=(STAGE,), exclusive=()):
@@ -97,16 +118,20 @@ class Golden:
                 result = self.engine.provision(renew=renew, held=True)
             with task(self._progress, "golden-stop", f"golden copy {self.project}: stop cleanly"):
                 self._settle()
+        self.made = result
         return result
 
     def _settle(self) -> None:
         """Stop every clone and mark what has no generation yet."""
-        writer = self.engine.writer(self.engine.facts())
+        writer = self.engine.clone_writer()
         clones = self.engine.reader.instances(self.project)
 
         def settle(name: str) -> None:
             clone = clones[name]
             if clone.status != "Stopped":
+                if self.settings.containers[name].boot == "units":
+                    # Where it can't be done, the slots boot as slowly as production.
+                    writer.execute(name, ["sh", "-c", lean_script()], timeout=STOP_SECONDS)
                 try:
                     writer.set_state(name, "stop", seconds=STOP_SECONDS)
                 except OperationFailed:
