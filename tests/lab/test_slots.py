@@ -82,6 +82,25 @@ def test_a_slot_is_clean_and_has_addresses_of_its_own(plug: Plug) -> None:
     assert "10.0.6.14" in engine.execute("cache", ["bridge", "fdb", "show", "dev", "twin0"]).stdout
 
 
+def test_a_slot_goes_back_to_its_golden_copy(plug: Plug) -> None:
+    """It has no snapshot; the stage itself has, since it may have been there before there was a golden copy."""
+    plug.settings('[containers.cache]\nreset = "restore"')
+    provision(plug)
+    for number, snapshots in enumerate((["stagegbo-clean"], [])):
+        engine = fleet(plug).engine(number)
+        assert list(engine.reader.snapshots(engine.settings.project, "cache")) == snapshots
+        engine.execute("cache", ["sh", "-c", "rm /etc/hostname; echo x >/opt/gbo/left"])
+        done = plug.stagegbo(*(("--slot", "1") if number else ()), "reset", "cache", "--json")
+        assert json.loads(done.stdout)["ways"]["cache"]["way"] == "restore", done.stderr
+        left = engine.execute("cache", ["ls", "/etc/hostname", "/opt/gbo"]).stdout
+        assert "/etc/hostname" in left
+        assert "left" not in left
+        clone = engine.clone("cache")
+        assert (clone.status, clone.config[marks.PROVEN]) == ("Running", "true")
+    planned = json.loads(plug.stagegbo("provision", "--slots", "2", "--dry-run", "--json").stdout)["slots"]
+    assert not [step for plan in planned.values() for step in plan["steps"] if step["changes"]]
+
+
 def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: Plug) -> None:
     provision(plug)
     plug.write(test_block="def test_block(stage_cache):\n    note(stage_cache.host)\n    block('reached')")

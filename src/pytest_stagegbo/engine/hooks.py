@@ -51,8 +51,11 @@ class RunHooks(Step):
         return f"run {names} in {self.subject} while it has no network"
 
 
-def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks) -> None:
+def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks, *, snapshot: bool) -> None:
     """Boot the prepared clone without a network device, run its hooks one after the other, and mark it as prepared.
+
+    Args:
+        snapshot: Take one of what the hooks left.
 
     Raises:
         CommandFailed: a hook ended with another status than 0. The clone is stopped, and nobody starts it.
@@ -83,7 +86,7 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
             seen=", ".join(problems) or "it is running",
             remedy="something else is changing the stage: run provision again",
         )
-    if step.container.may_restore:
+    if snapshot:
         take_snapshot(reader, writer, name)
     writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 

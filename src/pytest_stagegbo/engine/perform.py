@@ -100,7 +100,8 @@ class Performer:
                 ):
                     self._progress.note(text)
             case hooks.RunHooks():
-                hooks.run_hooks(self._reader, self.writer, self._settings, step)
+                snapshot = step.container.may_restore and not self._family
+                hooks.run_hooks(self._reader, self.writer, self._settings, step, snapshot=snapshot)
             case destroy.RemoveProject():
                 self.writer.delete_project()
             case destroy.RemoveForward():
@@ -240,7 +241,7 @@ class Performer:
             files = [file for file in files if not file.same_everywhere]
         self._place_files(name, files)
         if not step.container.hooks:  # they come before that
-            if step.container.may_restore:
+            if step.container.may_restore and not self._family:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 

@@ -19,7 +19,7 @@ from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.engine.steps import AwaitClone, StartClone, Step
+from pytest_stagegbo.engine.steps import AwaitClone, CopyClone, PrepareClone, RemoveClone, StartClone, Step
 from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
@@ -267,7 +267,21 @@ class StageEngine:
             self._performer().do(StartClone(subject=container.name))
 
     def _restore_clone(self, container: ContainerSettings) -> None:
-        restore(self.reader, self._performer().writer, container.name)
+        if self._family:
+            self._copy_again(container)
+        else:
+            restore(self.reader, self._performer().writer, container.name)
+
+    def _copy_again(self, container: ContainerSettings) -> None:
+        """A slot's clone from the golden one; what comes next is its first boot."""
+        assert self._origin is not None  # slots are reset by engines that know their golden copy
+        with self._origin.held():
+            facts = self.facts()
+            plan = self._plan(facts, renew=[container.name])
+            own = [step for step in plan.steps if step.subject == container.name]
+            steps = [step for step in own if isinstance(step, (RemoveClone, CopyClone, PrepareClone))]
+            performer = self._new_performer(facts, None)
+            apply(steps, performer.do, self.progress)
 
     def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
         performer = self._performer()
