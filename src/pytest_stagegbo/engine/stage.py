@@ -19,12 +19,12 @@ from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.engine.steps import AwaitClone, CopyClone, PrepareClone, RemoveClone, StartClone, Step
+from pytest_stagegbo.engine.steps import AwaitClone, CopyClone, PrepareClone, RemoveClone, StartClone, Step, Verify
 from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE, StageLock
-from pytest_stagegbo.progress import Silent, task
+from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
@@ -199,13 +199,20 @@ class StageEngine:
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
         performer = self._new_performer(facts, keys)
         self._clone_performer = performer
+        steps: list[Step] = list(plan.steps)
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
-        timings = apply(plan.steps, performer.do, self.progress)
-        if plan.changes:
-            with task(self.progress, "verify", "verify that nothing is left to do"):
+
+        def do(step: Step) -> None:
+            if isinstance(step, Verify):
                 after = self.facts()
                 self._note_production(after, performer.writer, before)
                 self._verify(after)
+            else:
+                performer.do(step)
+
+        if plan.changes:  # while the services that were started last are waited for
+            steps.append(Verify(subject=self.settings.project, after=frozenset(step.key for step in plan.changes)))
+        timings = apply(steps, do, self.progress)
         for found in performer.readiness.values():
             for warning in found.warnings:
                 self.progress.note(warning)

@@ -20,6 +20,7 @@ __all__ = [
     "SetProject",
     "StartClone",
     "Step",
+    "Verify",
 ]
 
 
@@ -142,3 +143,15 @@ class AwaitClone(Step):
     @property
     def text(self) -> str:
         return f"wait until {self.subject} answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Step):
+    """A look, once everything is changed, at whether the stage is what it should be."""
+
+    verb: ClassVar[str] = "verify"
+    changes: ClassVar[bool] = False
+
+    @property
+    def text(self) -> str:
+        return "verify that nothing is left to do"

@@ -1,7 +1,7 @@
 """Back to the snapshot that provisioning took of the stopped clone: everything, whatever a test did to it.
 
-Only clones that may be reset so have one: taking it costs half of what copying the clone does. Those of slots have none:
-they are copied from their golden clone again.
+Only clones that may be reset so have one: taking it costs half of what copying the clone does. Those of slots have
+none: they are copied from their golden clone again.
 
 The snapshot is of the clone as it was before its first boot, so that boot comes again: folders are emptied, services
 start on the data as it was copied. That of a clone with hooks is of the moment after them, so that what they masked
