@@ -62,6 +62,8 @@ def test_random_pollution_leaves_nothing(clean: CleanStage, polluter: Polluter, 
 
     def rounds() -> dict[str, int]:
         ways: dict[str, int] = {}
+        clean.reset(*THREE)
+        clean.reset(*THREE)  # from now on it knows where to look from outside, too
         for number in range(ROUNDS):
             done = polluter.round(number)
             outcomes = clean.reset(*THREE)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_stagegbo.incus.channel import Channel, ChannelBroken
 from pytest_stagegbo.resets.cache import check_saved
-from pytest_stagegbo.resets.listing import Connection, look_script, parse_connections, parse_look, remove_script
+from pytest_stagegbo.resets.listing import (
+    Connection,
+    Process,
+    look_script,
+    parse_connections,
+    parse_look,
+    remove_script,
+)
+from pytest_stagegbo.resets.outside import MOST, Glance, glance
 from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
 from pytest_stagegbo.resets.strategy import Doubt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 LONG = 30.0
 
@@ -135,6 +145,75 @@ class TestLook:
         )
         found = parse_connections(table)
         assert found == (Connection(9100, "10.0.3.1", 41590), Connection(9100, "10.0.3.1", 41592))
+
+
+class TestGlance:
+    """Of this process's own root, network and folders, which a shell sees as a container's shell sees its own."""
+
+    def own(self, *folders: Path) -> Glance:
+        return glance(os.getpid(), [str(folder) for folder in folders], ())
+
+    def test_shows_what_a_look_from_inside_shows(self, tmp_path: Path) -> None:
+        (tmp_path / "folder/deep").mkdir(parents=True)
+        (tmp_path / "folder/file").write_text("x")
+        (tmp_path / "\udcff \n").touch()
+        (tmp_path / "link").symlink_to("/etc/passwd")
+        os.mkfifo(tmp_path / "pipe")
+        seen, inside = self.own(tmp_path), parse_look(look(tmp_path))
+        assert seen.agrees(inside)
+        assert (seen.accepted, seen.established) == (inside.accepted, inside.established)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda folder: (folder / "new").touch(), id="new"),
+            pytest.param(lambda folder: (folder / "deep/file").unlink(), id="gone"),
+            pytest.param(lambda folder: (folder / "deep/file").write_text("y"), id="rewritten"),
+            pytest.param(lambda folder: (folder / "deep/file").chmod(0o600), id="mode"),
+            pytest.param(lambda folder: os.utime(folder / "deep", (1, 1)), id="times"),
+            pytest.param(lambda folder: (folder / "deep/file").rename(folder / "deep/other"), id="renamed"),
+        ],
+    )
+    def test_a_change_shows(self, tmp_path: Path, change: Callable[[Path], object]) -> None:
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep/file").write_text("x")
+        before = self.own(tmp_path)
+        assert self.own(tmp_path) == before
+        time.sleep(0.02)  # longer than the kernel's clock for files takes to tick
+        change(tmp_path)
+        assert self.own(tmp_path).entries != before.entries
+
+    def test_a_process_is_told_from_a_later_one_of_its_number(self, tmp_path: Path) -> None:
+        seen = glance(os.getpid(), [str(tmp_path)], [Process(os.getpid(), 0)])
+        own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        assert seen.processes == (Process(os.getpid(), int(own)),)
+
+    def test_a_folder_behind_a_link_is_not_looked_into(self, tmp_path: Path) -> None:
+        """An absolute link in a container would lead to the host's folders."""
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        with pytest.raises(OSError):
+            self.own(tmp_path / "link")
+
+    def test_too_much_is_an_error(self, tmp_path: Path) -> None:
+        for number in range(MOST + 1):
+            (tmp_path / str(number)).touch()
+        with pytest.raises(ValueError, match=str(MOST)):
+            self.own(tmp_path)
+
+    def test_what_is_gone_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError):
+            self.own(tmp_path / "missing")
+        with pytest.raises(OSError):
+            glance(0, [str(tmp_path)], ())
+        with pytest.raises(OSError):
+            glance(os.getpid(), [str(tmp_path)], [Process(1 << 30, 0)])
+
+    def test_nothing_stays_open(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        self.own(tmp_path)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize(

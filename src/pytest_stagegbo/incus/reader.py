@@ -66,6 +66,10 @@ class Reader:
                 return None
             raise
 
+    def init(self, project: str, name: str) -> int:
+        """The first process of a running instance, by its number on the daemon's host; 0: there is none."""
+        return int(self._connection.get("instances", name, "state", project=project).get("pid") or 0)
+
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         """Names of an instance's snapshots; none when it does not exist."""
         try:

@@ -66,15 +66,20 @@ class HotCache:
     """For containers whose first probe speaks Valkey's protocol."""
 
     def clean(self, place: Place) -> bool:
-        mark, place.mark = place.mark, None
         if place.probe.tls or len(place.container.wipe) != 1:
             raise Doubt("a Valkey with TLS, or not one folder")
         with self._connect(place) as valkey:
             info, clients, own = valkey.ask(*_DOINGS)
             said, strangers = fields(info), _strangers(clients, own, place.others)
-            if mark is not None and not strangers and mark == (_state(said), entries := place.look().entries):
-                place.mark = (_state(said), entries)
-                return False
+            mark = place.mark
+            if not strangers and isinstance(mark, tuple) and mark[0] == _state(said):
+                if place.unchanged(accepted=False):
+                    return False
+                look = place.look()
+                if mark[1] == look.entries:
+                    place.settle(mark, look, idle=True)
+                    return False
+            place.mark = None
             note = self._known(place, said)
             server = valkey.ask(*_SERVER)
             _check_server(said, server, note)
@@ -84,7 +89,7 @@ class HotCache:
             try:
                 _check(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
-                entries = self._clear_files(place, note["files"])
+                look = self._clear_files(place, note["files"])
                 found = valkey.ask(("MULTI",), ("INFO", "everything"), ("CLIENT", "UNPAUSE"), ("EXEC",))
             except BaseException:
                 with contextlib.suppress(NoAnswer):  # the pause ends by itself
@@ -98,7 +103,7 @@ class HotCache:
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
             raise Doubt(f"Valkey still has keys in {', '.join(left) or 'another server'}")
         check_saved(said)
-        place.mark = (_state(said), entries)
+        place.settle((_state(said), look.entries), look)
         return True
 
     def _known(self, place: Place, said: Mapping[str, str]) -> Mapping[str, Any]:
@@ -107,7 +112,7 @@ class HotCache:
             place.known = place.read_note(place.look())
         return place.known
 
-    def _clear_files(self, place: Place, files: Mapping[str, Any]) -> tuple[Entry, ...]:
+    def _clear_files(self, place: Place, files: Mapping[str, Any]) -> Look:
         """Remove what an empty server does not need, cut the file that it appends to, and look at what is left."""
         kept = [Entry(identity[0], identity[1], 0, 0, "", "", path) for path, identity in files["kept"].items()]
         cut = ""
@@ -115,9 +120,9 @@ class HotCache:
             path = shlex.quote(files["appended"])
             inode = files["kept"][files["appended"]][0].partition(":")[2]
             cut = f'[ "$(stat -c %i {path})" != {inode} ] || : >{path}; '
-        entries = place.clear(kept, cut).entries
-        _check_files(entries, files)
-        return entries
+        look = place.clear(kept, cut)
+        _check_files(look.entries, files)
+        return look
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:
         with self._connect(place) as valkey:

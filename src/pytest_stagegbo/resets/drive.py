@@ -37,8 +37,12 @@ class HotDrive:
     """For containers whose first probe speaks S3."""
 
     def clean(self, place: Place) -> bool:
+        seen = place.unchanged(accepted=True)
+        if seen is not None and not seen.established:
+            return False
         look = place.look()
         if place.mark == _state(look) and not look.established:
+            place.settle(_state(look), look, idle=True)
             return False  # nobody connected to the server, and nothing in its folder changed
         place.mark = None
         note = place.read_note(look)
@@ -69,7 +73,7 @@ class HotDrive:
                 raise Doubt(f"{entry.path} is still there")
         if after.processes != look.processes:
             raise Doubt("the S3 server ended")
-        place.mark = _state(after)
+        place.settle(_state(after), after)
         return True
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:

@@ -21,7 +21,9 @@ __all__ = [
     "Process",
     "look_script",
     "parse_connections",
+    "parse_counters",
     "parse_look",
+    "parse_process",
     "remove_script",
 ]
 
@@ -107,10 +109,10 @@ def parse_look(data: bytes) -> Look:
     """Raises ValueError for anything that `look_script` does not print."""
     stats, tables, entries = data.split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
-    accepted, established = _counters(rest.splitlines())
+    accepted, established = parse_counters(rest.splitlines())
     return Look(
         note=note,
-        processes=tuple(_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
+        processes=tuple(parse_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
         accepted=accepted,
         established=established,
         entries=tuple(_entry(each) for each in entries.split(b"\0") if each),
@@ -129,7 +131,8 @@ def _with_slash(folders: Sequence[str]) -> str:
     return " ".join(shlex.quote(f"{folder}/") for folder in folders)
 
 
-def _process(line: str) -> Process:
+def parse_process(line: str) -> Process:
+    """A line of /proc/PID/stat."""
     # The second field is the command's name in parentheses, and may hold both spaces and parentheses.
     rest = line.rpartition(")")[2].split()
     return Process(int(line.partition(" ")[0]), int(rest[19]))
@@ -140,7 +143,8 @@ def _entry(data: bytes) -> Entry:
     return Entry(place, kind, int(user), int(size), changed, modified, path)
 
 
-def _counters(lines: Sequence[str]) -> tuple[int, int]:
+def parse_counters(lines: Sequence[str]) -> tuple[int, int]:
+    """Accepted and established connections, in /proc/net/snmp. Raises ValueError when it does not tell."""
     tcp = [line.split() for line in lines if line.startswith("Tcp:")]
     if len(tcp) != 2:
         raise ValueError("no counters of TCP")

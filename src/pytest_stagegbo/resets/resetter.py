@@ -138,7 +138,14 @@ class Resetter:
     def _place(self, container: ContainerSettings) -> Place:
         place = self._places.get(container.name)
         if place is None:
-            place = Place(self._settings, container, self._writer, lambda each: find_secret(each, self._reader))
+            local = self._reader.is_local
+            place = Place(
+                self._settings,
+                container,
+                self._writer,
+                lambda each: find_secret(each, self._reader),
+                (lambda: self._reader.init(self._settings.project, container.name)) if local else None,
+            )
             self._places[container.name] = place
         return place
 

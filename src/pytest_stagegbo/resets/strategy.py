@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.resets.listing import NOTES, Look, Process, look_script, parse_look, remove_script
+from pytest_stagegbo.resets.outside import glance
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.resets.listing import Entry
+    from pytest_stagegbo.resets.outside import Glance
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
     from pytest_stagegbo.stage.secret import Secret
 
@@ -53,21 +55,29 @@ class Place:
     Args:
         writer: Of the stage.
         find_secret: Fetches the service's credentials; may raise `StageGboError`.
+        find_init: Tells the number of the container's first process on this host; None where the daemon is on another.
     """
 
     def __init__(
-        self, settings: Settings, container: ContainerSettings, writer: Writer, find_secret: FindSecret
+        self,
+        settings: Settings,
+        container: ContainerSettings,
+        writer: Writer,
+        find_secret: FindSecret,
+        find_init: Callable[[], int] | None = None,
     ) -> None:
         self.settings = settings
         self.container = container
         self.host = str(container.address)
         self.timeout = settings.timeouts.operation
-        self.mark: object = None
-        """What the last reset left, in the words of the strategy; None: nobody knows."""
+        self._mark: object = None
+        self._outside: Glance | None = None
+        self._init: int | None = 0
         self.known: dict[str, Any] | None = None
         """The note of the service's last restart, as far as this process has read it."""
         self._writer = writer
         self._find_secret = find_secret
+        self._find_init = find_init
         self._secret: Secret | None = None
         self._channel: Channel | None = None
 
@@ -102,6 +112,56 @@ class Place:
         self.mark = None
         self.known = None
         self._secret = None
+
+    # -- what the last reset left
+
+    @property
+    def mark(self) -> object:
+        """What the last reset left, in the words of the strategy; None: nobody knows."""
+        return self._mark
+
+    @mark.setter
+    def mark(self, value: object) -> None:
+        self._mark = value
+        self._outside = None
+
+    def settle(self, mark: object, look: Look, *, idle: bool = False) -> None:
+        """Note what was proven clean, and how that looks from outside, where it can be seen from there.
+
+        Args:
+            look: From inside, and part of the proof. What is seen from outside afterwards counts if it is the same.
+            idle: The container was found untouched, so it is worth a request to find out where to look.
+        """
+        self.mark = mark
+        if idle and self._init == 0 and self._find_init is not None:
+            self._init = self._find_init() or None
+        found = self._glance(look.processes)
+        if found is not None and not found.agrees(look):
+            self._init = None  # it is not this container that is seen, or its folders are not to be seen from here
+        elif found is not None and found.accepted == look.accepted:
+            self._outside = found
+
+    def unchanged(self, *, accepted: bool) -> Glance | None:
+        """A glance from outside that shows what the last reset left. None where it does not, or nothing can be seen.
+
+        Args:
+            accepted: Whether a connection that was accepted since is a change.
+        """
+        if self._mark is None or self._outside is None:
+            return None
+        known, found = self._outside, self._glance(self._outside.processes)
+        if found is None or (found.processes, found.entries) != (known.processes, known.entries):
+            return None
+        return found if found.accepted == known.accepted or not accepted else None
+
+    def _glance(self, processes: Sequence[Process]) -> Glance | None:
+        if not self._init:
+            return None
+        try:
+            return glance(self._init, self.container.wipe, processes)
+        except (OSError, ValueError):
+            self._init = 0  # it may have been started again
+            return None
 
     # -- inside the container
 

@@ -28,8 +28,11 @@ class HotWork:
     """For containers whose first probe is HTTP."""
 
     def clean(self, place: Place) -> bool:
+        if place.unchanged(accepted=True):
+            return False
         look = place.look()
         if place.mark == _state(look):
+            place.settle(_state(look), look, idle=True)
             return False  # nobody connected, and nothing in the folder changed
         place.mark = None
         note = place.read_note(look)
@@ -55,7 +58,7 @@ class HotWork:
                 raise Doubt(f"{entry.path} is still there")
         if after.processes != look.processes or after.accepted != expected:
             raise Doubt(f"somebody spoke to {place.name} during its reset")
-        place.mark = _state(after)
+        place.settle(_state(after), after)
         return True
 
     def note(self, place: Place, look: Look) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""A container's folders, processes and counters as the host's kernel shows them, without a process in the container.
+
+A look from inside costs two processes there, some 3 ms; this one costs 0.2 ms. It takes root on the daemon's own host,
+and counts only where it showed exactly what a look from inside showed: a process that sees other numbers for processes
+than the daemon, or another file system, is told from one that sees the same by the inodes and the times of all entries.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.resets.listing import Process, parse_counters, parse_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_stagegbo.resets.listing import Look
+
+__all__ = ["Glance", "glance"]
+
+MOST = 2000
+"""Entries that are worth it: with more of them, something is to be cleared."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONGEST = 1 << 16
+_KINDS = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFSOCK: "s",
+    stat.S_IFBLK: "b",
+    stat.S_IFCHR: "c",
+}
+Seen = tuple[str, str, int, str, str]
+"""Place, kind, size, time of change and path, as a `listing.Entry` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What was seen; each part as in `listing.Look`."""
+
+    processes: tuple[Process, ...]
+    accepted: int
+    established: int
+    entries: frozenset[Seen]
+
+    def agrees(self, look: Look) -> bool:
+        """Whether folders and processes are what a look from inside showed."""
+        inside = {(each.place, each.kind, each.size, each.changed, each.path) for each in look.entries}
+        return self.processes == look.processes and self.entries == inside
+
+
+def glance(init: int, folders: Sequence[str], processes: Sequence[Process]) -> Glance:
+    """Look.
+
+    Args:
+        init: The container's first process, by its number here.
+        processes: Those to look after, by their numbers in the container.
+
+    Raises:
+        OSError, ValueError: it can't be seen from here, or is too much. A folder that is reached through a link is not:
+            followed from here, a link may lead elsewhere.
+    """
+    accepted, established = parse_counters(Path(f"/proc/{init}/net/snmp").read_text().splitlines())
+    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = tuple(_process(root, each.pid) for each in processes)
+        entries = frozenset(seen for folder in folders for seen in _walk(root, folder))
+    finally:
+        os.close(root)
+    return Glance(found, accepted, established, entries)
+
+
+def _process(root: int, pid: int) -> Process:
+    file = os.open(f"proc/{pid}/stat", _FILE, dir_fd=root)
+    try:
+        return parse_process(os.read(file, _LONGEST).decode("utf-8", "replace"))
+    finally:
+        os.close(file)
+
+
+def _walk(root: int, folder: str) -> Iterator[Seen]:
+    """The folder, and everything below it. Nothing is kept open: an open file would keep the container's mount."""
+    opened = []
+    try:
+        above = root
+        for part in folder.strip("/").split("/"):
+            above = os.open(part, _FOLDER, dir_fd=above)
+            opened.append(above)
+        waiting = [(above, f"{folder}/")]
+        yield _seen(os.fstat(above), f"{folder}/")
+        count = 0
+        while waiting:
+            place, path = waiting.pop()
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    yield _seen(found, f"{path}{entry.name}")
+                    count += 1
+                    if count > MOST:
+                        raise ValueError(f"more than {MOST} entries")
+                    if stat.S_ISDIR(found.st_mode):
+                        opened.append(os.open(entry.name, _FOLDER, dir_fd=place))
+                        waiting.append((opened[-1], f"{path}{entry.name}/"))
+    finally:
+        for each in opened:
+            os.close(each)
+
+
+def _seen(found: os.stat_result, path: str) -> Seen:
+    seconds, nanoseconds = divmod(found.st_ctime_ns, 10**9)
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "?")
+    return f"{found.st_dev}:{found.st_ino}", kind, found.st_size, f"{seconds}.{nanoseconds:09d}0", path
