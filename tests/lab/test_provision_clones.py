@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.plug import wait_until
 from tests.lab.support import OWNER, SIX, sql
+
+from pytest_stagegbo.engine.apply import AT_ONCE
+from pytest_stagegbo.guest import RELEASE
 
 if TYPE_CHECKING:
     from tests.lab.support import FirstRun, Stage
@@ -124,10 +128,37 @@ ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if n
 
 
 def test_clones_are_made_at_the_same_time(first: FirstRun) -> None:
-    """The second copy began before the first one had ended."""
+    """As many copies as may be began before the first one had ended."""
     copies = [each for each in first.result["timings"] if each["key"].startswith("copy:")]
     assert len(copies) == 6
-    assert max(each["began"] for each in copies) < min(each["ended"] for each in copies)
+    earliest = min(each["ended"] for each in copies)
+    assert sum(each["began"] < earliest for each in copies) == AT_ONCE
+
+
+def test_services_wait_for_those_that_they_need_and_the_boot_does_not(first: FirstRun) -> None:
+    timings = {each["key"]: each for each in first.result["timings"]}
+    needed = [timings[f"await:{name}"]["ended"] for name in SIX if name != "system"]
+    assert timings["start:system"]["began"] < max(needed) <= timings["await:system"]["began"]
+
+
+def test_services_that_wait_are_started_by_one_file_and_by_nothing_else(stage: Stage) -> None:
+    units = ("botserver.service", "botui.service")
+    path, target = "stagegbo-services.path", "stagegbo-services.target"
+
+    def states() -> list[str]:
+        return [stage.properties("system", unit)["ActiveState"] for unit in units]
+
+    assert states() == ["active", "active"]
+    stage.exec("system", "systemctl", "stop", path)  # which would start the target again
+    stage.exec("system", "systemctl", "stop", target, *units)
+    stage.exec("system", "rm", RELEASE)
+    try:
+        stage.exec("system", "systemctl", "start", path)
+        assert states() == ["inactive", "inactive"]
+    finally:
+        stage.exec("system", "touch", RELEASE)
+    wait_until(lambda: states() == ["active", "active"])
+    stage.run("provision")  # waits until it answers
 
 
 def test_all_six_answered(first: FirstRun) -> None:

@@ -67,7 +67,7 @@ POINTS = [
     *(f"{side} {key}" for key in CLONE for side in SIDES),
     "accepted copying cache to cache",
     "accepted start of cache",
-    "end verify",
+    "end verify:STAGE-KILL",
 ]
 OF_ALL_SIX = ["accepted copying tables to tables", "end prepare:vault", "begin await:drive"]
 ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")

@@ -566,6 +566,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "projects": (lambda r: r.projects(), [], [(("projects",), {"recursion": 1})]),
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
+    "init": (lambda r: r.init("P", "n"), {"pid": 7}, [(("instances", "n", "state"), {"project": "P"})]),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
     "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
     "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),

@@ -120,11 +120,12 @@ def _clone_steps(
 ) -> list[Step]:
     name = container.name
     clone = facts.clones.get(name)
-    needed = frozenset(f"await:{other}" for other in container.needs)
+    answered = frozenset(f"await:{other}" for other in container.needs)
+    secured: frozenset[str] = frozenset()
     vault = marks.vault_container(settings)
     if vault is not None and container != vault and marks.reads_vault(container, settings):
-        needed |= {f"secrets:{vault.name}"}
-    before_start = needed
+        secured = frozenset({f"secrets:{vault.name}"})
+    needed = before_start = answered | secured
     reason = _stale(facts, settings, container, anew)
     steps: list[Step] = []
     if reason is not None:
@@ -150,7 +151,7 @@ def _clone_steps(
             steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
         started = prove = True
         if holds_services(container):
-            before_start = frozenset()
+            before_start = secured  # where production's secrets are replaced, not even the boot comes before that
     else:
         assert clone is not None  # else it were stale
         wanted = root_disk(clone.pool, _limit(container, settings))
