@@ -38,6 +38,7 @@ class Stage:
         self.config = {"features.networks": "true" if own_networks else "false"}
         self.takes_own_networks = True
         self.log: list[str] = []
+        self.under_way = 0
         self.on: dict[str, Callable[..., None]] = {}
         """What else happens at a write; may raise."""
 
@@ -58,6 +59,11 @@ class Stage:
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         assert project == "STAGE-GBO"
         return frozenset(line.split()[2] for line in self.log if line.startswith(f"snapshot {name} "))
+
+    def is_worked_on(self, project: str, name: str) -> bool:
+        """For as many looks as `under_way` says."""
+        self.under_way -= 1
+        return self.under_way >= 0
 
     # -- writer
 
@@ -215,6 +221,13 @@ class TestRemove:
         stage = Stage(clone("tables", SETTINGS, status=status))
         performer(stage).do(REMOVE)
         assert stage.log == done
+
+    def test_what_a_killed_run_had_asked_for_ends_first(self) -> None:
+        stage = Stage(clone("tables", SETTINGS, status="Stopped"))
+        stage.under_way = 3
+        performer(stage).do(REMOVE)
+        assert stage.log == ["delete tables"]
+        assert stage.under_way == -1
 
     def test_what_is_gone_is_removed(self) -> None:
         stage = Stage()

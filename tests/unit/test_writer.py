@@ -567,6 +567,11 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
     "init": (lambda r: r.init("P", "n"), {"pid": 7}, [(("instances", "n", "state"), {"project": "P"})]),
+    "is_worked_on": (
+        lambda r: r.is_worked_on("P", "n"),
+        {"running": [{"resources": {"instances": ["/1.0/instances/n?project=P"]}}]},
+        [(("operations",), {"project": "P", "recursion": 1})],
+    ),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
     "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
     "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),
@@ -640,3 +645,18 @@ class Refusing(StrictConnection):
 
     def get_reply(self, *path: str, **params: str | int) -> Reply:
         raise refused(self._status, f"{path} {params}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        pytest.param({"running": [{"resources": {"instances": ["/1.0/instances/n?project=P"]}}]}, True, id="it"),
+        pytest.param({"running": [{"resources": {"instances": ["/1.0/instances/nn"]}}]}, False, id="another"),
+        pytest.param({"success": [{"resources": {"instances": ["/1.0/instances/n"]}}]}, False, id="ended"),
+        pytest.param({"running": [{"resources": None}]}, False, id="nothing-named"),
+        pytest.param({}, False, id="none"),
+    ],
+)
+def test_what_is_worked_on(answer: dict[str, Any], expected: bool) -> None:
+    connection: Any = OnlyGet(answer)
+    assert Reader(connection).is_worked_on("P", "n") is expected

@@ -310,13 +310,23 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
             return
         if not marks.is_ours(clone.config):
             raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
-        if clone.status not in {"Stopped", "Error"}:  # Incus refuses to stop a broken one, and deletes it
+        if clone.status == "Stopped":
+            _let_end(reader, settings, name)
+        elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
             if clone.config.get(marks.STATE) != marks.BUILDING:
                 writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
             writer.set_state(name, "stop", force=True)
         writer.delete_instance(name)
 
     patiently(remove, settings.timeouts.operation)
+
+
+def _let_end(reader: Reader, settings: Settings, name: str) -> None:
+    """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
+    volume of that, which Incus then neither deletes nor knows."""
+    deadline = time.monotonic() + settings.timeouts.operation
+    while reader.is_worked_on(settings.project, name) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
 
 
 def patiently(attempt: Callable[[], None], timeout: float) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import dialect
@@ -69,6 +69,14 @@ class Reader:
     def init(self, project: str, name: str) -> int:
         """The first process of a running instance, by its number on the daemon's host; 0: there is none."""
         return int(self._connection.get("instances", name, "state", project=project).get("pid") or 0)
+
+    def is_worked_on(self, project: str, name: str) -> bool:
+        """Whether an operation is under way that names the instance; a command that runs in it is one."""
+        found = self._connection.get("operations", project=project, recursion=1) or {}
+        named = (
+            url for each in found.get("running") or () for url in (each.get("resources") or {}).get("instances") or ()
+        )
+        return any(urlsplit(url).path.rpartition("/")[2] == quote(name) for url in named)
 
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         """Names of an instance's snapshots; none when it does not exist."""
