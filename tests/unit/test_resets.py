@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LONG = 30.0
+OWN = Path("/proc/self")
 
 
 class Pipe:
@@ -151,7 +152,7 @@ class TestGlance:
     """Of this process's own root, network and folders, which a shell sees as a container's shell sees its own."""
 
     def own(self, *folders: Path) -> Glance:
-        return glance(os.getpid(), [str(folder) for folder in folders], ())
+        return glance(OWN, [str(folder) for folder in folders], ())
 
     def test_shows_what_a_look_from_inside_shows(self, tmp_path: Path) -> None:
         (tmp_path / "folder/deep").mkdir(parents=True)
@@ -184,7 +185,7 @@ class TestGlance:
         assert self.own(tmp_path).entries != before.entries
 
     def test_a_process_is_told_from_a_later_one_of_its_number(self, tmp_path: Path) -> None:
-        seen = glance(os.getpid(), [str(tmp_path)], [Process(os.getpid(), 0)])
+        seen = glance(OWN, [str(tmp_path)], [Process(os.getpid(), 0)])
         own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
         assert seen.processes == (Process(os.getpid(), int(own)),)
 
@@ -205,9 +206,9 @@ class TestGlance:
         with pytest.raises(OSError):
             self.own(tmp_path / "missing")
         with pytest.raises(OSError):
-            glance(0, [str(tmp_path)], ())
+            glance(Path("/proc/0"), [str(tmp_path)], ())
         with pytest.raises(OSError):
-            glance(os.getpid(), [str(tmp_path)], [Process(1 << 30, 0)])
+            glance(OWN, [str(tmp_path)], [Process(1 << 30, 0)])
 
     def test_nothing_stays_open(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()

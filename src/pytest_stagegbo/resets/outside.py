@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.resets.listing import Process, parse_counters, parse_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from pytest_stagegbo.resets.listing import Look
 
@@ -55,19 +55,19 @@ class Glance:
         return self.processes == look.processes and self.entries == inside
 
 
-def glance(init: int, folders: Sequence[str], processes: Sequence[Process]) -> Glance:
+def glance(process: Path, folders: Sequence[str], processes: Sequence[Process]) -> Glance:
     """Look.
 
     Args:
-        init: The container's first process, by its number here.
+        process: Folder of the container's first process below /proc.
         processes: Those to look after, by their numbers in the container.
 
     Raises:
         OSError, ValueError: it can't be seen from here, or is too much. A folder that is reached through a link is not:
             followed from here, a link may lead elsewhere.
     """
-    accepted, established = parse_counters(Path(f"/proc/{init}/net/snmp").read_text().splitlines())
-    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    accepted, established = parse_counters((process / "net/snmp").read_text().splitlines())
+    root = os.open(process / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = tuple(_process(root, each.pid) for each in processes)
         entries = frozenset(seen for folder in folders for seen in _walk(root, folder))

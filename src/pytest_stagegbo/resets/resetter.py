@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import SettingsError, StageGboError
+from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
@@ -23,6 +24,7 @@ from pytest_stagegbo.services.answer import NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.progress import Progress
@@ -138,16 +140,20 @@ class Resetter:
     def _place(self, container: ContainerSettings) -> Place:
         place = self._places.get(container.name)
         if place is None:
-            local = self._reader.is_local
             place = Place(
                 self._settings,
                 container,
                 self._writer,
                 lambda each: find_secret(each, self._reader),
-                (lambda: self._reader.init(self._settings.project, container.name)) if local else None,
+                lambda: self._find_process(container),
             )
             self._places[container.name] = place
         return place
+
+    def _find_process(self, container: ContainerSettings) -> Path | None:
+        """The container's first process, as the daemon sees it: that may be in a namespace of its own."""
+        init = self._reader.init(self._settings.project, container.name)
+        return HostView(self._reader.endpoint).place(f"/proc/{init}") if init else None
 
     def _one(self, container: ContainerSettings, left_by: str, origin: float) -> Outcome:
         place = self._place(container)

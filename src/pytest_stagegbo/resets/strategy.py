@@ -15,6 +15,7 @@ from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.incus.channel import Channel
@@ -55,7 +56,7 @@ class Place:
     Args:
         writer: Of the stage.
         find_secret: Fetches the service's credentials; may raise `StageGboError`.
-        find_init: Tells the number of the container's first process on this host; None where the daemon is on another.
+        find_process: Tells where the container's first process is to be seen below /proc; None: nowhere.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Place:
         container: ContainerSettings,
         writer: Writer,
         find_secret: FindSecret,
-        find_init: Callable[[], int] | None = None,
+        find_process: Callable[[], Path | None] | None = None,
     ) -> None:
         self.settings = settings
         self.container = container
@@ -72,12 +73,12 @@ class Place:
         self.timeout = settings.timeouts.operation
         self._mark: object = None
         self._outside: Glance | None = None
-        self._init: int | None = 0
+        self._process: Path | None = None
         self.known: dict[str, Any] | None = None
         """The note of the service's last restart, as far as this process has read it."""
         self._writer = writer
         self._find_secret = find_secret
-        self._find_init = find_init
+        self._find_process = find_process
         self._secret: Secret | None = None
         self._channel: Channel | None = None
 
@@ -133,13 +134,14 @@ class Place:
             idle: The container was found untouched, so it is worth a request to find out where to look.
         """
         self.mark = mark
-        if idle and self._init == 0 and self._find_init is not None:
-            self._init = self._find_init() or None
+        if idle and self._process is None and self._find_process is not None:
+            self._process = self._find_process()
         found = self._glance(look.processes)
-        if found is not None and not found.agrees(look):
-            self._init = None  # it is not this container that is seen, or its folders are not to be seen from here
-        elif found is not None and found.accepted == look.accepted:
-            self._outside = found
+        if found is not None and found.agrees(look):
+            if found.accepted == look.accepted:
+                self._outside = found
+        elif found is not None or idle:  # it is not this container that is seen, or its folders can't be seen from here
+            self._process = self._find_process = None
 
     def unchanged(self, *, accepted: bool) -> Glance | None:
         """A glance from outside that shows what the last reset left. None where it does not, or nothing can be seen.
@@ -155,12 +157,12 @@ class Place:
         return found if found.accepted == known.accepted or not accepted else None
 
     def _glance(self, processes: Sequence[Process]) -> Glance | None:
-        if not self._init:
+        if self._process is None:
             return None
         try:
-            return glance(self._init, self.container.wipe, processes)
+            return glance(self._process, self.container.wipe, processes)
         except (OSError, ValueError):
-            self._init = 0  # it may have been started again
+            self._process = None  # it may have been started again
             return None
 
     # -- inside the container
