@@ -163,7 +163,7 @@ class TestPrepare:
 
     def test_a_clone_that_runs_already_is_not_taken_for_safe(self) -> None:
         stage = Stage(replace(fresh_copy(), status="Running"))
-        with pytest.raises(UnsafeClone, match="it is running although it was not made safe"):
+        with pytest.raises(UnsafeClone, match="is running although it was not made safe"):
             performer(stage).do(PREPARE)
         assert stage.log == []
 

@@ -97,7 +97,9 @@ def test_what_can_not_be_exposed(target: str, listen: str, length: str, error: t
 
 
 def reader(forwards: list[dict[str, Any]]) -> Reader:
-    answers = {("GET", f"networks/{name}/forwards"): forwards for name in ("prodbr0", "stagebr0")}
+    bridges = ("prodbr0", "stagebr0")
+    answers = {("GET", f"networks/{name}/forwards"): forwards for name in bridges}
+    answers["GET", "networks"] = [{"name": name, "managed": True} for name in bridges]
     return Reader(StrictConnection(answers).as_connection())
 
 
@@ -215,7 +217,7 @@ def destroying(*forwards: dict[str, Any]) -> list[str]:
     bridge = facts.networks["stagebr0"]
     answers: dict[tuple[str, str], Any] = {
         ("GET", "projects"): [],
-        ("GET", "networks"): [{"name": "stagebr0", "config": dict(bridge.config), "managed": True}],
+        ("GET", "networks/stagebr0"): {"name": "stagebr0", "config": dict(bridge.config), "managed": True},
         ("GET", "network-acls/stagebr0-isolation"): refused(404),
         ("GET", "networks/stagebr0/forwards"): list(forwards),
     }

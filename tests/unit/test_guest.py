@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pytest_stagegbo.guest import STAMP, GuestFile, guest_files, machine_id
-from pytest_stagegbo.guest.files import FOLDER, RELEASE, SCRIPT, TWINS, UNIT
+from pytest_stagegbo.guest.files import RELEASE, SCRIPT, UNIT
+from pytest_stagegbo.guest.place import FOLDER, INTERFACES, NETWORK, PLACE, TWINS, identity, variable
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
 SETTINGS = Settings()
@@ -23,6 +24,7 @@ UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 TARGET = "/etc/systemd/system/default.target"
 HOLD_PATH = "/etc/systemd/system/stagegbo-services.path"
 HOLD_TARGET = "/etc/systemd/system/stagegbo-services.target"
+ENVIRON = "/proc/1/environ"
 DROP_IN = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
 
 
@@ -165,7 +167,6 @@ class TestUnits:
         "line",
         [
             pytest.param("DefaultDependencies=no", id="early"),
-            pytest.param(f"ConditionPathExists=!{STAMP}", id="once"),
             pytest.param("After=local-fs.target", id="after-mounts"),
             pytest.param(
                 "Before=sysinit.target network-pre.target networking.service systemd-networkd.service shutdown.target",
@@ -177,7 +178,7 @@ class TestUnits:
             pytest.param(f"ExecStart={SCRIPT}", id="script"),
         ],
     )
-    def test_the_unit_runs_once_before_the_network_and_every_service(self, line: str) -> None:
+    def test_the_unit_runs_before_the_network_and_every_service(self, line: str) -> None:
         assert line in lines(UNIT_PATH)
 
     def test_the_stages_target_requires_the_unit_and_comes_after_it(self) -> None:
@@ -241,7 +242,7 @@ class Clone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ("usr", "dev", "etc", "opt/gbo", "mnt", FOLDER.lstrip("/")):
+        for folder in ("usr", "dev", "etc/network", "opt/gbo", "mnt", "proc/1", FOLDER.lstrip("/")):
             (root / folder).mkdir(parents=True)
         for name in ("bin", "sbin", "lib", "lib64"):
             if Path("/", name).is_symlink():
@@ -250,6 +251,7 @@ class Clone:
                 (root / name).mkdir()
         (root / "etc/resolv.conf").write_text("nameserver 8.8.8.8\n")
         (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+        self.path(ENVIRON).write_bytes(b"container=lxc\0TERM=linux\0")
 
     def path(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -281,10 +283,19 @@ exec chroot "$1" {SCRIPT}
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside, "sh", str(self.root)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
+    def tell(self, place: str) -> None:
+        """What Incus puts into the environment of the first process."""
+        self.path(ENVIRON).write_bytes(f"container=lxc\0{PLACE}={place}\0TERM=linux\0".encode())
+
     @property
     def stamp(self) -> str | None:
+        """Without its last line, which says whose it is."""
+        return None if self.place is None else self.path(STAMP).read_text().rpartition("placed ")[0]
+
+    @property
+    def place(self) -> str | None:
         path = self.path(STAMP)
-        return path.read_text() if path.exists() else None
+        return path.read_text().splitlines()[-1].removeprefix("placed ") if path.exists() else None
 
     @property
     def log(self) -> str:
@@ -518,7 +529,7 @@ class TestRest:
         assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
         assert clone.stamp == first
         left = sorted(path.name for path in clone.path(FOLDER).iterdir())
-        assert left == ["prepare", "prepare.log", "prepared", "twins"]
+        assert left == ["network", "prepare", "prepare.log", "prepared", "twins"]
 
     def test_nothing_to_clear_is_stamped_too(self, clone: Clone) -> None:
         assert clone.boot().returncode == 0
@@ -548,6 +559,79 @@ class TestRest:
         assert path.read_text().endswith("\nEND\n")
         assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
 
+    @pytest.mark.parametrize("settings", [SETTINGS, without_twins()], ids=["twins", "no-twins"])
+    def test_the_network_script_says_what_the_interfaces_say(self, clone: Clone, settings: Settings) -> None:
+        clone.boot(settings=settings)
+        script = clone.path(NETWORK).read_text()
+        assert subprocess.run(["sh", "-n", clone.path(NETWORK)], check=False).returncode == 0
+        assert stat.S_IMODE(clone.path(NETWORK).stat().st_mode) == 0o755
+        assert {"address replace 10.0.3.11/24 broadcast + dev eth0", "link set lo up"} <= set(script.splitlines())
+        assert "route replace default via 10.0.3.1 dev eth0 onlink" in script
+        ups = [line.partition(" up ")[2] for line in clone.path(INTERFACES).read_text().splitlines() if " up " in line]
+        assert script.splitlines()[-len(ups) :] == ups
+
     def test_without_twins_there_is_no_twins_script(self, clone: Clone) -> None:
         assert clone.boot(settings=without_twins()).returncode == 0
         assert not clone.path(TWINS).exists()
+
+
+class TestCopies:
+    """A copy of a clone that was booted has its files, and is told its own place."""
+
+    ELSEWHERE = replace(
+        SETTINGS,
+        network=replace(SETTINGS.network, address=IPv4Interface("10.0.4.1/24")),
+        containers={
+            name: replace(each, address=IPv4Address(f"10.0.4.{each.address.packed[3]}"))
+            for name, each in SETTINGS.containers.items()
+        },
+    )
+
+    def place(self) -> str:
+        return variable(self.ELSEWHERE.containers["tables"], self.ELSEWHERE)
+
+    def test_a_later_boot_of_the_same_clone_keeps_what_it_has(self, clone: Clone) -> None:
+        for place in ("", self.place()):
+            if place:
+                clone.tell(place)
+            assert clone.boot(wipe=(DATA,)).returncode == 0
+            folder = clone.fill(DATA, "made since")
+            assert clone.boot(wipe=(DATA,)).returncode == 0
+            assert [path.name for path in folder.iterdir()] == ["made since"]
+
+    def test_the_first_boot_of_a_copy_clears_again_and_says_whose_it_was(self, clone: Clone) -> None:
+        assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
+        assert clone.place == ""
+        folder = clone.fill(DATA, "of the golden clone")
+        clone.tell(self.place())
+        assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
+        assert list(folder.iterdir()) == []
+        assert clone.stamp == f"emptied {DATA}\nabsent {LOGS}\n"
+        assert clone.place == identity(self.place())
+        assert re.fullmatch("[0-9a-f]{16}", identity(self.place()))
+
+    def test_it_has_addresses_of_its_own_and_none_of_the_golden_clones(self, clone: Clone) -> None:
+        clone.boot()
+        clone.tell(self.place())
+        clone.boot()
+        for path in (INTERFACES, NETWORK, TWINS, "/etc/hosts", "/etc/resolv.conf"):
+            text = clone.path(path).read_text()
+            assert "10.0.3." not in text
+            assert "10.0.4." in text
+        assert "address 10.0.4.11\n" in clone.path(INTERFACES).read_text()
+        assert "10.0.4.15 llm" in clone.path("/etc/hosts").read_text().splitlines()
+
+    def test_one_whose_place_can_not_be_read_does_not_boot(self, clone: Clone) -> None:
+        clone.boot()
+        clone.path(ENVIRON).unlink()
+        assert clone.boot(wipe=(DATA,)).returncode != 0
+
+    def test_one_whose_place_is_broken_does_not_boot(self, clone: Clone) -> None:
+        clone.boot()
+        clone.tell("0123456789abcdef:bm90IGd6aXA=")
+        assert clone.boot().returncode != 0
+        assert clone.place is None
+
+    def test_equal_settings_make_equal_places(self) -> None:
+        assert self.place() == self.place() != variable(TABLES, SETTINGS)
+        assert len(self.place()) < 2000

@@ -573,6 +573,11 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         [(("operations",), {"project": "P", "recursion": 1})],
     ),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
+    "network": (
+        lambda r: r.network("stagebr0"),
+        {"name": "stagebr0"},
+        [(("networks", "stagebr0"), {"project": "default"})],
+    ),
     "acls": (lambda r: r.acls(), [], [(("network-acls",), {"project": "default", "recursion": 1})]),
     "acl": (lambda r: r.acl("acl"), {}, [(("network-acls", "acl"), {"project": "default"})]),
     "forwards": (
@@ -580,7 +585,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         [],
         [(("networks", "stagebr0", "forwards"), {"recursion": 1, "project": "default"})],
     ),
-    "addresses": (lambda r: r.addresses(), [], [(("networks",), {"recursion": 1, "project": "default"})]),
+    "addresses": (lambda r: r.addresses(), [], [(("networks",), {"project": "default"})]),
     "documents": (lambda r: r.documents("a", project="P"), [], [(("a",), {"recursion": 1, "project": "P"})]),
     "document": (lambda r: r.document("a", "b", project="P"), {}, [(("a", "b"), {"project": "P"})]),
     "profile": (lambda r: r.profile("P"), {}, [(("profiles", "default"), {"project": "P"})]),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.guest import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,9 @@ NIC_KEYS = frozenset(
     }
 )
 """All that a clone's network device may have: `hwaddr`, `host_name` and `ipv4.routes` reach out of the stage."""
+
+OWN_PLACE = f"environment.{PLACE}"
+"""Tells a clone its address, so it is never taken over."""
 
 SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
 """Set by the server, or by this tool."""
@@ -69,7 +73,7 @@ def clone_config(source: Instance, container: ContainerSettings, settings: Setti
 
     Allowed keys are taken from the expanded config, since profiles of production do not exist in the stage.
     """
-    kept = {key: value for key, value in source.expanded_config.items() if _is_kept(key)}
+    kept = {key: value for key, value in source.expanded_config.items() if _is_kept(key) and key != OWN_PLACE}
     own = {key for key in source.config if not key.startswith("volatile.")}
     config = {
         **{key: "" for key in own if key not in kept},

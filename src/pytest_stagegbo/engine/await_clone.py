@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
 from pytest_stagegbo.errors import NotReady, ServerRefused
-from pytest_stagegbo.guest import STAMP
+from pytest_stagegbo.guest import PLACE, STAMP, identity
 from pytest_stagegbo.services.readiness import wait_ready
 from pytest_stagegbo.services.unseal import unseal
 
@@ -106,7 +106,9 @@ def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings
 
 def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSettings) -> tuple[str, ...]:
     """Check the stamp of the first boot against the settings; warnings for folders that did not exist."""
-    content = _stamp(reader, settings, container)
+    clone = reader.instance(settings.project, container.name)
+    place = identity(clone.config.get(f"environment.{PLACE}", "")) if clone is not None else ""
+    content = _stamp(reader, settings, container, f"placed {place}")
     said = set(content.splitlines())
     warnings = []
     for verb, paths in (("emptied", container.wipe), ("cleared", container.logs)):
@@ -126,16 +128,21 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
     return tuple(warnings)
 
 
-def _stamp(reader: Reader, settings: Settings, container: ContainerSettings) -> str:
-    """The stamp's content; waited for where a container has no probe that would have waited."""
+def _stamp(reader: Reader, settings: Settings, container: ContainerSettings, own: str) -> str:
+    """The stamp's content; waited for where a container has no probe that would have waited.
+
+    Args:
+        own: The line that tells it from the stamp of the clone that this one is a copy of.
+    """
     deadline = time.monotonic() + (0 if container.probes else settings.timeouts.ready)
     while True:
         try:
             content = reader.file(settings.project, container.name, STAMP)
         except ServerRefused:
             content = None  # between two states of the container the daemon can't reach its files
-        if content is not None:
-            return content.decode("utf-8", "replace")
+        text = (content or b"").decode("utf-8", "replace")
+        if own in text.splitlines():
+            return text
         if time.monotonic() >= deadline:
             return ""
         time.sleep(0.05)  # a poll with a deadline: Incus has no event for a file

@@ -74,7 +74,7 @@ def plan_destroy(reader: Reader, settings: Settings) -> tuple[Step, ...]:
         steps.extend(RemoveClone(subject=name, reason="the stage is destroyed") for name in clones)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveProject(subject=settings.project, after=after))
-    network = reader.networks().get(settings.network.name)
+    network = reader.network(settings.network.name)
     if network is not None and marks.is_ours(network.config):
         steps.extend(RemoveForward(subject=listen) for listen in _forwards(reader, settings))
         after = frozenset(step.key for step in steps)

@@ -108,7 +108,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
                 remedy=f"close it with `python -m pytest_stagegbo expose --close {wanted.listen}`, or name another "
                 "address",
             )
-    for network, forward in _forwards(reader, facts):
+    for network, forward in _forwards(reader):
         if forward["listen_address"] == wanted.listen:
             raise NotOurs(
                 f"network {network} has a forward of {wanted.listen} that was not made by pytest-stagegbo",
@@ -134,8 +134,8 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
         _refuse_taken(wanted)
 
 
-def _forwards(reader: Reader, facts: Facts) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, network in facts.networks.items():
+def _forwards(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, network in reader.networks().items():
         if network.managed:
             for forward in reader.forwards(name):
                 yield name, forward

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.expose import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from ipaddress import IPv4Network
 
     from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
@@ -48,7 +48,7 @@ class Facts:
     clones: Mapping[str, Instance]
     """Instances of the stage's project, by name."""
     networks: Mapping[str, Network]
-    """Networks of the host, by name."""
+    """By name: the stage's bridge and production's; all of the host's where the stage's has yet to get its address."""
     acl: Mapping[str, Any] | None
     profile: Mapping[str, Any] | None
     """The stage's default profile; None while the project is missing."""
@@ -73,12 +73,15 @@ class Facts:
     @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
-        names: set[str] = set()
-        for instance in self.production_instances.values():
-            for device in instance.expanded_devices.values():
-                if device.get("type") == "nic":
-                    names.update(filter(None, (device.get("network"), device.get("parent"))))
-        return frozenset(names)
+        return _bridges(self.production_instances)
+
+    def with_prepared(self, names: Collection[str]) -> Facts:
+        """As they will be once these clones' first boots are proven."""
+        clones = dict(self.clones)
+        for name in names:
+            if name in clones:
+                clones[name] = replace(clones[name], config={**clones[name].config, marks.STATE: marks.PREPARED})
+        return replace(self, clones=clones)
 
     def production_subnets(self, settings: Settings) -> tuple[IPv4Network, ...]:
         """Production's networks: that of the settings, and those of the bridges that its containers hang on."""
@@ -91,7 +94,7 @@ class Facts:
 
 
 def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True, golden: str = "") -> Facts:
-    """Read the facts: about ten requests, the slowest beside the others.
+    """Read the facts: about a dozen requests, the slowest beside the others.
 
     Args:
         golden: Project to copy from instead of production's.
@@ -100,9 +103,9 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
     Raises:
         SourceMissing: the source project does not exist.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="stagegbo facts") as pool:
+    with ThreadPoolExecutor(3, thread_name_prefix="stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
-        networks = pool.submit(reader.networks)
+        bridge = pool.submit(reader.network, settings.network.name)
         acl = pool.submit(reader.acl, shape.acl_name(settings))
         forwards = pool.submit(reader.forwards, settings.network.name)
         projects = reader.projects()
@@ -113,6 +116,7 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
                 remedy="name production's project with --source-project (source_project)",
             )
         production = reader.instances(settings.source_project)
+        networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production)))
         sources = production
         if golden:
             copied = reader.instances(golden)
@@ -136,6 +140,25 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             golden=golden,
             production=production if golden else {},
         )
+
+
+def _bridges(instances: Mapping[str, Instance]) -> frozenset[str]:
+    names: set[str] = set()
+    for instance in instances.values():
+        for device in instance.expanded_devices.values():
+            if device.get("type") == "nic":
+                names.update(filter(None, (device.get("network"), device.get("parent"))))
+    return frozenset(names)
+
+
+def _networks(
+    reader: Reader, settings: Settings, bridge: Network | None, production: Collection[str]
+) -> Mapping[str, Network]:
+    """All of them only where the stage's subnet may clash with that of any."""
+    if bridge is None or bridge.config.get("ipv4.address") != str(settings.network.address):
+        return reader.networks()
+    found = [bridge, *(reader.network(name) for name in sorted(production) if name != bridge.name)]
+    return {each.name: each for each in found if each is not None}
 
 
 def _rooms(reader: Reader, host: HostView, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
-from pytest_stagegbo.guest.files import FOLDER
+from pytest_stagegbo.guest.place import FOLDER
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:

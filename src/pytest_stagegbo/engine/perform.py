@@ -13,7 +13,7 @@ from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.expose import access_list
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import FOLDER, RELEASE, STAMP, guest_files, holds_services, machine_id
+from pytest_stagegbo.guest import PLACE, RELEASE, guest_files, holds_services, machine_id, variable
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
@@ -43,6 +43,8 @@ class Performer:
 
     Attributes:
         readiness: What each awaited container answered, by name.
+        bootable: Names of clones that were copied whole and are marked as prepared only once their first boot is
+            proven. Whoever comes after a kill does not know of a copy whether it is whole, and makes it anew.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Performer:
         progress: Progress,
         replacements: Replacements | None = None,
         family: str = "",
+        bootable: set[str] | None = None,
     ) -> None:
         self._replacements = replacements
         self._reader = reader
@@ -65,6 +68,7 @@ class Performer:
         self._progress = progress
         self._family = family
         self.readiness: dict[str, Readiness] = {}
+        self.bootable: set[str] = set() if bootable is None else bootable
 
     def do(self, step: steps.Step) -> None:
         """Do one step.
@@ -165,12 +169,17 @@ class Performer:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
         wanted = clone_config(source, step.container, self._settings, managed=self._managed)
+        if self._facts.golden:
+            place = variable(step.container, self._settings)
+            wanted = replace(wanted, config={**wanted.config, f"environment.{PLACE}": place})
         try:
             self._copy(name, source.name, wanted, target=step.location)
         except (OperationFailed, ServerRefused) as error:
             if dialect.over_quota(error):
                 raise self._limit_error(step, source) from None
             raise
+        if step.bootable:
+            self.bootable.add(name)
 
     def _copy(self, name: str, source: str, wanted: CloneConfig, *, target: str = "") -> None:
         self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
@@ -225,30 +234,31 @@ class Performer:
         """Check the stopped clone's configuration, place its files, and only then mark it as safe to start."""
         name = step.subject
         clone = self._clone(name)
-        problems = unsafe(clone, self._settings)
-        if problems or clone.is_running:
+        self._refuse_unsafe(clone)
+        if clone.is_running:
             raise UnsafeClone(
-                f"{name} in {self._settings.project} must not be started",
-                seen=", ".join(problems) or "it is running although it was not made safe",
-                remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
-                "please report what was seen",
+                f"{name} in {self._settings.project} is running although it was not made safe",
+                remedy="somebody else started it, or this is a bug: run provision again",
             )
-        files = [machine_id(), *guest_files(step.container, self._settings)]
-        if self._facts.golden:  # booted before: without its stamp, the clone's own first boot clears and reports
-            self.writer.delete_file(name, STAMP)
-            if holds_services(step.container):
-                self.writer.delete_file(name, RELEASE)
-            files = [file for file in files if not file.same_everywhere]
-        self._place_files(name, files)
+        if not self._facts.golden:  # where the golden clone's files are in it
+            self._place_files(name, [machine_id(), *guest_files(step.container, self._settings)])
         if not step.container.hooks:  # they come before that
             if step.container.may_restore and not self._family:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
+    def _refuse_unsafe(self, clone: Instance) -> None:
+        problems = unsafe(clone, self._settings)
+        if problems:
+            raise UnsafeClone(
+                f"{clone.name} in {self._settings.project} must not be started",
+                seen=", ".join(problems),
+                remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
+                "please report what was seen",
+            )
+
     def _place_files(self, name: str, files: Sequence[GuestFile]) -> None:
         made = {"/etc/network", "/etc/systemd/system"}
-        if self._facts.golden:
-            made.add(FOLDER)
         for file in files:
             folder = posixpath.dirname(file.path)
             if folder not in made and folder != "/etc":
@@ -267,25 +277,30 @@ class Performer:
     def start_clone(self, step: steps.StartClone) -> None:
         def start() -> None:
             clone = self._clone(step.subject)
-            if clone.config.get(marks.STATE) != marks.PREPARED:
+            if clone.config.get(marks.STATE) != marks.PREPARED and clone.name not in self.bootable:
                 raise UnsafeClone(
                     f"{step.subject} was not made safe",
                     seen=f"state {clone.config.get(marks.STATE)}",
                     remedy="provision again",
                 )
+            if clone.config.get(marks.PROVEN) != "true":
+                self._refuse_unsafe(clone)
             if not clone.is_running:
                 self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
 
         patiently(start, self._settings.timeouts.operation)
 
     def await_clone(self, step: steps.AwaitClone) -> None:
-        if step.prove and holds_services(step.container):  # what it needs answers now
+        # What it needs answers now. A golden clone's was taken away when it was stopped.
+        if holds_services(step.container) and (step.prove or (self._family and not self._facts.golden)):
             self.writer.put_file(step.subject, RELEASE, b"\n", mode=0o644)
         self.readiness[step.subject] = await_clone(
             self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
         )
         if step.prove:
-            self.writer.set_instance_config(step.subject, {marks.PROVEN: "true"})
+            marked = {marks.STATE: marks.PREPARED} if step.subject in self.bootable else {}
+            self.writer.set_instance_config(step.subject, {**marked, marks.PROVEN: "true"})
+            self.bootable.discard(step.subject)
 
     def _clone(self, name: str) -> Instance:
         clone = self._reader.instance(self._settings.project, name)

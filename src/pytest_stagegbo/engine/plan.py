@@ -73,7 +73,7 @@ def make_plan(
     founded = frozenset(step.key for step in steps)
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
     for container in reversed(list(settings.containers.values())):
-        steps.extend(_clone_steps(facts, settings, container, anew, founded))
+        steps.extend(_clone_steps(facts, settings, container, anew, founded, family))
     vault = marks.vault_container(settings)
     secrets = plan_secrets(facts, settings, anew=vault in copying)
     if secrets is not None:
@@ -116,7 +116,12 @@ def _own_networks(facts: Facts, settings: Settings) -> bool:
 
 
 def _clone_steps(
-    facts: Facts, settings: Settings, container: ContainerSettings, anew: frozenset[str], founded: frozenset[str]
+    facts: Facts,
+    settings: Settings,
+    container: ContainerSettings,
+    anew: frozenset[str],
+    founded: frozenset[str],
+    family: str,
 ) -> list[Step]:
     name = container.name
     clone = facts.clones.get(name)
@@ -130,6 +135,8 @@ def _clone_steps(
     steps: list[Step] = []
     if reason is not None:
         source = facts.sources[container.source_name]
+        # Slots go back to their golden copy; the stage itself, to a snapshot.
+        bootable = bool(facts.golden) and (bool(family) or not container.may_restore)
         if clone is not None:
             steps.append(RemoveClone(subject=name, reason=reason, after=founded))
         steps.append(
@@ -140,12 +147,14 @@ def _clone_steps(
                 limit=_limit(container, settings),
                 location=source.location if facts.server.clustered else "",
                 dropped=clone_config(source, container, settings, managed=True).dropped,
+                bootable=bootable,
                 after=founded | {f"remove:{name}"} | _holders(facts, container),
             )
         )
         # What the hooks of a golden clone have changed is in its copies.
         prepared = dataclasses.replace(container, hooks=()) if facts.golden else container
-        steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
+        if not bootable:
+            steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
         if prepared.hooks:
             after = frozenset({f"prepare:{name}"})
             steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
@@ -160,7 +169,7 @@ def _clone_steps(
         started = not clone.is_running
         prove = clone.config.get(marks.PROVEN) != "true"
     if started:
-        after = founded | before_start | {f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
+        after = founded | before_start | {f"copy:{name}", f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
         steps.append(StartClone(subject=name, after=after))
     steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps

@@ -108,6 +108,8 @@ class StageEngine:
         self._origin = origin
         self._family = family
         self._exposed: tuple[Exposure, ...] = ()
+        self._bootable: set[str] = set()
+        """See `Performer`."""
 
     def facts(self) -> Facts:
         """Read the world. Raises `SourceMissing` and the errors of the connection."""
@@ -321,6 +323,7 @@ class StageEngine:
             self.progress,
             self._replacements,
             family=self._family,
+            bootable=self._bootable,
         )
 
     def plan_destroy(self) -> tuple[Step, ...]:
@@ -432,7 +435,7 @@ class StageEngine:
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 
     def _verify(self, facts: Facts) -> None:
-        left = self._plan(facts).changes
+        left = self._plan(facts.with_prepared(self._bootable)).changes
         if left:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",

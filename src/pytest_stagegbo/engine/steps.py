@@ -100,6 +100,8 @@ class CopyClone(Step):
     """Cluster member that the source is on, empty without a cluster; a copy elsewhere would move every byte."""
     dropped: tuple[str, ...]
     """What of the source's configuration the clone will not have, for people."""
+    bootable: bool = False
+    """Whether there is nothing to prepare: a copy of a golden clone is told its place by its environment."""
 
     @property
     def text(self) -> str:

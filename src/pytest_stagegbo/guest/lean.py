@@ -1,8 +1,14 @@
-"""What a copy of a clone need not do at its boot: systemd's work for machines, which is for nothing in a container."""
+"""What a golden clone is told before it is stopped, for its copies: to leave out what a boot need not do in them.
+
+All of it saves time and nothing else: a copy whose golden clone was not told does it all, as production would.
+"""
 
 from __future__ import annotations
 
-__all__ = ["lean_script"]
+from pytest_stagegbo.guest.files import RELEASE
+from pytest_stagegbo.guest.place import INTERFACES, NETWORK
+
+__all__ = ["settle_script"]
 
 GENERATORS = (
     "cryptsetup",
@@ -36,10 +42,27 @@ UNITS = (
 )
 """They are about modules, devices and mounts, which an unprivileged container can't change, or were done by an earlier
 boot."""
+KNOWN_HOOKS = ("resolved",)
+"""Scripts that ifupdown runs for each interface and that do nothing in a clone: it has no systemd-resolved."""
 
 
-def lean_script() -> str:
-    """POSIX shell that masks them for later boots: about a third of the processor time of a boot (systemd 252)."""
+def settle_script(*, lean: bool) -> str:
+    """POSIX shell for a golden clone that is about to be stopped.
+
+    Its machine-id is emptied, which has systemd make one for each copy and is no first boot (machine-id(5)).
+
+    Args:
+        lean: Mask systemd's work for machines in later boots: about a third of their processor time (systemd 252).
+    """
+    own = f"""rm -f {RELEASE}
+[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+: >/etc/machine-id
+printf 'auto lo\\niface lo inet loopback\\n' >{INTERFACES}
+"""
+    return own + (_lean_script() if lean else "")
+
+
+def _lean_script() -> str:
     return f"""set -eu
 mkdir -p /etc/systemd/system-generators
 for name in {" ".join(GENERATORS)}; do
@@ -48,4 +71,15 @@ done
 for name in {" ".join(UNITS)}; do
     [ -e /etc/systemd/system/$name ] || ln -sf /dev/null /etc/systemd/system/$name
 done
+for hook in /etc/network/if-pre-up.d/* /etc/network/if-up.d/*; do
+    [ -e "$hook" ] || continue
+    case ${{hook##*/}} in {" | ".join(KNOWN_HOOKS)}) ;; *) exit 0 ;; esac
+done
+mkdir -p /etc/systemd/system/networking.service.d
+cat >/etc/systemd/system/networking.service.d/stagegbo.conf <<'END'
+# Written by pytest-stagegbo: the same as {INTERFACES}, in fewer processes.
+[Service]
+ExecStart=
+ExecStart={NETWORK}
+END
 """

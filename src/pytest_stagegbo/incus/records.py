@@ -72,6 +72,18 @@ class Network:
     description: str
     used_by: tuple[str, ...]
 
+    @classmethod
+    def from_api(cls, data: Mapping[str, Any]) -> Network:
+        return cls(
+            name=str(data["name"]),
+            project=str(data.get("project") or "default"),
+            type=str(data.get("type", "")),
+            managed=bool(data.get("managed")),
+            config=data.get("config") or {},
+            description=str(data.get("description", "")),
+            used_by=tuple(data.get("used_by") or ()),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Project:

@@ -19,7 +19,7 @@ from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.slots.fit import Fit, fit
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
-from pytest_stagegbo.slots.layout import number_of, slot_settings
+from pytest_stagegbo.slots.layout import GOLDEN, number_of, slot_settings
 from pytest_stagegbo.slots.moved import moved
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Fleet:
         return {name: moved(sources.get(each.source_name), clones.get(name)) for name, each in containers}
 
     def _has_golden(self) -> bool:
-        return -1 in self.members()
+        project = self._reader.projects().get(f"{self.settings.project}-{GOLDEN}")
+        return project is not None and _is_of(project.config, self.settings.project)
 
     # -- provision
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
-from pytest_stagegbo.guest.lean import lean_script
+from pytest_stagegbo.guest.lean import settle_script
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.layout import golden_settings
@@ -129,9 +129,9 @@ class Golden:
         def settle(name: str) -> None:
             clone = clones[name]
             if clone.status != "Stopped":
-                if self.settings.containers[name].boot == "units":
-                    # Where it can't be done, the slots boot as slowly as production.
-                    writer.execute(name, ["sh", "-c", lean_script()], timeout=STOP_SECONDS)
+                script = settle_script(lean=self.settings.containers[name].boot == "units")
+                with contextlib.suppress(OperationFailed):  # without it, the slots boot as slowly as production
+                    writer.execute(name, ["sh", "-c", script], timeout=STOP_SECONDS)
                 try:
                     writer.set_state(name, "stop", seconds=STOP_SECONDS)
                 except OperationFailed:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.allowlist import unsafe
 from pytest_stagegbo.guest import STAMP
-from pytest_stagegbo.guest.files import TWIN_DEVICE
+from pytest_stagegbo.guest.place import TWIN_DEVICE
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.verify.finding import Result, Skipped

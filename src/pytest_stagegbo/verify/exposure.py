@@ -71,7 +71,7 @@ def networks(scene: Scene) -> Result:
     """No forward, load balancer, peer, tunnel or DNS record of any network leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
-    listed = [name for name, each in scene.facts.networks.items() if each.managed]
+    listed = [name for name, each in scene.reader.networks().items() if each.managed]
     for network in listed:
         for kind in ("forwards", "load-balancers", "peers"):
             for each in scene.reader.documents("networks", network, kind, project="default"):
