@@ -13,7 +13,7 @@ from pytest_stagegbo.engine import marks, steps
 from pytest_stagegbo.engine.allowlist import clone_config
 from pytest_stagegbo.engine.perform import LARGEST_LIMIT, Performer, remove_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import STAMP
+from pytest_stagegbo.guest import PLACE, STAMP, variable
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -198,6 +198,55 @@ class TestStart:
     def test_a_clone_that_vanished_is_said(self) -> None:
         with pytest.raises(StageMissing, match="tables vanished"):
             performer(Stage()).do(START)
+
+
+class TestCopiesOfGoldenClones:
+    """They need no preparing: their files are in the golden clone, and they are told their place."""
+
+    GOLDEN = bare_host(SETTINGS, golden="STAGE-GBO-GOLDEN")
+    COPY = replace(COPY, bootable=True)
+
+    def test_one_is_told_its_place_and_started_as_it_is(self) -> None:
+        stage = Stage()
+        performing = performer(stage, self.GOLDEN)
+        performing.do(self.COPY)
+        assert stage.clones["tables"].config[f"environment.{PLACE}"] == variable(TABLES, SETTINGS)
+        performing.do(START)
+        assert [line.split()[0] for line in stage.log] == ["copy", "start"]
+
+    def test_who_did_not_see_it_copied_whole_does_not_start_it(self) -> None:
+        stage = Stage()
+        performer(stage, self.GOLDEN).do(self.COPY)
+        with pytest.raises(UnsafeClone, match="was not made safe"):
+            performer(stage, self.GOLDEN).do(START)
+
+    def test_one_whose_copying_failed_is_not_started(self) -> None:
+        def fail(*_: object) -> None:
+            raise refused(500)
+
+        stage = Stage(fresh_copy())
+        stage.on["copy"] = fail
+        performing = performer(stage, self.GOLDEN)
+        with pytest.raises(ServerRefused):
+            performing.do(self.COPY)
+        with pytest.raises(UnsafeClone, match="was not made safe"):
+            performing.do(START)
+
+    def test_one_that_has_something_dangerous_is_not_started(self) -> None:
+        stage = Stage()
+        performing = performer(stage, self.GOLDEN)
+        performing.do(self.COPY)
+        stage.clones["tables"] = fresh_copy(**{"security.privileged": "true"})
+        with pytest.raises(UnsafeClone, match="must not be started"):
+            performing.do(START)
+
+    def test_a_place_is_not_taken_over_from_production(self) -> None:
+        origin = bare_host(SETTINGS).sources["tables"]
+        key = f"environment.{PLACE}"
+        origin = replace(origin, config={**origin.config, key: "x"}, expanded_config={key: "x"})
+        wanted = clone_config(origin, TABLES, SETTINGS, managed=True)
+        assert wanted.config[key] == ""
+        assert wanted.dropped == (f"config {key}",)
 
 
 class TestRemove:

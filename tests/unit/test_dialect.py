@@ -63,3 +63,9 @@ def test_an_instance_that_is_busy() -> None:
     assert dialect.is_busy(refused(400, "Instance is running"))
     assert dialect.is_busy(refused(200, "Instance not found"))
     assert not dialect.is_busy(refused(400, "The instance is already running"))
+
+
+def test_a_network_that_something_else_on_the_host_came_between() -> None:
+    seen = "Failed to delete bridge children interfaces: Failed to run: ip -d -j link show physxt8Uec: exit status 1"
+    assert dialect.lost_an_interface(refused(500, f'{seen} (Device "physxt8Uec" does not exist.)'))
+    assert not dialect.lost_an_interface(refused(400, "The network already exists"))

@@ -25,6 +25,7 @@ TARGET = "/etc/systemd/system/default.target"
 HOLD_PATH = "/etc/systemd/system/stagegbo-services.path"
 HOLD_TARGET = "/etc/systemd/system/stagegbo-services.target"
 ENVIRON = "/proc/1/environ"
+NETWORKING = "/etc/systemd/system/networking.service.d/stagegbo.conf"
 DROP_IN = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
 
 
@@ -42,7 +43,7 @@ def without_twins() -> Settings:
 
 class TestFiles:
     def test_a_clone_that_starts_only_its_units_gets_a_target_of_its_own(self) -> None:
-        assert list(placed()) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, TARGET]
+        assert list(placed()) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, NETWORKING, TARGET]
 
     def test_a_clone_that_boots_in_full_keeps_its_target(self) -> None:
         assert list(placed(replace(TABLES, boot="full"))) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, DROP_IN]
@@ -569,6 +570,22 @@ class TestRest:
         assert "route replace default via 10.0.3.1 dev eth0 onlink" in script
         ups = [line.partition(" up ")[2] for line in clone.path(INTERFACES).read_text().splitlines() if " up " in line]
         assert script.splitlines()[-len(ups) :] == ups
+
+    @pytest.mark.parametrize(("hook", "ifupdown"), [("resolved", False), ("a hook", True)])
+    def test_hooks_of_ifupdown_are_left_to_it(self, clone: Clone, hook: str, ifupdown: bool) -> None:
+        clone.boot()
+        clone.fill("/etc/network/if-up.d", hook)
+        clone.fill("/etc/network/if-pre-up.d")
+        root, programs = clone.root, clone.fill("/programs")
+        for name in ("ip", "ifup", "bash"):
+            (programs / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
+            (programs / name).chmod(0o755)
+        script = clone.path(NETWORK).read_text().replace("export PATH=", f"export PATH={programs}:")
+        script = script.replace("/etc/network", str(root / "etc/network")).replace(TWINS, "true")
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=10, check=True)
+        first = "ifup -a --read-environment" if ifupdown else "ip -batch -"
+        assert done.stdout.splitlines()[0] == first
+        assert (len(done.stdout.splitlines()) == 1) == ifupdown
 
     def test_without_twins_there_is_no_twins_script(self, clone: Clone) -> None:
         assert clone.boot(settings=without_twins()).returncode == 0

@@ -76,6 +76,15 @@ class TestPlan:
         assert steps["prepare:tables"].container.hooks == ()  # type: ignore[attr-defined]
         assert steps["copy:tables"].container.hooks  # type: ignore[attr-defined]  # its fingerprint is of the settings
 
+    def test_a_slots_copy_of_a_golden_clone_is_not_prepared_since_nothing_is_left_to_do(self, tmp_path: Path) -> None:
+        (tmp_path / "mask.sql").write_text("SELECT 1")
+        settings = with_hooks(tmp_path / "mask.sql")
+        facts = dataclasses.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
+        steps = {step.key: step for step in make_plan(facts, settings, family="STAGE-GBO").steps}
+        assert not [key for key in steps if key.startswith(("prepare:", "hooks:"))]
+        assert all(steps[f"copy:{name}"].bootable for name in settings.containers)  # type: ignore[attr-defined]
+        assert "copy:tables" in steps["start:tables"].after
+
     def test_between_preparing_and_starting(self, tmp_path: Path) -> None:
         (tmp_path / "mask.sql").write_text("SELECT 1")
         settings = with_hooks(tmp_path / "mask.sql")

@@ -12,6 +12,7 @@ from fakes import Sent, StrictConnection, refused
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
 from pytest_stagegbo.incus.connection import Reply
+from pytest_stagegbo.incus.writer import NETWORK_TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -639,6 +640,30 @@ class TestReader:
     def test_a_volumes_usage_is_unknown_where_the_driver_does_not_count(self, state: Any, used: int | None) -> None:
         connection: Any = OnlyGet(state)
         assert Reader(connection).volume_usage("tank", "P", "n") == used
+
+
+class Unlucky(StrictConnection):
+    """An interface of the host vanishes while the first networks are made."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    def request(self, method: str, path: Sequence[str], **_: Any) -> Reply:
+        assert (method, tuple(path)) == ("POST", ("networks",))
+        self._times -= 1
+        if self._times >= 0:
+            raise refused(500, "Failed to delete bridge children interfaces: ip link show vethx: does not exist")
+        return Reply({}, "", {})
+
+
+def test_a_network_is_asked_for_again_where_something_else_came_between() -> None:
+    Writer(Unlucky(NETWORK_TRIES - 1).as_connection(), SCOPE, 10).create_network({}, "")
+
+
+def test_and_not_for_ever() -> None:
+    with pytest.raises(ServerRefused, match="does not exist"):
+        Writer(Unlucky(NETWORK_TRIES).as_connection(), SCOPE, 10).create_network({}, "")
 
 
 class Refusing(StrictConnection):

@@ -269,11 +269,12 @@ class StageEngine:
         return self._resetter.reset(containers, left_by)
 
     def _start_clone(self, container: ContainerSettings) -> None:
-        clone = reset.our_clone(
-            self.reader.instance(self.settings.project, container.name), self.settings, container.name
-        )
-        if not clone.is_running:
-            self._performer().do(StartClone(subject=container.name))
+        name = container.name
+        if name not in self._bootable:
+            clone = reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
+            if clone.is_running:
+                return
+        self._performer().do(StartClone(subject=name))
 
     def _restore_clone(self, container: ContainerSettings) -> None:
         if self._family:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.guest import clearing
 from pytest_stagegbo.guest.keeping import keep_script
-from pytest_stagegbo.guest.place import FOLDER, INTERFACES, PLACE, interfaces, place_script
+from pytest_stagegbo.guest.place import FOLDER, INTERFACES, NETWORK, PLACE, interfaces, place_script
 
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
@@ -55,6 +55,7 @@ def guest_files(container: ContainerSettings, settings: Settings) -> tuple[Guest
         GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
     ]
     if container.boot == "units":
+        files.append(GuestFile("/etc/systemd/system/networking.service.d/stagegbo.conf", network_drop_in()))
         path = "/etc/systemd/system/default.target"
         files.append(GuestFile(path, stage_target(container), replaces_link=True))
         if holds_services(container):
@@ -140,6 +141,10 @@ WantedBy=sysinit.target
 def sysinit_drop_in() -> str:
     """For a full boot: services wait for `sysinit.target` by default, and it fails with the unit."""
     return f"# Written by pytest-stagegbo.\n[Unit]\nRequires={UNIT}\nAfter={UNIT}\n"
+
+
+def network_drop_in() -> str:
+    return f"# Written by pytest-stagegbo.\n[Service]\nExecStart=\nExecStart={NETWORK}\n"
 
 
 def stage_target(container: ContainerSettings) -> str:

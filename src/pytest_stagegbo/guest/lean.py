@@ -6,7 +6,7 @@ All of it saves time and nothing else: a copy whose golden clone was not told do
 from __future__ import annotations
 
 from pytest_stagegbo.guest.files import RELEASE
-from pytest_stagegbo.guest.place import INTERFACES, NETWORK
+from pytest_stagegbo.guest.place import INTERFACES
 
 __all__ = ["settle_script"]
 
@@ -42,8 +42,6 @@ UNITS = (
 )
 """They are about modules, devices and mounts, which an unprivileged container can't change, or were done by an earlier
 boot."""
-KNOWN_HOOKS = ("resolved",)
-"""Scripts that ifupdown runs for each interface and that do nothing in a clone: it has no systemd-resolved."""
 
 
 def settle_script(*, lean: bool) -> str:
@@ -71,15 +69,4 @@ done
 for name in {" ".join(UNITS)}; do
     [ -e /etc/systemd/system/$name ] || ln -sf /dev/null /etc/systemd/system/$name
 done
-for hook in /etc/network/if-pre-up.d/* /etc/network/if-up.d/*; do
-    [ -e "$hook" ] || continue
-    case ${{hook##*/}} in {" | ".join(KNOWN_HOOKS)}) ;; *) exit 0 ;; esac
-done
-mkdir -p /etc/systemd/system/networking.service.d
-cat >/etc/systemd/system/networking.service.d/stagegbo.conf <<'END'
-# Written by pytest-stagegbo: the same as {INTERFACES}, in fewer processes.
-[Service]
-ExecStart=
-ExecStart={NETWORK}
-END
 """

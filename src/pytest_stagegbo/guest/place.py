@@ -23,7 +23,10 @@ __all__ = ["FOLDER", "INTERFACES", "NETWORK", "PLACE", "TWINS", "identity", "int
 FOLDER = "/var/lib/stagegbo"
 INTERFACES = "/etc/network/interfaces"
 NETWORK = f"{FOLDER}/network"
-"""Does as ifupdown does with `INTERFACES`, for clones whose `networking.service` runs it instead (`lean`)."""
+"""Does what `INTERFACES` says, in place of ifupdown, which starts some forty processes for it."""
+KNOWN_HOOKS = ("resolved",)
+"""Scripts that ifupdown runs for each interface and that do nothing in a clone: it has no systemd-resolved. Where there
+are others, ifupdown does the work."""
 PLACE = "STAGEGBO_PLACE"
 """Name of the environment variable."""
 
@@ -91,13 +94,16 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
 
 
 def network_script(container: ContainerSettings, network: NetworkSettings) -> str:
-    """POSIX shell: `interfaces` in one go. ifupdown starts some forty processes for it."""
+    """POSIX shell: `interfaces` in one go, or ifupdown where it would do more than that."""
     address = f"{container.address}/{network.subnet.prefixlen}"
     last = TWINS if network.twins else f"ip route replace unreachable {network.production}"
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: what {INTERFACES} says.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+for hook in /etc/network/if-pre-up.d/* /etc/network/if-up.d/*; do
+    case ${{hook##*/}} in '*' | {" | ".join(KNOWN_HOOKS)}) ;; *) exec ifup -a --read-environment ;; esac
+done
 ip -batch - <<'END'
 link set lo up
 link set eth0 up

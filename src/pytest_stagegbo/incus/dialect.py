@@ -143,6 +143,12 @@ def is_busy(error: OperationFailed | ServerRefused) -> bool:
     return any(each in error.seen for each in words)
 
 
+def lost_an_interface(error: ServerRefused) -> bool:
+    """Whether a network could not be made since an interface of the host that has nothing to do with it vanished while
+    the daemon looked at them all: that of a container that starts meanwhile. Nothing was made (6.0.4)."""
+    return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
+
+
 def has_not_ended(error: ServerRefused) -> bool:
     """Whether an operation was still going on when the time was up that the server was to wait for it.
 

@@ -25,6 +25,8 @@ __all__ = ["CommandResult", "Writer", "WriterScope"]
 
 HOST_PROJECT = "default"
 """Bridges and their access lists live in project `default`, whichever projects use them."""
+NETWORK_TRIES = 5
+"""How often a network is asked for that could not be made since something else on the host changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,13 @@ class Writer:
 
     def create_network(self, config: Mapping[str, str], description: str) -> None:
         body = {"name": self.scope.network, "type": "bridge", "config": dict(config), "description": description}
-        self._send("POST", ("networks",), body=body)
+        for left in reversed(range(NETWORK_TRIES)):
+            try:
+                self._send("POST", ("networks",), body=body)
+                return
+            except ServerRefused as error:
+                if not left or not dialect.lost_an_interface(error):
+                    raise
 
     def replace_network(self, config: Mapping[str, str], description: str) -> None:
         etag = self._connection.get_reply("networks", self.scope.network, project=HOST_PROJECT).etag
