@@ -206,9 +206,10 @@ class StageEngine:
 
         def do(step: Step) -> None:
             if isinstance(step, Verify):
+                unproven = frozenset(self._bootable)  # as the facts show them, whatever is proven meanwhile
                 after = self.facts()
                 self._note_production(after, performer.writer, before)
-                self._verify(after)
+                self._verify(after.with_prepared(unproven))
             else:
                 performer.do(step)
 
@@ -436,7 +437,7 @@ class StageEngine:
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 
     def _verify(self, facts: Facts) -> None:
-        left = self._plan(facts.with_prepared(self._bootable)).changes
+        left = self._plan(facts).changes
         if left:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",
