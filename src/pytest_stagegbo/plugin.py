@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom, StageGboError
+    from pytest_stagegbo.session.fresh import FreshStages
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.production_guard import ProductionGuard
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.slots.pool import Pool, Pooled
     from pytest_stagegbo.slots.seat import Seat
     from pytest_stagegbo.stage import Credentials, Stage
 
@@ -103,9 +103,7 @@ class StagePlugin:
         self._settings: Settings | None = None
         self._session: StageSession | None = None
         self._seat: Seat | None = None
-        self._pool: Pool | None = None
-        self._fresh_stages: dict[int, Stage] = {}
-        self._guards: dict[int, DiskGuard] = {}
+        self._fresh: FreshStages | None = None
         self._guard: DiskGuard | None = None
         self._production: ProductionGuard | None = None
         self._item: pytest.Item | None = None
@@ -207,67 +205,38 @@ class StagePlugin:
         self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
         return self._stage
 
-    def pool(self) -> Pool:
-        """The slots that tests may have to themselves."""
-        if self._pool is None:
-            from pytest_stagegbo.slots.pool import Pool
+    def fresh_stages(self, session: pytest.Session) -> FreshStages:
+        """The stages that tests may have to themselves."""
+        if self._fresh is None:
+            from pytest_stagegbo.session.fresh import FreshStages
+            from pytest_stagegbo.session.session import StageSession
 
-            session = self.session()
-            engines, own, places = {0: session.engine}, None, frozenset[int]()
-            if self._seat is not None:
-                engines = self._seat.engines()
-                if self._seat.lease is not None:
-                    own = self._seat.number
-                    places = frozenset(range(self._place()[1])) - {own}
-            self._pool = Pool(engines, own, self._ensure, self.settings.timeouts.lock, places)
-        return self._pool
-
-    def _ensure(self, engine: StageEngine) -> None:
-        from pytest_stagegbo.session.session import StageSession
-
-        session = self.session()
-        if session.engine is not engine:
-            session = StageSession(engine, self.run, self.summary())
-        session.ensure()
-        session.check()
+            self._fresh = FreshStages(
+                self.session(),
+                self._seat,
+                self._place()[1],
+                lambda engine: StageSession(engine, self.run, self.summary()),
+                lambda engine: _watched(engine, session),
+                self.summary(),
+            )
+        return self._fresh
 
     @contextlib.contextmanager
     def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Iterator[Stage]:
         """A clean stage that nobody else uses until the block ends."""
         from pytest_stagegbo.errors import StageGboError
-        from pytest_stagegbo.stage import Stage
 
         problem = ""
-        try:
-            slot = self._take(item)
-        except StageGboError as error:
-            problem = f"{type(error).__name__}: {error}"
-        if problem:  # said here, since within the `except` pytest would print both errors
-            pytest.fail(problem, pytrace=False)
-        if slot.number not in self._fresh_stages:
-
-            def reset(names: tuple[str, ...]) -> None:
-                slot.engine.reset(names, held=True)
-
-            self._fresh_stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
-        try:
-            yield self._fresh_stages[slot.number]
-        finally:
-            self.pool().give_back(slot)
-
-    def _take(self, item: pytest.Item) -> Pooled:
-        """A slot of the pool for a test, its disk watched."""
-        self._keep_from_production()
-        began = time.monotonic()
-        slot = self.pool().take(item.nodeid, others_only=DEMAND in item.stash)
-        self.summary().fresh.append(time.monotonic() - began)
-        try:
-            if slot.number not in self._guards:
-                self._guards[slot.number] = _watched(slot.engine, item.session)
-        except BaseException:
-            self.pool().give_back(slot)
-            raise
-        return slot
+        with contextlib.ExitStack() as stack:
+            try:
+                self._keep_from_production()
+                stages, shared = self.fresh_stages(item.session), DEMAND in item.stash
+                stage = stack.enter_context(stages.taken(item.nodeid, credentials, others_only=shared))
+            except StageGboError as error:
+                problem = f"{type(error).__name__}: {error}"
+            if problem:  # said here, since within the `except` pytest would print both errors
+                pytest.fail(problem, pytrace=False)
+            yield stage
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -302,14 +271,12 @@ class StagePlugin:
         if any(DEMAND in item.stash for item in items) and not self._config.option.collectonly:
             self._begin_run(session)
         if any(FRESH in item.stash for item in items) and not self._config.option.collectonly:
-            self._begin_pool(others_only=any(DEMAND in item.stash for item in items))
+            self._prepare_fresh(session, others_only=any(DEMAND in item.stash for item in items))
         try:
             return (yield)
         finally:
-            if self._pool is not None:
-                self._pool.close()
-            for guard in self._guards.values():
-                guard.close()
+            if self._fresh is not None:
+                self._fresh.close()
             if self._guard is not None:
                 self._guard.close()
             if self._production is not None:
@@ -341,11 +308,11 @@ class StagePlugin:
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
-    def _begin_pool(self, *, others_only: bool) -> None:
+    def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
         from pytest_stagegbo.errors import StageGboError
 
         with contextlib.suppress(StageGboError):  # which the first test that wants a stage is told
-            self.pool().prepare(others_only=others_only)
+            self.fresh_stages(session).prepare(others_only=others_only)
 
     def _keep_from_production(self) -> None:
         """From now on, this process does not connect to production."""

@@ -162,10 +162,10 @@ class Engine:
 
     def expose(self, length: str = "2h") -> None:
         wanted = new_exposure(self._settings, "cache", AT, length)
-        self._do(lambda engine: engine.expose(wanted))
+        self._do(lambda engine: engine.exposures.open(wanted))
 
     def close(self) -> None:
-        self._do(lambda engine: engine.close_exposed())
+        self._do(lambda engine: engine.exposures.close())
 
     def provision(self) -> bool:
         """Whether it changed anything."""

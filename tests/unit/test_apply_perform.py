@@ -279,6 +279,14 @@ class TestRemove:
         assert stage.log == ["delete tables"]
         assert stage.under_way == -1
 
+    def test_what_does_not_end_keeps_it_from_being_removed(self) -> None:
+        stage = Stage(clone("tables", SETTINGS, status="Stopped"))
+        stage.under_way = 1000
+        hurried = replace(SETTINGS, timeouts=replace(SETTINGS.timeouts, operation=0.1))
+        with pytest.raises(OperationFailed, match="an earlier operation on it goes on"):
+            remove_clone(cast("Reader", stage), cast("Writer", stage), hurried, "tables")
+        assert stage.log == []
+
     def test_what_is_gone_is_removed(self) -> None:
         stage = Stage()
         performer(stage).do(REMOVE)

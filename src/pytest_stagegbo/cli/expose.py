@@ -59,11 +59,11 @@ def _open(arguments: argparse.Namespace, context: Context) -> int:
     wanted = new_exposure(settings, arguments.target, arguments.listen, arguments.length)
     with console_progress() as progress:
         engine = context.engine(progress)
-        engine.expose(wanted, dry_run=True)
+        engine.exposures.open(wanted, dry_run=True)
     if arguments.dry_run or not _agreed(arguments, f"expose {wanted} to everybody who reaches {wanted.listen}?"):
         return _tell(arguments, "would expose", (wanted,)) if arguments.dry_run else 1
     with console_progress() as progress:
-        context.engine(progress).expose(wanted)
+        context.engine(progress).exposures.open(wanted)
     return _tell(arguments, "exposed", (wanted,))
 
 
@@ -71,7 +71,7 @@ def _close(arguments: argparse.Namespace, context: Context) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     with console_progress() as progress:
-        closed = context.engine(progress).close_exposed(arguments.close, dry_run=arguments.dry_run)
+        closed = context.engine(progress).exposures.close(arguments.close, dry_run=arguments.dry_run)
     return _tell(arguments, "would close" if arguments.dry_run else "closed", closed)
 
 

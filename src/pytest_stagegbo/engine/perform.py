@@ -338,9 +338,19 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
 
 def _let_end(reader: Reader, settings: Settings, name: str) -> None:
     """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
-    volume of that, which Incus then neither deletes nor knows."""
+    volume of that, which Incus then neither deletes nor knows.
+
+    Raises:
+        OperationFailed: it did not end in time.
+    """
     deadline = time.monotonic() + settings.timeouts.operation
-    while reader.is_worked_on(settings.project, name) and time.monotonic() < deadline:
+    while reader.is_worked_on(settings.project, name):
+        if time.monotonic() > deadline:
+            raise OperationFailed(
+                f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
+                seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
+                remedy=f"see `incus operation list --project {settings.project}`, then run this again",
+            )
         time.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_stagegbo.engine import exposing, inventory, marks, reset, shape
+from pytest_stagegbo.engine import inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
-from pytest_stagegbo.engine.expose import over
-from pytest_stagegbo.engine.facts import Facts, gather, host_addresses
+from pytest_stagegbo.engine.exposures import Exposures
+from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_stagegbo.engine.await_clone import Readiness
-    from pytest_stagegbo.engine.expose import Exposure
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
@@ -107,7 +106,7 @@ class StageEngine:
         self._resetter: Resetter | None = None
         self._origin = origin
         self._family = family
-        self._exposed: tuple[Exposure, ...] = ()
+        self.exposures = Exposures(self)
         self._bootable: set[str] = set()
         """See `Performer`."""
 
@@ -116,7 +115,7 @@ class StageEngine:
         golden = self._origin.project if self._origin is not None else ""
         facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, golden=golden)
         refuse_relation(facts.projects.get(self.settings.project), self._family)
-        self._exposed = facts.exposed
+        self.exposures.saw(facts)
         return facts
 
     def plan(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
@@ -167,17 +166,16 @@ class StageEngine:
             self.progress.note(warning)
         lock = self.lock()
         if not (missing or recreate or renew or held or lock.unfinished(self.settings.containers)):
-            with lock.hold("looking at the stage", self._waiting, shared=(STAGE,), exclusive=()):
+            with lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
-                if over(facts.exposed):
-                    self._close_what_is_over()
+                if self.exposures.close_over():
                     facts = self.facts()
                 plan = self._plan(facts)
                 if not plan.changes:
                     return self._carry_out(facts, plan, keys, began)
-        with nullcontext() if held else lock.hold("provision", self._waiting), turn:
+        with nullcontext() if held else lock.hold("provision", self.waiting), turn:
             facts = self.facts()
-            if self._close(facts, over(facts.exposed)):
+            if self.exposures.close_what_is_over_in(facts):
                 facts = self.facts()
             plan = self._plan(facts, recreate, renew)
             for note in plan.notes if plan.changes else ():
@@ -249,7 +247,7 @@ class StageEngine:
             return self._reset(containers, left_by)
         cleared = [container.name for container in containers]
         lock, doing = self.lock(), f"reset {' '.join(cleared)}"
-        with lock.hold(doing, self._waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
+        with lock.hold(doing, self.waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
             return self._reset(containers, left_by)
 
     def _reset(self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str]) -> tuple[Outcome, ...]:
@@ -265,8 +263,7 @@ class StageEngine:
                 restore=self._restore_clone,
                 wait=self._await_clone,
             )
-        if over(self._exposed):
-            self._close_what_is_over()
+        self.exposures.close_over()
         return self._resetter.reset(containers, left_by)
 
     def _start_clone(self, container: ContainerSettings) -> None:
@@ -335,7 +332,7 @@ class StageEngine:
 
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
-        with self.lock().hold("destroy", self._waiting):
+        with self.lock().hold("destroy", self.waiting):
             steps = self.plan_destroy()
             if not steps:
                 return ()
@@ -343,54 +340,6 @@ class StageEngine:
             facts = gather(self.reader, host, self.settings, need_source=False)
             performer = self._new_performer(facts, None)
             return apply(steps, performer.do, self.progress)
-
-    def expose(self, wanted: Exposure, *, dry_run: bool = False) -> None:
-        """Open it.
-
-        Args:
-            dry_run: Only say whether it could be.
-
-        Raises:
-            SettingsError, ProductionProtected, NotOurs, StageMissing: it can't be, and nothing was changed.
-        """
-        with self._exposing(f"expose {wanted.container}"):
-            reset.our_clone(
-                self.reader.instance(self.settings.project, wanted.container), self.settings, wanted.container
-            )
-            facts = self.facts()
-            if not dry_run and self._close(facts, over(facts.exposed)):
-                facts = self.facts()
-            addresses = host_addresses(self.reader, HostView(self._connection.endpoint))
-            exposing.refuse(self.reader, facts, self.settings, wanted, addresses)
-            if not dry_run:
-                exposing.open_exposure(self.writer(facts), facts, self.settings, wanted)
-
-    def close_exposed(self, listen: str = "", *, dry_run: bool = False) -> tuple[Exposure, ...]:
-        """Close what is exposed; what was closed.
-
-        Args:
-            listen: What is exposed at this address; empty: everything.
-            dry_run: Only say what would be closed.
-        """
-        with self._exposing("closing what is exposed"):
-            facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, need_source=False)
-            closing = tuple(each for each in facts.exposed if listen in {"", each.listen})
-            return closing if dry_run else self._close(facts, closing)
-
-    def _close_what_is_over(self) -> None:
-        """For who holds the stage's lock, shared at least."""
-        with self._exposing("closing what is exposed", held=True):
-            facts = self.facts()
-            self._close(facts, over(facts.exposed))
-
-    def _exposing(self, doing: str, *, held: bool = False) -> AbstractContextManager[None]:
-        shared = () if held else (STAGE,)
-        return self.lock().hold(doing, self._waiting, shared=shared, exclusive=(exposing.EXPOSE,))
-
-    def _close(self, facts: Facts, closing: tuple[Exposure, ...]) -> tuple[Exposure, ...]:
-        if closing:
-            exposing.close(self.writer(facts), facts, self.settings, closing, self.progress)
-        return closing
 
     def status(self) -> StageStatus:
         """What the stage is like right now; asks every service once."""
@@ -445,5 +394,6 @@ class StageEngine:
                 remedy="something else is changing the stage, or this is a bug: run provision again",
             )
 
-    def _waiting(self, holder: str) -> None:
+    def waiting(self, holder: str) -> None:
+        """Say who holds the stage's lock."""
         self.progress.note(f"waiting for stage {self.settings.project}: {holder}")

@@ -151,9 +151,16 @@ class Resetter:
         return place
 
     def _find_process(self, container: ContainerSettings) -> Path | None:
-        """The container's first process, as the daemon sees it: that may be in a namespace of its own."""
-        init = self._reader.init(self._settings.project, container.name)
-        return HostView(self._reader.endpoint).place(f"/proc/{init}") if init else None
+        """The container's first process, as the daemon sees it: that may be in a namespace of its own. None where this
+        process may not look, or it can't be told: the look from inside is always there."""
+        host = HostView(self._reader.endpoint)
+        if host.place("/proc") is None:
+            return None
+        try:
+            init = self._reader.init(self._settings.project, container.name)
+        except StageGboError:
+            return None
+        return host.place(f"/proc/{init}") if init else None
 
     def _one(self, container: ContainerSettings, left_by: str, origin: float) -> Outcome:
         place = self._place(container)
