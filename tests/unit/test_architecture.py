@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(pytest_stagegbo.__file__).parent
 MODULES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+NODES = {module: tuple(ast.walk(tree)) for module, tree in MODULES.items()}
 
 READING_ONLY = [
     "engine/allowlist.py",
@@ -41,7 +42,7 @@ READING_ONLY = [
 
 def imported(module: str) -> Iterator[str]:
     """Everything that a module imports, also for type checkers only: `a.b` for `from a import b` too."""
-    for node in ast.walk(MODULES[module]):
+    for node in NODES[module]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -51,7 +52,7 @@ def imported(module: str) -> Iterator[str]:
 
 def called(module: str) -> Iterator[str]:
     """The last names of what a module calls."""
-    for node in ast.walk(MODULES[module]):
+    for node in NODES[module]:
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute):
                 yield node.func.attr
@@ -84,9 +85,9 @@ def test_only_the_incus_package_knows_what_servers_do_differently() -> None:
     """Nobody else searches an answer for words, or looks at API extensions."""
     found = [
         f"{module}: {ast.unparse(node)}"
-        for module, tree in MODULES.items()
+        for module, nodes in NODES.items()
         if not module.startswith("incus/")
-        for node in ast.walk(tree)
+        for node in nodes
         if (isinstance(node, ast.Attribute) and node.attr == "extensions")
         or (isinstance(node, ast.Compare) and any(ast.unparse(each).endswith(".seen") for each in node.comparators))
     ]
@@ -102,8 +103,8 @@ def test_nobody_reaches_into_a_reader_or_a_writer() -> None:
     """Behind the underscore is a connection that could write anywhere."""
     found = [
         f"{module}: {ast.unparse(node)}"
-        for module, tree in MODULES.items()
-        for node in ast.walk(tree)
+        for module, nodes in NODES.items()
+        for node in nodes
         if isinstance(node, ast.Attribute)
         and node.attr.startswith("_")
         and ast.unparse(node.value).rpartition(".")[2].lstrip("_") in {"reader", "writer"}
@@ -114,7 +115,7 @@ def test_nobody_reaches_into_a_reader_or_a_writer() -> None:
 def test_a_reader_uses_only_what_cannot_write() -> None:
     used = {
         node.attr
-        for node in ast.walk(MODULES["incus/reader.py"])
+        for node in NODES["incus/reader.py"]
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._connection"
     }
     assert used == {"get", "read_bytes", "server", "events", "endpoint", "is_local"}
