@@ -109,6 +109,12 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
     clone = reader.instance(settings.project, container.name)
     place = identity(clone.config.get(f"environment.{PLACE}", "")) if clone is not None else ""
     content = _stamp(reader, settings, container, f"placed {place}")
+    if not content:
+        raise NotReady(
+            f"{container.name}: its first boot left no stamp of its own",
+            seen=f"{STAMP} is missing, or that of the clone that this one was copied from",
+            remedy="provision --recreate; if it happens again, please report it",
+        )
     said = set(content.splitlines())
     warnings = []
     for verb, paths in (("emptied", container.wipe), ("cleared", container.logs)):
@@ -122,7 +128,7 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
             elif f"{verb} {path}" not in said:
                 raise NotReady(
                     f"{container.name}: its first boot did not report {path} as {verb}",
-                    seen=content or f"{STAMP} is missing",
+                    seen=content,
                     remedy="provision --recreate; if it happens again, please report it",
                 )
     return tuple(warnings)
