@@ -100,7 +100,7 @@ class BenchLab:
             self._in_lab("btrfs", "filesystem", "sync", POOL_PATH)
             if not self._in_lab("btrfs", "subvolume", "list", "-d", POOL_PATH).strip():
                 break
-            time.sleep(0.2)
+            time.sleep(0.2)  # a poll with a deadline: btrfs tells nobody
         return time.monotonic() - began
 
     def volumes(self) -> list[Volume]:
@@ -139,4 +139,4 @@ def _until_ready(wanted: Sequence[tuple[str, str, ProbeSettings]], timeout: floa
         if time.monotonic() > deadline:
             seen = "; ".join(f"{name} {answer}" for name, _, _, answer in answers if not answer.ready)
             raise TimeoutError(f"not all services answered in {timeout:.0f} s: {seen}")
-        time.sleep(ASK_EVERY)
+        time.sleep(ASK_EVERY)  # a poll with a deadline, of services that have no event

@@ -69,7 +69,7 @@ class ProcessorTime:
         deadline = time.monotonic() + timeout
         while True:
             before = cls.now()
-            time.sleep(1)
+            time.sleep(1)  # what is looked at
             seen = cls.now().idle_share_since(before)
             if seen >= share or time.monotonic() > deadline:
                 return seen

@@ -21,12 +21,12 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
-from benchmarks._bench_lab import POOL, BenchLab, bench_lab  # noqa: E402
-from benchmarks._finish import add_outputs, finish  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile  # noqa: E402
-from benchmarks._steps import critical_path, kinds  # noqa: E402
+from benchmarks._bench_lab import POOL, BenchLab, bench_lab
+from benchmarks._finish import add_outputs, finish
+from benchmarks._measure import Machine, ProcessorTime, alternate, percentile
+from benchmarks._steps import critical_path, kinds
 
-from pytest_stagegbo.settings import Settings  # noqa: E402
+from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,14 +23,14 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
-from benchmarks._bench_lab import POOL_PATH, BenchLab, bench_lab  # noqa: E402
-from benchmarks._finish import add_outputs, finish  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, percentile  # noqa: E402
+from benchmarks._bench_lab import POOL_PATH, BenchLab, bench_lab
+from benchmarks._finish import add_outputs, finish
+from benchmarks._measure import Machine, ProcessorTime, percentile
 
-from pytest_stagegbo.engine.stage import StageEngine  # noqa: E402
-from pytest_stagegbo.incus.connection import Connection  # noqa: E402
-from pytest_stagegbo.lab.standin.botserver import Cache, Drive  # noqa: E402
-from pytest_stagegbo.settings import load  # noqa: E402
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.lab.standin.botserver import Cache, Drive
+from pytest_stagegbo.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

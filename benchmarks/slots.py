@@ -25,16 +25,16 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
-from benchmarks._bench_lab import POOL, BenchLab, bench_lab  # noqa: E402
-from benchmarks._finish import add_outputs, finish  # noqa: E402
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile  # noqa: E402
-from benchmarks.provision import remove_hand  # noqa: E402
-from benchmarks.reset import THREE, Bench  # noqa: E402
+from benchmarks._bench_lab import POOL, BenchLab, bench_lab
+from benchmarks._finish import add_outputs, finish
+from benchmarks._measure import Machine, ProcessorTime, alternate, percentile
+from benchmarks.provision import remove_hand
+from benchmarks.reset import THREE, Bench
 
-from pytest_stagegbo.incus.connection import Connection  # noqa: E402
-from pytest_stagegbo.settings import load  # noqa: E402
-from pytest_stagegbo.slots.fleet import Fleet  # noqa: E402
-from pytest_stagegbo.slots.pool import Pool  # noqa: E402
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.settings import load
+from pytest_stagegbo.slots.fleet import Fleet
+from pytest_stagegbo.slots.pool import Pool
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
 from pytest_stagegbo.session.demand import FRESH_STAGE, MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
 
 if TYPE_CHECKING:
@@ -34,27 +35,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("pytest_stagegbo.fixtures",)
 
-OPTIONS = {
-    "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
-    "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy anew (auto)"),
-    "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
-    "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
-    "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
-    "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
-    "production-access": (
-        "pytest.production_access",
-        "refuse|allow",
-        "whether tests may connect to addresses of production (refuse)",
-    ),
-    "config": ("", "FILE", "settings file (default: the nearest stagegbo.toml or pyproject.toml)"),
-}
-"""Option without its prefix: the setting that it is, its placeholder, its help."""
-SWITCHES = {
-    "lab": ("", "aim at the lab (`python -m pytest_stagegbo lab up`) and join its network"),
-    "verify": ("pytest.verify", "prove the stage's isolation at both ends of the session"),
-    "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
-}
-
 NO_SETTINGS = ("STAGEGBO_LAB_", "STAGEGBO_ENDPOINT_", "STAGEGBO_DEBUG")
 """How variables begin that say nothing about a stage; a shell may have them for other reasons."""
 
@@ -65,17 +45,7 @@ PLUGIN_NAME = "stagegbo-session"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("stage", "stage-gbo")
-    for name, (setting, metavar, text) in OPTIONS.items():
-        group.addoption(f"--stage-{name}", metavar=metavar, default=None, dest=_dest(name), help=text)
-        parser.addini(_dest(name), f"{text} ({setting or 'no setting'})", default=None)
-    for name, (setting, text) in SWITCHES.items():
-        group.addoption(f"--stage-{name}", action="store_true", default=None, dest=_dest(name), help=text)
-        parser.addini(_dest(name), f"{text} ({setting or 'no setting'})", default=None)
-
-
-def _dest(name: str) -> str:
-    return "stage_" + name.replace("-", "_")
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,8 +93,8 @@ class StagePlugin:
             self.settings  # noqa: B018 - reading the settings checks them
 
     def _given(self, name: str) -> Any:
-        option = self._config.getoption(_dest(name))
-        return self._config.getini(_dest(name)) if option is None else option
+        option = self._config.getoption(destination(name))
+        return self._config.getini(destination(name)) if option is None else option
 
     @property
     def settings(self) -> Settings:
@@ -138,13 +108,9 @@ class StagePlugin:
             from pytest_stagegbo.session.options import read_settings
 
             try:
-                names = {
-                    **{name: entry[0] for name, entry in OPTIONS.items()},
-                    **{n: e[0] for n, e in SWITCHES.items()},
-                }
-                options = {name: self._config.getoption(_dest(name)) for name in names}
-                ini = {name: self._config.getini(_dest(name)) for name in names}
-                self._settings = read_settings(self._config.rootpath, options, ini, names)
+                options = {name: self._config.getoption(destination(name)) for name in SETTINGS}
+                ini = {name: self._config.getini(destination(name)) for name in SETTINGS}
+                self._settings = read_settings(self._config.rootpath, options, ini, SETTINGS)
             except StageGboError as error:
                 raise pytest.UsageError(str(error)) from None
         return self._settings

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from tests.lab.support import SIX, run, until
 
-from pytest_stagegbo.engine.exposing import new_exposure
+from pytest_stagegbo.engine.exposure_request import new_exposure
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import Layer, load

@@ -11,11 +11,12 @@ from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config
 from pytest_stagegbo.engine.facts import Facts, Room
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import Instance, Network, Pool, Project
-from pytest_stagegbo.incus.connection import Connection, Reply, Server
+from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.settings import Settings
 
 GIB = 2**30

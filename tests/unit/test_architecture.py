@@ -20,7 +20,8 @@ NODES = {module: tuple(ast.walk(tree)) for module, tree in MODULES.items()}
 READING_ONLY = [
     "engine/allowlist.py",
     "engine/destroy.py",
-    "engine/expose.py",
+    "engine/exposure.py",
+    "engine/exposure_request.py",
     "engine/facts.py",
     "engine/guard.py",
     "engine/inventory.py",

@@ -29,7 +29,10 @@ from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
 from pytest_stagegbo.incus import connection as module
 from pytest_stagegbo.incus import dialect
-from pytest_stagegbo.incus.connection import Connection, Reply, find_endpoint
+from pytest_stagegbo.incus import endpoint as endpoints
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.incus.endpoint import find_endpoint
+from pytest_stagegbo.incus.records import Reply
 from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ def connection(daemon: Daemon) -> Connection:
 class TestFindEndpoint:
     @pytest.fixture(autouse=True)
     def _usual_places(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "SOCKET_PLACES", (str(folder / "usual"), str(folder / "other")))
+        monkeypatch.setattr(endpoints, "SOCKET_PLACES", (str(folder / "usual"), str(folder / "other")))
 
     @pytest.mark.parametrize(
         ("there", "found"),

@@ -11,8 +11,8 @@ from fakes import StrictConnection, bare_host, finished, network, refused
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.destroy import plan_destroy
-from pytest_stagegbo.engine.expose import Exposure, access_list, exposures, forward_body, over, read_forward
-from pytest_stagegbo.engine.exposing import new_exposure, refuse
+from pytest_stagegbo.engine.exposure import Exposure, access_list, exposures, forward_body, over, read_forward
+from pytest_stagegbo.engine.exposure_request import new_exposure, refuse
 from pytest_stagegbo.engine.plan import make_plan
 from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError, StageGboError
 from pytest_stagegbo.incus import Reader

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_plugin import HEAVY
 
-from pytest_stagegbo import plugin
+from pytest_stagegbo import options, plugin
 from pytest_stagegbo.session import options as session_options
 from pytest_stagegbo.settings import Layer
 
@@ -264,7 +264,7 @@ class TestOptions:
 
     def test_none_is_left_out_here(self) -> None:
         tested = {name for name, *_ in TABLE} | {"keep", "lab", "verify"}
-        assert tested == {*plugin.OPTIONS, *plugin.SWITCHES}
+        assert tested == {*options.OPTIONS, *options.SWITCHES}
 
     @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
     def test_on_the_command_line(
@@ -357,7 +357,7 @@ def _pyproject(name: str, text: str) -> str:
 class TestHelp:
     def test_options(self, pytester: pytest.Pytester) -> None:
         text = pytester.runpytest_inprocess("--help").stdout.str()
-        for name in (*plugin.OPTIONS, *plugin.SWITCHES):
+        for name in (*options.OPTIONS, *options.SWITCHES):
             assert f"--stage-{name}" in text
             assert f"stage_{name.replace('-', '_')} (string)" in text
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_stagegbo import plugin
 from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.options import SETTINGS
 from pytest_stagegbo.session.options import read_settings
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings import Settings
 
-NAMES = {name: entry[0] for table in (plugin.OPTIONS, plugin.SWITCHES) for name, entry in table.items()}
+NAMES = SETTINGS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from fakes import Sent, StrictConnection, refused
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
-from pytest_stagegbo.incus.connection import Reply
+from pytest_stagegbo.incus.records import Reply
 from pytest_stagegbo.incus.writer import NETWORK_TRIES
 
 if TYPE_CHECKING:

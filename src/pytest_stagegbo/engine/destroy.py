@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.expose import read_forward
+from pytest_stagegbo.engine.exposure import read_forward
 from pytest_stagegbo.engine.steps import RemoveClone, Step
 from pytest_stagegbo.errors import NotOurs
 

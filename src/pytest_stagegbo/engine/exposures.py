@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import exposing, reset
-from pytest_stagegbo.engine.expose import over
-from pytest_stagegbo.engine.facts import gather, host_addresses
+from pytest_stagegbo.engine import reset
+from pytest_stagegbo.engine.exposure import access_list, forward_body, over
+from pytest_stagegbo.engine.exposure_request import refuse
+from pytest_stagegbo.engine.facts import host_addresses
+from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractContextManager
+    from typing import Any
 
-    from pytest_stagegbo.engine.expose import Exposure
+    from pytest_stagegbo.engine.exposure import Exposure
     from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import Settings
 
 __all__ = ["Exposures"]
+
+EXPOSE = "+expose"
+"""What those lock who change what is exposed. No container has such a name."""
 
 
 class Exposures:
@@ -48,9 +59,9 @@ class Exposures:
             if not dry_run and self.close_what_is_over_in(facts):
                 facts = engine.facts()
             addresses = host_addresses(engine.reader, HostView(engine.reader.endpoint))
-            exposing.refuse(engine.reader, facts, settings, wanted, addresses)
+            refuse(engine.reader, facts, settings, wanted, addresses)
             if not dry_run:
-                exposing.open_exposure(engine.writer(facts), facts, settings, wanted)
+                _open(engine.writer(facts), facts, settings, wanted)
 
     def close(self, listen: str = "", *, dry_run: bool = False) -> tuple[Exposure, ...]:
         """Close what is exposed; what was closed.
@@ -59,9 +70,8 @@ class Exposures:
             listen: What is exposed at this address; empty: everything.
             dry_run: Only say what would be closed.
         """
-        engine = self._engine
         with self._changing("closing what is exposed"):
-            facts = gather(engine.reader, HostView(engine.reader.endpoint), engine.settings, need_source=False)
+            facts = self._engine.facts(need_source=False)
             closing = tuple(each for each in facts.exposed if listen in {"", each.listen})
             return closing if dry_run else self._close(facts, closing)
 
@@ -80,10 +90,53 @@ class Exposures:
 
     def _changing(self, doing: str, *, held: bool = False) -> AbstractContextManager[None]:
         shared = () if held else (STAGE,)
-        return self._engine.lock().hold(doing, self._engine.waiting, shared=shared, exclusive=(exposing.EXPOSE,))
+        return self._engine.lock().hold(doing, self._engine.waiting, shared=shared, exclusive=(EXPOSE,))
 
     def _close(self, facts: Facts, closing: tuple[Exposure, ...]) -> tuple[Exposure, ...]:
         if closing:
             engine = self._engine
-            exposing.close(engine.writer(facts), facts, engine.settings, closing, engine.progress)
+            _close(engine.writer(facts), facts, engine.settings, closing, engine.progress)
         return closing
+
+
+# -- the writes, in their order
+
+
+def _open(writer: Writer, facts: Facts, settings: Settings, wanted: Exposure) -> None:
+    """The forward first: without the rule, nothing passes. For who holds `EXPOSE`."""
+    writer.create_forward(forward_body(wanted))
+    still_open = [each for each in facts.exposed if each.state == "open"]
+    writer.replace_acl(_access_list(facts, settings, [*still_open, wanted]))
+
+
+def _close(writer: Writer, facts: Facts, settings: Settings, closing: Collection[Exposure], progress: Progress) -> None:
+    """The rules first, then connections that are open, since the list lets those go on; the forward is what tells a
+    later run that something is left to do. For who holds `EXPOSE`."""
+    staying = [each for each in facts.exposed if each not in closing and each.state == "open"]
+    if facts.acl is not None:
+        writer.replace_acl(_access_list(facts, settings, staying))
+    for each in closing:
+        clone = facts.clones.get(each.container)
+        if clone is not None and clone.is_running:
+            _cut(writer, settings, each, progress)
+        writer.delete_forward(each.listen)
+        progress.note(f"closed: {each}")
+
+
+def _access_list(facts: Facts, settings: Settings, exposed: Collection[Exposure]) -> dict[str, Any]:
+    """With the marks that the list has: whose slot the stage is does not matter here."""
+    marks = (facts.acl or {}).get("config")
+    wanted = access_list(facts, settings, exposed)
+    return {**wanted, "config": dict(marks)} if marks else wanted
+
+
+def _cut(writer: Writer, settings: Settings, each: Exposure, progress: Progress) -> None:
+    """End what is connected to the port from outside of the stage."""
+    which = f"src {each.address} and sport = :{each.port} and not dst {settings.network.subnet}"
+    try:
+        done = writer.execute(each.container, ["sh", "-c", f"ss -tnHK state established {shlex.quote(which)} 2>&1"])
+        trouble = done.stdout.strip() if done.status else ""
+    except StageGboError as error:
+        trouble = str(error)
+    if trouble:
+        progress.note(f"connections to {each.container}:{each.port} that are open may go on until they end: {trouble}")

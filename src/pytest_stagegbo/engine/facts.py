@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.expose import Exposure, exposures
+from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
-    from pytest_stagegbo.incus.connection import Server
     from pytest_stagegbo.incus.hostview import HostView
+    from pytest_stagegbo.incus.records import Server
     from pytest_stagegbo.settings import Settings
 
 __all__ = ["Facts", "Room", "gather", "host_addresses"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
-from pytest_stagegbo.engine.expose import access_list
+from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, RELEASE, guest_files, holds_services, machine_id, variable
 from pytest_stagegbo.incus import dialect
@@ -291,8 +291,7 @@ class Performer:
         patiently(start, self._settings.timeouts.operation)
 
     def await_clone(self, step: steps.AwaitClone) -> None:
-        # What it needs answers now. A golden clone's was taken away when it was stopped.
-        if holds_services(step.container) and (step.prove or (self._family and not self._facts.golden)):
+        if step.prove and holds_services(step.container):  # what it needs answers now
             self.writer.put_file(step.subject, RELEASE, b"\n", mode=0o644)
         self.readiness[step.subject] = await_clone(
             self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove

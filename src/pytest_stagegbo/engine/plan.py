@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk
-from pytest_stagegbo.engine.expose import access_list
+from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import refuse
 from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.secrets import plan_secrets

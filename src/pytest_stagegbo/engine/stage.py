@@ -110,10 +110,11 @@ class StageEngine:
         self._bootable: set[str] = set()
         """See `Performer`."""
 
-    def facts(self) -> Facts:
-        """Read the world. Raises `SourceMissing` and the errors of the connection."""
+    def facts(self, *, need_source: bool = True) -> Facts:
+        """Read the world. Raises `SourceMissing` where the source project is needed, and as `refuse_relation` does."""
         golden = self._origin.project if self._origin is not None else ""
-        facts = gather(self.reader, HostView(self._connection.endpoint), self.settings, golden=golden)
+        host = HostView(self._connection.endpoint)
+        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden)
         refuse_relation(facts.projects.get(self.settings.project), self._family)
         self.exposures.saw(facts)
         return facts
@@ -336,9 +337,7 @@ class StageEngine:
             steps = self.plan_destroy()
             if not steps:
                 return ()
-            host = HostView(self._connection.endpoint)
-            facts = gather(self.reader, host, self.settings, need_source=False)
-            performer = self._new_performer(facts, None)
+            performer = self._new_performer(self.facts(need_source=False), None)
             return apply(steps, performer.do, self.progress)
 
     def status(self) -> StageStatus:

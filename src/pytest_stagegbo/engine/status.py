@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.expose import Exposure, exposures
+from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:

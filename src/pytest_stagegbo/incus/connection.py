@@ -14,8 +14,6 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +23,8 @@ import requests
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
 from pytest_stagegbo.incus import dialect, remote
+from pytest_stagegbo.incus.endpoint import find_endpoint
+from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.events import EventSource
     from pytest_stagegbo.settings import IncusSettings
 
-__all__ = ["Connection", "Reply", "Server", "find_endpoint"]
+__all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
 
-SOCKET_PLACES = ("/var/lib/incus/unix.socket", "/run/incus/unix.socket")
 _REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 """For a daemon on another host, whose address may be one where nobody answers."""
@@ -46,65 +45,6 @@ _WAIT_SLICE = 20
 _LOG_BODY_CHARACTERS = 200
 _NEWS_SECONDS = 1.0
 """How long after a write an event may still be its."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer of the daemon."""
-
-    metadata: Any
-    """The decoded `metadata`, or the raw bytes of a body that is not JSON."""
-    etag: str
-    headers: Mapping[str, str]
-    operation: str = ""
-    """Path of the background operation, when the daemon started one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What the daemon says of itself (`GET /1.0`)."""
-
-    kind: str
-    """`incus` or `lxd`."""
-    version: str
-    extensions: frozenset[str]
-    storage_drivers: str
-    clustered: bool
-    fingerprint: str
-    """SHA-256 of the daemon's certificate: tells one daemon from another."""
-    trusted: bool
-
-
-def find_endpoint(settings: IncusSettings, environ: Mapping[str, str] = os.environ) -> str:
-    """The endpoint to use: the setting, then `$INCUS_SOCKET`, `$INCUS_DIR`, then the usual places.
-
-    Raises:
-        ServerUnreachable: nothing is there; names every place looked at.
-    """
-    if settings.endpoint:
-        return settings.endpoint
-    places: list[str] = []
-    if environ.get("INCUS_SOCKET"):
-        places.append(environ["INCUS_SOCKET"])
-    if environ.get("INCUS_DIR"):
-        places.append(str(Path(environ["INCUS_DIR"]) / "unix.socket"))
-    places.extend(SOCKET_PLACES)
-    for place in places:
-        if _is_there(place):
-            return place
-    raise ServerUnreachable(
-        "no Incus daemon was found",
-        seen="no socket at " + ", ".join(places),
-        remedy="install Incus, or name its socket or address with --endpoint (incus.endpoint); "
-        "to try things without one: `python -m pytest_stagegbo lab up`, then add --lab",
-    )
-
-
-def _is_there(place: str) -> bool:
-    try:
-        return Path(place).exists()
-    except PermissionError:
-        return True  # there, and the connection will say why it can't be used
 
 
 class Connection:

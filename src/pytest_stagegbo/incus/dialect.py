@@ -15,7 +15,7 @@ from pytest_stagegbo.errors import ServerUnreachable
 
 if TYPE_CHECKING:
     from pytest_stagegbo.errors import OperationFailed, ServerRefused
-    from pytest_stagegbo.incus.connection import Server
+    from pytest_stagegbo.incus.records import Server
 
 __all__ = [
     "LOW_LEVEL",

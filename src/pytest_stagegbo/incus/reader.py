@@ -15,8 +15,9 @@ from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_stagegbo.incus.connection import Connection, Server
+    from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.events import EventSource
+    from pytest_stagegbo.incus.records import Server
 
 __all__ = ["Reader"]
 
@@ -61,12 +62,8 @@ class Reader:
         return {item["name"]: Instance.from_api(item, project) for item in items}
 
     def instance(self, project: str, name: str) -> Instance | None:
-        try:
-            return Instance.from_api(self._connection.get("instances", name, project=project), project)
-        except ServerRefused as error:
-            if error.status == 404:
-                return None
-            raise
+        found = self._find("instances", name, project=project)
+        return None if found is None else Instance.from_api(found, project)
 
     def init(self, project: str, name: str) -> int:
         """The first process of a running instance, by its number on the daemon's host; 0: there is none."""
@@ -99,8 +96,13 @@ class Reader:
         return {item["name"]: Network.from_api(item) for item in self.documents("networks", project="default")}
 
     def network(self, name: str) -> Network | None:
+        found = self._find("networks", name, project="default")
+        return None if found is None else Network.from_api(found)
+
+    def _find(self, *path: str, **params: str | int) -> dict[str, Any] | None:
+        """A document of the API; None when it does not exist."""
         try:
-            return Network.from_api(self._connection.get("networks", name, project="default"))
+            return self.document(*path, **params)
         except ServerRefused as error:
             if error.status == 404:
                 return None
@@ -125,13 +127,7 @@ class Reader:
         return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
 
     def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = self._connection.get("network-acls", name, project=project)
-        except ServerRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        return found
+        return self._find("network-acls", name, project=project)
 
     def forwards(self, network: str) -> list[dict[str, Any]]:
         """Network forwards of a bridge; none where there is no such bridge."""
@@ -146,13 +142,7 @@ class Reader:
         return frozenset(each["address"] for each in found if not each["address"].startswith("127."))
 
     def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = self._connection.get("profiles", name, project=project)
-        except ServerRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        return found
+        return self._find("profiles", name, project=project)
 
     def pool(self, name: str) -> Pool:
         data = self._connection.get("storage-pools", name)

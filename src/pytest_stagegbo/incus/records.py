@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Device", "Instance", "Network", "Pool", "Project"]
+__all__ = ["Device", "Instance", "Network", "Pool", "Project", "Reply", "Server"]
 
 Device = dict[str, str]
 
@@ -112,3 +112,30 @@ class Pool:
     def copy_on_write(self) -> bool:
         """Whether a copy of an instance shares its blocks with the source."""
         return self.driver in {"btrfs", "zfs", "ceph", "lvm", "lvmcluster", "truenas", "linstor"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of the daemon."""
+
+    metadata: Any
+    """The decoded `metadata`, or the raw bytes of a body that is not JSON."""
+    etag: str
+    headers: Mapping[str, str]
+    operation: str = ""
+    """Path of the background operation, when the daemon started one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the daemon says of itself (`GET /1.0`)."""
+
+    kind: str
+    """`incus` or `lxd`."""
+    version: str
+    extensions: frozenset[str]
+    storage_drivers: str
+    clustered: bool
+    fingerprint: str
+    """SHA-256 of the daemon's certificate: tells one daemon from another."""
+    trusted: bool

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.incus.channel import Channel
-    from pytest_stagegbo.incus.connection import Connection, Reply
+    from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.incus.records import Reply
 
 __all__ = ["CommandResult", "Writer", "WriterScope"]
 

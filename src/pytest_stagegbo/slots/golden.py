@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
-from pytest_stagegbo.guest.lean import settle_script
+from pytest_stagegbo.guest.settle import settle_script
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.layout import golden_settings
@@ -129,6 +129,7 @@ class Golden:
         def settle(name: str) -> None:
             clone = clones[name]
             if clone.status != "Stopped":
+                writer.set_instance_config(name, {marks.PROVEN: ""})  # before its next boot lacks what this one had
                 script = settle_script(lean=self.settings.containers[name].boot == "units")
                 with contextlib.suppress(OperationFailed):  # without it, the slots boot as slowly as production
                     writer.execute(name, ["sh", "-c", script], timeout=STOP_SECONDS)

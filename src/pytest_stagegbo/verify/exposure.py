@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import shape
-from pytest_stagegbo.engine.expose import access_list, read_forward
+from pytest_stagegbo.engine.exposure import access_list, read_forward
 from pytest_stagegbo.verify.finding import Result, Skipped
 from pytest_stagegbo.verify.reach import in_stage
 

@@ -1,16 +1,15 @@
-"""Exposing a port of a clone, and closing it again: what may be asked for, and the writes in their order."""
+"""What may be exposed: the request as a person writes it, and what stands in its way. Reads only."""
 
 from __future__ import annotations
 
 import errno
-import shlex
 import socket
 import time
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.expose import Exposure, access_list, forward_body
-from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError, StageGboError
+from pytest_stagegbo.engine.exposure import Exposure
+from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError
 from pytest_stagegbo.settings.duration import parse_duration
 
 if TYPE_CHECKING:
@@ -18,14 +17,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_stagegbo.engine.facts import Facts
-    from pytest_stagegbo.incus import Reader, Writer
-    from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.incus import Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["EXPOSE", "close", "new_exposure", "open_exposure", "refuse"]
-
-EXPOSE = "+expose"
-"""What those lock who change what is exposed. No container has such a name."""
+__all__ = ["new_exposure", "refuse"]
 
 
 def new_exposure(settings: Settings, target: str, listen: str, length: str) -> Exposure:
@@ -162,46 +157,3 @@ def _refuse_taken(wanted: Exposure) -> None:
                     f"port {wanted.listen_port} of {wanted.listen} is in use on this host",
                     remedy="name another port: --listen ADDRESS:PORT",
                 ) from None
-
-
-# -- the writes
-
-
-def open_exposure(writer: Writer, facts: Facts, settings: Settings, wanted: Exposure) -> None:
-    """The forward first: without the rule, nothing passes. For who holds `EXPOSE`."""
-    writer.create_forward(forward_body(wanted))
-    still_open = [each for each in facts.exposed if each.state == "open"]
-    writer.replace_acl(_access_list(facts, settings, [*still_open, wanted]))
-
-
-def close(writer: Writer, facts: Facts, settings: Settings, closing: Collection[Exposure], progress: Progress) -> None:
-    """The rules first, then connections that are open, since the list lets those go on; the forward is what tells a
-    later run that something is left to do. For who holds `EXPOSE`."""
-    staying = [each for each in facts.exposed if each not in closing and each.state == "open"]
-    if facts.acl is not None:
-        writer.replace_acl(_access_list(facts, settings, staying))
-    for each in closing:
-        clone = facts.clones.get(each.container)
-        if clone is not None and clone.is_running:
-            _cut(writer, settings, each, progress)
-        writer.delete_forward(each.listen)
-        progress.note(f"closed: {each}")
-
-
-def _access_list(facts: Facts, settings: Settings, exposed: Collection[Exposure]) -> dict[str, Any]:
-    """With the marks that the list has: whose slot the stage is does not matter here."""
-    marks = (facts.acl or {}).get("config")
-    wanted = access_list(facts, settings, exposed)
-    return {**wanted, "config": dict(marks)} if marks else wanted
-
-
-def _cut(writer: Writer, settings: Settings, each: Exposure, progress: Progress) -> None:
-    """End what is connected to the port from outside of the stage."""
-    which = f"src {each.address} and sport = :{each.port} and not dst {settings.network.subnet}"
-    try:
-        done = writer.execute(each.container, ["sh", "-c", f"ss -tnHK state established {shlex.quote(which)} 2>&1"])
-        trouble = done.stdout.strip() if done.status else ""
-    except StageGboError as error:
-        trouble = str(error)
-    if trouble:
-        progress.note(f"connections to {each.container}:{each.port} that are open may go on until they end: {trouble}")
