@@ -40,7 +40,7 @@ def test_a_service_that_does_not_come_up_is_an_error_of_its_own(broken: subproce
     [
         pytest.param(r"llm: http at 10\.0\.11\.15:8081/health was not ready after", id="container and endpoint"),
         pytest.param("http 8081: refused", id="last answer"),
-        pytest.param(r"unit llm\.service: .*\b(failed|activating)\b", id="unit"),
+        pytest.param(r"unit llm\.service: .*(\b(failed|activating)\b|restarts: [1-9])", id="unit"),
         pytest.param("status=3", id="journal"),
         pytest.param("no such model: smollm2", id="the service's own log"),
         pytest.param("what to do:", id="next step"),

@@ -143,7 +143,7 @@ class TestMoved:
         stopped = replace(self.SOURCE, status="Stopped")
         copy = clone("tables", SETTINGS, origin=marks.origin(stopped))
         assert moved(stopped, copy) == ""
-        assert moved(replace(stopped, last_used_at="2026-01-01"), copy) == "changed, started, stopped or made anew"
+        assert moved(replace(stopped, last_used_at="2026-01-01"), copy) == "restarted or changed"
 
     @pytest.mark.parametrize(("source", "copy"), [(None, COPY), (SOURCE, None)])
     def test_nothing_is_said_where_one_is_missing(self, source: Any, copy: Any) -> None:

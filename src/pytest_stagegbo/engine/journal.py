@@ -67,7 +67,8 @@ def script(container: ContainerSettings, lines: int) -> str:
         parts.append(
             f"for unit in {_quoted(container.units)}; do "
             'state=$(systemctl show -p LoadState -p ActiveState -p SubState -p Result --value "$unit" | tr "\\n" " "); '
-            'echo "unit $unit: $state"; done'
+            # One that ends again and again is running, between two ends.
+            'echo "unit $unit: ${state}restarts: $(systemctl show -p NRestarts --value "$unit")"; done'
         )
         parts.append(f"journalctl --no-pager -q -n {lines} -o short-iso {_journal_units(container)} 2>&1 || true")
     if container.logs:

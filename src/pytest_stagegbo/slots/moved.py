@@ -21,5 +21,5 @@ def moved(source: Instance | None, clone: Instance | None) -> str:
     if source is None or clone is None:
         return ""
     if clone.config.get(marks.ORIGIN) != marks.origin(source):
-        return "changed, started, stopped or made anew"
+        return "restarted or changed"
     return "runs, so it may have written" if source.status != "Stopped" else ""
