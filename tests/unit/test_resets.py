@@ -160,9 +160,13 @@ class TestGlance:
         (tmp_path / "\udcff \n").touch()
         (tmp_path / "link").symlink_to("/etc/passwd")
         os.mkfifo(tmp_path / "pipe")
-        seen, inside = self.own(tmp_path), parse_look(look(tmp_path))
-        assert seen.agrees(inside)
-        assert (seen.accepted, seen.established) == (inside.accepted, inside.established)
+        for _ in range(50):  # whoever else uses this machine's network connects meanwhile
+            seen, inside = self.own(tmp_path), parse_look(look(tmp_path))
+            assert seen.agrees(inside)
+            if (seen.accepted, seen.established) == (inside.accepted, inside.established):
+                break
+        else:
+            pytest.fail(f"connections differ in all looks, {seen} and {inside} being the last")
 
     @pytest.mark.parametrize(
         "change",
@@ -179,7 +183,7 @@ class TestGlance:
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep/file").write_text("x")
         before = self.own(tmp_path)
-        assert self.own(tmp_path) == before
+        assert self.own(tmp_path).entries == before.entries
         time.sleep(0.02)  # longer than the kernel's clock for files takes to tick
         change(tmp_path)
         assert self.own(tmp_path).entries != before.entries
