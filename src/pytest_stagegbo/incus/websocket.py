@@ -29,6 +29,21 @@ class _WebSocket(WebSocketBaseClient):  # type: ignore[misc]
         super().__init__(url, ssl_options=dict(ssl_options), exclude_headers=["origin"])
         self.received = bytearray()
         self._fingerprint = fingerprint
+        self._connected = False
+
+    def connect(self) -> None:
+        super().connect()
+        self._connected = True
+
+    def process(self, data: bytes) -> bool:
+        """Parse; but what was read with the answer to the handshake waits for `once`, which knows where frames end.
+
+        ws4py parses all of that as one frame, so that an event sent at that moment breaks the stream.
+        """
+        if not self._connected:
+            self.buf += data
+            return True
+        return bool(super().process(data))
 
     def _write(self, data: bytes) -> None:
         if self._fingerprint:  # the very first bytes hold the command's secret
