@@ -55,7 +55,7 @@ mkdir -p /var/log/incus /var/cache/incus
 # never outlive their daemon, and one signal ends all of the lab.
 exec tini -- /usr/libexec/incus/incusd --group root --logfile /var/log/incusd.log
 """
-_DAEMON_ENV = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "INCUS_SECURITY_APPARMOR": "false"}
+_DAEMON_ENV = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "INCUS_SECURITY_APPARMOR": "false", "GOGC": "400"}
 
 # The client runs on the machine's own files (so that `incus file push` finds them) with the lab's libraries.
 _CLIENT = """#!/bin/sh
