@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,8 @@ open_context(arguments).engine(Progress()).provision(recreate=arguments.recreate
 """`provision` that kills its own process at a point: where a step begins or ends, or when the daemon has accepted an
 operation and works on it."""
 
-FOUNDATIONS = ("project:STAGE-KILL", "network:stagekill0", "profile:default")
+BRIDGE = "stagekill0"
+FOUNDATIONS = ("project:STAGE-KILL", f"network:{BRIDGE}", "profile:default")
 """One after another. The access list is made at the same time as the project."""
 ACCESS_LIST = "access-list:stagekill0-isolation"
 CLONE = ("copy:cache", "prepare:cache", "start:cache", "await:cache")
@@ -95,7 +97,7 @@ def left_over(ground: Ground) -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def end(ground: Ground) -> Iterator[tuple[Stage, dict[str, Any], dict[str, set[str]]]]:
     """A stage with one container, provisioned without a break: where each broken run has to get, too."""
-    stage = ground.stage("STAGE-KILL", "stagekill0", 7, ONLY_CACHE)
+    stage = ground.stage("STAGE-KILL", BRIDGE, 7, ONLY_CACHE)
     stage.run("provision")
     yield stage, stage.documents(), left_over(ground)
     stage.destroy()
@@ -129,6 +131,31 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(
     assert stage.documents() == documents
     assert left_over(stage.ground) == things
     assert stage.valkey_keys() == []
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize("at_once", [False, True], ids=["given up", "at once"])
+def test_a_bridge_that_was_half_made_is_made_anew(
+    end: tuple[Stage, dict[str, Any], dict[str, set[str]]], at_once: bool
+) -> None:
+    """The daemon keeps a record of it, without a bridge, if who asked for it vanishes while it is made."""
+    stage, documents, things = end
+    found = stage.ground.get(f"networks/{BRIDGE}")
+    stage.destroy()
+    dhcp = {"ipv4.dhcp": "true", "security.acls": ""}  # takes half a second
+    body = json.dumps({**found, "config": {**found["config"], **dhcp}}).encode()
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.connect(str(stage.ground.lab.socket))
+        head = f"POST /1.0/networks HTTP/1.1\r\nHost: incus\r\nContent-Length: {len(body)}\r\n\r\n"
+        daemon.sendall(head.encode() + body)
+        until(lambda: BRIDGE in stage.ground.names("networks"), "the daemon has begun")
+    if not at_once:
+        show = ("ip", "link", "show", BRIDGE)
+        until(lambda: stage.ground.inside(*show, check=False).returncode != 0, "the daemon has given up")
+        assert stage.ground.get(f"networks/{BRIDGE}")["status"] == "Pending"
+    stage.run("provision")
+    assert stage.documents() == documents
+    assert left_over(stage.ground) == things
 
 
 def test_a_clone_that_was_not_finished_never_ran(end: tuple[Stage, dict[str, Any], dict[str, set[str]]]) -> None:

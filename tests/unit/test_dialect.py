@@ -63,6 +63,8 @@ def test_an_instance_that_is_busy() -> None:
     assert dialect.is_busy(refused(400, "Instance is running"))
     assert dialect.is_busy(refused(200, "Instance not found"))
     assert not dialect.is_busy(refused(400, "The instance is already running"))
+    assert dialect.runs_already(refused(200, "The instance is already running"))
+    assert not dialect.runs_already(refused(400, "Instance is running"))
 
 
 def test_a_network_that_something_else_on_the_host_came_between() -> None:

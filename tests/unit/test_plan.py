@@ -89,7 +89,8 @@ class World:
                 self.facts = replace(facts, acl={"name": step.subject, **shape.acl(settings)})
             case steps.SetNetwork():
                 assert facts.acl is not None, "the bridge names an access list that must exist"
-                assert step.create == (step.subject not in facts.networks)
+                existing = facts.networks.get(step.subject)
+                assert step.create == (existing is None or existing.is_half_made)
                 config = shape.network(settings)
                 made = replace(network(step.subject, config["ipv4.address"]), config=config)
                 self.facts = replace(facts, networks={**facts.networks, step.subject: made})
@@ -157,6 +158,12 @@ def changed_project(**config: str) -> Facts:
     return replace(facts, projects={**facts.projects, stage.name: replace(stage, config={**stage.config, **config})})
 
 
+def half_made_network() -> Facts:
+    facts = finished(SETTINGS, clones={})
+    half = replace(facts.networks["stagebr0"], status="Pending")
+    return replace(facts, networks={**facts.networks, "stagebr0": half})
+
+
 def changed_network(**config: str) -> Facts:
     facts = finished(SETTINGS)
     bridge = facts.networks["stagebr0"]
@@ -195,6 +202,7 @@ STARTS: list[Any] = [
     pytest.param(lambda: changed_project(restricted="false"), SETTINGS, id="unrestricted-project"),
     pytest.param(lambda: changed_project(**{"features.networks": "true"}), SETTINGS, id="project-with-own-networks"),
     pytest.param(lambda: changed_network(**{"ipv4.nat": "false"}), SETTINGS, id="changed-network"),
+    pytest.param(half_made_network, SETTINGS, id="half-made-network"),
     pytest.param(
         lambda: finished(SETTINGS, acl={**shape.acl(SETTINGS), "name": "x", "egress": []}), SETTINGS, id="open-acl"
     ),

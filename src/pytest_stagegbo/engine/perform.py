@@ -145,6 +145,8 @@ class Performer:
     def set_network(self, step: steps.SetNetwork) -> None:
         wanted = shape.network(self._settings, self._family)
         if step.create:
+            if self._settings.network.name in self._facts.networks:  # half made
+                self.writer.delete_network()
             self.writer.create_network(wanted, shape.DESCRIPTION)
         else:
             existing = self._facts.networks[self._settings.network.name]
@@ -285,8 +287,13 @@ class Performer:
                 )
             if clone.config.get(marks.PROVEN) != "true":
                 self._refuse_unsafe(clone)
-            if not clone.is_running:
+            if clone.is_running:
+                return
+            try:
                 self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
+            except (OperationFailed, ServerRefused) as error:  # as a run that was killed had asked for
+                if not dialect.runs_already(error):
+                    raise
 
         patiently(start, self._settings.timeouts.operation)
 

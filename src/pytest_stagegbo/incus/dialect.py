@@ -143,6 +143,11 @@ def is_busy(error: OperationFailed | ServerRefused) -> bool:
     return any(each in error.seen for each in words)
 
 
+def runs_already(error: OperationFailed | ServerRefused) -> bool:
+    """Whether a start was refused since another one, asked for before, has ended well meanwhile."""
+    return "instance is already running" in error.seen
+
+
 def lost_an_interface(error: ServerRefused) -> bool:
     """Whether a network could not be made since an interface of the host that has nothing to do with it vanished while
     the daemon looked at them all: that of a container that starts meanwhile. Nothing was made (6.0.4)."""

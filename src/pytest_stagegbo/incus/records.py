@@ -71,6 +71,13 @@ class Network:
     config: Mapping[str, str]
     description: str
     used_by: tuple[str, ...]
+    status: str = "Created"
+
+    @property
+    def is_half_made(self) -> bool:
+        """Whether its making was broken off: the daemon gives up, and takes its bridge away, but not its record, when
+        whoever asked for it has gone before the half second that it takes is over (6.0.4, 7.0.2)."""
+        return self.managed and self.status == "Pending"
 
     @classmethod
     def from_api(cls, data: Mapping[str, Any]) -> Network:
@@ -82,6 +89,7 @@ class Network:
             config=data.get("config") or {},
             description=str(data.get("description", "")),
             used_by=tuple(data.get("used_by") or ()),
+            status=str(data.get("status", "")),
         )
 
 
