@@ -55,6 +55,8 @@ mkdir -p /var/log/incus /var/cache/incus
 # never outlive their daemon, and one signal ends all of the lab.
 exec tini -- /usr/libexec/incus/incusd --group root --logfile /var/log/incusd.log
 """
+# GOGC: the daemon's heap is small and short-lived; collecting it as often as Go does by itself took a tenth of the time
+# of this project's tests.
 _DAEMON_ENV = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "INCUS_SECURITY_APPARMOR": "false", "GOGC": "400"}
 
 # The client runs on the machine's own files (so that `incus file push` finds them) with the lab's libraries.
