@@ -59,8 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _ground_of(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
     module = getattr(item, "module", None)
-    if "ground" in fixtures and not hasattr(module, "ground"):  # two halves, each with a lab of its own
-        return support.NAME if {"first", "sprung"} & set(fixtures) else f"{support.NAME}-others"
+    if "ground" in fixtures and not hasattr(module, "ground"):
+        return support.NAME
     return "plug" if "plug" in fixtures else "lab" if "provisioned" in fixtures else item.path.stem
 
 

@@ -428,11 +428,10 @@ def client_settings(ground: Ground) -> str:
 
 
 def own_lab() -> Lab:
-    """The lab that tests of this process may change, of the version that the environment means."""
+    """The lab that tests may change, of the version that the environment means."""
     version = Lab.find().paths.version
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGEGBO_LAB_NAME", "-".join(filter(None, [NAME, version, worker])))
+        patch.setenv("STAGEGBO_LAB_NAME", f"{NAME}-{version}")
         return Lab.find(version)
 
 

@@ -650,20 +650,23 @@ class Unlucky(StrictConnection):
         self._times = times
 
     def request(self, method: str, path: Sequence[str], **_: Any) -> Reply:
-        assert (method, tuple(path)) == ("POST", ("networks",))
+        assert (method, tuple(path)) in {("POST", ("networks",)), ("DELETE", ("networks", SCOPE.network))}
         self._times -= 1
         if self._times >= 0:
             raise refused(500, "Failed to delete bridge children interfaces: ip link show vethx: does not exist")
         return Reply({}, "", {})
 
 
-def test_a_network_is_asked_for_again_where_something_else_came_between() -> None:
-    Writer(Unlucky(NETWORK_TRIES - 1).as_connection(), SCOPE, 10).create_network({}, "")
+@pytest.mark.parametrize(
+    "ask", [lambda writer: writer.create_network({}, ""), Writer.delete_network], ids=["make", "delete"]
+)
+class TestSomethingElseOnTheHost:
+    def test_that_came_between_is_no_harm(self, ask: Callable[[Writer], None]) -> None:
+        ask(Writer(Unlucky(NETWORK_TRIES - 1).as_connection(), SCOPE, 10))
 
-
-def test_and_not_for_ever() -> None:
-    with pytest.raises(ServerRefused, match="does not exist"):
-        Writer(Unlucky(NETWORK_TRIES).as_connection(), SCOPE, 10).create_network({}, "")
+    def test_is_not_waited_for_for_ever(self, ask: Callable[[Writer], None]) -> None:
+        with pytest.raises(ServerRefused, match="does not exist"):
+            ask(Writer(Unlucky(NETWORK_TRIES).as_connection(), SCOPE, 10))
 
 
 class Refusing(StrictConnection):

@@ -149,8 +149,8 @@ def runs_already(error: OperationFailed | ServerRefused) -> bool:
 
 
 def lost_an_interface(error: ServerRefused) -> bool:
-    """Whether a network could not be made since an interface of the host that has nothing to do with it vanished while
-    the daemon looked at them all: that of a container that starts meanwhile. Nothing was made (6.0.4)."""
+    """Whether a network could not be made or deleted since an interface of the host that has nothing to do with it
+    vanished while the daemon looked at them all: that of a container that starts or stops. Nothing was done (6.0.4)."""
     return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
 
 

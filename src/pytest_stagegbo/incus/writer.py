@@ -27,7 +27,7 @@ __all__ = ["CommandResult", "Writer", "WriterScope"]
 HOST_PROJECT = "default"
 """Bridges and their access lists live in project `default`, whichever projects use them."""
 NETWORK_TRIES = 5
-"""How often a network is asked for that could not be made since something else on the host changed meanwhile."""
+"""How often a network is asked for, or to go, since something else on the host may change meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,7 @@ class Writer:
 
     def create_network(self, config: Mapping[str, str], description: str) -> None:
         body = {"name": self.scope.network, "type": "bridge", "config": dict(config), "description": description}
-        for left in reversed(range(NETWORK_TRIES)):
-            try:
-                self._send("POST", ("networks",), body=body)
-                return
-            except ServerRefused as error:
-                if not left or not dialect.lost_an_interface(error):
-                    raise
+        self._send_patiently("POST", ("networks",), body=body)
 
     def replace_network(self, config: Mapping[str, str], description: str) -> None:
         etag = self._connection.get_reply("networks", self.scope.network, project=HOST_PROJECT).etag
@@ -132,7 +126,7 @@ class Writer:
         self._send("PUT", ("networks", self.scope.network), body=body, etag=etag)
 
     def delete_network(self) -> None:
-        self._send("DELETE", ("networks", self.scope.network))
+        self._send_patiently("DELETE", ("networks", self.scope.network))
 
     def create_forward(self, body: Mapping[str, Any]) -> None:
         """A network forward on the stage's bridge."""
@@ -337,6 +331,16 @@ class Writer:
         params: Mapping[str, str | int] | None = None,
     ) -> Any:
         return self._connection.wait(self._send(method, path, body=body, params=params), what, self._timeout)
+
+    def _send_patiently(self, method: str, path: tuple[str, ...], **more: Any) -> None:
+        """Again while what the host's other containers do comes between."""
+        for left in reversed(range(NETWORK_TRIES)):
+            try:
+                self._send(method, path, **more)
+                return
+            except ServerRefused as error:
+                if not left or not dialect.lost_an_interface(error):
+                    raise
 
     def _send(
         self,
