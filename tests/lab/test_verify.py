@@ -412,9 +412,12 @@ def test_what_this_process_does_to_production_is_red_and_what_others_do_is_shown
         until(lambda: not scene.writer._connection.writing(), "this process does nothing")
         ground.incus("config", "set", "cache", "user.changed=by another")
         ground.incus("config", "unset", "cache", "user.changed")
+        watch = scene.watch
+        assert watch is not None
+        until(lambda: watch.production == 2, "news of both have come before this process writes again")
 
     shown = events(certify, by_another)
-    assert shown.state == "green"
+    assert shown.state == "green", shown
     assert "2 of them of production; 2 by others: instance-updated /1.0/instances/cache" in shown.evidence[0]
 
 
