@@ -25,7 +25,7 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
         deadline = time.monotonic() + DEADLINE
         while not (found := look()):
             assert time.monotonic() < deadline, f"nothing within {DEADLINE} s"  # the report shows BotServer's log
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks: BotServer has no event for it
         return found
 
     return wait

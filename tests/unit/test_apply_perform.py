@@ -178,6 +178,15 @@ class TestPrepare:
         assert [line for line in stage.log if line.startswith("config")] == []
 
 
+def refusing_to_start(why: str) -> Stage:
+    def refuse(*_: Any) -> None:
+        raise refused(200, why)
+
+    stage = Stage(clone("tables", SETTINGS, status="Stopped"))
+    stage.on["start"] = refuse
+    return stage
+
+
 class TestStart:
     @pytest.mark.parametrize(
         ("status", "done"),
@@ -198,6 +207,15 @@ class TestStart:
     def test_a_clone_that_vanished_is_said(self) -> None:
         with pytest.raises(StageMissing, match="tables vanished"):
             performer(Stage()).do(START)
+
+    def test_one_that_a_killed_run_had_started_meanwhile_is_fine(self) -> None:
+        stage = refusing_to_start("The instance is already running")
+        performer(stage).do(START)
+        assert stage.log == ["start tables"]
+
+    def test_any_other_refusal_is_an_error(self) -> None:
+        with pytest.raises(ServerRefused, match="no cgroups"):
+            performer(refusing_to_start("no cgroups")).do(START)
 
 
 class TestCopiesOfGoldenClones:

@@ -98,10 +98,11 @@ def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> li
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
         steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None))
     network = facts.networks.get(settings.network.name)
-    missing = network is None or network.is_half_made
-    if network is None or missing or not _has(network.config, shape.network(settings, family)):
+    if network is not None and network.is_half_made:
+        network = None
+    if network is None or not _has(network.config, shape.network(settings, family)):
         after = frozenset({f"access-list:{shape.acl_name(settings)}"})
-        steps.append(SetNetwork(subject=settings.network.name, create=missing, after=after))
+        steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
     managed = project is not None and shape.managed_nics(dict(project.config))
     wanted = shape.profile_devices(settings, pool, managed=managed)
     if project is None or facts.profile is None or facts.profile.get("devices") != wanted:

@@ -23,6 +23,7 @@ __all__ = ["Host"]
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+"""Between two looks, each up to a deadline: the daemon announces nothing before it answers."""
 _SUN_PATH_MAX = 107  # bytes that the address of a Unix socket may have
 
 # Runs as the first process of the lab's process namespace, in its own mount namespace. The root folder is

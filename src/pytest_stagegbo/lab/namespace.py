@@ -25,6 +25,7 @@ __all__ = ["Namespace", "call_inside"]
 _CLONE_NEWNET = 0x40000000
 _GONE_SECONDS = 20.0
 _POLL_SECONDS = 0.02
+"""Between two looks, each up to a deadline: the kernel tells nobody that another's child or a loop device is gone."""
 
 T = TypeVar("T")
 

@@ -30,6 +30,7 @@ _ALIAS = "gbo-production"
 _READY_SECONDS = 120.0
 _RESTORE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+"""Between two looks, each up to a deadline: what is waited for has no event that this could listen to."""
 
 
 class Production:
@@ -214,7 +215,11 @@ def _vault(method: str, path: str, body: object, *, token: str = "", patient: bo
         except OSError as error:
             seen = str(error)
         if time.monotonic() >= deadline:
-            raise LabError(f"production's Vault refused {method} {path}", seen=seen[:500])
+            raise LabError(
+                f"production's Vault refused {method} {path}",
+                seen=seen[:500],
+                remedy="look inside: lab exec -- incus exec vault -- journalctl -b",
+            )
         time.sleep(_POLL_SECONDS)
 
 
