@@ -82,6 +82,8 @@ class StagePlugin:
         self._no_stage: StageGboError | None = None
         self._told = False
         self._had_workers = False
+        self._workers_out: set[str] = set()
+        """Workers that have not said yet what they did, or died without."""
         self._described = False
 
     # -- settings
@@ -393,11 +395,12 @@ class StagePlugin:
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
 
+    @pytest.hookimpl(trylast=True)  # xdist has ended its workers by then
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._worker is None and (self._session is not None or self._had_workers or self._workers_out):
+            self._verify_at_the_end(session)
         if self._summary is None:
             return
-        if self._worker is None and (self._session is not None or self._had_workers) and self.settings.pytest.verify:
-            self._verify_at_the_end(session)
         if self._session is not None:
             self._verify_events()
         if self._guard is not None:
@@ -424,10 +427,16 @@ class StagePlugin:
         from pytest_stagegbo.errors import StageGboError
 
         try:
-            self.session().verify()
-        except StageGboError as error:
-            self.summary().broken.append(str(error))
-        if self.summary().broken:
+            if not self.settings.pytest.verify:
+                return
+            from pytest_stagegbo.session.proof import prove
+
+            lost = [f"worker {each}" for each in sorted(self._workers_out)]
+            broken = prove(self.session(), self._seat, self.run, lost)
+        except (StageGboError, pytest.UsageError) as error:
+            broken = [str(error)]
+        self.summary().broken += broken
+        if self.summary().broken and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _forget(self) -> None:
@@ -439,14 +448,23 @@ class StagePlugin:
                 self._seat.forget(self.run)
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """xdist: a worker is about to start."""
+        self.run = str(node.workerinput["testrunuid"])
+        self._workers_out.add(str(node.workerinput["workerid"]))
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """xdist: a worker has ended, and sends what it did to the stage."""
-        found = getattr(node, "workeroutput", {}).get("stagegbo")
+        """xdist: a worker has ended, and sends what it did to the stage, if it did not die."""
+        output, number = getattr(node, "workeroutput", None), str(node.workerinput["workerid"])
+        if output is None or number not in self._workers_out:  # an interrupted one is said to be down twice
+            return
+        self._workers_out.discard(number)
+        found = output.get("stagegbo")
         if found:
             from pytest_stagegbo.session.summary import Summary
 
             self._had_workers = True
-            self.run = str(node.workerinput["testrunuid"])
             self.summary().merge(Summary.from_json(found))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

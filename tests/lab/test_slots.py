@@ -295,3 +295,41 @@ def test_what_hooks_change_is_in_every_slot_and_was_changed_once(plug: Plug) -> 
     provision(plug)
     for number in (0, 1):
         assert fleet(plug).engine(number).execute("cache", ["cat", "/opt/gbo/hooked"]).stdout == "hooked\n"
+
+
+@pytest.mark.parametrize("then", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["lives", "dies"])
+def test_a_session_proves_every_slot_that_its_workers_used(plug: Plug, then: str) -> None:
+    """Also one whose worker died, and the golden copy."""
+    provision(plug)
+    golden, connection = fleet(plug).golden.settings, Connection(plug.engine.settings.incus)
+
+    def lets_all_in(action: str) -> None:
+        body = {"config": {"security.acls.default.ingress.action": action}}
+        connection.request("PATCH", ("networks", golden.network.name), params={"project": "default"}, body=body)
+
+    try:
+        plug.write(
+            test_it=f"""
+            @pytest.mark.parametrize("number", [1, 2])
+            def test_it(stage_gbo, number):
+                if stage_gbo.project.endswith("-1"):
+                    stage_gbo.cache.exec("ip", "address", "add", "10.0.2.15/24", "dev", "eth0")
+                    {then}
+                else:
+                    stage_gbo.cache.exec("true")
+        """
+        )
+        lets_all_in("allow")
+        result = plug.run("-n", "2", "--max-worker-restart=0", "--stage-slots=2", "--stage-verify", "test_it.py")
+        assert result.ret == 1
+        result.stdout.fnmatch_lines(
+            ["*stage-gbo: isolation*", "slot 1: *", "*locked.addresses: cache: eth0 has 10.0.2.15*"]
+        )
+        result.stdout.fnmatch_lines(
+            ["golden copy: *", "*locked.project: bridge: security.acls.default.ingress.action is 'allow'*"]
+        )
+        died = [line for line in result.outlines if line.startswith("production.events: worker gw")]
+        assert len(died) == (then != "pass")
+    finally:
+        fleet(plug).engine(1).execute("cache", ["ip", "address", "del", "10.0.2.15/24", "dev", "eth0"])
+        lets_all_in("reject")

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.session.demand import Demand
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.verify.watch import Watch
 
-__all__ = ["StageSession", "reminder"]
+__all__ = ["StageSession", "reminder", "was_used"]
 
 OUTCOME_SECONDS = 24 * 3600
 """After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
@@ -79,6 +80,11 @@ class StageSession:
                 self.listen()
             except StageGboError as error:
                 self._failure = error
+
+    @property
+    def began(self) -> bool:
+        """Whether this process wanted the stage."""
+        return self._ensured
 
     @property
     def failed(self) -> bool:
@@ -136,7 +142,7 @@ class StageSession:
 
     def _outcome(self) -> Path:
         self._lock.make_folder()
-        return self._lock.folder / f"run-{self._run}.outcome"
+        return _outcome(self._lock, self._run)
 
     def forget(self, run: str) -> None:
         """Remove what a run, and killed ones of yesterday, noted about the stage. For its last process."""
@@ -244,6 +250,15 @@ class StageSession:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+
+def was_used(engine: StageEngine, run: str) -> bool:
+    """Whether any process of a run, dead or alive, had this stage provisioned, or tried to."""
+    return _outcome(engine.lock(), run).exists()
+
+
+def _outcome(lock: StageLock, run: str) -> Path:
+    return lock.folder / f"run-{run}.outcome"
 
 
 def _rewrite(path: Path, text: str) -> None:

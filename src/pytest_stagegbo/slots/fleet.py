@@ -116,12 +116,13 @@ class Fleet:
     def moved(self) -> dict[str, str]:
         """By container, what can be told of production since it was copied; empty: nothing moved."""
         sources = self._reader.instances(self.settings.source_project)
-        project = self.golden.project if self._has_golden() else self.settings.project
+        project = self.golden.project if self.has_golden() else self.settings.project
         clones = self._reader.instances(project)
         containers = self.settings.containers.items()
         return {name: moved(sources.get(each.source_name), clones.get(name)) for name, each in containers}
 
-    def _has_golden(self) -> bool:
+    def has_golden(self) -> bool:
+        """Whether there is a golden copy, fit or not."""
         project = self._reader.projects().get(f"{self.settings.project}-{GOLDEN}")
         return project is not None and _is_of(project.config, self.settings.project)
 
@@ -129,7 +130,7 @@ class Fleet:
 
     def plans(self, count: int, *, renew: Collection[str] = ()) -> dict[str, Plan]:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
-        if count == 1 and not self._has_golden():
+        if count == 1 and not self.has_golden():
             return {self.settings.project: self._member(self.settings).plan(renew=renew)}
         if renew or not self.golden.is_fit():
             return {self.golden.project: self.golden.engine.plan(renew=renew)}
@@ -149,7 +150,7 @@ class Fleet:
         if not 0 < count <= MOST_SLOTS:
             raise SettingsError(f"{count} is no number of slots from 1 to {MOST_SLOTS}")
         began = time.monotonic()
-        if count == 1 and not self._has_golden():
+        if count == 1 and not self.has_golden():
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
             return FleetProvisioned(None, {0: result}, time.monotonic() - began)
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}

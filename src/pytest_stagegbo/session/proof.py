@@ -1,0 +1,69 @@
+"""Proves, at the end of a run, the isolation of every stage that any of its processes used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.session.session import was_used
+from pytest_stagegbo.verify import chosen, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_stagegbo.session.session import StageSession
+    from pytest_stagegbo.slots.fleet import Fleet
+    from pytest_stagegbo.slots.seat import Seat
+
+__all__ = ["prove"]
+
+AT_REST = (
+    "exposure.devices",
+    "exposure.networks",
+    "exposure.bridge",
+    "exposure.host-rules",
+    "locked.project",
+    "locked.instances",
+    "locked.filters",
+    "production.unchanged",
+)
+"""What can be tried of a golden copy that is stopped: nothing in it dials, and no file of it is read."""
+
+
+def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = ()) -> list[str]:
+    """What is broken, a text for each stage; none when all is proven. One stage after the other, since two checks of
+    disk limits at once would need the room of both.
+
+    Args:
+        own: Of the process that ends last.
+        seat: Its place among the slots; None where there are none.
+        run: Identifies the run; the same in all its processes.
+        lost: Workers that ended without a proof of what they did to production.
+    """
+    engines = {0: own.engine} if seat is None else seat.engines()
+    used = {
+        number: engine
+        for number, engine in engines.items()
+        if was_used(engine, run) or (engine is own.engine and own.began)
+    }
+    broken = []
+    for number, engine in sorted(used.items()):
+        try:
+            own.verify() if engine is own.engine else verify(engine).check()
+        except StageGboError as error:
+            broken.append(str(error) if seat is None else f"slot {number}: {error}")
+    if used and seat is not None:
+        try:
+            _prove_golden(seat.fleet)
+        except StageGboError as error:
+            broken.append(f"golden copy: {error}")
+    if used:
+        broken += [f"production.events: {each} died, and what it did to production is not proven" for each in lost]
+    return broken
+
+
+def _prove_golden(fleet: Fleet) -> None:
+    if fleet.has_golden():
+        clones = fleet.clones(fleet.golden.project).values()
+        running = any(clone.status != "Stopped" for clone in clones)
+        verify(fleet.golden.engine, None if running else chosen(AT_REST)).check()
