@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_stagegbo.errors import SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
 from pytest_stagegbo.session.demand import FRESH_STAGE, MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
+from pytest_stagegbo.truth import LAB_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.errors import NoRoom, StageGboError
+    from pytest_stagegbo.errors import NoRoom
+    from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.session.fresh import FreshStages
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.production_guard import ProductionGuard
@@ -58,9 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{PRODUCTION_ACCESS}(reason): this test may connect to addresses of production, which is an error otherwise",
     )
-    plugin = StagePlugin(config)
-    config.pluginmanager.register(plugin, PLUGIN_NAME)
-    plugin.check_options()
+    config.pluginmanager.register(StagePlugin(config), PLUGIN_NAME)
 
 
 class StagePlugin:
@@ -71,6 +72,9 @@ class StagePlugin:
         self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         self._settings: Settings | None = None
+        self._lab: Lab | None = None
+        self._header = ""
+        self._begun = False
         self._session: StageSession | None = None
         self._seat: Seat | None = None
         self._fresh: FreshStages | None = None
@@ -88,33 +92,49 @@ class StagePlugin:
 
     # -- settings
 
-    def check_options(self) -> None:
-        """Bad values end pytest before collection, all at once; without any option nothing is read."""
+    def pytest_sessionstart(self) -> None:
+        """Bad values end pytest before collection, all at once; without any option nothing is read. Commands that
+        only print something (`--help`, `--markers`, `--version`) have no session."""
         given = [name for name in (*OPTIONS, *SWITCHES) if self._given(name) is not None]
         if given or any(name.startswith("STAGEGBO_") and not name.startswith(NO_SETTINGS) for name in os.environ):
-            self.settings  # noqa: B018 - reading the settings checks them
+            from pytest_stagegbo.session.summary import header
+
+            with _usage_errors():
+                self._header = header(self._read(lab=None), "the lab" if self._chosen_lab() else "")
 
     def _given(self, name: str) -> Any:
         option = self._config.getoption(destination(name))
         return self._config.getini(destination(name)) if option is None else option
 
+    def _sources(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        options = {name: self._config.getoption(destination(name)) for name in SETTINGS}
+        return options, {name: self._config.getini(destination(name)) for name in SETTINGS}
+
+    def _read(self, lab: Lab | None) -> Settings:
+        from pytest_stagegbo.session.options import read_settings
+
+        return read_settings(self._config.rootpath, *self._sources(), SETTINGS, lab=lab)
+
+    def _chosen_lab(self) -> bool | str:
+        from pytest_stagegbo.session.options import chosen_lab
+
+        return chosen_lab(*self._sources())
+
     @property
     def settings(self) -> Settings:
-        """The settings of this run, read once; the lab's network is joined on the way.
+        """The settings of this run, read once. Needs neither root nor a lab that is up.
 
         Raises:
             pytest.UsageError: they are malformed.
         """
         if self._settings is None:
-            from pytest_stagegbo.errors import StageGboError
-            from pytest_stagegbo.session.options import read_settings
+            with _usage_errors():
+                chosen = self._chosen_lab()
+                if chosen:
+                    from pytest_stagegbo.lab import Lab
 
-            try:
-                options = {name: self._config.getoption(destination(name)) for name in SETTINGS}
-                ini = {name: self._config.getini(destination(name)) for name in SETTINGS}
-                self._settings = read_settings(self._config.rootpath, options, ini, SETTINGS)
-            except StageGboError as error:
-                raise pytest.UsageError(str(error)) from None
+                    self._lab = Lab.find(chosen if isinstance(chosen, str) else None)
+                self._settings = self._read(self._lab)
         return self._settings
 
     # -- the run
@@ -123,13 +143,18 @@ class StagePlugin:
         return self.session().engine
 
     def session(self) -> StageSession:
-        """This process's session; connects."""
+        """This process's session; connects, and moves this process into the lab's network if it is aimed there."""
         if self._session is None:
             from pytest_stagegbo.engine.stage import StageEngine
             from pytest_stagegbo.incus.connection import Connection
             from pytest_stagegbo.session.session import StageSession
 
             settings = self.settings
+            if self._lab is not None:
+                from pytest_stagegbo.lab.command import require_root
+
+                require_root()
+                self._lab.join_network()
             connection = Connection(settings.incus)
             if settings.slots.count == 1:
                 engine = StageEngine(settings, connection)
@@ -153,7 +178,9 @@ class StagePlugin:
 
     def stage_settings(self) -> Settings:
         """Those of the stage that this process uses; they differ from the run's own in addresses where it is a slot."""
-        return self.settings if self.settings.slots.count == 1 else self.engine().settings
+        if self.settings.slots.count == 1 or not _runs_tests(self._config):
+            return self.settings
+        return self.engine().settings
 
     def summary(self) -> Summary:
         if self._summary is None:
@@ -166,8 +193,9 @@ class StagePlugin:
         """The stage, provisioned: a test may ask for it by `getfixturevalue` only, which nobody sees before it runs."""
         from pytest_stagegbo.stage import Stage
 
-        session = self.session()
+        self._refuse_without_tests()
         self._keep_from_production()
+        session = self.session()
         session.ensure()
         session.check()
         self._stage = Stage(session.engine, credentials=credentials, reset=session.reset)
@@ -192,9 +220,8 @@ class StagePlugin:
     @contextlib.contextmanager
     def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Iterator[Stage]:
         """A clean stage that nobody else uses until the block ends."""
-        from pytest_stagegbo.errors import StageGboError
-
         problem = ""
+        self._refuse_without_tests()
         with contextlib.ExitStack() as stack:
             try:
                 self._keep_from_production()
@@ -208,8 +235,6 @@ class StagePlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        from pytest_stagegbo.errors import SettingsError
-
         problems: dict[str, None] = {}
         for item in items:
             access = item.get_closest_marker(PRODUCTION_ACCESS)
@@ -235,11 +260,15 @@ class StagePlugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Provision before the first test, outside any test's own time limit."""
-        items = getattr(session, "items", [])
-        if any(DEMAND in item.stash for item in items) and not self._config.option.collectonly:
+        items = _executed(getattr(session, "items", []))
+        shared = any(DEMAND in item.stash for item in items)
+        if shared:
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None and self._worker is None and self._config.get_verbosity() >= 0:
+                reporter.write_line(self._describe())
             self._begin_run(session)
-        if any(FRESH in item.stash for item in items) and not self._config.option.collectonly:
-            self._prepare_fresh(session, others_only=any(DEMAND in item.stash for item in items))
+        if any(FRESH in item.stash for item in items):
+            self._prepare_fresh(session, others_only=shared)
         try:
             return (yield)
         finally:
@@ -253,17 +282,17 @@ class StagePlugin:
                 self._session.close()
 
     def _begin_run(self, session: pytest.Session) -> None:
-        from pytest_stagegbo.errors import StageGboError
         from pytest_stagegbo.session.logsizes import remember
 
-        if self._no_stage is not None:
+        if self._no_stage is not None or self._begun:
             return
+        self._begun = True
+        self._keep_from_production()
         try:
             stage_session = self.session()
         except StageGboError as error:
             self._no_stage = error
             return
-        self._keep_from_production()
         stage_session.ensure()
         if stage_session.failed:
             return
@@ -277,8 +306,6 @@ class StagePlugin:
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
     def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
-        from pytest_stagegbo.errors import StageGboError
-
         with contextlib.suppress(StageGboError):  # which the first test that wants a stage is told
             self.fresh_stages(session).prepare(others_only=others_only)
 
@@ -311,14 +338,20 @@ class StagePlugin:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
-        if DEMAND in item.stash:
+        if DEMAND in item.stash and not self._config.getoption("setupplan", False):
+            self._refuse_without_tests()
+            self._begin_run(item.session)
             item.stash[BEGAN] = time.time()
             if problem := self._begin_test(item):
                 pytest.fail(problem, pytrace=False)
 
+    def _refuse_without_tests(self) -> None:
+        """`--setup-only` has the fixtures of tests set up, and here there would be a reset for no test."""
+        if not _runs_tests(self._config):
+            pytest.skip("no test is executed, so nothing is done to the stage")
+
     def _begin_test(self, item: pytest.Item) -> str:
         """What kept the test from having the stage; empty when it has it."""
-        from pytest_stagegbo.errors import StageGboError
         from pytest_stagegbo.session.session import reminder
 
         error: StageGboError
@@ -360,33 +393,36 @@ class StagePlugin:
         for title, text in sections(engine, names, item.stash[BEGAN], ()):
             report.sections.append((title, known.mask(text)))
         if self.settings.pytest.keep:
-            looks = "\n".join(f"python -m pytest_stagegbo {self._aim()}shell {name}" for name in names)
+            command = self.command(self._seat.number if self._seat is not None else 0)
+            looks = "\n".join(f"{command} shell {name}" for name in names)
             report.sections.append(("stage kept as the test left it; to look inside", looks))
             self.session().keep(item.nodeid)
             item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
 
-    def _aim(self) -> str:
-        lab = "--lab " if self._given("lab") else ""
+    def command(self, slot: int) -> str:
+        """The command line aimed at what this run uses, for somebody to copy."""
+        words = ["python", "-m", "pytest_stagegbo"]
+        if self._lab is not None:
+            words.append("--lab")
+            chosen = self._chosen_lab()
+            words[:0] = [f"{LAB_VARIABLE}={chosen}"] if isinstance(chosen, str) else []
+        from_ini = self._config.getoption(destination("config")) is None
         config = self._given("config")
-        project = self.settings.project
-        options = f"--config {shlex.quote(str(config))} " if config else ""
-        slot = f"--slot {self._seat.number} " if self._seat is not None and self._seat.number else ""
-        return lab + options + ("" if project == "STAGE-GBO" else f"--project {project} ") + slot
+        if config and not (from_ini and "STAGEGBO_CONFIG" in os.environ):
+            file = self._config.rootpath / os.path.expanduser(config)  # noqa: PTH111 - as settings do it
+            words += ["--config", os.path.relpath(file, self._config.invocation_params.dir)]
+        if self.settings.project != "STAGE-GBO":
+            words += ["--project", self.settings.project]
+        return shlex.join([*words, *(["--slot", str(slot)] if slot else [])])
 
     # -- reports
 
     def pytest_report_header(self) -> str | None:
-        """Project, server, pool and free space, where the stage was spoken of when pytest began."""
-        return self._describe() if self._settings is not None and self._worker is None else None
-
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
-        """The same, where tests speak of it first."""
-        used = self._worker is None and not self._described and any(DEMAND in item.stash for item in items)
-        return self._describe() if used else None
+        """Project and server, where the stage was spoken of when pytest began. Connects to nothing."""
+        return self._header if self._worker is None else None
 
     def _describe(self) -> str:
         self._described = True
-        from pytest_stagegbo.errors import StageGboError
         from pytest_stagegbo.session.summary import header, pool_line
 
         try:
@@ -412,8 +448,6 @@ class StagePlugin:
 
     def _verify_events(self) -> None:
         """A worker's part of the proof: what it did itself. The controller's `verify` has proven the rest."""
-        from pytest_stagegbo.errors import StageGboError
-
         try:
             if self._worker is not None:
                 self.session().verify_events()
@@ -424,8 +458,6 @@ class StagePlugin:
 
     def _verify_at_the_end(self, session: pytest.Session) -> None:
         """Once a run: workers have ended when their controller does."""
-        from pytest_stagegbo.errors import StageGboError
-
         try:
             if not self.settings.pytest.verify:
                 return
@@ -440,8 +472,6 @@ class StagePlugin:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _forget(self) -> None:
-        from pytest_stagegbo.errors import StageGboError
-
         with contextlib.suppress(StageGboError):  # then nothing is known of it either
             self.session().forget(self.run)
             if self._seat is not None:
@@ -488,6 +518,43 @@ def plugin_of(config: pytest.Config) -> StagePlugin:
     plugin = config.pluginmanager.get_plugin(PLUGIN_NAME)
     assert isinstance(plugin, StagePlugin)
     return plugin
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
+    """What is wrong with what pytest was given ends it."""
+    problem = ""
+    try:
+        yield
+    except StageGboError as error:
+        problem = str(error)
+    if problem:
+        raise pytest.UsageError(problem)
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether this run executes tests: `--collect-only`, `--setup-plan` and `--setup-only` (which the second of these
+    implies) do not, and so they do nothing to a stage."""
+    return not any(getattr(config.option, name, False) for name in ("collectonly", "setupplan", "setuponly"))
+
+
+def _executed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests that this run executes, as far as can be told before."""
+    if not items or not _runs_tests(items[0].config):
+        return []
+    if items[0].session.testsfailed and not items[0].config.getoption("continue_on_collection_errors", False):
+        return []  # pytest ends here
+    return [item for item in items if not _is_skipped(item)]
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether a test is surely not run. Conditions in text are looked at by pytest, when the test's turn comes."""
+    runxfail = item.config.getoption("runxfail", False)
+    return (
+        item.get_closest_marker("skip") is not None
+        or any(True in mark.args or mark.kwargs.get("condition") is True for mark in item.iter_markers("skipif"))
+        or (not runxfail and any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")))
+    )
 
 
 def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:

@@ -180,3 +180,19 @@ def test_a_failed_reset_fails_the_test_and_is_tried_again_by_the_next(plug: Plug
     assert result.stdout.str().count(f"cache is not clean: {trap} can't be removed, left by ") >= 2
     result.stdout.fnmatch_lines(["*ERROR at setup of test_trapped*", "Residue: *", "*ERROR at setup of test_used*"])
     plug.is_whole()
+
+
+@pytest.mark.parametrize("option", ["--setup-plan", "--setup-only", "--collect-only"])
+def test_a_run_without_a_test_resets_nothing(plug: Plug, option: str) -> None:
+    plug.write(
+        test_put='def test_put(keys): keys("SET", "mine", "1")',
+        test_two='@pytest.mark.stage_reset("cache")\ndef test_reset(keys): pass',
+        test_look='def test_look(keys): assert keys("GET", "mine") == "1"',
+    )
+    plug.run("test_put.py").assert_outcomes(passed=1)
+    before = plug.created()
+    result = plug.run(option, "test_two.py", "--stage-provision=recreate", "--stage-reset=all")
+    assert result.ret == 0
+    assert "= stage-gbo =" not in result.stdout.str()
+    assert plug.created() == before
+    plug.run("test_look.py").assert_outcomes(passed=1)

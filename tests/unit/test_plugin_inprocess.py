@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_plugin import HEAVY
 
 from pytest_stagegbo import options, plugin
-from pytest_stagegbo.session import options as session_options
-from pytest_stagegbo.settings import Layer
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.lab.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pytest_stagegbo.settings import Settings
 
@@ -135,7 +136,7 @@ class TestNoDaemon:
         nowhere.makepyfile("def test_it(): pass")
         result = nowhere.runpytest_inprocess("--stage-project=STAGE-2")
         assert result.ret == 0
-        result.stdout.fnmatch_lines(["stage-gbo: project STAGE-2, *: *"])
+        result.stdout.fnmatch_lines(["stage-gbo: project STAGE-2, a clone of default, on Incus at /nonexistent/*"])
 
     def test_a_test_that_uses_it_is_reason_enough_for_the_header(self, nowhere: pytest.Pytester) -> None:
         nowhere.makepyfile("def test_it(stage_gbo): pass")
@@ -318,12 +319,14 @@ class TestOptions:
         ("arguments", "environ", "expected"),
         [
             ([], {}, []),
-            (["--stage-lab"], {}, ["True"]),
+            (["--stage-lab"], {}, [None]),
             (["-o", "stage_lab=7.0"], {}, ["7.0"]),
             (["-o", "stage_lab=no"], {}, []),
             (["-o", "stage_lab=1"], {"STAGEGBO_LAB": "0"}, []),
             ([], {"STAGEGBO_LAB": "6.0"}, ["6.0"]),
-            (["--stage-lab"], {"STAGEGBO_LAB": "0"}, ["True"]),
+            (["--stage-lab"], {"STAGEGBO_LAB": "0"}, [None]),
+            (["-o", "stage_lab=7.0"], {"STAGEGBO_LAB": "off"}, []),
+            ([], {"STAGEGBO_LAB": " ON "}, [None]),
         ],
     )
     def test_lab(
@@ -332,22 +335,46 @@ class TestOptions:
         monkeypatch: pytest.MonkeyPatch,
         arguments: list[str],
         environ: dict[str, str],
-        expected: list[str],
+        expected: list[str | None],
     ) -> None:
-        """When it is joined, and which; an option over what it implies."""
-        joined: list[str] = []
+        """When it is aimed at, and at which; an option over what it implies."""
+        found: list[str | None] = []
 
-        def join(version: str) -> Layer:
-            joined.append(version)
-            return Layer.from_dotted("the lab", {"incus.endpoint": "/lab/unix.socket", "project": "STAGE-LAB"})
+        def find(version: str | None) -> Lab:
+            found.append(version)
+            return Lab(Paths(Path("/labs"), "some", "6.0"))
 
-        monkeypatch.setattr(session_options, "_join_lab", join)
+        monkeypatch.setattr(Lab, "find", find)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         settings = self.settings(pytester, "--stage-project=STAGE-2", *arguments)
-        assert joined == expected
+        assert found == expected
         assert settings.project == "STAGE-2"
-        assert settings.incus.endpoint == ("/lab/unix.socket" if expected else "")
+        assert settings.incus.endpoint == ("/labs/labs/some/incus/unix.socket" if expected else "")
+
+    @pytest.mark.parametrize(
+        ("arguments", "environ", "place"),
+        [
+            (["--stage-lab=maybe"], {}, "*unrecognized arguments*|*ignored explicit argument*"),
+            (["-o", "stage_lab=maybe"], {}, "ERROR: stage_lab: 'maybe' does not say whether to use the lab*"),
+            ([], {"STAGEGBO_LAB": "5.0"}, "ERROR: $STAGEGBO_LAB: '5.0' does not say whether to use the lab*"),
+        ],
+    )
+    def test_a_lab_that_is_neither_wanted_nor_not(
+        self,
+        nowhere: pytest.Pytester,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+        environ: dict[str, str],
+        place: str,
+    ) -> None:
+        nowhere.makepyfile("def test_it(): pass")
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        result = nowhere.runpytest_inprocess(*arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        text = result.stderr.str()
+        assert any(fnmatch.fnmatch(line, each) for line in text.splitlines() for each in place.split("|")), text
 
 
 def _pyproject(name: str, text: str) -> str:

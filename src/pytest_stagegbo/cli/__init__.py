@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.truth import truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Errors of this package become text with a next step, on standard error."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    debug = arguments.debug or bool(os.environ.get("STAGEGBO_DEBUG"))
+    debug = arguments.debug or truth(os.environ.get("STAGEGBO_DEBUG") or "no") is not False
     if debug:
         logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
         logging.getLogger("urllib3").setLevel(logging.INFO)

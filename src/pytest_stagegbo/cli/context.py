@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, load
 from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.truth import LAB_VARIABLE, wanted_lab
 
 if TYPE_CHECKING:
     import argparse
@@ -103,11 +104,11 @@ def _slot(arguments: argparse.Namespace) -> int:
 
 
 def _lab(arguments: argparse.Namespace) -> Lab | None:
-    wanted = os.environ.get("STAGEGBO_LAB", "")
-    if not arguments.lab and wanted in {"", "0", "false", "no"}:
+    wanted = wanted_lab(os.environ.get(LAB_VARIABLE, ""), f"${LAB_VARIABLE}")
+    if not (arguments.lab or wanted):
         return None
     from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.lab.command import require_root
 
     require_root()
-    return Lab.find(wanted if wanted in {"6.0", "7.0"} else None)
+    return Lab.find(wanted if isinstance(wanted, str) else None)

@@ -19,6 +19,7 @@ import msgspec
 
 from pytest_stagegbo.settings.keys import NAMED, Key, nearest
 from pytest_stagegbo.settings.model import ProbeSettings
+from pytest_stagegbo.truth import truth
 
 __all__ = ["BadValue", "Fault", "convert", "type_word"]
 
@@ -84,6 +85,9 @@ def _single(value: object, type_: Any, show: Callable[[object], str]) -> object:
         value = value.strip()
     if value == "" and type(None) in get_args(type_):
         return None
+    if type_ is bool and isinstance(value, str):
+        said = truth(value)
+        value = value if said is None else said
     try:
         return msgspec.convert(value, type_, strict=False, dec_hook=_address)
     except (msgspec.ValidationError, ValueError):
