@@ -19,7 +19,7 @@ from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import IncusSettings, load
 from pytest_stagegbo.verify import Check, Finding, chosen, verify
-from pytest_stagegbo.verify.finding import Result
+from pytest_stagegbo.verify.finding import Result, Sight
 from pytest_stagegbo.verify.table import CHECKS
 
 if TYPE_CHECKING:
@@ -312,6 +312,62 @@ def test_a_red_line_is_an_exit_status_and_a_remedy(stage: Stage) -> None:
     assert "what to do: make the clone anew" in done.stdout
 
 
+@contextlib.contextmanager
+def replaced(stage: Stage, name: str, program: str, script: str) -> Iterator[None]:
+    """A program of a clone is a shell script; `$real` is what it was."""
+    stage.exec(name, "mv", program, f"{program}.real")
+    text = f"#!/bin/sh\nreal={program}.real\n{script}\n"
+    stage.exec(name, "sh", "-c", 'printf %s "$1" >"$2" && chmod 755 "$2"', "sh", text, program)
+    try:
+        yield
+    finally:
+        stage.exec(name, "mv", f"{program}.real", program)
+
+
+@pytest.mark.both_lts
+def test_what_was_not_seen_is_red(stage: Stage, certify: Certify) -> None:
+    """In one clone Perl and find say nothing, in another Perl is killed in the middle of its answers."""
+    with (
+        replaced(stage, "cache", "/usr/bin/perl", "exit 0"),
+        replaced(stage, "cache", "/usr/bin/find", "exit 0"),
+        replaced(stage, "llm", "/usr/bin/find", "exit 0"),
+        replaced(stage, "drive", "/usr/bin/perl", '"$real" "$@" | head -n 5'),
+    ):
+        found = certify()
+    red = {line: "\n".join(each.evidence) for line, each in found.items() if each.state != "green"}
+    reach = {"reach.production", "reach.twins", "reach.host", "reach.internet"}
+    assert red.keys() == {*reach, "reach.stage", "data.wiped", "data.logs", "data.kept", "data.identity"}
+    for line in reach:
+        assert "cache: not looked at" in red[line]
+        assert "drive: not looked at" in red[line]
+        assert "cache did not even reach itself" in red[line]
+        assert found[line].remedy
+    assert "cache: not looked at" in red["data.wiped"]
+    assert "llm: not looked at" in red["data.logs"]
+
+
+def test_a_clone_that_does_not_run_is_red_wherever_it_was_to_be_looked_into(stage: Stage, certify: Certify) -> None:
+    """A container that is paused answers as little as one that is broken."""
+    stage.ground.incus("pause", "llm", project=stage.project)
+    try:
+        found = certify()
+    finally:
+        stage.ground.incus("start", "llm", project=stage.project)
+    seen = {line for line, each in found.items() if each.state == "green"}
+    assert seen == {
+        "exposure.devices",
+        "exposure.networks",
+        "exposure.host-rules",
+        "locked.project",
+        "locked.instances",
+        "locked.filters",
+        "data.wiped",  # llm has nothing that is wiped
+        "production.unchanged",
+        "production.events",
+    }
+    assert "llm is frozen" in "\n".join(found["reach.host"].evidence)
+
+
 def test_a_limit_that_was_taken_away_is_red(stage: Stage, certify: Certify) -> None:
     """Behind Incus's back, in the storage driver. A small one, for which the pool has room."""
     plain = stage.config.read_text()
@@ -385,7 +441,7 @@ def events(certify: Certify, meanwhile: Callable[[Scene], object]) -> Finding:
 
     def look(scene: Scene) -> Result:
         meanwhile(scene)
-        return Result((), "done")
+        return Result((), "done", {"meanwhile": Sight(1, 1)})
 
     return certify("production.events", before=[Check("meanwhile", "", "", "", look)])["production.events"]
 

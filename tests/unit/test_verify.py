@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from fakes import bare_host, finished, pool, project
 
 from pytest_stagegbo.engine import inventory
 from pytest_stagegbo.errors import ServerRefused, SettingsError
+from pytest_stagegbo.incus import CommandResult, Pool, Project
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.verify import Check, chosen
 from pytest_stagegbo.verify.certificate import run
 from pytest_stagegbo.verify.dialling import Answer, Target, read_answers
 from pytest_stagegbo.verify.exposure import excused, foreign_rules
-from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.finding import Result, Sight, Skipped, Unseen
+from pytest_stagegbo.verify.scene import Scene
 from pytest_stagegbo.verify.table import CHECKS
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.verify.scene import Scene
+    from collections.abc import Callable
+
+    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.incus import Reader, Writer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/isolation.md").read_text()
 SCENE = cast("Scene", SimpleNamespace(settings=Settings()))
@@ -46,11 +54,34 @@ def skip(_: Scene) -> Result:
     raise Skipped("not here")
 
 
+def blind(_: Scene) -> Result:
+    raise Unseen("no nft")
+
+
+ALL = {"cache": Sight(3, 3)}
+
+
 @pytest.mark.parametrize(
     ("look", "state", "evidence"),
     [
-        pytest.param(lambda _: Result((), "3 tried"), "green", ("3 tried",), id="nothing bad"),
-        pytest.param(lambda _: Result(("a hole",), "3 tried"), "red", ("a hole", "3 tried"), id="a fault"),
+        pytest.param(lambda _: Result((), "3 tried", ALL), "green", ("3 tried",), id="nothing bad"),
+        pytest.param(lambda _: Result(("a hole",), "3 tried", ALL), "red", ("a hole", "3 tried"), id="a fault"),
+        pytest.param(
+            lambda _: Result((), "0 tried", {"cache": Sight(3, 0)}, "perl is missing"),
+            "red",
+            ("nothing was looked at (perl is missing)", "0 tried"),
+            id="nothing seen",
+        ),
+        pytest.param(
+            lambda _: Result((), "0 of 0", {}), "red", ("nothing was looked at", "0 of 0"), id="nothing there"
+        ),
+        pytest.param(
+            lambda _: Result((), "5 tried", {"cache": Sight(3, 3), "llm": Sight(3, 2), "drive": Sight(3, 0)}, "killed"),
+            "red",
+            ("llm: only 2 of 3 looked at (killed)", "drive: not looked at (killed)", "5 tried"),
+            id="not all seen",
+        ),
+        pytest.param(blind, "red", ("nothing was looked at: no nft",), id="it can't look"),
         pytest.param(skip, "skipped", ("not here",), id="can't be made here"),
         pytest.param(
             refuse,
@@ -67,13 +98,96 @@ def test_a_line_is_what_its_check_saw(look: object, state: str, evidence: tuple[
     assert bool(found.means and found.remedy) == (state == "red")
 
 
+class MuteReader:
+    """A daemon that has nothing to tell."""
+
+    is_local = True
+    endpoint = "/nowhere/unix.socket"
+
+    def documents(self, *_: str, **__: str | int) -> list[Any]:
+        return []
+
+    def document(self, *_: str, **__: str | int) -> dict[str, Any]:
+        return {}
+
+    def networks(self) -> dict[str, Any]:
+        return {}
+
+    def pool(self, _: str) -> Pool:
+        return pool()
+
+    def volume_usage(self, *_: str) -> None:
+        return None
+
+
+class MuteWriter:
+    """Commands that end well and print nothing."""
+
+    def execute(self, *_: object, **__: object) -> CommandResult:
+        return CommandResult(0, "", "")
+
+
+@pytest.fixture
+def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], Scene]:
+    """A stage that nothing can be learnt of. Nothing is connected to."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda name, **_: f"/usr/sbin/{name}")
+    monkeypatch.setattr("subprocess.run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
+
+    def scene(facts: Facts) -> Scene:
+        return Scene(Settings(), facts, cast("Reader", MuteReader()), cast("Writer", MuteWriter()))
+
+    return scene
+
+
+@pytest.mark.parametrize("check", [pytest.param(check, id=check.id) for check in CHECKS])
+def test_a_line_is_red_when_there_is_nothing_to_see(check: Check, mute: Callable[[Facts], Scene]) -> None:
+    settings = Settings()
+    empty = Project(settings.project, "", {}, ())
+    facts = replace(bare_host(settings), projects={"default": project("default"), settings.project: empty})
+    found = run(check, mute(facts))
+    assert found.state == "red", found
+    assert found.remedy
+
+
+READ_FROM_FACTS = {"locked.project", "locked.instances", "locked.filters"}
+NEEDS_EVENTS = {"production.events"}
+"""Whose sentinels are tested in test_watch.py."""
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(check, id=check.id) for check in CHECKS if check.id not in READ_FROM_FACTS | NEEDS_EVENTS]
+)
+def test_a_line_is_red_when_commands_print_nothing(check: Check, mute: Callable[[Facts], Scene]) -> None:
+    """Perl, find, nft and others that are broken end well, too."""
+    found = run(check, mute(finished(Settings())))
+    assert found.state == "red", found
+
+
 def test_answers_are_read_back() -> None:
-    said = "10.0.2.1:22 refused \n10.0.2.11:20001:name answered abc\n192.0.2.1:443 silent \n"
+    said = (
+        "10.0.2.1/22 refused \n10.0.2.11/20001/name answered abc\n192.0.2.1/443 silent \n2001:db8::1/443 unreachable \n"
+    )
     assert read_answers(said) == {
         Target("10.0.2.1", 22): Answer("refused"),
         Target("10.0.2.11", 20001, name=True): Answer("answered", "abc"),
         Target("192.0.2.1", 443): Answer("silent"),
+        Target("2001:db8::1", 443): Answer("unreachable"),
     }
+    assert [str(each) for each in read_answers(said)][-1] == "[2001:db8::1]:443"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "10.0.2.1/22", "10.0.2.1/22 ", "10.0.2.1/22 refus", "10.0.2.1/22 error-24", "Killed", "perl: not found"],
+)
+def test_what_is_cut_off_or_went_wrong_is_no_answer(said: str) -> None:
+    assert read_answers(said) == {}
 
 
 @pytest.mark.parametrize(

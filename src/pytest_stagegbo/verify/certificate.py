@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
-from pytest_stagegbo.verify.finding import Check, Finding, Skipped
+from pytest_stagegbo.verify.finding import Check, Finding, Skipped, Unseen
 from pytest_stagegbo.verify.scene import Scene
 from pytest_stagegbo.verify.watch import quiet
 
@@ -72,7 +72,7 @@ def listen(engine: StageEngine) -> Watch:
     scene = _scene(engine, None)
     try:
         return scene.listen()
-    except Skipped as why:
+    except Unseen as why:
         raise StageMissing(str(why), remedy="run `python -m pytest_stagegbo provision`") from None
 
 
@@ -106,7 +106,7 @@ def _listening(scene: Scene, checks: Sequence[Check]) -> Iterator[None]:
     if scene.watch is not None or not any(check.look is quiet for check in checks):
         yield
         return
-    with contextlib.suppress(Skipped, StageGboError):
+    with contextlib.suppress(Unseen, StageGboError):
         scene.watch = scene.listen()
     try:
         yield
@@ -129,13 +129,19 @@ def _scene(engine: StageEngine, watch: Watch | None) -> Scene:
 
 def run(check: Check, scene: Scene) -> Finding:
     """One line of the certificate."""
+
+    def red(*evidence: str) -> Finding:
+        return Finding(check.id, check.title, "red", evidence, check.means, check.remedy)
+
     try:
         result = check.look(scene)
     except Skipped as why:
         return Finding(check.id, check.title, "skipped", (str(why),))
+    except Unseen as why:
+        return red(f"nothing was looked at: {why}")
     except StageGboError as error:
         text = f"{error.message}: {error.seen}" if error.seen else error.message
-        return Finding(check.id, check.title, "red", (f"could not be checked: {text}",), check.means, check.remedy)
-    if result.bad:
-        return Finding(check.id, check.title, "red", (*result.bad, result.seen), check.means, check.remedy)
+        return red(f"could not be checked: {text}")
+    if result.bad or result.unseen:
+        return red(*result.bad, *result.unseen, result.seen)
     return Finding(check.id, check.title, "green", (result.seen,))

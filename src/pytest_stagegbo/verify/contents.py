@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.allowlist import unsafe
@@ -10,7 +9,7 @@ from pytest_stagegbo.guest import STAMP
 from pytest_stagegbo.guest.place import TWIN_DEVICE
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
-from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
@@ -29,8 +28,8 @@ def instances(scene: Scene) -> Result:
     bad = []
     for name, instance in scene.facts.clones.items():
         bad += [f"{name}: {problem}" for problem in unsafe(instance, scene.settings)]
-    ours = len(scene.clones)
-    return Result(tuple(bad), f"{len(scene.facts.clones)} instances in the project, {ours} of them this tool's")
+    seen = f"{len(scene.facts.clones)} instances in the project, {len(scene.clones)} of them this tool's"
+    return Result(tuple(bad), seen, sight(scene.names, scene.clones), scene.idle)
 
 
 def filters(scene: Scene) -> Result:
@@ -48,12 +47,13 @@ def filters(scene: Scene) -> Result:
             for key, value in wanted.items()
             if eth0.get(key) != value
         ]
-    return Result(tuple(bad), f"network devices of {len(scene.clones)} clones")
+    seen = f"network devices of {len(scene.clones)} clones"
+    return Result(tuple(bad), seen, sight(scene.names, scene.clones), scene.idle)
 
 
 def addresses(scene: Scene) -> Result:
-    """The daemon sees on each clone its stage address, its twin's, and no other."""
-    bad = []
+    """The daemon sees on each clone its stage address, its twin's, and no other: none of IPv6 that leads anywhere."""
+    bad, looked = [], []
     for name in scene.running:
         container = scene.settings.containers[name]
         state = scene.reader.document("instances", name, "state", project=scene.settings.project)
@@ -61,14 +61,15 @@ def addresses(scene: Scene) -> Result:
             (interface, each["address"])
             for interface, seen in (state.get("network") or {}).items()
             for each in seen.get("addresses") or ()
-            if each.get("family") == "inet" and each.get("scope") != "local"
+            if each.get("scope") not in ({"local"} if each.get("family") == "inet" else {"local", "link"})
         }
         wanted = {("eth0", str(container.address))}
         if scene.settings.network.twins and container.production_address:
             wanted.add((TWIN_DEVICE, str(container.production_address)))
         bad += [f"{name}: {interface} has {address}" for interface, address in sorted(found - wanted)]
         bad += [f"{name}: {interface} lacks {address}" for interface, address in sorted(wanted - found)]
-    return Result(tuple(bad), f"addresses of {', '.join(scene.running)}")
+        looked += [name] if state.get("network") else []
+    return Result(tuple(bad), f"addresses of {', '.join(looked)}", sight(scene.names, looked), scene.idle)
 
 
 def identity(scene: Scene) -> Result:
@@ -77,85 +78,115 @@ def identity(scene: Scene) -> Result:
     commands = {n: ["sh", "-c", script, "sh", scene.clones[n].created_at] for n in scene.running}
     bad: list[str] = []
     seen: dict[str, str] = {}
+    looked: list[str] = []
+    trouble = [scene.idle] if scene.idle else []
     for name, result in scene.in_each(commands).items():
         lines = result.stdout.split()
+        if result.stderr.strip():
+            trouble.append(f"{name}: {result.stderr.strip()[:200]}")
+        if not lines:
+            continue
+        looked.append(name)
         if len(lines) != 3:
             bad.append(f"{name}: /etc/machine-id was not made for this clone")
-        if lines and lines[0] in seen:
+        if lines[0] in seen:
             bad.append(f"{name} and {seen[lines[0]]} have the same machine id")
-        seen[lines[0] if lines else ""] = name
-        if lines[-1:] != [name]:
-            bad.append(f"{name}: its host name is {lines[-1:] and lines[-1]}")
-    return Result(tuple(bad), f"machine ids and names of {', '.join(scene.running)}")
+        seen[lines[0]] = name
+        if lines[-1] != name:
+            bad.append(f"{name}: its host name is {lines[-1]}")
+    shown = f"machine ids and names of {', '.join(looked)}"
+    return Result(tuple(bad), shown, sight(scene.names, looked), "; ".join(trouble))
 
 
 def wiped(scene: Scene) -> Result:
     """No file in a wiped folder is older than the end of the wipe; times of change can't be set by programs."""
-    folders = {name: scene.settings.containers[name].wipe for name in scene.running}
-    return _nothing_old(scene, {name: paths for name, paths in folders.items() if paths}, "emptied")
+    return _nothing_old(scene, {name: each.wipe for name, each in scene.settings.containers.items()}, "emptied")
 
 
 def logs(scene: Scene) -> Result:
     """No log file is older than the end of the wipe."""
-    folders = {name: scene.settings.containers[name].logs for name in scene.running}
-    return _nothing_old(scene, {name: paths for name, paths in folders.items() if paths}, "cleared")
+    return _nothing_old(scene, {name: each.logs for name, each in scene.settings.containers.items()}, "cleared")
+
+
+_OLD = """stamp=$1 which=$2; shift 2
+cat "$stamp" || exit 1; echo
+[ -z "$(find / /usr /usr/lib /usr/share /bin/sh -maxdepth 0 ! -cnewer "$stamp" -print -quit)" ] || echo "looked for old"
+for path; do
+  if [ -d "$path" ]; then
+    if [ "$which" = cleared ]; then
+      old=$(find "$path/" -mindepth 1 ! -type d ! -cnewer "$stamp" -print -quit) || continue
+    else
+      old=$(find "$path/" -mindepth 1 ! -cnewer "$stamp" -print -quit) || continue
+    fi
+    [ -z "$old" ] || echo "old $old"
+    [ "$(find "$path/" -maxdepth 0 -print)" = "$path/" ] || continue
+  fi
+  echo "looked at $path"
+done
+"""
+"""Prints the stamp, an empty line, what is older than it, and what was looked at. The control is production's own
+system, which is older than every clone: a `find` that does not find it would not find anything else that is old."""
 
 
 def _nothing_old(scene: Scene, folders: dict[str, tuple[str, ...]], verb: str) -> Result:
+    folders = {name: paths for name, paths in folders.items() if paths}
     if not folders:
         raise Skipped("the settings name no such folder")
-    which = "-mindepth 1 ! -type d" if verb == "cleared" else "-mindepth 1"
-
-    def script(paths: tuple[str, ...]) -> list[str]:
-        finds = "; ".join(
-            f"[ ! -d {path} ] || find {path}/ {which} ! -cnewer {STAMP} -print -quit"
-            for path in map(shlex.quote, paths)
-        )
-        return ["sh", "-c", f"cat {STAMP} || exit 1; echo; {finds}"]
-
-    bad = []
-    for name, result in scene.in_each({name: script(paths) for name, paths in folders.items()}).items():
-        said, _, old = result.stdout.partition("\n\n")
-        lines = set(said.splitlines())
+    bad, sights = [], {name: Sight(len(paths), 0) for name, paths in folders.items()}
+    trouble = [scene.idle] if scene.idle else []
+    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, verb, *folders[n]] for n in scene.running if n in folders}
+    for name, result in scene.in_each(commands).items():
+        said, _, found = result.stdout.partition("\n\n")
+        lines, looked = set(said.splitlines()), found.splitlines()
         for path in folders[name]:
             if not lines & {f"{verb} {path}", f"absent {path}"}:
                 bad.append(f"{name}: its first boot did not say that {path} was {verb}")
-        bad += [f"{name}: {path} is older than the wipe" for path in old.splitlines() if path]
+        olds = [line.removeprefix("old ") for line in looked if line.startswith("old ")]
+        bad += [f"{name}: {path} is older than the wipe" for path in olds]
+        if "looked for old" in looked:
+            sights[name] = Sight(len(folders[name]), sum(f"looked at {path}" in looked for path in folders[name]))
+        if result.stderr.strip():
+            trouble.append(f"{name}: {result.stderr.strip()[:200]}")
     shown = ", ".join(f"{name} {' '.join(paths)}" for name, paths in folders.items())
-    return Result(tuple(bad), f"nothing older than the clone's first boot in {shown}")
+    seen = f"files older than the clone's first boot looked for in {shown}"
+    return Result(tuple(bad), seen, sights, "; ".join(trouble))
 
 
 def kept(scene: Scene) -> Result:
     """Where nothing is wiped, production's files are there: files of data folders, older than the first boot."""
-    names = [name for name in scene.running if not scene.settings.containers[name].wipe]
+    names = [name for name, container in scene.settings.containers.items() if not container.wipe]
     if not names:
         raise Skipped("the settings wipe every container")
     found = " ".join(KEPT)
     script = f"ls -d {found} 2>/dev/null | head -n1; find {found} -type f ! -cnewer {STAMP} 2>/dev/null | wc -l"
-    bad, counts = [], []
-    for name, result in scene.in_each({name: ["sh", "-c", script] for name in names}).items():
-        *folder, count = result.stdout.split() or ["0"]
+    bad, counts = [], {}
+    commands = {name: ["sh", "-c", script] for name in names if name in scene.running}
+    for name, result in scene.in_each(commands).items():
+        *folder, count = result.stdout.split() or [""]
+        if not count.isdigit():
+            continue
         if not folder:
             bad.append(f"{name}: none of {', '.join(KEPT)} is there")
         elif count == "0":
             bad.append(f"{name}: no file of production is left in {', '.join(KEPT)}")
-        counts.append(f"{name} {count}")
-    return Result(tuple(bad), f"files from production in {', '.join(KEPT)}: {', '.join(counts)}")
+        counts[name] = count
+    shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+    seen = f"files from production in {', '.join(KEPT)}: {shown}"
+    return Result(tuple(bad), seen, sight(names, counts), scene.idle)
 
 
 def limits(scene: Scene) -> Result:
     """A file that goes past the limit is refused. It has no name, so that it is gone whatever happens."""
-    bad, tried, reported = [], [], []
+    bad: list[str] = []
+    tried, reported, allowed = [], [], []
     for name in scene.running:
         clone, limit = scene.clones[name], scene.settings.containers[name].disk_limit or scene.settings.disk_limit
         size = parse_size(limit)
         used = scene.reader.volume_usage(clone.pool, scene.settings.project, name) or 0
         wanted = size - used + BEYOND
         if _room(scene, clone) < wanted:
-            total = _reported(scene, clone)
             reported.append(name)
-            if total is None or abs(total - size) > 4096:
-                bad.append(f"{name}: the driver reports a limit of {total}, and {limit} is set")
+            bad += _misreported(scene, clone, limit)
             continue
         script = (
             "f=/var/tmp/.stagegbo-limit.$$; exec 3>$f; rm -f $f; "
@@ -163,11 +194,11 @@ def limits(scene: Scene) -> Result:
         )
         said = scene.execute(name, ["sh", "-c", script]).stdout.strip()
         if "ALLOWED" in said:
+            allowed.append(name)
             bad.append(f"{name}: {bytes_text(wanted)} more could be taken, past its limit of {limit}")
         elif "quota" not in said and "No space left" not in said:
             reported.append(name)
-            if _reported(scene, clone) is None:
-                bad.append(f"{name}: its limit can't be tried ({said}) and the driver reports none")
+            bad += _misreported(scene, clone, limit, f"can't be tried ({said or 'fallocate said nothing'}), and ")
         else:
             tried.append(name)
     parts = []
@@ -175,7 +206,7 @@ def limits(scene: Scene) -> Result:
         parts.append(f"refused to write past the limit: {', '.join(tried)}")
     if reported:
         parts.append(f"as the driver reports it, since the pool has too little room to try: {', '.join(reported)}")
-    return Result(tuple(bad), "; ".join(parts) or "nothing tried")
+    return Result(tuple(bad), "; ".join(parts), sight(scene.names, [*tried, *reported, *allowed]), scene.idle)
 
 
 def _room(scene: Scene, clone: Instance) -> int:
@@ -184,6 +215,13 @@ def _room(scene: Scene, clone: Instance) -> int:
     pool = scene.reader.pool(clone.pool)
     host = scene.host_free(pool)
     return min(pool.free, pool.free if host is None else host) - floor
+
+
+def _misreported(scene: Scene, clone: Instance, limit: str, tried: str = "") -> list[str]:
+    total = _reported(scene, clone)
+    if total is not None and abs(total - parse_size(limit)) <= 4096:
+        return []
+    return [f"{clone.name}: its limit {tried}is reported by the driver as {total}, and {limit} is set"]
 
 
 def _reported(scene: Scene, clone: Instance) -> int | None:

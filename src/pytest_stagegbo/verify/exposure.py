@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import shape
 from pytest_stagegbo.engine.exposure import access_list, read_forward
-from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def devices(scene: Scene) -> Result:
     """No proxy device, and no route of a network device, of any project leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
-    count = 0
+    looked: list[str] = []
     for each in scene.reader.documents("instances", **{"all-projects": "true"}):
         where = f"{each.get('project', 'default')}/{each['name']}"
-        count += 1
+        looked.append(where)
         for name, device in (each.get("expanded_devices") or {}).items():
             led = device.get("type") == "proxy" and (
                 in_stage(scene, device.get("connect", "")) or each.get("project") == scene.settings.project
@@ -64,7 +65,10 @@ def devices(scene: Scene) -> Result:
             what = f"device {name} of {where} leads to {device.get('connect') or 'the stage'}"
             mark = excused(each.get("config") or {}, time.time())
             (known if mark else bad).append(f"{what} ({mark})" if mark else what)
-    return Result(tuple(bad), "; ".join([f"devices of {count} instances of all projects looked at", *known]))
+    expected = [f"{scene.settings.project}/{name}" for name in scene.names]
+    expected += [f"{each.project}/{name}" for name, each in scene.facts.production_instances.items()]
+    seen = "; ".join([f"devices of {len(looked)} instances of all projects looked at", *known])
+    return Result(tuple(bad), seen, sight(expected, looked), scene.idle)
 
 
 def networks(scene: Scene) -> Result:
@@ -89,7 +93,8 @@ def networks(scene: Scene) -> Result:
         for record in records:
             if any(in_stage(scene, str(entry.get("value", ""))) for entry in record.get("entries") or ()):
                 bad.append(f"DNS record {record['name']} of zone {zone['name']}")
-    return Result(tuple(bad), "; ".join([f"networks {', '.join(listed)} and all DNS zones looked at", *known]))
+    seen = "; ".join([f"networks {', '.join(listed)} and all DNS zones looked at", *known])
+    return Result(tuple(bad), seen, sight([scene.settings.network.name], listed))
 
 
 def _targets(forward: Mapping[str, Any]) -> str:
@@ -110,22 +115,31 @@ def bridge(scene: Scene) -> Result:
     }
     own.add(f"{scene.settings.network.name}-mtu")  # Incus's own, to hold the bridge's MTU
     bad = [f"interface {name} is on bridge {scene.settings.network.name}" for name in sorted(ports - own)]
-    return Result(tuple(bad), f"{len(ports)} ports on {scene.settings.network.name}")
+    looked = [name for name in scene.running if scene.host_ends.get(name) in ports]
+    why = scene.idle or "its own network device is not among the bridge's"
+    return Result(tuple(bad), f"{len(ports)} ports on {scene.settings.network.name}", sight(scene.names, looked), why)
 
 
 def host_rules(scene: Scene) -> Result:
     """No rule of the host's packet filter, but Incus's own, sends anything to the stage."""
     if not scene.reader.is_local:
         raise Skipped("the daemon is on another host")
+    if os.geteuid():
+        raise Skipped("only root may read the rules of the host's packet filter")
     tool = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
     inside = scene.place("/usr/sbin/nft") if tool is None else None
     if tool is None and inside is None:
-        raise Skipped("there is no nft to list the host's rules with, or this is not root")
+        raise Unseen("there is no nft to list the host's rules with: install nftables")
     argv = [tool] if tool else ["chroot", str(inside)[: -len("/usr/sbin/nft")], "/usr/sbin/nft"]
     done = subprocess.run([*argv, "list", "ruleset"], capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
-        raise Skipped(f"nft says: {done.stderr.strip()[:200]}")
-    return Result(tuple(foreign_rules(done.stdout, scene)), f"{len(done.stdout.splitlines())} lines of rules read")
+        raise Unseen(f"nft says: {done.stderr.strip()[:200]}")
+    own = f'"{scene.settings.network.name}"'
+    lines = done.stdout.splitlines()
+    # Those that Incus made for the bridge: a list without them is not of this host's network, or not whole.
+    control = ["Incus's own rules for the bridge"]
+    looked = control if any(own in line for line in lines) else []
+    return Result(tuple(foreign_rules(done.stdout, scene)), f"{len(lines)} lines of rules read", sight(control, looked))
 
 
 def foreign_rules(listed: str, scene: Scene) -> list[str]:
@@ -162,4 +176,6 @@ def locked(scene: Scene) -> Result:
     bad += [
         f"access list: {key} is not what it should be" for key in ("ingress", "egress") if acl.get(key) != rules[key]
     ]
-    return Result(tuple(bad), f"{len(wanted)} keys of the project, the bridge's, and the access list compared")
+    looked = ["project", *(["bridge"] if network else []), *(["access list"] if facts.acl else [])]
+    seen = f"{len(wanted)} keys of the project, the bridge's, and the access list compared"
+    return Result(tuple(bad), seen, sight(["project", "bridge", "access list"], looked))

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_stagegbo.verify.scene import Scene
 
-__all__ = ["Check", "Finding", "Result", "Skipped", "State"]
+__all__ = ["Check", "Finding", "Result", "Sight", "Skipped", "State", "Unseen", "sight"]
 
 State = Literal["green", "red", "skipped"]
 
 
 class Skipped(Exception):
-    """A check can't be made here; the text says why."""
+    """A check does not apply to these settings, or can't be made from here; the text says why."""
+
+
+class Unseen(Exception):
+    """A check that applies saw nothing, which makes its line red; the text says why."""
+
+
+class Sight(NamedTuple):
+    """How many things of one kind a check had to look at, and how many it did look at."""
+
+    expected: int
+    looked: int
+
+
+def sight(expected: Iterable[str], looked: Iterable[str]) -> Mapping[str, Sight]:
+    """Of things that are looked at one by one."""
+    found = set(looked)
+    return {name: Sight(1, int(name in found)) for name in expected}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +44,23 @@ class Result:
     """Everything that must not be. None: the line is green."""
     seen: str
     """What was tried, with numbers, and what else is worth knowing."""
+    sight: Mapping[str, Sight]
+    """By what had to be looked at (a clone, a network): whether all of it was. A check that has seen less than that
+    proves nothing, whatever it found in the rest: its line is red."""
+    why: str = ""
+    """What kept the check from looking, where it knows: what a command printed on standard error."""
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Everything that was not looked at; empty when all was."""
+        why = f" ({self.why})" if self.why else ""
+        if not any(each.looked for each in self.sight.values()):
+            return (f"nothing was looked at{why}",)
+        return tuple(
+            f"{name}: {'not' if not each.looked else f'only {each.looked} of {each.expected}'} looked at{why}"
+            for name, each in self.sight.items()
+            if each.looked < each.expected
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +74,8 @@ class Check:
     """What it means when it does not."""
     remedy: str
     look: Callable[[Scene], Result]
-    """May raise `Skipped`, and `StageGboError`, which makes the line red: what can't be proven is not proven."""
+    """May raise `Skipped`; and `Unseen` or `StageGboError`, which make the line red: what can't be proven is not
+    proven."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
-"""Packets of connections that were tried, on bridges of the host: whether one of them got as far as production's.
+"""Packets of connections that were tried, on the host's network interfaces: whether one of them left the stage.
 
 Answers tell who was reached; a packet that production ignores brings none. So root, in the daemon's network, listens on
-the host's bridges (packet(7)). The kernel picks out packets for one port, which only the connections of `verify` use,
-since addresses are rewritten on the way out of the stage.
+all interfaces of the host (packet(7)), since production may have other networks than bridges. The kernel picks out the
+first packet of each connection to one port, which only the connections of `verify` use: the addresses that they come
+from are rewritten on the way out of the stage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import struct
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,55 +21,71 @@ if TYPE_CHECKING:
 __all__ = ["Ears"]
 
 _EVERY_PROTOCOL = 3
+"""Also what the host itself sends or forwards, which listeners for one protocol don't see."""
+_IPV4 = 0x0800
+_SYN = 0x02
 _ATTACH_FILTER = 26
+_BUFFER_FORCE = 33
+_BUFFER = 4 << 20
+_PROTOCOL = 0xFFFFF000
+"""Offset at which the kernel's filter finds the protocol of the frame."""
 
 
 class Ears:
-    """Listens on network interfaces while the block runs.
+    """Listens on every network interface of the host while the block runs.
+
+    Args:
+        hosts: Addresses that connections are tried to: what else uses the port by chance is not counted.
+        wanted: Whether to listen at all.
 
     Attributes:
-        deaf: Why some interface could not be listened to; empty: all are.
+        deaf: Why nothing is listened to; empty: everything is.
     """
 
-    def __init__(self, interfaces: Iterable[str], port: int) -> None:
-        self._interfaces = sorted(set(interfaces))
+    def __init__(self, hosts: Iterable[str], port: int, *, wanted: bool = True) -> None:
+        self._hosts = {socket.inet_aton(host) for host in hosts if ":" not in host}
         self._port = port
-        self._sockets: dict[str, socket.socket] = {}
-        self.deaf = ""
+        self._socket: socket.socket | None = None
+        self.deaf = "" if wanted else "the daemon is on another host"
 
     def __enter__(self) -> Ears:
-        for name in self._interfaces:
+        if not self.deaf:
             try:
-                self._sockets[name] = _listen(name, self._port)
+                self._socket = _listen(self._port)
             except OSError as error:
-                self.deaf = f"{name}: {error.strerror or error}"
+                self.deaf = error.strerror or str(error)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in self._sockets.values():
-            each.close()
+        if self._socket is not None:
+            self._socket.close()
 
-    def heard(self, name: str) -> int:
-        """How many packets for the port were on an interface, since the last call. Zero for one that is not heard."""
-        count = 0
-        while name in self._sockets:
+    def heard(self) -> Counter[str]:
+        """How many packets for the port were on each interface, since the last call."""
+        count: Counter[str] = Counter()
+        while self._socket is not None:
             try:
-                self._sockets[name].recv(64)
+                packet, (interface, *_) = self._socket.recvfrom(20)
             except BlockingIOError:
                 break
-            count += 1
+            if packet[16:20] in self._hosts:
+                count[interface] += 1
         return count
 
 
-def _listen(interface: str, port: int) -> socket.socket:
-    found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+def _listen(port: int) -> socket.socket:
+    """On all interfaces at once, without the heads of their frames, which not every kind of interface has."""
+    found = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERY_PROTOCOL))
     try:
         program = b"".join(struct.pack("HBBI", *each) for each in _program(port))
         buffer = ctypes.create_string_buffer(program)
         length = len(program) // 8
         found.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", length, ctypes.addressof(buffer)))
+        found.setsockopt(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER)
         found.setblocking(False)
-        found.bind((interface, _EVERY_PROTOCOL))
+        with contextlib.suppress(BlockingIOError):
+            while found.recv(1):  # what came before there was a filter
+                pass
     except BaseException:
         found.close()
         raise
@@ -74,15 +93,17 @@ def _listen(interface: str, port: int) -> socket.socket:
 
 
 def _program(port: int) -> list[tuple[int, int, int, int]]:
-    """TCP over IPv4 to a port, for the kernel's packet filter: operation, two jumps, operand."""
+    """First packets of TCP over IPv4 to a port, for the kernel's packet filter: operation, two jumps, operand."""
     return [
-        (0x28, 0, 0, 12),  # the frame's protocol
-        (0x15, 0, 6, 0x0800),  # IPv4, or nothing
-        (0x30, 0, 0, 23),  # the packet's protocol
-        (0x15, 0, 4, socket.IPPROTO_TCP),
-        (0xB1, 0, 0, 14),  # length of the packet's head
-        (0x48, 0, 0, 16),  # destination port, behind it
-        (0x15, 0, 1, port),
+        (0x28, 0, 0, _PROTOCOL),
+        (0x15, 0, 8, _IPV4),
+        (0x30, 0, 0, 9),  # the packet's protocol
+        (0x15, 0, 6, socket.IPPROTO_TCP),
+        (0xB1, 0, 0, 0),  # length of the packet's head
+        (0x48, 0, 0, 2),  # destination port, behind it
+        (0x15, 0, 3, port),
+        (0x50, 0, 0, 13),  # flags
+        (0x45, 0, 1, _SYN),
         (0x06, 0, 0, 0xFFFF),
         (0x06, 0, 0, 0),
     ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.verify.dialling import ANSWERED, SILENT, Answer, Target
-from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 from pytest_stagegbo.verify.scene import OUTSIDE, PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.verify.scene import Dialled, Scene
 
@@ -22,27 +23,23 @@ def production(scene: Scene) -> Result:
     """What has no twin is unreachable at once; what has one is answered by the stage, or refused by its clone."""
     dialled = scene.dialled
     owned = _owners(scene) if scene.settings.network.twins else {}
-    bad, count = [], 0
-    for name, target, answer in _answers(dialled):
-        if target.host not in dialled.production:
-            continue
-        count += 1
+    targets = [target for target in dialled.targets if target.host in dialled.production]
+    bad = []
+    for name, target, answer in _answers(dialled, targets):
         if target.host in owned:
             if target.name and answer.state == ANSWERED and answer.name not in dialled.names.values():
                 bad.append(f"{name}: {target.host} is answered by something that is not of the stage")
         elif answer.state == ANSWERED:
-            bad.append(f"{name} connects to {target.host}:{target.port}, which has no twin")
+            bad.append(f"{name} connects to {target}, which has no twin")
         elif answer.state == SILENT and scene.settings.network.twins:
-            bad.append(f"{name}: packets to {target.host}:{target.port} vanish instead of being turned back at once")
-    bad += [
-        f"{packets} packets were on {bridge}, a bridge of production"
-        for bridge, packets in dialled.leaked.items()
-        if packets
-    ]
-    bridges = ", ".join(dialled.leaked)
-    packets = f"packets were not listened for ({dialled.deaf})" if dialled.deaf else f"no packet of them on {bridges}"
-    addresses = len(dialled.production)
-    return Result(tuple(bad), f"{count} connections tried from {_names(dialled)} to {addresses} addresses; {packets}")
+            bad.append(f"{name}: packets to {target} vanish instead of being turned back at once")
+    for interface, packets in dialled.leaked.items():
+        whose = "a bridge of production" if interface in scene.facts.production_networks else "which is not the stage's"
+        bad.append(f"{packets} packets were on {interface}, {whose}")
+    listening = {} if dialled.deaf else {"packets on the host": Sight(1, int(dialled.heard_own))}
+    packets_seen = f"packets were not listened for ({dialled.deaf})" if dialled.deaf else "no packet of them left it"
+    seen = f"from {_names(dialled)} to {', '.join(dialled.production)}; {packets_seen}"
+    return _result(scene, bad, targets, f"connections tried {seen}", listening)
 
 
 def twins(scene: Scene) -> Result:
@@ -52,15 +49,13 @@ def twins(scene: Scene) -> Result:
     dialled = scene.dialled
     wanted = {address: dialled.names[name] for address, name in _owners(scene).items() if name in dialled.names}
     wanted |= {str(scene.settings.containers[name].address): dialled.names[name] for name in dialled.names}
-    bad, count = [], 0
-    for name, target, answer in _answers(dialled):
-        if not target.name or target.host not in wanted:
-            continue
-        count += 1
+    targets = [target for target in dialled.targets if target.name and target.host in wanted]
+    bad = []
+    for name, target, answer in _answers(dialled, targets):
         if answer.name != wanted[target.host]:
             whose = next((other for other, said in dialled.names.items() if said == answer.name), answer.state)
             bad.append(f"{name}: at {target.host} should be its clone, and was {whose}")
-    return Result(tuple(bad), f"{count} connections, each answered by the clone whose address it is")
+    return _result(scene, bad, targets, "connections, each answered by the clone whose address it is")
 
 
 def host(scene: Scene) -> Result:
@@ -70,16 +65,16 @@ def host(scene: Scene) -> Result:
     """
     dialled, network = scene.dialled, scene.settings.network
     resolver = Target(str(network.address.ip), 53) if network.internet else None
-    bad, count = [], 0
-    for name, target, answer in _answers(dialled):
-        if target.host in dialled.host and not target.name:
-            count += 1
-            if answer.state == ANSWERED and target != resolver:
-                bad.append(f"{name} connects to the host at {target.host}:{target.port}")
+    targets = [target for target in dialled.targets if target.host in dialled.host and not target.name]
+    bad = [
+        f"{name} connects to the host at {target}"
+        for name, target, answer in _answers(dialled, targets)
+        if answer.state == ANSWERED and target != resolver
+    ]
     bad += [f"a connection from {peer} arrived on the host" for peer in sorted(set(dialled.intruders))]
     listened = f"this process listened on port {dialled.host_port}" if dialled.host_port else "nobody listened there"
     listened += f"; network.internet: the resolver at {resolver} is the stage's" if resolver else ""
-    return Result(tuple(bad), f"{count} connections tried to {', '.join(dialled.host)}; {listened}")
+    return _result(scene, bad, targets, f"connections tried to {', '.join(dialled.host)}; {listened}")
 
 
 def internet(scene: Scene) -> Result:
@@ -87,11 +82,14 @@ def internet(scene: Scene) -> Result:
     if scene.settings.network.internet:
         raise Skipped("network.internet is on")
     dialled = scene.dialled
-    bad = []
-    for name, target, answer in _answers(dialled):
-        if target.host == OUTSIDE and answer.state in {ANSWERED, SILENT}:
-            bad.append(f"{name}: a packet to {OUTSIDE} was not turned back ({answer.state})")
-    return Result(tuple(bad), f"packets to {OUTSIDE} from {_names(dialled)} came back as unreachable")
+    targets = [target for target in dialled.targets if target.host in OUTSIDE]
+    bad = [
+        f"{name}: a packet to {target.host} was not turned back ({answer.state})"
+        for name, target, answer in _answers(dialled, targets)
+        if answer.state in {ANSWERED, SILENT}
+    ]
+    seen = f"packets to {' and '.join(OUTSIDE)} from {_names(dialled)} came back as unreachable"
+    return _result(scene, bad, targets, seen)
 
 
 def host_to_stage(scene: Scene) -> Result:
@@ -108,13 +106,39 @@ def host_to_stage(scene: Scene) -> Result:
             continue
         if heard != said:
             bad.append(f"{name}: somebody else answers at {address}")
-    return Result(tuple(bad), f"connected to {_names(dialled)} from here")
+    seen = f"connected to {_names(dialled)} from here"
+    return Result(tuple(bad), seen, sight(scene.names, dialled.names), scene.idle)
 
 
-def _answers(dialled: Dialled) -> Iterator[tuple[str, Target, Answer]]:
+def _result(
+    scene: Scene,
+    bad: list[str],
+    targets: Sequence[Target],
+    seen: str,
+    more: Mapping[str, Sight] = MappingProxyType({}),
+) -> Result:
+    """Every container has to have tried every target, and itself: one that reaches nothing at all proves nothing."""
+    dialled = scene.dialled
+    counts = {name: sum(target in found for target in targets) for name, found in dialled.answers.items()}
+    sights = {name: Sight(len(targets), counts.get(name, 0)) for name in scene.names}
+    why = [scene.idle] if scene.idle else []
+    for name, answers in dialled.answers.items():
+        own = Target(str(scene.settings.containers[name].address), dialled.port, name=True)
+        if answers.get(own, Answer(SILENT)).name != dialled.names[name]:
+            sights[name] = Sight(len(targets), 0)
+            why.append(f"{name} did not even reach itself")
+    why += [f"{name}: perl, which every Debian has, said {text[:200]}" for name, text in dialled.trouble.items()]
+    if any(each.looked < each.expected for each in sights.values()):
+        why.append("see `exec NAME -- perl -v`")
+    return Result(tuple(bad), f"{sum(counts.values())} {seen}", {**sights, **more}, "; ".join(why))
+
+
+def _answers(dialled: Dialled, targets: Iterable[Target]) -> Iterator[tuple[str, Target, Answer]]:
+    wanted = set(targets)
     for name, answers in dialled.answers.items():
         for target, answer in answers.items():
-            yield name, target, answer
+            if target in wanted:
+                yield name, target, answer
 
 
 def _owners(scene: Scene) -> dict[str, str]:

@@ -9,14 +9,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify import dialling
 from pytest_stagegbo.verify.dialling import Answer, Target
-from pytest_stagegbo.verify.finding import Skipped
+from pytest_stagegbo.verify.finding import Unseen
 from pytest_stagegbo.verify.packets import Ears
 from pytest_stagegbo.verify.watch import Watch, is_productions
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Scene"]
 
-OUTSIDE = "192.0.2.1"
-"""An address that is nobody's (RFC 5737), and on the way to the internet."""
+OUTSIDE = ("192.0.2.1", "2001:db8::1")
+"""Addresses that are nobody's (RFC 5737 and 3849), and on the way to the internet."""
 HOST_PORTS = (22, 53, 8443)
 """What hosts listen on: ssh, a resolver, Incus's API."""
 PATIENCE = 2.0
@@ -43,7 +43,11 @@ SPARE_PORTS = range(20000, 30000)
 class Dialled:
     """What each container of the stage could reach."""
 
+    targets: tuple[Target, ...]
     answers: Mapping[str, Mapping[Target, Answer]]
+    """By container. What is missing was not tried, or nobody knows what became of it."""
+    trouble: Mapping[str, str]
+    """What Perl said on standard error, by container."""
     production: tuple[str, ...]
     """Production's addresses, those of its bridges on the host included."""
     host: tuple[str, ...]
@@ -57,9 +61,11 @@ class Dialled:
     port: int
     """Of the containers' listeners."""
     leaked: Mapping[str, int]
-    """Packets for that port that were on bridges of production."""
+    """Packets for that port that were on network interfaces of the host which are not the stage's."""
     deaf: str
-    """Why nobody knows of such packets; empty: they would have been heard."""
+    """Why such packets can't be heard from here; empty: they were listened for."""
+    heard_own: bool
+    """Whether a packet of this process's own was heard, so that others would have been."""
 
 
 class Scene:
@@ -76,8 +82,9 @@ class Scene:
         """Listens to what happens to production."""
 
     def listen(self) -> Watch:
-        """Listen from now on. Close it in the end. Raises `Skipped`, `ChannelBroken`, `OperationFailed`."""
-        self.running  # noqa: B018 - without a clone that runs there is no sentinel
+        """Listen from now on. Close it in the end. Raises `Unseen`, `ChannelBroken`, `OperationFailed`."""
+        if not self.running:
+            raise Unseen("no container of the stage is running, to cause an event in")
         watch = Watch(self.reader.events(), lambda event: is_productions(event, self.settings, self.facts))
         try:
             watch.sentinel(self.sentinel)
@@ -101,11 +108,19 @@ class Scene:
 
     @cached_property
     def running(self) -> list[str]:
-        """Names of the clones that run; `Skipped` when there is none."""
-        found = [name for name, clone in self.clones.items() if clone.is_running]
-        if not found:
-            raise Skipped("no container of the stage is running")
-        return found
+        """Names of the clones that run."""
+        return [name for name, clone in self.clones.items() if clone.is_running]
+
+    @property
+    def idle(self) -> str:
+        """Why not all containers of the stage can be looked into; empty: they all run."""
+        found = {name: self.clones[name].status.lower() if name in self.clones else "missing" for name in self.names}
+        return ", ".join(f"{name} is {state}" for name, state in found.items() if name not in self.running)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all containers that the stage has to have."""
+        return tuple(self.settings.containers)
 
     def place(self, path: str) -> str | None:
         """Where this process finds a file of the daemon's host; None: nowhere."""
@@ -153,35 +168,37 @@ class Scene:
                 found.update(_global(interface.get("addresses") or ()))
         for name in self.facts.production_networks:
             found.update(_global((self.states.get(name) or {}).get("addresses") or ()))
-        return tuple(sorted(found, key=IPv4Address))
+        return tuple(str(each) for each in sorted(map(ip_address, found), key=lambda each: (each.version, int(each))))
 
     @cached_property
     def dialled(self) -> Dialled:
         """Connections from every running container to everything of interest, made once."""
         running = self.running
+        if not running:
+            raise Unseen(self.idle)
         port = secrets.choice(SPARE_PORTS)
         names = {name: secrets.token_hex(8) for name in running}
         started = self.in_each({name: dialling.listener(port, names[name]) for name in running})
-        failed = [f"{name}: {result.stderr.strip()}" for name, result in started.items() if result.status]
-        if failed:
-            raise Skipped("perl, which every Debian has, can't be run: " + "; ".join(failed))
-        bridges, own = self.facts.production_networks, self.settings.network.name
+        trouble = {name: result.stderr.strip() for name, result in started.items() if result.status}
+        own = {self.settings.network.name, *self.host_ends.values()}
+        targets = self._targets(port, None)
         with (
             _Sentry(self.reader.is_local) as sentry,
-            Ears([*bridges, own] if self.reader.is_local else (), port) as ears,
+            Ears({target.host for target in targets}, port, wanted=self.reader.is_local) as ears,
         ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})
-            leaked = {name: ears.heard(name) for name in bridges}
-            ears.heard(own)
+            leaked = {name: count for name, count in sorted(ears.heard().items()) if name not in own}
             for name in running:  # whether one would have been heard
                 with contextlib.suppress(OSError):
                     socket.create_connection((str(self.settings.containers[name].address), port), PATIENCE).close()
                     break
-            deaf = ears.deaf or ("" if ears.heard(own) else f"packets on {own} are not heard from here")
-        answers = {name: dialling.read_answers(result.stdout) for name, result in results.items()}
+            heard_own = bool(own & ears.heard().keys())
+        trouble |= {name: result.stderr.strip() for name, result in results.items() if result.stderr.strip()}
         return Dialled(
-            answers=answers,
+            targets=tuple(targets),
+            answers={name: dialling.read_answers(result.stdout) for name, result in results.items()},
+            trouble=trouble,
             production=self.production_addresses,
             host=self.host_addresses,
             host_port=sentry.port,
@@ -189,14 +206,20 @@ class Scene:
             names=names,
             port=port,
             leaked=leaked,
-            deaf=deaf,
+            deaf=ears.deaf,
+            heard_own=heard_own,
         )
+
+    @cached_property
+    def host_ends(self) -> Mapping[str, str]:
+        """By clone, the host's end of its network device."""
+        return {name: clone.config.get("volatile.eth0.host_name", "") for name, clone in self.facts.clones.items()}
 
     def _targets(self, port: int, sentry: int | None) -> list[Target]:
         host_ports = [*HOST_PORTS, *([sentry] if sentry else [])]
         services = {probe.port for container in self.settings.containers.values() for probe in container.probes}
         # The kernel limits how often it says "unreachable" to one peer: what must hear it comes first.
-        found = [Target(OUTSIDE, 443)]
+        found = [Target(address, 443) for address in OUTSIDE]
         found += [Target(address, each) for address in self.production_addresses for each in sorted(services)]
         found += [Target(address, port, name=True) for address in self.production_addresses]
         found += [Target(str(self.settings.containers[name].address), port, name=True) for name in self.running]
@@ -206,7 +229,7 @@ class Scene:
 
 def _global(addresses: Any) -> Iterator[str]:
     for each in addresses:
-        if each.get("family") == "inet" and each.get("scope") == "global":
+        if each.get("scope") == "global":
             yield each["address"]
 
 

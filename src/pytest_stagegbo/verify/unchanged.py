@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import inventory
-from pytest_stagegbo.verify.finding import Result, Skipped
+from pytest_stagegbo.verify.finding import Result, Unseen, sight
 
 if TYPE_CHECKING:
     from pytest_stagegbo.verify.scene import Scene
@@ -18,11 +18,12 @@ def unchanged(scene: Scene) -> Result:
     text = scene.facts.projects[scene.settings.project].config.get(inventory.MARK, "")
     record = inventory.read(text)
     if record is None:
-        raise Skipped("the last provisioning noted nothing of production: provision --recreate")
+        raise Unseen("the last provisioning noted nothing of production: `provision --recreate` does")
     now = inventory.take(scene.reader, scene.settings, scene.facts)
     since = inventory.differences(record.things, now)
     seen = f"{len(record.things)} things of production noted at {record.at}"
     if since:
         seen += f"; production changed since, by others (Incus does not keep by whom): {', '.join(since)}"
     bad = tuple(f"changed while the stage was provisioned: {each}" for each in record.changed)
-    return Result(bad, seen)
+    sources = [f"config {each.source_name}" for each in scene.settings.containers.values()]
+    return Result(bad, seen, sight(sources, record.things))

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import OperationFailed, StageGboError
-from pytest_stagegbo.verify.finding import Result
+from pytest_stagegbo.verify.finding import Result, sight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,4 +159,5 @@ def quiet(scene: Scene) -> Result:
     seen += f", {watch.production} of them of production"
     if watch.others:
         seen += f"; {watch.production - len(watch.ours)} by others: " + "; ".join(map(str, watch.others[:SHOWN]))
-    return Result(tuple(str(event) for event in watch.ours[:SHOWN]), seen)
+    bad = tuple(str(event) for event in watch.ours[:SHOWN])
+    return Result(bad, seen, sight(["events"], ["events"] if watch.heard > 1 else []))
