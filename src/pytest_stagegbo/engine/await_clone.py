@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
 from pytest_stagegbo.errors import NotReady, ServerRefused
@@ -52,7 +52,7 @@ def await_clone(
         NotReady: time is up, the container stopped, or the stamp does not say what it must.
         VaultSealed: the keys given do not open Vault.
     """
-    began = time.monotonic()
+    began = clocks.monotonic()
     host = str(container.address)
     reach = None if reader.is_local else Reach(writer, container)
 
@@ -95,7 +95,7 @@ def await_clone(
             answers[probe] = _open(settings, container, probe, keys)
     warnings = _prove_wiped(reader, settings, container) if first_boot else ()
     numbered = tuple((probe.port, answer) for probe, answer in answers.items())
-    return Readiness(state, numbered, warnings, time.monotonic() - began)
+    return Readiness(state, numbered, warnings, clocks.monotonic() - began)
 
 
 def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings, keys: UnsealKeys) -> Answer:
@@ -140,7 +140,7 @@ def _stamp(reader: Reader, settings: Settings, container: ContainerSettings, own
     Args:
         own: The line that tells it from the stamp of the clone that this one is a copy of.
     """
-    deadline = time.monotonic() + (0 if container.probes else settings.timeouts.ready)
+    deadline = clocks.monotonic() + (0 if container.probes else settings.timeouts.ready)
     while True:
         try:
             content = reader.file(settings.project, container.name, STAMP)
@@ -149,6 +149,6 @@ def _stamp(reader: Reader, settings: Settings, container: ContainerSettings, own
         text = (content or b"").decode("utf-8", "replace")
         if own in text.splitlines():
             return text
-        if time.monotonic() >= deadline:
+        if clocks.monotonic() >= deadline:
             return ""
-        time.sleep(0.05)  # a poll with a deadline: Incus has no event for a file
+        clocks.sleep(0.05)  # a poll with a deadline: Incus has no event for a file
