@@ -9,7 +9,7 @@ from tests.lab.plug import wait_until
 from tests.lab.support import OWNER, SIX, sql
 
 from pytest_stagegbo.engine.apply import AT_ONCE
-from pytest_stagegbo.guest import RELEASE
+from pytest_stagegbo.guest import PLACE, identity, release
 
 if TYPE_CHECKING:
     from tests.lab.support import FirstRun, Stage
@@ -151,12 +151,13 @@ def test_services_that_wait_are_started_by_one_file_and_by_nothing_else(stage: S
     assert states() == ["active", "active"]
     stage.exec("system", "systemctl", "stop", path)  # which would start the target again
     stage.exec("system", "systemctl", "stop", target, *units)
-    stage.exec("system", "rm", RELEASE)
+    file = release(identity(stage.clone("system")["config"][f"environment.{PLACE}"]))
+    stage.exec("system", "rm", file)
     try:
         stage.exec("system", "systemctl", "start", path)
         assert states() == ["inactive", "inactive"]
     finally:
-        stage.exec("system", "touch", RELEASE)
+        stage.exec("system", "touch", file)
     wait_until(lambda: states() == ["active", "active"])
     stage.run("provision")  # waits until it answers
 

@@ -50,6 +50,36 @@ def test_files_of_every_kind_are_cleared_from_logs_and_folders_of_every_name_sta
     assert len(folders) > len(traps.ODD_NAMES)
 
 
+def test_what_is_mounted_below_a_folder_to_clear_is_kept_and_said(trapped: Stage) -> None:
+    """`find -xdev` would enter it: a bind mount has the file system of the folder around it."""
+    assert trapped.exec("cache", "cat", "/opt/gbo/logs/mounted/kept") == "production's\n"
+    assert (trapped.rootfs("cache") / traps.MOUNTED / "kept").read_text() == "production's\n"
+    assert "/opt/gbo/logs/mounted is a mount inside a folder" in trapped.config.with_suffix(".log").read_text()
+
+
+def test_a_source_that_was_a_clone_itself_is_wiped(trapped: Stage) -> None:
+    """Its stamp, its identity and its marks are in the copy, and prove nothing."""
+    assert traps.OLD_IDENTITY in (source_of(trapped) / STAMP).read_text()
+    stamp = (trapped.rootfs("cache") / STAMP).read_text()
+    assert "emptied /opt/gbo/data/valkey" in stamp
+    assert traps.OLD_IDENTITY not in stamp
+    config = trapped.clone("cache")["config"]
+    assert traps.OLD_IDENTITY not in {value for key, value in config.items() if key.startswith("user.stagegbo.")}
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_system_logs_of_production_are_empty_and_its_journals_gone(stage: Stage, name: str) -> None:
+    machine = stage.ground.rootfs(name).joinpath("etc/machine-id").read_text().strip()
+    left = stage.rootfs(name) / "var/log"
+    assert [file for file in left.glob(f"journal/{machine}/*") if file.is_file()] == []
+    assert [file for file in (left / "gbo-cron.log", left / "dpkg.log") if file.exists() and file.stat().st_size] == []
+
+
+def test_a_system_log_keeps_its_owner_and_mode(trapped: Stage) -> None:
+    assert (source_of(trapped) / "var/log/mail.log").read_text() == "production's\n"
+    assert (trapped.rootfs("cache") / "var/log/mail.log").read_text() == ""
+
+
 # -- data to wipe
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.lab import traps
-from tests.lab.support import SIX, TRAPS
+from tests.lab.support import SIX, TRAPS, until
 
 if TYPE_CHECKING:
-    from tests.lab.support import Stage
+    from tests.lab.support import Ground, Stage
 
 pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 
@@ -133,6 +133,78 @@ def test_the_source_goes_on_with_everything_that_it_had(source: dict[str, Any]) 
     assert source["status"] == "Running"
     assert traps.CONFIG.items() <= source["config"].items()
     assert source["devices"] == traps.DEVICES
+
+
+def test_nothing_that_starts_by_itself_in_production_has_run_in_a_clone(trapped: Stage) -> None:
+    assert list(trapped.ground.rootfs("files", TRAPS).glob("usr/local/bin/production"))
+    assert list(trapped.rootfs("cache").glob("production-*")) == []
+
+
+def test_the_manager_knows_no_unit_but_those_of_its_folder(trapped: Stage) -> None:
+    assert trapped.exec("cache", "systemctl", "show", "--property=UnitPath", "--value") == "/run/systemd/generator\n"
+    shown = ("list-units", "--all", "--plain", "--no-legend", "--type=service,timer", "--state=loaded")
+    loaded = {line.split()[0] for line in trapped.exec("cache", "systemctl", *shown).splitlines()}
+    own = {"valkey.service", "valkey-server.service", "networking.service", PREPARE}
+    assert loaded - own == {"systemd-journald.service"}
+
+
+def test_a_failed_boot_job_of_production_is_no_failure_of_the_clone_s(trapped: Stage) -> None:
+    assert trapped.exec("cache", "systemctl", "is-system-running") == "running\n"
+
+
+def test_a_restart_of_a_clone_starts_nothing_more(trapped: Stage) -> None:
+    trapped.ground.incus("restart", "cache", project=trapped.project)
+    until(lambda: trapped.run("status", check=False).returncode == 0, "the stage answers again")
+    assert list(trapped.rootfs("cache").glob("production-*")) == []
+
+
+def test_the_plan_says_what_a_clone_may_start(trapped: Stage) -> None:
+    plan = json.loads(trapped.config.with_suffix(".plan").read_text())
+    said = next(step["text"] for step in plan["steps"] if step["key"] == "prepare:cache")
+    assert "start only valkey.service" in said
+
+
+def test_a_clone_whose_boot_is_no_longer_confined_is_replaced(trapped: Stage) -> None:
+    """Its next boot would start production's units."""
+    key = "environment.SYSTEMD_UNIT_PATH"
+    before = trapped.clone("cache")["config"]["volatile.uuid"]
+    trapped.ground.incus("config", "unset", "cache", key, project=trapped.project)
+    done = trapped.run("verify", "--check", "locked.instances", check=False)
+    assert done.returncode == 9
+    assert key in done.stdout
+    trapped.run("provision")
+    assert trapped.clone("cache")["config"][key] == "/run/systemd/generator"
+    assert trapped.clone("cache")["config"]["volatile.uuid"] != before
+    assert list(trapped.rootfs("cache").glob("production-*")) == []
+
+
+def test_a_full_boot_comes_after_one_that_makes_the_clone_safe(ground: Ground, trapped: Stage) -> None:
+    """Then everything of production's runs, and finds what was wiped empty."""
+    assert trapped.project
+    settings = traps.one_container("cache", "files") + 'cache.boot = "full"\n'
+    stage = ground.stage("STAGE-FULL", "stagefull0", 13, settings)
+    try:
+        stage.run("provision")
+        seen = {file.name: file.read_text() for file in stage.rootfs("cache").glob("production-*")}
+        assert {"production-sysinit.target", "production-local-fs.target", "production-journald"} <= set(seen)
+        assert set(seen["production-local-fs.target"].split()) <= {"tmpfiles"}
+        assert stage.clone("cache")["config"].get("environment.SYSTEMD_UNIT_PATH", "") == ""
+        assert stage.json("provision")["changed"] is False
+    finally:
+        stage.destroy()
+
+
+def test_a_clone_that_does_not_boot_as_it_must_is_stopped(ground: Ground, trapped: Stage) -> None:
+    assert trapped.project
+    settings = "timeouts.ready = 3\n" + traps.one_container("llm", "hijacked")
+    stage = ground.stage("STAGE-HIJACKED", "stagehijack0", 14, settings)
+    try:
+        done = stage.run("provision", check=False)
+        assert done.returncode == 6
+        assert "so it was stopped" in done.stderr
+        assert stage.clone("llm")["status"] == "Stopped"
+    finally:
+        stage.destroy()
 
 
 # -- the six

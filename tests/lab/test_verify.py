@@ -209,6 +209,21 @@ def address(stage: Stage) -> Iterator[None]:
         stage.exec("llm", "ip", "address", "del", "10.0.2.15/24", "dev", "eth0")
 
 
+@contextlib.contextmanager
+def foreign_unit(stage: Stage) -> Iterator[None]:
+    """As one of production's would be seen that found a way in: by a second generator, here."""
+    file = "/var/lib/stagegbo-boot/second"
+    line = 'ln -s /usr/lib/systemd/system/cron.service "$1"'
+    stage.exec(
+        "llm", "sh", "-c", f"printf '#!/bin/sh\\n%s\\n' '{line}' >{file}; chmod 755 {file}; systemctl daemon-reload"
+    )
+    stage.exec("llm", "systemctl", "start", "cron.service")
+    try:
+        yield
+    finally:
+        stage.exec("llm", "sh", "-c", f"systemctl stop cron.service; rm {file}; systemctl daemon-reload")
+
+
 def old_file(path: str, name: str) -> Callable[[Stage], AbstractContextManager[None]]:
     """A file older than the end of the wipe: the stamp is made younger than it, since nothing can make a file older."""
 
@@ -253,6 +268,7 @@ LOOKED_AT: list[Breach] = [
     ("exposure.host-rules", "dnat", host_rule),
     ("locked.project", "project: restricted is 'false', not 'true'", lifted),
     ("locked.instances", "guest: ", privileged),
+    ("locked.boot", "llm: cron.service has run, and the settings don't name it", foreign_unit),
     ("locked.filters", "llm: security.mac_filtering is 'false', not true", unfiltered),
     ("locked.addresses", "llm: eth0 has 10.0.2.15", address),
     (

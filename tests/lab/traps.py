@@ -27,6 +27,24 @@ ODD_NAMES = (
 )
 OUTSIDE = "srv/outside"
 """A folder that nothing may be deleted from."""
+MOUNTED = "srv/mounted"
+"""A folder that is mounted below the logs."""
+OLD_IDENTITY = "0123456789abcdef"
+WANTING = (
+    "default.target",
+    "sysinit.target",
+    "local-fs.target",
+    "network-pre.target",
+    "basic.target",
+    "multi-user.target",
+    "systemd-journald.service",
+    "valkey.service",
+)
+DROP_INS = {
+    "systemd-journald.service.d": "[Service]\nExecStartPre=-{run} journald\n",
+    "service.d": "[Service]\nExecStartPre=-+{run} every-service\n",
+    "default.target.d": "[Unit]\nWants=early-default.service\n",
+}
 DRIVE_ADDRESS = "10.0.2.24"
 """Where the running source with all the devices is: its original keeps running beside it."""
 HARDWARE_ADDRESS = "10:66:6a:00:00:01"
@@ -107,6 +125,7 @@ def build(ground: Ground) -> None:
         "stuck": ("cache", stuck),
         "broken": ("llm", broken),
         "halting": ("llm", halting),
+        "hijacked": ("llm", hijacked),
     }
     with ThreadPoolExecutor(len(sources)) as threads:
         originals = [original for original, _ in sources.values()]
@@ -139,8 +158,9 @@ def devices(ground: Ground, rootfs: Path) -> None:
     until(lambda: "9900" in ground.inside("ss", "-Hlt").stdout, "the proxy of the source listens")
 
 
-def files(_: Ground, rootfs: Path) -> None:
-    """Cache: every kind of file in the folders to wipe and in the logs, and links that lead out of them."""
+def files(ground: Ground, rootfs: Path) -> None:
+    """Cache: every kind of file in the folders to wipe and in the logs, links and mounts that lead out of them, and all
+    that starts by itself."""
     outside = rootfs / OUTSIDE
     outside.mkdir()
     (outside / "kept").write_text("production's\n")
@@ -163,6 +183,81 @@ def files(_: Ground, rootfs: Path) -> None:
     owned.mkdir()
     os.chown(owned, 1234, 4321)
     owned.chmod(0o2751)
+    once_a_clone(ground, rootfs)
+    runs_by_itself(rootfs)
+    mounted = rootfs / MOUNTED
+    mounted.mkdir()
+    (mounted / "kept").write_text("production's\n")
+    (rootfs / "opt/gbo/logs/mounted").mkdir()
+    with (rootfs / "etc/fstab").open("a") as fstab:
+        fstab.write(f"/{MOUNTED} /opt/gbo/logs/mounted none bind 0 0\n")
+    journal = rootfs / "var/log/journal" / rootfs.joinpath("etc/machine-id").read_text().strip()
+    journal.mkdir(parents=True, exist_ok=True)
+    (journal / "system.journal").write_text("production's\n")
+    (rootfs / "var/log/mail.log").write_text("production's\n")
+
+
+def once_a_clone(ground: Ground, rootfs: Path) -> None:
+    """A stage's clone that was promoted, or production restored from one: what such a clone has is in the source."""
+    folder = rootfs / "var/lib/stagegbo"
+    folder.mkdir()
+    done = "emptied /opt/gbo/data/valkey\ncleared /opt/gbo/logs\ntruncated /var/log\n"
+    (folder / "prepared").write_text(f"{done}placed \nplaced {OLD_IDENTITY}\n")
+    (folder / "release").touch()
+    config = {
+        "environment.STAGEGBO_PLACE": f"{OLD_IDENTITY}:",
+        "user.stagegbo.generation": "0123456789abcdef",
+        "user.stagegbo.origin": "0123456789abcdef",
+        "user.stagegbo.owner": "pytest-stagegbo",
+        "user.stagegbo.proven": "true",
+        "user.stagegbo.state": "prepared",
+    }
+    ground.put("instances/files", {"config": config}, project=TRAPS)
+
+
+def runs_by_itself(rootfs: Path) -> None:
+    """Every way in which a container starts something without being asked. Each writes down what it saw in the folder
+    that is wiped."""
+    program = rootfs / "usr/local/bin/production"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text('#!/bin/sh\nls /opt/gbo/data/valkey >"/production-$1"\n')
+    program.chmod(0o755)
+    run = "/usr/local/bin/production"
+    systemd = rootfs / "etc/systemd"
+    units = systemd / "system"
+    for target in WANTING:
+        name = f"early-{target.partition('.')[0]}.service"
+        service = f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={run} {target}\n"
+        (units / name).write_text(f"[Unit]\nDefaultDependencies=no\n{service}")
+        wants = units / f"{target}.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / name).symlink_to(units / name)
+    (units / "each-second.timer").write_text("[Timer]\nOnActiveSec=1\nOnUnitActiveSec=1\n")
+    (units / "each-second.service").write_text(f"[Service]\nType=oneshot\nExecStart={run} timer\n")
+    (units / "timers.target.wants").mkdir(exist_ok=True)
+    (units / "timers.target.wants/each-second.timer").symlink_to(units / "each-second.timer")
+    for name, lines in DROP_INS.items():
+        folder = units / name
+        folder.mkdir()
+        (folder / "production.conf").write_text(lines.format(run=run))
+    control = systemd / "system.control"
+    control.mkdir()
+    wanted = "early-default.service multi-user.target"
+    (control / "default.target").write_text(f"[Unit]\nWants={wanted}\nAfter={wanted}\nAllowIsolate=yes\n")
+    for generators in ("system-generators", "system-environment-generators"):
+        file = systemd / generators / "production"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{run} {generators}\n")
+        file.chmod(0o755)
+    for hooks in ("etc/network/if-up.d", "etc/network/if-pre-up.d"):
+        file = rootfs / hooks / "production"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{run} ifupdown\n")
+        file.chmod(0o755)
+    lines = "f /opt/gbo/data/valkey/tmpfiles 0644 root root - production\nno such line\n"
+    (rootfs / "etc/tmpfiles.d/production.conf").write_text(lines)
+    (rootfs / "etc/rc.local").write_text(f"#!/bin/sh\n{run} rc-local\n")
+    (rootfs / "etc/rc.local").chmod(0o755)
 
 
 def stuck(_: Ground, rootfs: Path) -> None:
@@ -184,6 +279,13 @@ def unit(rootfs: Path, command: str) -> None:
 def broken(_: Ground, rootfs: Path) -> None:
     """llm, whose service ends as soon as it begins."""
     unit(rootfs, "/bin/sh -c 'echo no such model: smollm2; exit 3'")
+
+
+def hijacked(_: Ground, rootfs: Path) -> None:
+    """llm, whose first process is another program than systemd."""
+    (rootfs / "sbin/init").unlink()
+    (rootfs / "sbin/init").write_text("#!/bin/sh\nexec sleep 3600\n")
+    (rootfs / "sbin/init").chmod(0o755)
 
 
 def halting(_: Ground, rootfs: Path) -> None:

@@ -84,7 +84,7 @@ def clone(name: str, settings: Settings, *, status: str = "Running", **config: s
     """A clone as a finished run leaves it; `config` takes keys of `user.stagegbo`, an empty value takes one away."""
     container = settings.containers[name]
     origin = source(container.source_name, project=settings.source_project)
-    made = copied(origin, clone_config(origin, container, settings, managed=True), settings)
+    made = copied(origin, clone_config(origin, container, settings, managed=True, golden=False), settings)
     marked = {**made.config, marks.STATE: marks.PREPARED, marks.PROVEN: "true"}
     marked |= {f"user.stagegbo.{key}": value for key, value in config.items()}
     marked = {key: value for key, value in marked.items() if value}

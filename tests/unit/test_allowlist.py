@@ -66,7 +66,7 @@ KEPT = [
 
 
 def overrides(origin: Instance, settings: Settings = SETTINGS, *, managed: bool = True) -> CloneConfig:
-    return clone_config(origin, settings.containers["tables"], settings, managed=managed)
+    return clone_config(origin, settings.containers["tables"], settings, managed=managed, golden=False)
 
 
 def clone_of(origin: Instance) -> Instance:

@@ -10,119 +10,59 @@ import subprocess
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_stagegbo.guest import STAMP, GuestFile, guest_files, machine_id
-from pytest_stagegbo.guest.files import RELEASE, SCRIPT, UNIT
-from pytest_stagegbo.guest.place import FOLDER, INTERFACES, NETWORK, PLACE, TWINS, identity, variable
-from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
+from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, variable
+from pytest_stagegbo.guest.place import INTERFACES, NETWORK, PLACE, TWINS
+from pytest_stagegbo.guest.units import BOOT, FOLDER, PREPARE, UNIT_FOLDER
+from pytest_stagegbo.settings import ContainerSettings, Settings
 
 SETTINGS = Settings()
 SYSTEM, TABLES = SETTINGS.containers["system"], SETTINGS.containers["tables"]
-UNIT_PATH = f"/etc/systemd/system/{UNIT}"
-TARGET = "/etc/systemd/system/default.target"
-HOLD_PATH = "/etc/systemd/system/stagegbo-services.path"
-HOLD_TARGET = "/etc/systemd/system/stagegbo-services.target"
 ENVIRON = "/proc/1/environ"
-NETWORKING = "/etc/systemd/system/networking.service.d/stagegbo.conf"
-DROP_IN = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
+OWN = "0123456789abcdef"
+"""A clone's identity."""
 
 
-def placed(container: ContainerSettings = TABLES, settings: Settings = SETTINGS) -> dict[str, GuestFile]:
-    return {file.path: file for file in guest_files(container, settings)}
-
-
-def lines(path: str, container: ContainerSettings = TABLES, settings: Settings = SETTINGS) -> list[str]:
-    return placed(container, settings)[path].content.splitlines()
+def script(container: ContainerSettings = TABLES, settings: Settings = SETTINGS) -> str:
+    return boot_file(container, settings).content
 
 
 def without_twins() -> Settings:
     return replace(SETTINGS, network=replace(SETTINGS.network, twins=False))
 
 
-class TestFiles:
-    def test_a_clone_that_starts_only_its_units_gets_a_target_of_its_own(self) -> None:
-        assert list(placed()) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, NETWORKING, TARGET]
-
-    def test_a_clone_that_boots_in_full_keeps_its_target(self) -> None:
-        assert list(placed(replace(TABLES, boot="full"))) == ["/etc/network/interfaces", SCRIPT, UNIT_PATH, DROP_IN]
-
-    def test_one_that_needs_others_has_its_services_wait_for_a_file(self) -> None:
-        assert list(placed(SYSTEM)) == [*placed(), HOLD_PATH, HOLD_TARGET]
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            pytest.param({"needs": ()}, id="needs-nothing"),
-            pytest.param({"hooks": ("mask.sh",)}, id="hooks-may-want-the-services"),
-        ],
-    )
-    def test_one_that_waits_for_nothing_starts_its_services_as_it_boots(self, changes: dict[str, tuple[str]]) -> None:
-        container = replace(SYSTEM, **changes)  # type: ignore[arg-type]
-        assert HOLD_PATH not in placed(container)
-        assert "Wants=networking.service botserver.service botui.service" in lines(TARGET, container)
-
-    def test_the_target_is_replaced_and_not_written_through(self) -> None:
-        """It is a link to a target of systemd's package."""
-        assert [path for path, file in placed().items() if file.replaces_link] == [TARGET]
-
-    def test_the_script_can_be_run_and_the_rest_is_only_read(self) -> None:
-        assert {path: file.mode for path, file in placed().items() if file.mode != 0o644} == {SCRIPT: 0o755}
+class TestFile:
+    def test_there_is_one_and_it_can_be_run(self) -> None:
+        file = boot_file(TABLES, SETTINGS)
+        assert (file.path, file.mode) == ("/var/lib/stagegbo-boot/boot", 0o755)
+        assert file.content.startswith("#!/bin/sh\n")
 
     def test_equal_settings_make_equal_files(self) -> None:
-        assert guest_files(TABLES, SETTINGS) == guest_files(TABLES, Settings())
+        assert boot_file(TABLES, SETTINGS) == boot_file(TABLES, Settings())
 
     @pytest.mark.parametrize("name", SETTINGS.containers)
-    def test_no_file_of_a_clone_names_productions_address_but_for_its_twins(self, name: str) -> None:
+    def test_it_names_no_address_of_production_but_for_twins(self, name: str) -> None:
         """What it names is the subnet, as a whole and to keep out of it."""
-        for file in guest_files(SETTINGS.containers[name], without_twins()):
-            assert "10.0.2." not in file.content.replace("unreachable 10.0.2.0/24", "")
+        found = script(SETTINGS.containers[name], without_twins())
+        assert "10.0.2." not in found.replace("unreachable 10.0.2.0/24", "")
 
-
-class TestMachineId:
-    def test_is_one(self) -> None:
-        file = machine_id()
-        assert (file.path, file.mode) == ("/etc/machine-id", 0o444)
-        assert re.fullmatch(r"[0-9a-f]{32}\n", file.content)
-
-    def test_is_another_each_time(self) -> None:
-        assert machine_id() != machine_id()
-
-
-class TestInterfaces:
-    PATH = "/etc/network/interfaces"
-
-    def test_the_clone_has_its_stage_address_and_the_stage_as_gateway(self) -> None:
-        assert lines(self.PATH, settings=without_twins()) == [
-            "# Written by pytest-stagegbo.",
-            "auto lo",
-            "iface lo inet loopback",
-            "",
-            "auto eth0",
-            "iface eth0 inet static",
-            "    address 10.0.3.11",
-            "    netmask 255.255.255.0",
-            "    gateway 10.0.3.1",
-            "    dns-nameservers 10.0.3.1",
-            "    up bash -c 'echo >/dev/udp/10.0.3.1/9' || true",
-            "    up ip route replace unreachable 10.0.2.0/24",
-        ]
-
-    def test_twins_come_up_with_the_network(self) -> None:
-        assert lines(self.PATH)[-1] == f"    up {TWINS}"
-
-    def test_another_subnet_is_followed(self) -> None:
-        settings = replace(SETTINGS, network=NetworkSettings(address=IPv4Interface("172.20.0.1/20")))
-        found = lines(self.PATH, replace(TABLES, address=IPv4Address("172.20.1.11")), settings)
-        assert {"    address 172.20.1.11", "    netmask 255.255.240.0", "    gateway 172.20.0.1"} <= set(found)
+    def test_later_boots_are_confined_unless_the_settings_want_them_whole(self) -> None:
+        assert boot_environment(TABLES) == {
+            "environment.SYSTEMD_UNIT_PATH": "/run/systemd/generator",
+            "environment.SYSTEMD_GENERATOR_PATH": "/var/lib/stagegbo-boot",
+            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/var/lib/stagegbo-boot/none",
+        }
+        assert boot_environment(replace(TABLES, boot="full")) == {}
 
 
 class TestTwins:
     """Inside the stage, production's addresses belong to the clones."""
 
     def script(self, container: ContainerSettings = TABLES, settings: Settings = SETTINGS) -> list[str]:
-        return lines(SCRIPT, container, settings)
+        return script(container, settings).splitlines()
 
     def test_the_clone_has_its_twins_address(self) -> None:
         assert "address add 10.0.2.11/32 dev twin0" in self.script()
@@ -160,76 +100,7 @@ class TestTwins:
         ]
 
     def test_without_twins_there_is_no_script(self) -> None:
-        assert TWINS not in placed(TABLES, without_twins())[SCRIPT].content
-
-
-class TestUnits:
-    @pytest.mark.parametrize(
-        "line",
-        [
-            pytest.param("DefaultDependencies=no", id="early"),
-            pytest.param("After=local-fs.target", id="after-mounts"),
-            pytest.param(
-                "Before=sysinit.target network-pre.target networking.service systemd-networkd.service shutdown.target",
-                id="before-network-and-services",
-            ),
-            pytest.param("Wants=network-pre.target", id="network-pre"),
-            pytest.param("FailureAction=poweroff-force", id="failure-stops-the-boot"),
-            pytest.param("Type=oneshot", id="oneshot"),
-            pytest.param(f"ExecStart={SCRIPT}", id="script"),
-        ],
-    )
-    def test_the_unit_runs_before_the_network_and_every_service(self, line: str) -> None:
-        assert line in lines(UNIT_PATH)
-
-    def test_the_stages_target_requires_the_unit_and_comes_after_it(self) -> None:
-        assert {f"Requires={UNIT} sysinit.target", f"After={UNIT} sysinit.target networking.service"} <= set(
-            lines(TARGET)
-        )
-
-    def test_the_stages_target_starts_the_network_and_the_units_only(self) -> None:
-        assert [line for line in lines(TARGET) if line.startswith("Wants=")] == [
-            "Wants=networking.service postgresql.service"
-        ]
-
-    def test_services_that_wait_are_started_by_the_file_and_by_nothing_else(self) -> None:
-        assert [line for line in lines(TARGET, SYSTEM) if line.startswith("Wants=")] == [
-            "Wants=networking.service stagegbo-services.path"
-        ]
-        assert {f"PathExists={RELEASE}", "Unit=stagegbo-services.target"} <= set(lines(HOLD_PATH, SYSTEM))
-        assert "Wants=botserver.service botui.service" in lines(HOLD_TARGET, SYSTEM)
-
-    def test_in_a_full_boot_every_service_waits_for_the_unit(self) -> None:
-        assert {f"Requires={UNIT}", f"After={UNIT}"} <= set(lines(DROP_IN, replace(TABLES, boot="full")))
-
-    @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
-    @pytest.mark.parametrize(
-        "container",
-        [
-            pytest.param(TABLES, id="units"),
-            pytest.param(replace(TABLES, boot="full"), id="full"),
-            pytest.param(SYSTEM, id="waits"),
-        ],
-    )
-    def test_systemd_finds_nothing_to_complain_about(self, tmp_path: Path, container: ContainerSettings) -> None:
-        for file in guest_files(container, SETTINGS):
-            path = tmp_path / file.path.lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file.content)
-            path.chmod(file.mode)
-        package = tmp_path / "usr/lib/systemd/system"
-        package.mkdir(parents=True)
-        for name in ("sysinit", "shutdown", "local-fs", "network-pre", "umount", "rescue"):
-            (package / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
-        for name in ("rescue", "networking", "postgresql", "botserver", "botui", "systemd-networkd"):
-            (package / f"{name}.service").write_text(f"[Service]\nExecStart={SCRIPT}\n")
-        units = ["sysinit.target" if container.boot == "full" else "default.target", UNIT]
-        units += [Path(path).name for path in (HOLD_PATH, HOLD_TARGET) if path in placed(container)]
-        command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *units]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        if "--root" in found.stderr and "not supported" in found.stderr:
-            pytest.skip("this systemd can't verify units below another root")
-        assert (found.returncode, found.stderr) == (0, "")
+        assert TWINS not in script(TABLES, without_twins())
 
 
 def can_unshare() -> bool:
@@ -238,12 +109,26 @@ def can_unshare() -> bool:
     return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
+PROGRAMS = {"systemctl": f"echo {UNIT_FOLDER}", "systemd-tmpfiles": "exit 65"}
+
+
 class Clone:
     """A root folder of its own, with the host's programs, in which the script is run as a clone's boot runs it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ("usr", "dev", "etc/network", "opt/gbo", "mnt", "proc/1", FOLDER.lstrip("/")):
+        folders = (
+            "usr",
+            "dev",
+            "etc/network",
+            "opt/gbo",
+            "mnt",
+            "proc/1",
+            "proc/self",
+            "proc/sys/kernel/random",
+            "run",
+        )
+        for folder in (*folders, FOLDER.lstrip("/"), "units", "programs"):
             (root / folder).mkdir(parents=True)
         for name in ("bin", "sbin", "lib", "lib64"):
             if Path("/", name).is_symlink():
@@ -252,7 +137,16 @@ class Clone:
                 (root / name).mkdir()
         (root / "etc/resolv.conf").write_text("nameserver 8.8.8.8\n")
         (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
-        self.path(ENVIRON).write_bytes(b"container=lxc\0TERM=linux\0")
+        self.path("/proc/sys/kernel/random/uuid").write_text("01234567-89ab-cdef-0123-456789abcdef\n")
+        self.tell(f"{OWN}:")
+        for name, line in PROGRAMS.items():
+            self.program(name, line)
+
+    def program(self, name: str, line: str) -> None:
+        """One that the script finds before the host's: nothing may reach the host's own systemd."""
+        file = self.path(f"/programs/{name}")
+        file.write_text(f"#!/bin/sh\n{line}\n")
+        file.chmod(0o755)
 
     def path(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -267,19 +161,33 @@ class Clone:
         return folder
 
     def boot(
-        self, *, wipe: tuple[str, ...] = (), logs: tuple[str, ...] = (), mounts: str = "", settings: Settings = SETTINGS
+        self,
+        *,
+        wipe: tuple[str, ...] = (),
+        logs: tuple[str, ...] = (),
+        mounts: str = "",
+        settings: Settings = SETTINGS,
+        word: str = "prepare",
+        **more: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the script; `mounts` is shell run before it, in the mount namespace, with the root as `$1`."""
-        container = replace(TABLES, wipe=wipe, logs=logs)
+        """Run the script with a word; `mounts` is shell run before it, in the mount namespace, with the root as `$1`.
+
+        Args:
+            more: Further settings of the container.
+        """
+        container = replace(TABLES, **{"system_logs": False, "data": "", "wipe": wipe, "logs": logs, **more})
         settings = replace(settings, containers={**settings.containers, "tables": container})
-        self.path(SCRIPT).write_text(placed(container, settings)[SCRIPT].content)
-        self.path(SCRIPT).chmod(0o755)
+        path = self.path(BOOT)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(script(container, settings).replace("export LC_ALL=C PATH=", "export LC_ALL=C PATH=/programs:"))
+        path.chmod(0o755)
         inside = f"""set -eu
 for name in usr dev bin sbin lib lib64; do
     [ -L "$1/$name" ] || [ ! -d "$1/$name" ] || mount --bind "/$name" "$1/$name"
 done
 {mounts}
-exec chroot "$1" {SCRIPT}
+sed "s# $1/# /#g" /proc/self/mountinfo >"$1/proc/self/mountinfo"
+exec chroot "$1" {BOOT} {word}
 """
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside, "sh", str(self.root)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -297,6 +205,16 @@ exec chroot "$1" {SCRIPT}
     def place(self) -> str | None:
         path = self.path(STAMP)
         return path.read_text().splitlines()[-1].removeprefix("placed ") if path.exists() else None
+
+    def units(self, **more: Any) -> dict[str, str]:
+        """What the script makes as a generator: each unit's text, or where its link leads to."""
+        done = self.boot(word="/units /units /units", **more)
+        assert (done.returncode, done.stderr) == (0, "")
+        files = [file for file in self.path("/units").rglob("*") if not file.is_dir() or file.is_symlink()]
+        return {
+            str(file.relative_to(self.path("/units"))): str(file.readlink()) if file.is_symlink() else file.read_text()
+            for file in files
+        }
 
     @property
     def log(self) -> str:
@@ -468,7 +386,9 @@ class TestFailure:
         "mounts",
         [
             pytest.param(READ_ONLY.format(DATA), id="read-only"),
-            pytest.param(f'mkdir "$1{DATA}/busy"; mount -t tmpfs none "$1{DATA}/busy"', id="busy"),
+            pytest.param(
+                f'mkdir "$1{DATA}/a"; mount -t tmpfs none "$1{DATA}/a"; ' + READ_ONLY.format(DATA), id="mounts"
+            ),
         ],
     )
     def test_of_emptying(self, clone: Clone, mounts: str) -> None:
@@ -530,7 +450,7 @@ class TestRest:
         assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
         assert clone.stamp == first
         left = sorted(path.name for path in clone.path(FOLDER).iterdir())
-        assert left == ["network", "prepare", "prepare.log", "prepared", "twins"]
+        assert left == ["network", "prepare.log", "prepared", "twins"]
 
     def test_nothing_to_clear_is_stamped_too(self, clone: Clone) -> None:
         assert clone.boot().returncode == 0
@@ -571,21 +491,10 @@ class TestRest:
         ups = [line.partition(" up ")[2] for line in clone.path(INTERFACES).read_text().splitlines() if " up " in line]
         assert script.splitlines()[-len(ups) :] == ups
 
-    @pytest.mark.parametrize(("hook", "ifupdown"), [("resolved", False), ("a hook", True)])
-    def test_hooks_of_ifupdown_are_left_to_it(self, clone: Clone, hook: str, ifupdown: bool) -> None:
+    def test_no_hook_of_ifupdown_is_run(self, clone: Clone) -> None:
+        """They are production's."""
         clone.boot()
-        clone.fill("/etc/network/if-up.d", hook)
-        clone.fill("/etc/network/if-pre-up.d")
-        root, programs = clone.root, clone.fill("/programs")
-        for name in ("ip", "ifup", "bash"):
-            (programs / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
-            (programs / name).chmod(0o755)
-        script = clone.path(NETWORK).read_text().replace("export PATH=", f"export PATH={programs}:")
-        script = script.replace("/etc/network", str(root / "etc/network")).replace(TWINS, "true")
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=10, check=True)
-        first = "ifup -a --read-environment" if ifupdown else "ip -batch -"
-        assert done.stdout.splitlines()[0] == first
-        assert (len(done.stdout.splitlines()) == 1) == ifupdown
+        assert "if-up.d" not in clone.path(NETWORK).read_text()
 
     def test_without_twins_there_is_no_twins_script(self, clone: Clone) -> None:
         assert clone.boot(settings=without_twins()).returncode == 0
@@ -605,12 +514,11 @@ class TestCopies:
     )
 
     def place(self) -> str:
-        return variable(self.ELSEWHERE.containers["tables"], self.ELSEWHERE)
+        return variable(self.ELSEWHERE.containers["tables"], self.ELSEWHERE, golden=True)
 
     def test_a_later_boot_of_the_same_clone_keeps_what_it_has(self, clone: Clone) -> None:
-        for place in ("", self.place()):
-            if place:
-                clone.tell(place)
+        for place in (variable(TABLES, SETTINGS, golden=False), self.place()):
+            clone.tell(place)
             assert clone.boot(wipe=(DATA,)).returncode == 0
             folder = clone.fill(DATA, "made since")
             assert clone.boot(wipe=(DATA,)).returncode == 0
@@ -618,14 +526,15 @@ class TestCopies:
 
     def test_the_first_boot_of_a_copy_clears_again_and_says_whose_it_was(self, clone: Clone) -> None:
         assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
-        assert clone.place == ""
+        assert clone.place == OWN
         folder = clone.fill(DATA, "of the golden clone")
-        clone.tell(self.place())
+        place = self.place()
+        clone.tell(place)
         assert clone.boot(wipe=(DATA,), logs=(LOGS,)).returncode == 0
         assert list(folder.iterdir()) == []
         assert clone.stamp == f"emptied {DATA}\nabsent {LOGS}\n"
-        assert clone.place == identity(self.place())
-        assert re.fullmatch("[0-9a-f]{16}", identity(self.place()))
+        assert clone.place == identity(place)
+        assert re.fullmatch("[0-9a-f]{16}", identity(place))
 
     def test_it_has_addresses_of_its_own_and_none_of_the_golden_clones(self, clone: Clone) -> None:
         clone.boot()
@@ -645,10 +554,258 @@ class TestCopies:
 
     def test_one_whose_place_is_broken_does_not_boot(self, clone: Clone) -> None:
         clone.boot()
-        clone.tell("0123456789abcdef:bm90IGd6aXA=")
+        clone.tell("fedcba9876543210:bm90IGd6aXA=")
         assert clone.boot().returncode != 0
         assert clone.place is None
 
-    def test_equal_settings_make_equal_places(self) -> None:
-        assert self.place() == self.place() != variable(TABLES, SETTINGS)
+    def test_every_copy_has_an_identity_of_its_own(self) -> None:
+        assert self.place() != self.place()
+        assert self.place().partition(":")[2] == self.place().partition(":")[2] != ""
         assert len(self.place()) < 2000
+
+    def test_a_copy_of_production_has_an_identity_and_no_place(self) -> None:
+        assert re.fullmatch("[0-9a-f]{16}:", variable(TABLES, SETTINGS, golden=False))
+
+    def test_one_without_an_identity_does_not_boot(self, clone: Clone) -> None:
+        clone.path(ENVIRON).write_bytes(b"container=lxc\0")
+        assert clone.boot().returncode != 0
+        assert clone.stamp is None
+
+
+class TestSourceThatWasAClone:
+    """Promoted, or restored from a copy: what a clone leaves is in it."""
+
+    @pytest.mark.parametrize("line", ["placed ", "placed 0000000000000000"])
+    def test_its_stamp_is_not_the_clones(self, clone: Clone, line: str) -> None:
+        folder = clone.fill(DATA, "of production")
+        clone.path(STAMP).write_text(f"emptied {DATA}\n{line}\n")
+        assert clone.boot(wipe=(DATA,)).returncode == 0
+        assert list(folder.iterdir()) == []
+        assert clone.place == OWN
+
+    def test_its_word_that_services_may_start_is_not_the_clones(self, clone: Clone) -> None:
+        old, own = clone.path(release("0000000000000000")), clone.path(release(OWN))
+        old.touch()
+        assert clone.boot().returncode == 0
+        assert not old.exists()
+        assert f"PathExists={release(OWN)}" in clone.units(needs=("vault",))["stagegbo-services.path"]
+        assert not own.exists()
+
+    def test_the_copy_of_its_database_is_not_the_clones(self, clone: Clone) -> None:
+        data = "/opt/gbo/data/pgdata"
+        clone.fill(data, "now")
+        for name in (".stagegbo-golden", ".stagegbo-next"):
+            clone.fill(data + name, "then")
+        clone.path(data + ".stagegbo-golden.clean").touch()
+        assert clone.boot(data=data).returncode == 0
+        left = [file.name for file in clone.path("/opt/gbo/data").rglob("*") if file.is_file()]
+        assert "then" not in left
+        assert "pgdata.stagegbo-golden.clean" not in left
+
+
+class TestMounts:
+    """What is mounted below a folder is somebody else's: it is not entered, and said."""
+
+    def mount(self, at: str) -> str:
+        return f'mkdir -p "$1{at}"; mount --bind "$1/srv" "$1{at}"'
+
+    @pytest.mark.parametrize("name", ["m", "with space", "*", "deep/er/m"])
+    @pytest.mark.parametrize(("setting", "folder"), [("wipe", DATA), ("logs", LOGS)])
+    def test_a_mount_below_a_folder_is_left_alone(self, clone: Clone, setting: str, folder: str, name: str) -> None:
+        kept = clone.fill("/srv", "kept", "folder/kept")
+        clone.fill(folder, "file", "deep/file", "other/file")
+        mounts = self.mount("PLACE").replace("PLACE", f"{folder}/{name}")
+        done = clone.boot(mounts=mounts, **{setting: (folder,)})  # type: ignore[arg-type]
+        assert done.returncode == 0, clone.log
+        assert sorted(file.name for file in kept.rglob("*")) == ["folder", "kept", "kept"]
+        left = [file for file in clone.path(folder).rglob("*") if not file.is_dir()]
+        assert left == []
+        assert f"not entered, since it is a mount: {folder}/{name}\n" in (clone.stamp or "")
+
+    def test_a_folder_that_is_a_mount_is_emptied(self, clone: Clone) -> None:
+        data = clone.fill("/srv", "file")
+        clone.fill(DATA)
+        assert clone.boot(mounts=self.mount(DATA), wipe=(DATA,)).returncode == 0
+        assert list(data.iterdir()) == []
+
+
+class TestSystemLogs:
+    def test_files_stay_empty_and_journals_go(self, clone: Clone) -> None:
+        folder = clone.fill("/var/log", "mail.log", "postgresql/15.log", "journal/0123/system.journal")
+        (folder / "mail.log").chmod(0o640)
+        assert clone.boot(system_logs=True).returncode == 0
+        assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()) == [
+            "mail.log",
+            "postgresql/15.log",
+        ]
+        assert {file.stat().st_size for file in folder.rglob("*.log")} == {0}
+        assert stat.S_IMODE((folder / "mail.log").stat().st_mode) == 0o640
+        assert clone.stamp == "truncated /var/log\n"
+
+    def test_they_stay_where_the_settings_say_so(self, clone: Clone) -> None:
+        folder = clone.fill("/var/log", "mail.log")
+        assert clone.boot(system_logs=False).returncode == 0
+        assert (folder / "mail.log").read_text() == "data"
+
+
+class TestConfined:
+    def test_a_manager_that_looks_elsewhere_for_units_ends_the_boot(self, clone: Clone) -> None:
+        """Production's /etc/systemd/system.conf can set `ManagerEnvironment=`."""
+        clone.program("systemctl", "echo /etc/systemd/system")
+        assert clone.boot().returncode != 0
+        assert "/etc/systemd/system" in clone.log
+        assert clone.stamp is None
+
+    def test_a_line_of_tmpfiles_that_fails_does_not_end_the_boot(self, clone: Clone) -> None:
+        assert "exit 65" in PROGRAMS["systemd-tmpfiles"]
+        assert clone.boot().returncode == 0
+
+
+FOLDERS = ("/etc/systemd/", "/run/systemd/system", "/usr/local/lib/", "/etc/init.d", "/etc/fstab", "/lib/systemd")
+
+
+class Generator:
+    """The script as PID 1's generator, in a folder for the clone's units, with folders of a test's own to look in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.output = root / "units"
+        self.etc, self.package = root / "etc/systemd/system", root / "lib/systemd/system"
+        self.generators = root / "lib/systemd/system-generators"
+        for folder in (self.output, self.etc, self.package, self.generators, root / "etc/init.d"):
+            folder.mkdir(parents=True)
+        for name in ("sysinit.target", "systemd-journald.service", "cron.service", "dbus.socket"):
+            (self.package / name).touch()
+
+    def unit(self, path: Path, text: str = "[Service]\nExecStart=/bin/true\n") -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def run(self, container: ContainerSettings) -> dict[str, str]:
+        """Each unit's text, or where its link leads to."""
+        text = script(container)
+        for folder in FOLDERS:
+            text = text.replace(folder, f"{self.root}{folder}").replace(f"/usr{self.root}/lib", f"{self.root}/usr/lib")
+        text = re.sub(r"place=.*", f"place={OWN}:", text, count=1)
+        done = subprocess.run(
+            ["sh", "-c", text, "boot", *[str(self.output)] * 3], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return {
+            str(file.relative_to(self.output)): str(file.readlink()) if file.is_symlink() else file.read_text()
+            for file in self.output.rglob("*")
+            if file.is_symlink() or not file.is_dir()
+        }
+
+
+@pytest.fixture
+def generator(tmp_path: Path) -> Generator:
+    return Generator(tmp_path)
+
+
+class TestUnits:
+    """What a clone may start is one folder."""
+
+    def test_it_holds_the_settings_units_ours_and_a_few_of_systemds(self, generator: Generator) -> None:
+        generator.unit(generator.etc / "postgresql.service")
+        generator.unit(generator.etc / "backup.service")
+        found = generator.run(TABLES)
+        assert set(found) == {
+            *("default.target", PREPARE, "networking.service", "systemd-journald.service.d/stagegbo.conf"),
+            *("sysinit.target", "systemd-journald.service", "dbus.socket", "postgresql.service", ".missing"),
+        }
+        assert found["postgresql.service"] == str(generator.etc / "postgresql.service")
+
+    def test_the_target_starts_the_units_and_needs_the_first_boots_work(self, generator: Generator) -> None:
+        found = generator.run(TABLES)["default.target"].splitlines()
+        assert "Wants=systemd-journald.service networking.service postgresql.service" in found
+        assert f"Requires={PREPARE} sysinit.target" in found
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            pytest.param("DefaultDependencies=no", id="early"),
+            pytest.param("After=local-fs.target", id="after-mounts"),
+            pytest.param("FailureAction=poweroff-force", id="failure-stops-the-boot"),
+            pytest.param("Type=oneshot", id="oneshot"),
+            pytest.param(f"ExecStart={BOOT} prepare", id="script"),
+        ],
+    )
+    def test_the_first_boots_work_comes_before_the_network_and_every_service(
+        self, generator: Generator, line: str
+    ) -> None:
+        assert line in generator.run(TABLES)[PREPARE].splitlines()
+
+    def test_services_that_wait_are_started_by_the_clones_own_file(self, generator: Generator) -> None:
+        found = generator.run(SYSTEM)
+        assert "Wants=systemd-journald.service networking.service stagegbo-services.path" in found["default.target"]
+        assert f"PathExists={release(OWN)}\nUnit=stagegbo-services.target" in found["stagegbo-services.path"]
+        assert "Wants=botserver.service botui.service" in found["stagegbo-services.target"]
+
+    @pytest.mark.parametrize("changes", [{"needs": ()}, {"hooks": ("mask.sh",)}], ids=["needs-nothing", "has-hooks"])
+    def test_others_start_with_the_boot(self, generator: Generator, changes: dict[str, Any]) -> None:
+        found = generator.run(replace(SYSTEM, **changes))
+        assert "stagegbo-services.path" not in found
+        assert "networking.service botserver.service botui.service" in found["default.target"]
+
+    def test_drop_ins_of_a_unit_come_along_and_those_for_all_do_not(self, generator: Generator) -> None:
+        generator.unit(generator.package / "postgresql.service")
+        generator.unit(generator.package / "postgresql.service.d/limits.conf", "package")
+        generator.unit(generator.etc / "postgresql.service.d/limits.conf", "administrator")
+        generator.unit(generator.etc / "service.d/all.conf", "all")
+        found = generator.run(TABLES)
+        assert found["postgresql.service.d/limits.conf"] == str(generator.etc / "postgresql.service.d/limits.conf")
+        assert not [name for name in found if name.startswith("service.d")]
+
+    def test_another_name_of_a_unit_brings_the_unit(self, generator: Generator) -> None:
+        generator.unit(generator.package / "postgres-server.service")
+        (generator.etc / "postgresql.service").symlink_to(generator.package / "postgres-server.service")
+        found = generator.run(TABLES)
+        assert found["postgres-server.service"] == str(generator.package / "postgres-server.service")
+        assert found["postgresql.service"] == str(generator.output / "postgres-server.service")
+
+    def test_a_masked_unit_stays_masked(self, generator: Generator) -> None:
+        (generator.etc / "postgresql.service").symlink_to("/dev/null")
+        assert generator.run(TABLES)["postgresql.service"] == str(generator.etc / "postgresql.service")
+
+    def test_an_instance_brings_its_template(self, generator: Generator) -> None:
+        generator.unit(generator.package / "postgresql@.service")
+        found = generator.run(replace(TABLES, units=("postgresql@15-main.service",)))
+        assert found["postgresql@.service"] == str(generator.package / "postgresql@.service")
+
+    def test_a_socket_brings_its_service(self, generator: Generator) -> None:
+        for name in ("postgresql.socket", "postgresql.service"):
+            generator.unit(generator.package / name)
+        assert "postgresql.service" in generator.run(replace(TABLES, units=("postgresql.socket",)))
+
+    def test_the_generator_of_the_units_own_package_is_run(self, generator: Generator) -> None:
+        """Debian's has `postgresql.service` want an instance for each cluster."""
+        generator.unit(generator.package / "postgresql.service")
+        generator.unit(generator.package / "postgresql@.service")
+        for name in ("postgresql-generator", "other-generator"):
+            (generator.generators / name).write_text(f'#!/bin/sh\ntouch "$1/made-by-{name}"\n')
+            (generator.generators / name).chmod(0o755)
+        found = generator.run(TABLES)
+        assert {"postgresql@.service", "made-by-postgresql-generator"} <= set(found)
+        assert "made-by-other-generator" not in found
+
+    def test_what_a_unit_requires_and_nobody_named_is_written_down(self, generator: Generator) -> None:
+        generator.unit(generator.etc / "postgresql.service", "[Unit]\nRequires=sysinit.target helper.service\n")
+        assert generator.run(TABLES)[".missing"] == (
+            "postgresql.service requires helper.service, which is not in containers.tables.units\n"
+        )
+
+    def test_only_folders_of_the_containers_own_and_memory_are_mounted(self, generator: Generator) -> None:
+        lines = ("# comment", "/srv /opt/data none bind 0 0", "server:/x /mnt nfs defaults 0 0", "t /tmp tmpfs size=1M")
+        (generator.root / "etc/fstab").write_text("\n".join(lines) + "\n")
+        fstab = generator.generators / "systemd-fstab-generator"
+        fstab.write_text('#!/bin/sh\ncp "$SYSTEMD_FSTAB" "$1/mounted"\n')
+        fstab.chmod(0o755)
+        assert generator.run(TABLES)["mounted"] == "/srv /opt/data none bind 0 0\nt /tmp tmpfs size=1M 0 0\n"
+
+    def test_a_full_boot_comes_after_one_that_starts_nothing_and_ends(self, generator: Generator) -> None:
+        generator.unit(generator.etc / "postgresql.service")
+        found = generator.run(replace(TABLES, boot="full"))
+        assert "postgresql.service" not in found
+        assert "Wants=" not in found["default.target"]
+        assert "SuccessAction=poweroff-force" in found[PREPARE]

@@ -139,7 +139,7 @@ class World:
         assert facts.profile is not None
         assert facts.profile["devices"], "the profile has no root disk yet"
         origin = facts.sources[step.container.source_name]
-        overrides = clone_config(origin, step.container, settings, managed=self.managed)
+        overrides = clone_config(origin, step.container, settings, managed=self.managed, golden=bool(facts.golden))
         taken = {device.get("ipv4.address") for found in facts.clones.values() for device in found.devices.values()}
         assert str(step.container.address) not in taken, "Incus refuses a second NIC with this address"
         self.put(replace(copied(origin, overrides, settings), name=step.subject))

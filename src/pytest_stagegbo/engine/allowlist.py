@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.guest import PLACE
+from pytest_stagegbo.guest import CONFINED, PLACE, boot_environment, variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device, Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["CloneConfig", "clone_config", "nic", "root_disk", "unsafe"]
+__all__ = ["CloneConfig", "clone_config", "nic", "root_disk", "unconfined", "unsafe"]
 
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
@@ -41,7 +41,10 @@ NIC_KEYS = frozenset(
 """All that a clone's network device may have: `hwaddr`, `host_name` and `ipv4.routes` reach out of the stage."""
 
 OWN_PLACE = f"environment.{PLACE}"
-"""Tells a clone its address, so it is never taken over."""
+"""A clone's identity and address, so it is never taken over."""
+
+SYSTEMD_PREFIX = "environment.SYSTEMD_"
+"""What PID 1 looks for and where. Only a full boot keeps production's."""
 
 SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
 """Set by the server, or by this tool."""
@@ -68,23 +71,34 @@ def root_disk(pool: str, size: str) -> Device:
     return {"type": "disk", "path": "/", "pool": pool, "size": size}
 
 
-def clone_config(source: Instance, container: ContainerSettings, settings: Settings, *, managed: bool) -> CloneConfig:
-    """The overrides that make a safe clone of `source`. Pure.
+def clone_config(
+    source: Instance, container: ContainerSettings, settings: Settings, *, managed: bool, golden: bool
+) -> CloneConfig:
+    """The overrides that make a safe clone of `source`. Pure, but for the clone's identity, which is new each time.
 
     Allowed keys are taken from the expanded config, since profiles of production do not exist in the stage.
+
+    Args:
+        golden: `source` is a golden clone of this tool's, whose marks count. Any other may have been a clone once.
     """
-    kept = {key: value for key, value in source.expanded_config.items() if _is_kept(key) and key != OWN_PLACE}
+    kept = {
+        key: value
+        for key, value in source.expanded_config.items()
+        if _is_kept(key) and key != OWN_PLACE and (container.boot == "full" or not key.startswith(SYSTEMD_PREFIX))
+    }
     own = {key for key in source.config if not key.startswith("volatile.")}
     config = {
         **{key: "" for key in own if key not in kept},
         **kept,
+        **CONFINED,
+        OWN_PLACE: variable(container, settings, golden=golden),
         "boot.autostart": "false",
         marks.OWNER: marks.OWNER_VALUE,
         marks.STATE: marks.BUILDING,
         marks.SOURCE: f"{source.project}/{source.name}",
         marks.FINGERPRINT: marks.fingerprint(container, settings),
-        marks.GENERATION: source.config.get(marks.GENERATION, ""),
-        marks.ORIGIN: source.config.get(marks.ORIGIN) or marks.origin(source),
+        marks.GENERATION: source.config.get(marks.GENERATION, "") if golden else "",
+        marks.ORIGIN: (source.config.get(marks.ORIGIN) if golden else "") or marks.origin(source),
     }
     eth0 = {
         **nic(settings, managed=managed),
@@ -123,9 +137,9 @@ def unsafe(clone: Instance, settings: Settings) -> list[str]:
     """What a clone carries that it must not be started with, judged by its expanded configuration. Pure.
 
     An empty list means safe: every device is the stage's root disk or its one network device, no key is outside
-    the allowlist.
+    the allowlist, and its next boot starts nothing but what the settings name.
     """
-    problems = []
+    problems = unconfined(clone, settings)
     for key, value in clone.expanded_config.items():
         if not value or _is_kept(key) or key.startswith(SERVER_PREFIXES):
             continue
@@ -143,6 +157,13 @@ def unsafe(clone: Instance, settings: Settings) -> list[str]:
             continue
         problems.append(f"device {name} ({kind})")
     return problems
+
+
+def unconfined(clone: Instance, settings: Settings) -> list[str]:
+    """Keys that a clone lacks or has otherwise, and without which its next boot starts production's units. Pure."""
+    container = settings.containers.get(clone.name)
+    wanted = boot_environment(container) if container is not None else {}
+    return [f"config {key} is not {value}" for key, value in wanted.items() if clone.expanded_config.get(key) != value]
 
 
 def _is_on_the_bridge(device: Device, settings: Settings) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
+from pytest_stagegbo.engine.first_boot import own_stamp
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
-from pytest_stagegbo.errors import NotReady, ServerRefused
-from pytest_stagegbo.guest import PLACE, STAMP, identity
+from pytest_stagegbo.errors import NotReady
+from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.services.readiness import wait_ready
 from pytest_stagegbo.services.unseal import unseal
 
@@ -52,7 +53,7 @@ def await_clone(
         NotReady: time is up, the container stopped, or the stamp does not say what it must.
         VaultSealed: the keys given do not open Vault.
     """
-    began = clocks.monotonic()
+    began = time.monotonic()
     host = str(container.address)
     reach = None if reader.is_local else Reach(writer, container)
 
@@ -95,7 +96,7 @@ def await_clone(
             answers[probe] = _open(settings, container, probe, keys)
     warnings = _prove_wiped(reader, settings, container) if first_boot else ()
     numbered = tuple((probe.port, answer) for probe, answer in answers.items())
-    return Readiness(state, numbered, warnings, clocks.monotonic() - began)
+    return Readiness(state, numbered, warnings, time.monotonic() - began)
 
 
 def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings, keys: UnsealKeys) -> Answer:
@@ -106,18 +107,25 @@ def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings
 
 def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSettings) -> tuple[str, ...]:
     """Check the stamp of the first boot against the settings; warnings for folders that did not exist."""
-    clone = reader.instance(settings.project, container.name)
-    place = identity(clone.config.get(f"environment.{PLACE}", "")) if clone is not None else ""
-    content = _stamp(reader, settings, container, f"placed {place}")
+    content = _stamp(reader, settings, container)
     if not content:
         raise NotReady(
             f"{container.name}: its first boot left no stamp of its own",
-            seen=f"{STAMP} is missing, or that of the clone that this one was copied from",
+            seen=f"{STAMP} is missing, or came with the container that this one was copied from",
             remedy="provision --recreate; if it happens again, please report it",
         )
     said = set(content.splitlines())
     warnings = []
-    for verb, paths in (("emptied", container.wipe), ("cleared", container.logs)):
+    mounted = "not entered, since it is a mount: "
+    for line in sorted(said):
+        if line.startswith(mounted):
+            path = line.removeprefix(mounted)
+            warnings.append(
+                f"{container.name}: {path} is a mount inside a folder to empty, so what is in it was kept; name it "
+                f"in containers.{container.name}.wipe if it has to go"
+            )
+    truncated = SYSTEM_LOGS if container.system_logs else ()
+    for verb, paths in (("emptied", container.wipe), ("cleared", container.logs), ("truncated", truncated)):
         for path in paths:
             if f"absent {path}" in said:
                 if verb == "emptied":
@@ -134,21 +142,12 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
     return tuple(warnings)
 
 
-def _stamp(reader: Reader, settings: Settings, container: ContainerSettings, own: str) -> str:
-    """The stamp's content; waited for where a container has no probe that would have waited.
-
-    Args:
-        own: The line that tells it from the stamp of the clone that this one is a copy of.
-    """
-    deadline = clocks.monotonic() + (0 if container.probes else settings.timeouts.ready)
+def _stamp(reader: Reader, settings: Settings, container: ContainerSettings) -> str:
+    """The stamp's content; waited for where a container has no probe that would have waited."""
+    deadline = time.monotonic() + (0 if container.probes else settings.timeouts.ready)
     while True:
-        try:
-            content = reader.file(settings.project, container.name, STAMP)
-        except ServerRefused:
-            content = None  # between two states of the container the daemon can't reach its files
-        text = (content or b"").decode("utf-8", "replace")
-        if own in text.splitlines():
+        clone = reader.instance(settings.project, container.name)
+        text = own_stamp(reader, clone) if clone is not None else ""
+        if text or time.monotonic() >= deadline:
             return text
-        if clocks.monotonic() >= deadline:
-            return ""
-        clocks.sleep(0.05)  # a poll with a deadline: Incus has no event for a file
+        time.sleep(0.05)  # a poll with a deadline: Incus has no event for a file

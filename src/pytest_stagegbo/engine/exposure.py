@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks, shape
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Exposure:
     @property
     def state(self) -> str:
         """`open`, `expired` or `unfinished`. The last two are closed by the next run that writes."""
-        if clocks.now() >= self.until:
+        if time.time() >= self.until:
             return "expired"
         return "open" if self.complete else "unfinished"
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import shlex
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import unsafe
+from pytest_stagegbo.engine.first_boot import make_safe
 from pytest_stagegbo.engine.steps import Step
 from pytest_stagegbo.errors import CommandFailed, NotReady, StageGboError, StageMissing, UnsafeClone
 from pytest_stagegbo.guest.keeping import keep_script
-from pytest_stagegbo.guest.place import FOLDER
+from pytest_stagegbo.guest.units import FOLDER
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.services.masking import mask
 
@@ -67,6 +68,7 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
     if _clone(reader, settings, name).expanded_devices.get("eth0", NO_DEVICE).get("type") != "none":
         raise UnsafeClone(f"{name} keeps its network device, so its hooks are not run", remedy="please report it")
     try:
+        make_safe(reader, writer, settings, step.container)
         writer.set_state(name, "start")
         _await_boot(writer, settings, name)
         for hook in step.hooks:
@@ -160,15 +162,15 @@ def _psql(container: ContainerSettings, *options: str) -> str:
 
 
 def _await_postgresql(writer: Writer, settings: Settings, container: ContainerSettings) -> None:
-    deadline = clocks.monotonic() + settings.timeouts.ready
+    deadline = time.monotonic() + settings.timeouts.ready
     while True:
         result = writer.execute(container.name, ["sh", "-c", f"cd /; {_psql(container, '-c', 'SELECT 1')}"], timeout=30)
         if result.status == 0:
             return
-        if clocks.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             raise NotReady(
                 f"PostgreSQL in {container.name} let nobody in within {settings.timeouts.ready:g} s to run its hooks",
                 seen=mask(result.stderr.strip()[-500:]),
                 remedy=f"see containers.{container.name}.database and .units, and timeouts.ready",
             )
-        clocks.sleep(0.05)  # a poll with a deadline
+        time.sleep(0.05)  # a poll with a deadline

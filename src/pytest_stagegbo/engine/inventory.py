@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-
-from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +68,7 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str
 
 def text(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """The value of `MARK`."""
-    at = clocks.utc_text("%Y-%m-%dT%H:%M:%S+00:00")
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return json.dumps({"at": at, "things": dict(after), "changed": differences(before, after)}, separators=(",", ":"))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
-from pytest_stagegbo.guest.place import FOLDER
+from pytest_stagegbo.guest.units import FOLDER, UNIT_FOLDER
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -40,29 +40,29 @@ def evidence(reader: Reader, writer: Writer, project: str, container: ContainerS
 
 def _stops(reader: Reader, project: str, name: str) -> bool:
     """Whether a container in which nothing could be run is on its way down: Incus calls it running for a while yet."""
-    deadline = clocks.monotonic() + SETTLING
+    deadline = time.monotonic() + SETTLING
     while running := _is_running(reader, project, name):
-        if clocks.monotonic() > deadline:
+        if time.monotonic() > deadline:
             break
     return not running
 
 
 def _is_running(reader: Reader, project: str, name: str) -> bool:
     """Whether two looks in a row say so: while a container powers off, Incus says both within milliseconds."""
-    deadline = clocks.monotonic() + SETTLING
+    deadline = time.monotonic() + SETTLING
     before: bool | None = None
     while True:
         clone = reader.instance(project, name)
         now = clone is not None and clone.is_running
-        if now == before or clocks.monotonic() > deadline:
+        if now == before or time.monotonic() > deadline:
             return now
         before = now
-        clocks.sleep(0.1)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
+        time.sleep(0.1)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
 
 
 def script(container: ContainerSettings, lines: int) -> str:
     """POSIX shell that prints states and log lines: of the journal, and of the newest files in the log folders."""
-    parts = ["export LC_ALL=C SYSTEMD_COLORS=0 PAGER=cat"]
+    parts = ["export LC_ALL=C SYSTEMD_COLORS=0 PAGER=cat", f"cat {UNIT_FOLDER}/.missing 2>/dev/null || true"]
     if container.units:
         parts.append(
             f"for unit in {_quoted(container.units)}; do "

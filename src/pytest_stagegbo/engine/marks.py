@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.guest import guest_files, hooks
+from pytest_stagegbo.guest import boot_file, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,11 +111,12 @@ def fingerprint(container: ContainerSettings, settings: Settings) -> str:
     Raises:
         SettingsError: a hook can't be read.
     """
+    file = boot_file(container, settings)
     parts: list[object] = [
         settings.source_project,
         container.source_name,
         settings.network.name,
-        [[file.path, file.content, file.mode] for file in guest_files(container, settings)],
+        [file.path, file.content, file.mode],
     ]
     if container.hooks:
         parts.append(hooks.digest(container))

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import functools
 import posixpath
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.exposure import access_list
-from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import PLACE, RELEASE, guest_files, holds_services, machine_id, variable
+from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.errors import (
+    LimitTooSmall,
+    NotOurs,
+    NotReady,
+    OperationFailed,
+    ServerRefused,
+    StageMissing,
+    UnsafeClone,
+)
+from pytest_stagegbo.guest import boot_file, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
-    from pytest_stagegbo.guest import GuestFile
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
@@ -170,10 +178,7 @@ class Performer:
     def copy_clone(self, step: steps.CopyClone) -> None:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
-        wanted = clone_config(source, step.container, self._settings, managed=self._managed)
-        if self._facts.golden:
-            place = variable(step.container, self._settings)
-            wanted = replace(wanted, config={**wanted.config, f"environment.{PLACE}": place})
+        wanted = self._clone_config(step, source)
         try:
             self._copy(name, source.name, wanted, target=step.location)
         except (OperationFailed, ServerRefused) as error:
@@ -182,6 +187,10 @@ class Performer:
             raise
         if step.bootable:
             self.bootable.add(name)
+
+    def _clone_config(self, step: steps.CopyClone, source: Instance) -> CloneConfig:
+        golden = bool(self._facts.golden)
+        return clone_config(source, step.container, self._settings, managed=self._managed, golden=golden)
 
     def _copy(self, name: str, source: str, wanted: CloneConfig, *, target: str = "") -> None:
         self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
@@ -201,7 +210,7 @@ class Performer:
 
         Drivers report only the bytes that a volume has for itself. The clones never start, and are removed.
         """
-        wanted = clone_config(source, step.container, self._settings, managed=self._managed)
+        wanted = self._clone_config(step, source)
         try:
             low, high = parse_size(step.limit), parse_size(step.limit) * 2
             while not self._takes_limit(step, source, wanted, high):
@@ -243,7 +252,9 @@ class Performer:
                 remedy="somebody else started it, or this is a bug: run provision again",
             )
         if not self._facts.golden:  # where the golden clone's files are in it
-            self._place_files(name, [machine_id(), *guest_files(step.container, self._settings)])
+            file = boot_file(step.container, self._settings)
+            self.writer.make_folder(name, posixpath.dirname(file.path))
+            self.writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
         if not step.container.hooks:  # they come before that
             if step.container.may_restore and not self._family:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)
@@ -258,17 +269,6 @@ class Performer:
                 remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
                 "please report what was seen",
             )
-
-    def _place_files(self, name: str, files: Sequence[GuestFile]) -> None:
-        made = {"/etc/network", "/etc/systemd/system"}
-        for file in files:
-            folder = posixpath.dirname(file.path)
-            if folder not in made and folder != "/etc":
-                self.writer.make_folder(name, folder)
-                made.add(folder)
-            if file.replaces_link:
-                self.writer.delete_file(name, file.path)
-            self.writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
 
     def resize_clone(self, step: steps.ResizeClone) -> None:
         clone = self._clone(step.subject)
@@ -287,6 +287,8 @@ class Performer:
                 )
             if clone.config.get(marks.PROVEN) != "true":
                 self._refuse_unsafe(clone)
+                if make_safe(self._reader, self.writer, self._settings, self._settings.containers[step.subject]):
+                    clone = self._clone(step.subject)
             if clone.is_running:
                 return
             try:
@@ -299,14 +301,36 @@ class Performer:
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         if step.prove and holds_services(step.container):  # what it needs answers now
-            self.writer.put_file(step.subject, RELEASE, b"\n", mode=0o644)
-        self.readiness[step.subject] = await_clone(
-            self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
-        )
+            own = own_identity(self._clone(step.subject))
+            self.writer.put_file(step.subject, release(own), b"\n", mode=0o644)
+        try:
+            self.readiness[step.subject] = await_clone(
+                self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
+            )
+        except NotReady as error:
+            if step.prove:
+                self._stop_unproven(step.subject, error)
+            raise
         if step.prove:
             marked = {marks.STATE: marks.PREPARED} if step.subject in self.bootable else {}
             self.writer.set_instance_config(step.subject, {**marked, marks.PROVEN: "true"})
             self.bootable.discard(step.subject)
+
+    def _stop_unproven(self, name: str, error: NotReady) -> None:
+        """Stop a clone that nothing shows to be wiped: it may run as production does, with its data and schedules.
+
+        Raises:
+            NotReady: it was stopped.
+        """
+        clone = self._reader.instance(self._settings.project, name)
+        if clone is None or not clone.is_running or own_stamp(self._reader, clone):
+            return
+        self.writer.set_state(name, "stop", force=True)
+        raise NotReady(
+            f"{error.message}; its first boot did not make it safe, so it was stopped",
+            seen=error.seen,
+            remedy=f"see whether {name} of production boots with another program than systemd; {error.remedy}",
+        ) from None
 
     def _clone(self, name: str) -> Instance:
         clone = self._reader.instance(self._settings.project, name)
@@ -349,24 +373,24 @@ def _let_end(reader: Reader, settings: Settings, name: str) -> None:
     Raises:
         OperationFailed: it did not end in time.
     """
-    deadline = clocks.monotonic() + settings.timeouts.operation
+    deadline = time.monotonic() + settings.timeouts.operation
     while reader.is_worked_on(settings.project, name):
-        if clocks.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise OperationFailed(
                 f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
                 seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
                 remedy=f"see `incus operation list --project {settings.project}`, then run this again",
             )
-        clocks.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
+        time.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
 
 
 def patiently(attempt: Callable[[], None], timeout: float) -> None:
     """Try again while the daemon still works on what a run that was killed had asked for."""
-    deadline = clocks.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return attempt()
         except (OperationFailed, ServerRefused) as error:
-            if not dialect.is_busy(error) or clocks.monotonic() > deadline:
+            if not dialect.is_busy(error) or time.monotonic() > deadline:
                 raise
-        clocks.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more
+        time.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more

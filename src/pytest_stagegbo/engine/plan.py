@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.allowlist import clone_config, root_disk
+from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import refuse
 from pytest_stagegbo.engine.hooks import RunHooks
@@ -148,7 +148,7 @@ def _clone_steps(
                 pool=source.pool,
                 limit=_limit(container, settings),
                 location=source.location if facts.server.clustered else "",
-                dropped=clone_config(source, container, settings, managed=True).dropped,
+                dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
                 bootable=bootable,
                 after=founded | {f"remove:{name}"} | _holders(facts, container),
             )
@@ -200,6 +200,8 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew:
         return "the settings it was made with have changed"
     if clone.status == "Error":
         return "Incus reports it as broken"
+    if unconfined(clone, settings):
+        return "what confines its boot was taken away"
     if facts.golden and _older(clone, facts.sources.get(container.source_name)):
         return "its golden copy was taken from production anew"
     return "production's state is asked for anew" if container.name in anew else None
@@ -243,7 +245,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
     )
     for container in copying:
         source = facts.sources[container.source_name]
-        dropped = clone_config(source, container, settings, managed=True).dropped
+        dropped = clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped
         if dropped and not facts.golden:  # whose own notes have said it
             notes.append(f"{container.name}: the clone will not have {', '.join(dropped)}")
         pool = facts.rooms[source.pool].pool

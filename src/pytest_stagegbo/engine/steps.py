@@ -116,7 +116,10 @@ class PrepareClone(Step):
     @property
     def text(self) -> str:
         wiped = ", ".join(self.container.wipe) or "no data"
-        return f"prepare {self.subject}: address {self.container.address}, wipe {wiped}, empty the logs"
+        started = f"start only {', '.join(self.container.units) or 'nothing'}"
+        if self.container.boot == "full":
+            started = "then boot in full, with all that production starts"
+        return f"prepare {self.subject}: address {self.container.address}, wipe {wiped}, empty the logs; {started}"
 
 
 @dataclass(frozen=True, kw_only=True)

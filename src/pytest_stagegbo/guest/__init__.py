@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.guest.files import RELEASE, STAMP, GuestFile, guest_files, holds_services, machine_id
+from pytest_stagegbo.guest.files import STAMP, SYSTEM_LOGS, GuestFile, boot_file
 from pytest_stagegbo.guest.place import PLACE, identity, variable
+from pytest_stagegbo.guest.units import CONFINED, boot_environment, holds_services, release
 
 __all__ = [
+    "CONFINED",
     "PLACE",
-    "RELEASE",
     "STAMP",
+    "SYSTEM_LOGS",
     "GuestFile",
-    "guest_files",
+    "boot_environment",
+    "boot_file",
     "holds_services",
     "identity",
-    "machine_id",
+    "release",
     "variable",
 ]

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clear_files", "empty_folders", "functions"]
+__all__ = ["clear_files", "empty_folders", "functions", "truncate_files"]
 
 
 def functions(report: str = "") -> str:
-    """Shell functions `empty` and `clear_files`, which say what they did: in the file `report`, or as output.
+    """Shell functions `empty`, `clear_files` and `truncate_files`, which say what they did.
 
-    `find` gets each folder with a trailing slash, so that one reached through a link is cleared too. What can't be
-    deleted, or is no folder, ends the script with status 1.
+    They never enter what is mounted below a folder: a bind mount has the file system of the folder itself, so `-xdev`
+    would not see it, and emptying it empties somebody else's folder. A folder that is itself a mount point is cleared.
+    `find` gets each folder by its real path, so that one reached through a link is cleared too. What can't be deleted,
+    or is no folder, ends the script with status 1.
+
+    Args:
+        report: A file that gets the lines; empty: standard output.
     """
     to_report = f" >>{shlex.quote(report)}" if report else ""
     return f"""say() {{ printf '%s\\n' "$1"{to_report}; }}
@@ -25,20 +30,86 @@ is_there() {{
     [ -d "$1" ] || {{ echo "not a folder: $1" >&2; exit 1; }}
 }}
 
+mounts_below() {{ # FOLDER, a real path: sets `mounts`, a line each, as find's -path takes them
+    mounts=
+    while read -r _ _ _ _ at _; do
+        case $at in
+        "$1"/?*) mounts="$mounts$(printf %b "$(printf %s "$at" | sed 's/\\\\\\([0-7]\\{{3\\}}\\)/\\\\0\\1/g')" |
+            sed 's/[][*?\\\\]/\\\\&/g')
+" ;;
+        esac
+    done </proc/self/mountinfo
+}}
+
+search() {{ # FOLDER TEST...: find below a folder, without the mounts that `mounts_below` found
+    real=$1
+    shift
+    tests=$#
+    while read -r at; do
+        [ -z "$at" ] || set -- "$@" -path "$at" -prune -o
+    done <<END_OF_MOUNTS
+$mounts
+END_OF_MOUNTS
+    while [ "$tests" -gt 0 ]; do # the tests go behind the mounts
+        set -- "$@" "$1"
+        shift
+        tests=$((tests - 1))
+    done
+    find "$real/" -mindepth 1 "$@"
+}}
+
+nothing_left() {{ # FOLDER TEST...
+    left=$(search "$@" -print -quit)
+    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
+}}
+
+say_mounts() {{
+    while read -r at; do
+        [ -z "$at" ] || say "not entered, since it is a mount: $(printf %s "$at" | sed 's/\\\\\\(.\\)/\\1/g')"
+    done <<END_OF_MOUNTS
+$mounts
+END_OF_MOUNTS
+}}
+
 empty() {{
     is_there "$1" || return 0
-    find "$1/" -mindepth 1 -delete
-    left=$(find "$1/" -mindepth 1 -print -quit)
-    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
+    folder=$(readlink -f "$1")
+    mounts_below "$folder"
+    if [ -z "$mounts" ]; then
+        find "$folder/" -mindepth 1 -delete
+        nothing_left "$folder"
+    else # -delete goes depth first, which -prune does not work with
+        search "$folder" ! -type d -exec rm -f -- {{}} +
+        search "$folder" -type d -print0 | sort -rz | xargs -0r rmdir --ignore-fail-on-non-empty --
+        nothing_left "$folder" ! -type d
+    fi
+    say_mounts
     say "emptied $1"
 }}
 
 clear_files() {{
     is_there "$1" || return 0
-    find "$1/" -mindepth 1 ! -type d -delete
-    left=$(find "$1/" -mindepth 1 ! -type d -print -quit)
-    [ -z "$left" ] || {{ echo "still there: $left" >&2; exit 1; }}
+    folder=$(readlink -f "$1")
+    mounts_below "$folder"
+    if [ -z "$mounts" ]; then
+        find "$folder/" -mindepth 1 ! -type d -delete
+    else
+        search "$folder" ! -type d -exec rm -f -- {{}} +
+    fi
+    nothing_left "$folder" ! -type d
+    say_mounts
     say "cleared $1"
+}}
+
+truncate_files() {{ # files stay with owners and modes, since a service may not be able to make them; journals go
+    is_there "$1" || return 0
+    folder=$(readlink -f "$1")
+    mounts_below "$folder"
+    search "$folder" -path '*/journal/*' ! -type d -exec rm -f -- {{}} +
+    search "$folder" -type f -size +0 -exec truncate -s 0 -- {{}} +
+    nothing_left "$folder" -type f -size +0
+    say_mounts
+    say "truncated $1"
 }}
 """
 
@@ -51,3 +122,8 @@ def empty_folders(paths: Iterable[str]) -> str:
 def clear_files(paths: Iterable[str]) -> str:
     """Calls that remove every file below each folder and keep the folders, their owners and modes."""
     return "".join(f"clear_files {shlex.quote(path)}\n" for path in paths)
+
+
+def truncate_files(paths: Iterable[str]) -> str:
+    """Calls that empty every file below each folder and keep the files, owners and modes; journals are removed."""
+    return "".join(f"truncate_files {shlex.quote(path)}\n" for path in paths)

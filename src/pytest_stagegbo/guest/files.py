@@ -1,35 +1,30 @@
-"""The files of a clone's first boot, as a pure function of the settings.
+"""The file of a clone's first boot, as a pure function of the settings.
 
 A oneshot unit runs before the network and before every service, and the boot can't pass it: the boot's target
 requires it, what starts services comes after it, and its failure powers the clone off. It empties what must not
 survive and leaves a stamp, so that later boots keep what the stage has done since. One boot does it all, on every
-storage driver, local or remote.
+storage driver, local or remote. `units` says what else may start.
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.guest import clearing
+from pytest_stagegbo.guest import clearing, units
 from pytest_stagegbo.guest.keeping import keep_script
-from pytest_stagegbo.guest.place import FOLDER, INTERFACES, NETWORK, PLACE, interfaces, place_script
+from pytest_stagegbo.guest.place import PLACE, place_script
+from pytest_stagegbo.guest.units import BOOT, FOLDER
 
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["RELEASE", "STAMP", "GuestFile", "guest_files", "holds_services", "machine_id"]
+__all__ = ["STAMP", "SYSTEM_LOGS", "GuestFile", "boot_file"]
 
 STAMP = f"{FOLDER}/prepared"
 """Written when the wipes are done and checked. A boot that does not find one of this very clone's wipes."""
-SCRIPT = f"{FOLDER}/prepare"
-UNIT = "stagegbo-prepare.service"
-RELEASE = f"{FOLDER}/release"
-"""Placed when what the clone needs answers, which may be before its boot has come far. Until then none of its services
-is started."""
-SERVICES = "stagegbo-services"
-BOOT_LIMIT_SECONDS = 600
+SYSTEM_LOGS = ("/var/log",)
+"""Emptied where `containers.NAME.system_logs` says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,143 +34,90 @@ class GuestFile:
     path: str
     content: str
     mode: int = 0o644
-    replaces_link: bool = False
-    """The path may hold a symbolic link, which is removed first: written through, it would change its target."""
 
 
-def guest_files(container: ContainerSettings, settings: Settings) -> tuple[GuestFile, ...]:
-    """Everything that a clone needs to come up as the stage's own, in the order of placing.
+def boot_file(container: ContainerSettings, settings: Settings) -> GuestFile:
+    """Everything that a clone needs to come up as the stage's own.
 
-    Few files, since each is a request of some ten milliseconds: what is only needed once the script runs, the
-    script writes itself. The network's configuration is not among that: a hotplug event could be quicker.
+    One file, since each is a request of some ten milliseconds: it writes the others.
     """
-    files = [
-        GuestFile(INTERFACES, interfaces(container, settings.network)),
-        GuestFile(SCRIPT, prepare_script(container, settings), mode=0o755),
-        GuestFile(f"/etc/systemd/system/{UNIT}", prepare_unit()),
-    ]
-    if container.boot == "units":
-        files.append(GuestFile("/etc/systemd/system/networking.service.d/stagegbo.conf", network_drop_in()))
-        path = "/etc/systemd/system/default.target"
-        files.append(GuestFile(path, stage_target(container), replaces_link=True))
-        if holds_services(container):
-            unit = f"/etc/systemd/system/{SERVICES}"
-            files.append(GuestFile(f"{unit}.path", release_path()))
-            files.append(GuestFile(f"{unit}.target", services_target(container)))
-    else:
-        path = "/etc/systemd/system/sysinit.target.d/stagegbo.conf"
-        files.append(GuestFile(path, sysinit_drop_in()))
-    return tuple(files)
+    return GuestFile(BOOT, boot_script(container, settings), mode=0o755)
 
 
-def holds_services(container: ContainerSettings) -> bool:
-    """Whether a new clone boots before what it needs answers, and its services wait for `RELEASE`.
-
-    Not where hooks are run, which may want the services, nor in a full boot, whose services nobody lists.
-    """
-    return bool(container.needs) and container.boot == "units" and not container.hooks
-
-
-def machine_id() -> GuestFile:
-    """An identity of the clone's own: with production's it would share a journal folder and DHCP identity.
-
-    Replaced rather than removed, since systemd takes a missing one for a first boot and enables every unit that
-    its presets name.
-    """
-    return GuestFile("/etc/machine-id", secrets.token_hex(16) + "\n", mode=0o444)
-
-
-def prepare_script(container: ContainerSettings, settings: Settings) -> str:
-    """POSIX shell: clears what the settings name, checks that it is gone, gives the clone its place, stamps."""
-    report = f"{FOLDER}/report"
+def boot_script(container: ContainerSettings, settings: Settings) -> str:
+    """POSIX shell: PID 1's generator, and with the word `prepare` the work of a boot's first unit."""
     return f"""#!/bin/sh
-# Written by pytest-stagegbo: makes this clone of a production container safe before any service starts.
-# A failure stops the boot, so that nothing runs on what should have been wiped.
+# Written by pytest-stagegbo: says what this clone of a production container may start, and makes it safe before any
+# service starts. A failure stops the boot, so that nothing runs on what should have been wiped.
 set -eu
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec 2>{FOLDER}/prepare.log
-
-# A copy of this clone has its stamp, and a place of its own.
 place=$(sed -zn 's/^{PLACE}=//p' /proc/1/environ)
-placed="placed ${{place%%:*}}"
-if grep -qsxF "$placed" {STAMP}; then exit 0; fi
-rm -f {STAMP}
+identity=${{place%%:*}}
+if [ "${{1:-}}" != prepare ]; then
+{units.generator(container)}exit 0
+fi
+{_prepare(container, settings)}"""
 
+
+def _prepare(container: ContainerSettings, settings: Settings) -> str:
+    """POSIX shell: clears what the settings name, checks that it is gone, gives the clone its place, stamps."""
+    report = f"{FOLDER}/report"
+    return f"""
+mkdir -p {FOLDER}
+exec 2>{FOLDER}/prepare.log
+[ -n "$identity" ] || {{ echo "PID 1 has no {PLACE} in its environment" >&2; exit 1; }}
+placed="placed $identity"
+if ! grep -qsxF "$placed" {STAMP}; then # a stamp of the source's is another's
+rm -f {STAMP} {FOLDER}/release-*
+{_confined()}
 {clearing.functions(report)}
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
+{clearing.truncate_files(SYSTEM_LOGS) if container.system_logs else ""}\
+{_identity()}\
 {keep_script(container.data) if container.data and not container.hooks else ""}\
-if [ -n "$place" ]; then
+if [ -n "${{place#*:}}" ]; then
     printf %s "${{place#*:}}" | base64 -d | gzip -d >{FOLDER}/place
     . {FOLDER}/place
 else
 {place_script(container, settings)}fi
 say "$placed"
 mv {report} {STAMP}
+fi
+{_every_boot()}"""
+
+
+def _confined() -> str:
+    """The manager's own configuration (`ManagerEnvironment=`) could have changed where it looks for units."""
+    return f"""path=$(systemctl show --property=UnitPath --value)
+[ "$path" = {units.UNIT_FOLDER} ] || {{ echo "PID 1 looks for units in $path" >&2; exit 1; }}
 """
 
 
-def prepare_unit() -> str:
-    return f"""# Written by pytest-stagegbo.
-[Unit]
-Description=Make this clone safe before anything else starts
-DefaultDependencies=no
-RequiresMountsFor={FOLDER} /opt
-After=local-fs.target
-Before=sysinit.target network-pre.target networking.service systemd-networkd.service shutdown.target
-Wants=network-pre.target
-Conflicts=shutdown.target
-FailureAction=poweroff-force
+def _identity() -> str:
+    """With production's it would share a journal folder and a DHCP identity.
 
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart={SCRIPT}
-TimeoutStartSec={BOOT_LIMIT_SECONDS}
-
-[Install]
-WantedBy=sysinit.target
+    Replaced rather than removed, since systemd takes a missing one for a first boot and enables every unit that its
+    presets name.
+    """
+    return """tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id.stagegbo
+chmod 444 /etc/machine-id.stagegbo
+mv -f /etc/machine-id.stagegbo /etc/machine-id
+[ ! -f /var/lib/dbus/machine-id ] || ln -sf /etc/machine-id /var/lib/dbus/machine-id
 """
 
 
-def sysinit_drop_in() -> str:
-    """For a full boot: services wait for `sysinit.target` by default, and it fails with the unit."""
-    return f"# Written by pytest-stagegbo.\n[Unit]\nRequires={UNIT}\nAfter={UNIT}\n"
+def _every_boot() -> str:
+    """What services find made for them.
 
-
-def network_drop_in() -> str:
-    return f"# Written by pytest-stagegbo.\n[Service]\nExecStart=\nExecStart={NETWORK}\n"
-
-
-def stage_target(container: ContainerSettings) -> str:
-    """A default target that starts the container's purpose and nothing else: no cron, no timers, no mail queue."""
-    wanted = f"{SERVICES}.path" if holds_services(container) else " ".join(container.units)
-    return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
-[Unit]
-Description=Stage clone of {container.source_name}
-Requires={UNIT} sysinit.target
-Wants=networking.service {wanted}
-After={UNIT} sysinit.target networking.service
-AllowIsolate=yes
-Conflicts=rescue.service rescue.target
-"""
-
-
-def release_path() -> str:
-    return f"""# Written by pytest-stagegbo: services start once those that they need answer.
-[Unit]
-Description=Wait for what this clone's services need
-
-[Path]
-PathExists={RELEASE}
-Unit={SERVICES}.target
-"""
-
-
-def services_target(container: ContainerSettings) -> str:
-    return f"""# Written by pytest-stagegbo: containers.{container.name}.units.
-[Unit]
-Description=Services of this clone
-Wants={" ".join(container.units)}
-After=networking.service
+    Lines of production's about other folders could put files back that were wiped, and a line that fails must not fail
+    the boot. The journal's mark has it write to the disk from its start, where it has a folder there.
+    """
+    return """mkdir -p /run/systemd/journal
+: >/run/systemd/journal/flushed
+systemd-tmpfiles --create --remove --boot --prefix=/run --prefix=/tmp || true
+rm -f /run/nologin
+if grep -qsE '^-?net[./]' /etc/sysctl.conf /etc/sysctl.d/*.conf; then
+    /usr/lib/systemd/systemd-sysctl --prefix=/net || true
+fi
 """

@@ -11,9 +11,14 @@ GOLDEN = ".stagegbo-golden"
 
 
 def keep_script(folder: str) -> str:
-    """POSIX shell of the first boot: keep a copy of a folder that shares its blocks, if that can be."""
+    """POSIX shell: keep a copy of a folder that shares its blocks, if that can be.
+
+    With a script in `$place` the clone is one of a golden clone's, whose copy serves. Any other copy that is there is
+    that of a source which was a clone itself once.
+    """
     data, golden = shlex.quote(folder), shlex.quote(folder + GOLDEN)
-    return f"""if [ -d {data} ] && [ ! -e {golden} ]; then
+    return f"""[ -n "${{place#*:}}" ] || rm -rf {golden} {golden}.clean {data}.stagegbo-next {data}.stagegbo-old
+if [ -d {data} ] && [ ! -e {golden} ]; then
     rm -rf {golden}.new
     if cp -a --reflink=always {data} {golden}.new; then mv {golden}.new {golden}; else rm -rf {golden}.new; fi
 fi

@@ -1,7 +1,7 @@
 """The files of a clone that hold addresses: its own and those of the others.
 
-A clone of production gets them with the script of its first boot. A copy of a golden clone, which has that script with
-the golden one's addresses, is told its own by `variable` in the environment of its first process: nothing has to be
+A clone of production gets them with the script of its first boot. A copy of a golden clone has that script with the
+golden one's addresses, and finds its own in the environment of its first process (`variable`): nothing has to be
 written into it, and it is safe from the moment that it exists.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
+import secrets
 from typing import TYPE_CHECKING
+
+from pytest_stagegbo.guest.units import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,13 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "INTERFACES", "NETWORK", "PLACE", "TWINS", "identity", "interfaces", "place_script", "variable"]
 
-FOLDER = "/var/lib/stagegbo"
 INTERFACES = "/etc/network/interfaces"
 NETWORK = f"{FOLDER}/network"
-"""Does what `INTERFACES` says, in place of ifupdown, which starts some forty processes for it."""
-KNOWN_HOOKS = ("resolved",)
-"""Scripts that ifupdown runs for each interface and that do nothing in a clone: it has no systemd-resolved. Where there
-are others, ifupdown does the work."""
+"""Does what `INTERFACES` says, in place of ifupdown."""
 PLACE = "STAGEGBO_PLACE"
 """Name of the environment variable."""
 
@@ -40,10 +38,16 @@ TWIN_PORT = 4789
 """IANA's port for VXLAN (RFC 7348)."""
 
 
-def variable(container: ContainerSettings, settings: Settings) -> str:
-    """The value of `PLACE`: an identity, a colon, and `place_script` compressed."""
-    script = place_script(container, settings).encode()
-    return f"{hashlib.sha256(script).hexdigest()[:16]}:{base64.b64encode(gzip.compress(script, mtime=0)).decode()}"
+def variable(container: ContainerSettings, settings: Settings, *, golden: bool) -> str:
+    """The value of `PLACE` for a new copy: an identity, a colon, and where it is one of a golden clone, `place_script`
+    compressed.
+
+    The identity is new each time. The first boot writes it into its stamp, so that no stamp that came with the source
+    is taken for the clone's own.
+    """
+    script = place_script(container, settings).encode() if golden else b""
+    packed = base64.b64encode(gzip.compress(script, mtime=0)).decode() if script else ""
+    return f"{secrets.token_hex(8)}:{packed}"
 
 
 def identity(value: str) -> str:
@@ -94,16 +98,13 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
 
 
 def network_script(container: ContainerSettings, network: NetworkSettings) -> str:
-    """POSIX shell: `interfaces` in one go, or ifupdown where it would do more than that."""
+    """POSIX shell: `interfaces` in one go."""
     address = f"{container.address}/{network.subnet.prefixlen}"
     last = TWINS if network.twins else f"ip route replace unreachable {network.production}"
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: what {INTERFACES} says.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-for hook in /etc/network/if-pre-up.d/* /etc/network/if-up.d/*; do
-    case ${{hook##*/}} in '*' | {" | ".join(KNOWN_HOOKS)}) ;; *) exec ifup -a --read-environment ;; esac
-done
 ip -batch - <<'END'
 link set lo up
 link set eth0 up

@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 from typing import Protocol
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
 
-__all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
+__all__ = ["STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
 
-MARK = "STAGEGBO_OWN"
-"""A variable in the environment of this tool's own long-lived processes in a container: they are nothing that a test
-has left."""
 STANDARD_STREAMS = ("0", "1", "2")
 """Sockets that the daemon wants connected before it starts the command; the one for signals it does not wait for."""
 
@@ -76,7 +73,7 @@ class Channel:
             framed = f"(\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
             try:
                 self._streams[0].write(framed.encode())
-                return self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout)
+                return self._answer(f"\n{mark} ".encode(), time.monotonic() + timeout)
             except BaseException:
                 self.close()
                 raise
@@ -87,7 +84,7 @@ class Channel:
             found = data.find(mark)
             if found >= 0 and data.endswith(b"\n", found + len(mark)):
                 return int(data[found + len(mark) :]), bytes(data[:found])
-            left = deadline - clocks.monotonic()
+            left = deadline - time.monotonic()
             more = self._streams[1].read(left) if left > 0 else b""
             if not more:
                 raise ChannelBroken(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, TypeVar
-
-from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,8 +35,8 @@ def together(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, 
     ]
     for thread in threads:
         thread.start()
-    deadline = clocks.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     for thread in threads:
-        thread.join(max(0.0, deadline - clocks.monotonic()))
+        thread.join(max(0.0, deadline - time.monotonic()))
     late = TimeoutError(f"no answer within {seconds:g} s")
     return {name: results.get(name, late) for name in calls}

@@ -196,6 +196,9 @@ class ContainerSettings:
     """Folders that are emptied, dot files included; the folder itself, its owner and its mode stay."""
     logs: tuple[str, ...] = ("/opt/gbo/logs",)
     """Folders whose files are removed and whose folders stay, with owners and modes."""
+    system_logs: bool = True
+    """Whether production's own system logs are emptied as well: files below `/var/log` stay, with nothing in them, and
+    journals are removed."""
     probes: tuple[ProbeSettings, ...] = ()
     """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()

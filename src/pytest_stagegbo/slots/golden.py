@@ -130,9 +130,8 @@ class Golden:
             clone = clones[name]
             if clone.status != "Stopped":
                 writer.set_instance_config(name, {marks.PROVEN: ""})  # before its next boot lacks what this one had
-                script = settle_script(lean=self.settings.containers[name].boot == "units")
-                with contextlib.suppress(OperationFailed):  # without it, the slots boot as slowly as production
-                    writer.execute(name, ["sh", "-c", script], timeout=STOP_SECONDS)
+                with contextlib.suppress(OperationFailed):  # without it, a copy overwrites what it finds
+                    writer.execute(name, ["sh", "-c", settle_script()], timeout=STOP_SECONDS)
                 try:
                     writer.set_state(name, "stop", seconds=STOP_SECONDS)
                 except OperationFailed:

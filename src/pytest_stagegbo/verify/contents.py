@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.allowlist import unsafe
-from pytest_stagegbo.guest import STAMP
+from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.guest.place import TWIN_DEVICE
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
@@ -100,24 +100,32 @@ def identity(scene: Scene) -> Result:
 
 def wiped(scene: Scene) -> Result:
     """No file in a wiped folder is older than the end of the wipe; times of change can't be set by programs."""
-    return _nothing_old(scene, {name: each.wipe for name, each in scene.settings.containers.items()}, "emptied")
+    containers = scene.settings.containers
+    return _nothing_old(scene, {name: [("emptied", path) for path in each.wipe] for name, each in containers.items()})
 
 
 def logs(scene: Scene) -> Result:
-    """No log file is older than the end of the wipe."""
-    return _nothing_old(scene, {name: each.logs for name, each in scene.settings.containers.items()}, "cleared")
+    """No log file is older than the end of the wipe, and no system log that is has anything in it."""
+    folders = {
+        name: [("cleared", path) for path in each.logs]
+        + [("truncated", path) for path in SYSTEM_LOGS if each.system_logs]
+        for name, each in scene.settings.containers.items()
+    }
+    return _nothing_old(scene, folders)
 
 
-_OLD = """stamp=$1 which=$2; shift 2
+_OLD = """stamp=$1; shift
 cat "$stamp" || exit 1; echo
 [ -z "$(find / /usr /usr/lib /usr/share /bin/sh -maxdepth 0 ! -cnewer "$stamp" -print -quit)" ] || echo "looked for old"
-for path; do
+for each; do
+  path=${each#* }
   if [ -d "$path" ]; then
-    if [ "$which" = cleared ]; then
-      old=$(find "$path/" -mindepth 1 ! -type d ! -cnewer "$stamp" -print -quit) || continue
-    else
-      old=$(find "$path/" -mindepth 1 ! -cnewer "$stamp" -print -quit) || continue
-    fi
+    case ${each%% *} in
+    cleared) set -- ! -type d ;;
+    truncated) set -- -type f -size +0 ;;
+    *) set -- ;;
+    esac
+    old=$(find "$path/" -mindepth 1 "$@" ! -cnewer "$stamp" -print -quit) || continue
     [ -z "$old" ] || echo "old $old"
     [ "$(find "$path/" -maxdepth 0 -print)" = "$path/" ] || continue
   fi
@@ -128,26 +136,27 @@ done
 system, which is older than every clone: a `find` that does not find it would not find anything else that is old."""
 
 
-def _nothing_old(scene: Scene, folders: dict[str, tuple[str, ...]], verb: str) -> Result:
+def _nothing_old(scene: Scene, folders: dict[str, list[tuple[str, str]]]) -> Result:
+    """Of folders by container, each with the word that the first boot says of it."""
     folders = {name: paths for name, paths in folders.items() if paths}
     if not folders:
         raise Skipped("the settings name no such folder")
     bad, sights = [], {name: Sight(len(paths), 0) for name, paths in folders.items()}
     trouble = [scene.idle] if scene.idle else []
-    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, verb, *folders[n]] for n in scene.running if n in folders}
+    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, *map(" ".join, folders[n])] for n in scene.running if n in folders}
     for name, result in scene.in_each(commands).items():
         said, _, found = result.stdout.partition("\n\n")
         lines, looked = set(said.splitlines()), found.splitlines()
-        for path in folders[name]:
+        for verb, path in folders[name]:
             if not lines & {f"{verb} {path}", f"absent {path}"}:
                 bad.append(f"{name}: its first boot did not say that {path} was {verb}")
         olds = [line.removeprefix("old ") for line in looked if line.startswith("old ")]
         bad += [f"{name}: {path} is older than the wipe" for path in olds]
         if "looked for old" in looked:
-            sights[name] = Sight(len(folders[name]), sum(f"looked at {path}" in looked for path in folders[name]))
+            sights[name] = Sight(len(folders[name]), sum(f"looked at {path}" in looked for _, path in folders[name]))
         if result.stderr.strip():
             trouble.append(f"{name}: {result.stderr.strip()[:200]}")
-    shown = ", ".join(f"{name} {' '.join(paths)}" for name, paths in folders.items())
+    shown = ", ".join(f"{name} {' '.join(path for _, path in paths)}" for name, paths in folders.items())
     seen = f"files older than the clone's first boot looked for in {shown}"
     return Result(tuple(bad), seen, sights, "; ".join(trouble))
 

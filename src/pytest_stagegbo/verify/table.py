@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.verify import contents, exposure, reach, unchanged, watch
+from pytest_stagegbo.verify import boot, contents, exposure, reach, unchanged, watch
 from pytest_stagegbo.verify.finding import Check
 
 __all__ = ["CHECKS"]
@@ -89,6 +89,13 @@ CHECKS = (
         contents.instances,
     ),
     Check(
+        "locked.boot",
+        "each clone has started only what the settings name",
+        "Cron jobs, timers, mail queues and agents of production's run in the stage, in production's name.",
+        f"add the unit named to containers.NAME.units if the service needs it; else {_ANEW}",
+        boot.confined,
+    ),
+    Check(
         "locked.filters",
         "each clone sends from its own MAC and address only",
         "A clone may take another's address, or production's, on the bridge.",
@@ -109,7 +116,13 @@ CHECKS = (
         "`reset NAME`, or make the clone anew: `provision --recreate`",
         contents.wiped,
     ),
-    Check("data.logs", "no log of production is left", "Logs hold people's data.", _ANEW, contents.logs),
+    Check(
+        "data.logs",
+        "no log of production is left in the log folders and in /var/log",
+        "Logs hold people's data.",
+        _ANEW,
+        contents.logs,
+    ),
     Check(
         "data.kept",
         "data that is kept is there",

@@ -1,0 +1,62 @@
+"""What has run in a clone since it booted, by the records of its own manager."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.guest.units import OWN_UNITS, PACKAGE_UNITS, UNIT_FOLDER
+from pytest_stagegbo.verify.finding import Result, sight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.settings import ContainerSettings
+    from pytest_stagegbo.verify.scene import Scene
+
+__all__ = ["confined"]
+
+_PROPERTIES = ("Id", "Names", "Transient", "InactiveExitTimestampMonotonic")
+_SCRIPT = f"""systemctl show --property=UnitPath --value
+echo
+systemctl show {" ".join(f"--property={name}" for name in _PROPERTIES)} '*.service' '*.socket' '*.timer' '*.path'
+"""
+"""Prints where the manager looks for units, an empty line, and each unit that it has loaded."""
+
+
+def confined(scene: Scene) -> Result:
+    """Each clone's manager looks for units in our folder alone, and none has run that the settings don't name."""
+    bad, counts, looked, trouble = [], [], [], [scene.idle] if scene.idle else []
+    full = [name for name, each in scene.settings.containers.items() if each.boot == "full"]
+    commands = {name: ["sh", "-c", _SCRIPT] for name in scene.running if name not in full}
+    for name, result in scene.in_each(commands).items():
+        path, _, shown = result.stdout.partition("\n\n")
+        ran = list(_ran(shown))
+        if path and ran:
+            looked.append(name)
+        elif result.stderr.strip():
+            trouble.append(f"{name}: {result.stderr.strip()[:200]}")
+        if path and path != UNIT_FOLDER:
+            bad.append(f"{name}: its manager looks for units in {path}")
+        container = scene.settings.containers[name]
+        foreign = [names[0] for names in ran if not any(_is_named(each, container) for each in names)]
+        bad += [f"{name}: {unit} has run, and the settings don't name it" for unit in foreign]
+        counts.append(f"{name} {len(ran)}")
+    seen = f"units that have run since the boot: {', '.join(counts)}"
+    if full:
+        seen += f"; {', '.join(full)} boots in full, as the settings say"
+    return Result(tuple(bad), seen, sight(scene.names, [*looked, *full]), "; ".join(trouble))
+
+
+def _ran(shown: str) -> Iterator[list[str]]:
+    """The names of each unit that has left the state in which it was loaded, but for those that a test made itself
+    (`systemd-run`)."""
+    for block in shown.split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        if values.get("InactiveExitTimestampMonotonic", "0") != "0" and values.get("Transient") != "yes":
+            yield [values.get("Id", ""), *values.get("Names", "").split()]
+
+
+def _is_named(unit: str, container: ContainerSettings) -> bool:
+    """Whether a unit is one of those that a clone may start. PostgreSQL's is a family: `postgresql@15-main.service`."""
+    stems = {each.partition(".")[0].partition("@")[0] for each in container.units}
+    return unit in {*PACKAGE_UNITS, *OWN_UNITS, *container.units} or unit.partition(".")[0].partition("@")[0] in stems
