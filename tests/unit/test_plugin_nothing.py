@@ -43,6 +43,7 @@ SKIPPED = """
 def sessions(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A line for each time that the plugin would have connected, or joined a lab."""
     (pytester.path / "stagegbo.toml").write_text('incus.endpoint = "/nonexistent/unix.socket"\n')
+    monkeypatch.setenv("STAGEGBO_LAB_DIR", str(pytester.path / "labs"))  # a lab that is up is nobody's to use here
     found: list[str] = []
     original = plugin.StagePlugin.session
 
