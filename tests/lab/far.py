@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tests.certificates import Pair, make_pair
 from tests.lab.support import run
 
-from pytest_stagegbo.lab.namespace import set_network
+from pytest_stagegbo.incus.hostnet import enter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,9 +102,7 @@ class Far:
         """Do as `ssh -L address:port:address:port` does, for each of `ends`: listen here, connect there."""
         with contextlib.ExitStack() as stack:
             here, there = (
-                stack.enter_context(
-                    ThreadPoolExecutor(1, initializer=set_network, initargs=(Path("/run/netns") / name,))
-                )
+                stack.enter_context(ThreadPoolExecutor(1, initializer=enter, initargs=(Path("/run/netns") / name,)))
                 for name in (self.netns, self.ground.lab.paths.netns)
             )
             for address, port in ends:

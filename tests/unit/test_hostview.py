@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.incus.hostnet import read_networks
 from pytest_stagegbo.incus.hostview import HostView
 
 if TYPE_CHECKING:
@@ -111,6 +113,19 @@ class TestTreeBytes:
         assert view.tree_bytes(str(tmp_path / name)) is None
 
 
+class TestNetworks:
+    def test_are_those_of_the_daemons_network_namespace(self, view: HostView) -> None:
+        assert view.networks() == read_networks()
+
+    def test_loopback_is_none_of_them(self, view: HostView) -> None:
+        assert not [each for each in view.networks() or () if each.network.is_loopback]
+        assert not [each for each in view.addresses() or () if each.startswith("127.")]
+
+    def test_the_way_to_loopback_is_its_interface(self, view: HostView) -> None:
+        address = IPv4Address("127.0.0.1")
+        assert view.ways([address]) == {address: "lo"}
+
+
 class TestNoView:
     """A remote daemon's host can't be looked at, nor can that of a daemon that isn't there."""
 
@@ -119,3 +134,6 @@ class TestNoView:
         view = HostView(endpoint)
         assert view.free_bytes("/") is None
         assert view.tree_bytes(str(tmp_path)) is None
+        assert view.networks() is None
+        assert view.addresses() is None
+        assert view.ways([IPv4Address("127.0.0.1")]) is None

@@ -586,7 +586,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         [],
         [(("networks", "stagebr0", "forwards"), {"recursion": 1, "project": "default"})],
     ),
-    "addresses": (lambda r: r.addresses(), [], [(("networks",), {"project": "default"})]),
+    "host_networks": (lambda r: r.host_networks(), [], [(("networks",), {"project": "default"})]),
     "documents": (lambda r: r.documents("a", project="P"), [], [(("a",), {"recursion": 1, "project": "P"})]),
     "document": (lambda r: r.document("a", "b", project="P"), {}, [(("a", "b"), {"project": "P"})]),
     "profile": (lambda r: r.profile("P"), {}, [(("profiles", "default"), {"project": "P"})]),

@@ -52,6 +52,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
         findings.append(_failed("connection", error))
         return findings
     findings.append(_networks(context, facts))
+    findings.append(_subnet(context, facts))
     findings.extend(_production(context, facts))
     findings.extend(_pools(facts))
     findings.extend(_plan(engine))
@@ -84,6 +85,30 @@ def _networks(context: Context, facts: Facts) -> Finding:
     else:
         seen = f"features.networks=true, {settings.network.name} as parent of each network device"
     return Finding("ok", f"project {settings.project}", seen)
+
+
+def _subnet(context: Context, facts: Facts) -> Finding:
+    """Whether the stage's subnet is its own. The plan's error says it too, unless something before it is in the way."""
+    from pytest_stagegbo.engine.subnets import neighbours, refuse_taken
+
+    network = context.loaded.settings.network
+    subject = f"subnet {network.subnet}"
+    try:
+        family = context.stage.project if context.slot else ""
+        refuse_taken(context.loaded.settings, facts.networks, facts.host, facts.ways, family=family)
+        count = context.stage.slots.count
+        if count != 1:
+            context.fleet().refuse_taken(2 if count == "auto" else count)
+    except StageGboError as error:
+        return _failed(subject, error)
+    wider = neighbours(context.loaded.settings, facts.host)
+    if wider:
+        remedy = "what is there can't be reached from this host while the stage is up: set another network.address"
+        return Finding("warning", subject, "hides a part of what the host has: " + "; ".join(map(str, wider)), remedy)
+    if not facts.host_seen:
+        remedy = "on the daemon's host see `ip route show table all`"
+        return Finding("warning", subject, "routes and VPNs of the daemon's host can't be seen from here", remedy)
+    return Finding("ok", subject, f"none of {len(facts.host)} addresses and routes of the host is in it, but its own")
 
 
 def _production(context: Context, facts: Facts) -> Iterator[Finding]:

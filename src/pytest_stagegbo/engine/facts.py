@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks, shape
@@ -12,10 +12,11 @@ from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from ipaddress import IPv4Network
+    from collections.abc import Collection, Iterable, Mapping
+    from ipaddress import IPv4Address, IPv4Network
 
     from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
+    from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.incus.hostview import HostView
     from pytest_stagegbo.incus.records import Server
     from pytest_stagegbo.settings import Settings
@@ -62,8 +63,18 @@ class Facts:
     """Production's instances, where they are not the sources."""
     exposed: tuple[Exposure, ...] = ()
     """Ports of clones that are exposed, and what is left of such."""
-    host_addresses: tuple[str, ...] = ()
-    """IPv4 addresses of the host; only where the stage may reach the internet (`network.internet`)."""
+    host: tuple[HostNetwork, ...] = ()
+    """Networks that the daemon's host has, as far as they are known."""
+    host_seen: bool = True
+    """Whether `host` is what the host's kernel said. Else it is what the API knows of interfaces, which has no routes,
+    and that only where it is needed: where a bridge is made, or the stage may reach the internet."""
+    ways: Mapping[IPv4Address, str | None] | None = None
+    """By address of a clone, the interface that the host sends by; None: there is no bridge, or nobody knows."""
+
+    @property
+    def host_addresses(self) -> tuple[str, ...]:
+        """IPv4 addresses of the host."""
+        return _addresses(self.host)
 
     @property
     def production_instances(self) -> Mapping[str, Instance]:
@@ -116,6 +127,7 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
                 remedy="name production's project with --source-project (source_project)",
             )
         production = reader.instances(settings.source_project)
+        host_networks = host.networks()
         networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production)))
         sources = production
         if golden:
@@ -132,7 +144,9 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             clones=clones,
             networks=networks.result(),
             exposed=exposures(forwards.result(), acl.result()),
-            host_addresses=host_addresses(reader, host) if settings.network.internet else (),
+            host=host_networks if host_networks is not None else _by_api(reader, settings, bridge.result()),
+            host_seen=host_networks is not None,
+            ways=host.ways(c.address for c in settings.containers.values()) if bridge.result() else None,
             acl=acl.result(),
             profile=profile,
             rooms=rooms,
@@ -155,10 +169,19 @@ def _networks(
     reader: Reader, settings: Settings, bridge: Network | None, production: Collection[str]
 ) -> Mapping[str, Network]:
     """All of them only where the stage's subnet may clash with that of any."""
-    if bridge is None or bridge.config.get("ipv4.address") != str(settings.network.address):
+    if not _is_made(settings, bridge):
         return reader.networks()
-    found = [bridge, *(reader.network(name) for name in sorted(production) if name != bridge.name)]
+    found = [bridge, *(reader.network(name) for name in sorted(production) if name != settings.network.name)]
     return {each.name: each for each in found if each is not None}
+
+
+def _by_api(reader: Reader, settings: Settings, bridge: Network | None) -> tuple[HostNetwork, ...]:
+    """One request for each interface, so only where it matters."""
+    return reader.host_networks() if settings.network.internet or not _is_made(settings, bridge) else ()
+
+
+def _is_made(settings: Settings, bridge: Network | None) -> bool:
+    return bridge is not None and bridge.config.get("ipv4.address") == str(settings.network.address)
 
 
 def _rooms(reader: Reader, host: HostView, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:
@@ -191,8 +214,12 @@ def _full_copies(
 
 def host_addresses(reader: Reader, host: HostView) -> tuple[str, ...]:
     """Every IPv4 address of the daemon's host, but for loopback's."""
-    found = host.addresses()
-    return tuple(sorted(reader.addresses() if found is None else found, key=IPv4Address))
+    found = host.networks()
+    return _addresses(reader.host_networks() if found is None else found)
+
+
+def _addresses(networks: Iterable[HostNetwork]) -> tuple[str, ...]:
+    return tuple(map(str, sorted({each.address for each in networks if each.address is not None})))
 
 
 def _volume_name(instance: Instance) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
@@ -94,16 +93,6 @@ def _refuse_production(facts: Facts, settings: Settings) -> None:
             seen="production's containers use " + ", ".join(sorted(facts.production_networks)),
             remedy="set another `network.name` for the stage",
         )
-    for network in facts.networks.values():
-        address = network.config.get("ipv4.address", "")
-        if network.name == settings.network.name or "/" not in address:
-            continue
-        if IPv4Interface(address).network.overlaps(settings.network.subnet):
-            raise ProductionProtected(
-                f"the stage's subnet {settings.network.subnet} overlaps network {network.name}",
-                seen=f"{network.name} has {address}",
-                remedy="set another `network.address` for the stage",
-            )
 
 
 def _refuse_full(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:

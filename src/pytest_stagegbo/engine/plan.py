@@ -26,6 +26,7 @@ from pytest_stagegbo.engine.steps import (
     StartClone,
     Step,
 )
+from pytest_stagegbo.engine.subnets import neighbours, refuse_taken
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.text import bytes_text
@@ -69,6 +70,7 @@ def make_plan(
     anew = frozenset(settings.containers if recreate else renew)
     copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
     refuse(facts, settings, copying)
+    refuse_taken(settings, facts.networks, facts.host, facts.ways, family=family)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
     founded = frozenset(step.key for step in steps)
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
@@ -234,6 +236,16 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         notes.append(
             f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
             f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
+        )
+    notes.extend(
+        f"the host's other network {each.network} ({each}) is wider than the stage's subnet {settings.network.subnet}: "
+        "what it has there can't be reached from this host while the stage is up; set another network.address"
+        for each in neighbours(settings, facts.host)
+    )
+    if not facts.host_seen and settings.network.name not in facts.networks:
+        notes.append(
+            f"whether a route or a VPN of the daemon's host has {settings.network.subnet} can't be seen from here: its "
+            "API knows the addresses of interfaces only"
         )
     if settings.network.twins and copying and not facts.golden:
         notes.extend(_other_subnets(facts, settings))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
+from pytest_stagegbo.engine.hostway import trouble
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class StageStatus:
     containers: tuple[ContainerStatus, ...]
     exposed: tuple[Exposure, ...] = ()
     """What others than the host can reach, and what is left of such."""
+    trouble: str = ""
+    """What keeps the host from the whole stage; empty: nothing that can be seen from here."""
 
     @property
     def ready(self) -> bool:
@@ -96,6 +99,7 @@ def stage_status(reader: Reader, settings: Settings) -> StageStatus:
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
         exposed=exposures(reader.forwards(settings.network.name), acl),
+        trouble=trouble(reader.endpoint, settings) if clones else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""The host's file systems and addresses as the daemon sees them, when this process may look.
+"""The host's file systems and networks as the daemon sees them, when this process may look.
 
 A loop-backed pool is a sparse file: the file system below it can fill while the pool looks empty, and then every
 container on it gets I/O errors, production's too. `/resources` of a pool knows nothing of that.
@@ -7,12 +7,22 @@ container on it gets I/O errors, production's too. `/resources` of a pool knows 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pytest_stagegbo.incus import hostnet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from ipaddress import IPv4Address
+
+    from pytest_stagegbo.incus.hostnet import HostNetwork
 
 __all__ = ["HostView"]
+
+T = TypeVar("T")
 
 
 class HostView:
@@ -65,17 +75,33 @@ class HostView:
                 total += found.st_blocks * 512
         return total
 
+    def networks(self) -> tuple[HostNetwork, ...] | None:
+        """Every IPv4 network of the host, by its interfaces' addresses and the routes of all tables; None: unknown.
+        Incus's API knows no routes, and leaves out interfaces whose type it does not know, such as the `eth0` of a host
+        that is a container itself."""
+        return self.inside(hostnet.read_networks)
+
     def addresses(self) -> frozenset[str] | None:
-        """Every IPv4 address of the host, but for loopback's; None: unknown. Incus's API leaves out interfaces whose
-        type it does not know, such as the `eth0` of a host that is a container itself."""
+        """Every IPv4 address of the host, but for loopback's; None: unknown."""
+        networks = self.networks()
+        return None if networks is None else frozenset(str(each.address) for each in networks if each.address)
+
+    def ways(self, addresses: Iterable[IPv4Address]) -> Mapping[IPv4Address, str | None] | None:
+        """The interfaces by which the host sends to addresses, None for those that it can't; None: unknown."""
+        return self.inside(lambda: {address: hostnet.read_way(address) for address in addresses})
+
+    def inside(self, function: Callable[[], T]) -> T | None:
+        """What a function returns in the daemon's network namespace; None: this process can't get there."""
         if self._process is None:
             return None
         try:
-            routes = (self._process / "net/fib_trie").read_text()
+            # Both are the same file in the same namespace; anybody may look, unlike at `ns/net`.
+            theirs, own = (self._process / "net/dev").stat(), Path("/proc/thread-self/net/dev").stat()
+            if theirs.st_ino == own.st_ino:
+                return function()
+            return hostnet.call_inside(str(self._process / "ns/net"), function)
         except OSError:
             return None
-        found = re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", routes)
-        return frozenset(each for each in found if not each.startswith("127."))
 
     def place(self, path: str) -> Path | None:
         """Where this process finds what the daemon knows as `path`; None: nowhere."""

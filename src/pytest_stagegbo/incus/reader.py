@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus.hostnet import HostNetwork
 from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 
 if TYPE_CHECKING:
@@ -133,13 +135,17 @@ class Reader:
         """Network forwards of a bridge; none where there is no such bridge."""
         return self.documents("networks", network, "forwards", project="default")
 
-    def addresses(self) -> frozenset[str]:
-        """IPv4 addresses of the host's network interfaces that Incus knows, but for loopback's. One request for each
-        interface."""
-        names = _names(self._connection.get("networks", project="default"))
-        states = [self.document("networks", name, "state", project="default") for name in names]
-        found = [each for state in states for each in state.get("addresses") or () if each["family"] == "inet"]
-        return frozenset(each["address"] for each in found if not each["address"].startswith("127."))
+    def host_networks(self) -> tuple[HostNetwork, ...]:
+        """IPv4 networks of the host's network interfaces that Incus knows, but for loopback's. No routes: the API has
+        none. One request for each interface."""
+        found = []
+        for name in _names(self._connection.get("networks", project="default")):
+            state = self._find("networks", name, "state", project="default") or {}
+            for each in state.get("addresses") or ():
+                if each["family"] == "inet":
+                    own = IPv4Interface(f"{each['address']}/{each.get('netmask') or 32}")
+                    found.append(HostNetwork(own.network, name, own.ip))
+        return tuple(each for each in found if not each.network.network_address.is_loopback)
 
     def profile(self, project: str, name: str = "default") -> dict[str, Any] | None:
         return self._find("profiles", name, project=project)

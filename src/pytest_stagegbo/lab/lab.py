@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
+from pytest_stagegbo.incus.hostnet import enter
 from pytest_stagegbo.lab import api, namespace
 from pytest_stagegbo.lab.command import PATH, install_missing, remove_tree, require_root
 from pytest_stagegbo.lab.host import Host
@@ -209,7 +210,7 @@ class Lab:
         """
         self._require_running()
         try:
-            namespace.set_network(self.paths.netns_file)
+            enter(self.paths.netns_file)
         except OSError as error:
             raise LabError("the lab's network cannot be joined", seen=str(error), remedy="run as root") from error
 

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.lab.command import PATH, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-__all__ = ["Namespace", "call_inside"]
+__all__ = ["Namespace"]
 
-_CLONE_NEWNET = 0x40000000
 _GONE_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 """Between two looks, each up to a deadline: the kernel tells nobody that another's child or a loop device is gone."""
-
-T = TypeVar("T")
 
 
 class Namespace:
@@ -128,41 +122,6 @@ def wait_detached(image: Path) -> None:
         if time.monotonic() > deadline:
             raise LabError("the lab's pool is still in use", seen=seen, remedy="run `lab down`, then try again")
         time.sleep(_POLL_SECONDS)
-
-
-def set_network(file: Path) -> None:
-    """Move the calling thread into a network namespace, for good."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if sys.version_info >= (3, 12):
-            os.setns(descriptor, os.CLONE_NEWNET)
-        else:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(file))
-    finally:
-        os.close(descriptor)
-
-
-def call_inside(file: Path, function: Callable[[], T]) -> T:
-    """Call `function` in a thread of its own that is in the namespace, while this one stays outside."""
-    answers: list[T] = []
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            set_network(file)
-            answers.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=body, name="stagegbo-lab-inside", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return answers[0]
 
 
 def _ancestors() -> Iterable[int]:

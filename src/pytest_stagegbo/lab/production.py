@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
+from pytest_stagegbo.incus.hostnet import call_inside
 from pytest_stagegbo.lab import api, probe
 from pytest_stagegbo.lab.command import write_atomic
-from pytest_stagegbo.lab.namespace import call_inside
 from pytest_stagegbo.lab.probe import ADDRESSES, VAULT_URL
 from pytest_stagegbo.progress import Progress, task
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.engine.subnets import refuse_taken
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.incus import Reader
+from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.slots.fit import Fit, fit
@@ -132,6 +134,7 @@ class Fleet:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
         if count == 1 and not self.has_golden():
             return {self.settings.project: self._member(self.settings).plan(renew=renew)}
+        self.refuse_taken(count)
         if renew or not self.golden.is_fit():
             return {self.golden.project: self.golden.engine.plan(renew=renew)}
         engines = [self.engine(number) for number in range(count)]
@@ -154,6 +157,7 @@ class Fleet:
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
             return FleetProvisioned(None, {0: result}, time.monotonic() - began)
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
+        self.refuse_taken(count)
         made = self.golden.make(recreate=recreate, renew=renew) if recreate or renew else None
         there = self._reader.projects()
         turns = threading.BoundedSemaphore(AT_ONCE)
@@ -168,6 +172,20 @@ class Fleet:
         with self.golden.held(), ThreadPoolExecutor(count, thread_name_prefix="stagegbo slot") as threads:
             results = dict(zip(engines, threads.map(provision, engines), strict=True))
         return FleetProvisioned(made or self.golden.made, results, time.monotonic() - began)
+
+    def refuse_taken(self, count: int) -> None:
+        """Raise `ProductionProtected` when somebody has the subnet of a slot, or of the golden copy, that is yet to be
+        made: before the first of them is."""
+        there = self._reader.projects()
+        missing = [slot_settings(self.settings, number) for number in range(count)]
+        missing = [each for each in (self.golden.settings, *missing) if each.project not in there]
+        if not missing:
+            return
+        networks, host = self._reader.networks(), HostView(self._reader.endpoint).networks()
+        known = self._reader.host_networks() if host is None else host
+        for each in missing:
+            family = "" if each.project == self.settings.project else self.settings.project
+            refuse_taken(each, networks, known, family=family)
 
     # -- what is there
 

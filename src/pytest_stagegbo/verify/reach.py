@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.engine.hostway import trouble
 from pytest_stagegbo.verify.dialling import ANSWERED, SILENT, Answer, Target
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 from pytest_stagegbo.verify.scene import OUTSIDE, PATIENCE
@@ -106,6 +107,8 @@ def host_to_stage(scene: Scene) -> Result:
             continue
         if heard != said:
             bad.append(f"{name}: somebody else answers at {address}")
+    why = trouble(scene.reader.endpoint, scene.settings) if bad else ""
+    bad += [why] if why else []
     seen = f"connected to {_names(dialled)} from here"
     return Result(tuple(bad), seen, sight(scene.names, dialled.names), scene.idle)
 

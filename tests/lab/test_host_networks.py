@@ -1,0 +1,110 @@
+"""The host has networks of its own, which Incus knows nothing of: LANs, other bridges, VPNs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab.support import SIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.support import Ground, Stage
+
+pytestmark = pytest.mark.lab
+
+ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
+
+
+@pytest.fixture(scope="module")
+def planned(ground: Ground) -> Stage:
+    """Settings of a stage that does not exist."""
+    return ground.stage("STAGE-LAN", "stagelan0", 44, ONLY_CACHE)
+
+
+@contextlib.contextmanager
+def interface(ground: Ground, *commands: tuple[str, ...]) -> Iterator[None]:
+    """An interface `lan0` of the host, and what `ip` does with it."""
+    ground.inside("ip", "link", "add", "lan0", "type", "bridge")
+    try:
+        ground.inside("ip", "link", "set", "lan0", "up")
+        for command in commands:
+            ground.inside("ip", *command)
+        yield
+    finally:
+        ground.inside("ip", "link", "del", "lan0")
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize(
+    ("commands", "words"),
+    [
+        pytest.param(
+            [("address", "add", "10.0.44.5/24", "dev", "lan0")], "interface lan0 has 10.0.44.5/24", id="an interface"
+        ),
+        pytest.param(
+            [("route", "add", "10.0.44.128/25", "dev", "lan0", "table", "220")],
+            "route of interface lan0 to 10.0.44.128/25 in table 220",
+            id="a route of another table",
+        ),
+        pytest.param(
+            [
+                ("address", "add", "10.9.0.2/32", "peer", "10.9.0.1", "dev", "lan0"),
+                ("route", "add", "10.0.0.0/8", "via", "10.9.0.1", "dev", "lan0"),
+            ],
+            "route of interface lan0 to 10.0.0.0/8 via 10.9.0.1 in table main",
+            id="a VPN",
+        ),
+    ],
+)
+def test_a_subnet_of_the_hosts_own_is_not_taken(planned: Stage, commands: list[tuple[str, ...]], words: str) -> None:
+    """Before the first write, and the error offers a subnet that is free: with it, provisioning would begin."""
+    with interface(planned.ground, *commands), planned.ground.events() as events:
+        for command in (("provision",), ("provision", "--dry-run")):
+            done = planned.run(*command, check=False)
+            assert done.returncode == 4, done.stderr
+            assert "the stage's subnet 10.0.44.0/24 overlaps" in done.stderr
+            assert words in done.stderr
+        offered = done.stderr.split('network.address = "')[1].split('"')[0]
+        found = {each["subject"]: each for each in json.loads(planned.run("doctor", "--json", check=False).stdout)}
+        assert found["subnet 10.0.44.0/24"]["state"] == "failed"
+        assert words in found["subnet 10.0.44.0/24"]["seen"]
+        planned.run("provision", "--dry-run", env={"STAGEGBO_NETWORK__ADDRESS": offered})
+    assert events == []
+
+
+def test_a_subnet_of_a_slot_is_looked_at_before_the_golden_copy_is_made(planned: Stage) -> None:
+    """Slot 2 would have 10.0.46.0/24."""
+    lan = ("address", "add", "10.0.46.1/24", "dev", "lan0")
+    with interface(planned.ground, lan), planned.ground.events() as events:
+        done = planned.run("provision", "--slots", "3", check=False)
+        assert done.returncode == 4, done.stderr
+        assert "interface lan0 has 10.0.46.1/24" in done.stderr
+        assert "slots.address" in done.stderr
+    assert events == []
+
+
+@pytest.mark.both_lts
+def test_a_vpn_that_comes_up_later_is_said_at_once(stage: Stage) -> None:
+    """The host sends to it what is meant for the clones; wider ones than the stage's subnet are let be."""
+    vpn = [
+        ("route", "add", "10.0.0.0/8", "dev", "lan0"),
+        ("route", "add", "10.0.3.13/32", "dev", "lan0", "table", "main"),
+    ]
+    words = "leads to interface lan0 instead of stagebr0: route of interface lan0 to 10.0.3.13/32 in table main"
+    with interface(stage.ground, vpn[0]):
+        assert stage.json("provision")["changed"] is False
+        found = {each["subject"]: each for each in stage.json("doctor")}
+        assert found["subnet 10.0.3.0/24"]["state"] == "warning"
+    with interface(stage.ground, *vpn):
+        done = stage.run("provision", check=False, timeout=20)
+        assert done.returncode == 4, done.stderr
+        assert words in done.stderr
+        assert words in json.loads(stage.run("status", "--json", check=False).stdout)["trouble"]
+        done = stage.run("verify", "--check", "reach.stage", "--json", check=False)
+        (line,) = json.loads(done.stdout)["findings"]
+        assert line["state"] == "red"
+        assert words in "\n".join(line["evidence"])
