@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -121,6 +122,97 @@ def test_doubt_is_a_reset(clean: CleanStage, in_network: InNetwork, container: s
         result = clean.execute(container, ["env", f"PASSWORD={password}", "bash", "-euc", script])
         assert result.status == 0, result.stderr
         assert clean.ways(container)[container] != "untouched"
+
+    in_network(check)
+
+
+DIRTY = {
+    "cache": f"touch /{VALKEY}/left",
+    "drive": f"touch /{MINIO}/left",
+    "system": f"touch /{WORK}/left",
+    "tables": "runuser -u postgres -- psql -Xq botserver -c 'CREATE TABLE IF NOT EXISTS zombie ()'",
+}
+STRAY = "while :; do {dirty}; sleep 0.02; done >/dev/null 2>&1"
+UNIT = """cat >/etc/systemd/system/stray.service <<'END'
+[Service]
+ExecStart=sh -c '{loop}'
+[Install]
+WantedBy=default.target
+END
+systemctl enable --now stray
+"""
+UNDO = "systemctl disable --now stray || true; rm -f /etc/systemd/system/stray.service; systemctl daemon-reload"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param("setsid sh -c {loop} </dev/null >/dev/null 2>&1 &", id="a process"),
+        pytest.param("systemd-run -q sh -c {loop}", id="a service"),
+        pytest.param("systemd-run -q --on-active=0.3 --timer-property=AccuracySec=1ms sh -c {loop}", id="a timer"),
+        pytest.param("systemd-run -q --scope setsid sh -c {loop} </dev/null >/dev/null 2>&1 &", id="a scope"),
+        pytest.param(UNIT, id="a unit that the next boot would start"),
+    ],
+)
+def test_what_a_test_started_does_not_live_on(clean: CleanStage, in_network: InNetwork, start: str) -> None:
+    """Whatever way it was started, and whatever way the container is reset."""
+
+    def check() -> None:
+        clean.reset(*THREE, "tables")
+        runs = {name: clean.shell(name, RUNNING) for name in DIRTY}
+        try:
+            for name, dirty in DIRTY.items():
+                loop = STRAY.format(dirty=dirty)
+                quoted = loop if start == UNIT else shlex.quote(loop)
+                clean.shell(name, start.format(loop=quoted))
+            ways = clean.ways(*DIRTY)
+            assert "untouched" not in ways.values()
+            threading.Event().wait(0.5)  # longer than any of them takes to show
+            assert {name: clean.shell(name, RUNNING) for name in DIRTY} == runs
+            assert residues(clean.place) == []
+            assert clean.sql("SELECT to_regclass('zombie') IS NULL") == "t"
+        finally:
+            for name in DIRTY:
+                clean.shell(name, UNDO)
+
+    in_network(check, timeout=120)
+
+
+RUNNING = """systemctl list-units --plain --no-legend --type=service,timer,scope --state=active | cut -d ' ' -f 1
+pgrep -f 'while : *; d[o]' || true"""
+
+
+def test_what_cannot_be_ended_is_named(clean: CleanStage, in_network: InNetwork) -> None:
+    """With the test that left it. The next reset ends it, if it can."""
+    unit = UNIT.format(loop="sleep 1000").replace(
+        "[Service]", "[Unit]\nRefuseManualStop=yes\n[Service]\nRestart=always"
+    )
+
+    def check() -> None:
+        clean.shell("cache", unit)
+        try:
+            with pytest.raises(Residue) as caught:
+                clean.engine.reset(["cache"], left_by={"cache": "test_it.py::test_daemon"})
+        finally:
+            clean.shell("cache", f"rm /etc/systemd/system/stray.service; systemctl daemon-reload; {UNDO}")
+        assert "stray.service" in caught.value.message
+        assert "test_it.py::test_daemon" in caught.value.message
+        clean.reset("cache")
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
+def test_a_shell_of_another_session_is_left_alone(clean: CleanStage, in_network: InNetwork) -> None:
+    """Workers share a stage, and each keeps shells in it: to end them would cost each of them a new one."""
+
+    def check() -> None:
+        engine = clean.another()
+        clean.reset("cache", engine=engine)
+        shells = clean.shell("cache", "pgrep -x sh")
+        clean.reset("cache")
+        assert set(shells.split()[:-1]) <= set(clean.shell("cache", "pgrep -x sh").split())
+        engine.close()
 
     in_network(check)
 

@@ -24,6 +24,8 @@ from pytest_stagegbo.resets.listing import (
 from pytest_stagegbo.resets.outside import MOST, Glance, glance
 from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
 from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.strays import Census, parse_census
+from pytest_stagegbo.resets.strays import glance as glance_at_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,3 +262,77 @@ def test_a_valkey_whose_save_failed_or_goes_on_is_doubted(said: dict[str, str]) 
 @pytest.mark.parametrize("said", [{}, {"rdb_last_bgsave_status": "ok", "rdb_bgsave_in_progress": "0"}])
 def test_a_valkey_that_saved_or_never_did_is_not(said: dict[str, str]) -> None:
     check_saved(said)
+
+
+class TestStrays:
+    """Processes of a container that is laid out as files."""
+
+    known = Census(frozenset({"1:5", "28:6"}), ("valkey.service", "user@0.service"), "7")
+
+    def container(self, folder: Path, cgroups: dict[str, str], slept: str = "7", environ: str = "") -> Path:
+        (folder / "status").write_text(
+            f"Name:\tinit\nvoluntary_ctxt_switches:\t{slept}\nnonvoluntary_ctxt_switches:\t1\n"
+        )
+        for pid, cgroup in {"1": "0::/init.scope", "28": "0::/system.slice/valkey.service", **cgroups}.items():
+            process = folder / "root/proc" / pid
+            process.mkdir(parents=True)
+            (process / "cgroup").write_text(f"{cgroup}\n")
+            (process / "stat").write_text(f"{pid} (a) b) S {' '.join(map(str, range(4, 23)))}\n")
+            (process / "environ").write_text(environ)
+        (folder / "root/proc/net").mkdir()
+        return folder
+
+    def test_the_same_processes_are_the_same(self, tmp_path: Path) -> None:
+        assert glance_at_processes(self.container(tmp_path, {}), self.known) == self.known
+
+    def test_what_was_woken_shows(self, tmp_path: Path) -> None:
+        found = glance_at_processes(self.container(tmp_path, {}, slept="8"), self.known)
+        assert found is not None
+        assert found.slept == "8"
+
+    @pytest.mark.parametrize(
+        "cgroup",
+        [
+            pytest.param("0::/system.slice/valkey.service", id="a child of a unit's"),
+            pytest.param("0::/lxc.payload.cache/system.slice/valkey.service", id="seen from the host"),
+            pytest.param("9:name=systemd:/system.slice/valkey.service\n8:pids:/\n0::/.lxc", id="cgroups of version 1"),
+            pytest.param("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service", id="below a user's systemd"),
+        ],
+    )
+    def test_units_may_start_processes(self, tmp_path: Path, cgroup: str) -> None:
+        found = glance_at_processes(self.container(tmp_path, {"99": cgroup}), self.known)
+        assert found is not None
+        assert "99:22" in found.processes
+
+    @pytest.mark.parametrize(
+        "cgroup",
+        [
+            pytest.param("0::/.lxc", id="exec"),
+            pytest.param("9:name=systemd:/\n0::/.lxc", id="exec, with cgroups of version 1"),
+            pytest.param("0::/system.slice/run-u1.service", id="another unit"),
+            pytest.param("0::/own", id="a cgroup of its own"),
+        ],
+    )
+    def test_others_may_not_run(self, tmp_path: Path, cgroup: str) -> None:
+        assert glance_at_processes(self.container(tmp_path, {"99": cgroup}), self.known) is None
+
+    def test_own_shells_may(self, tmp_path: Path) -> None:
+        process = self.container(tmp_path, {"99": "0::/.lxc"}, environ="A=1\0STAGEGBO_OWN=1\0")
+        assert glance_at_processes(process, self.known) is not None
+
+    def test_what_ended_is_forgotten(self, tmp_path: Path) -> None:
+        known = Census(self.known.processes | {"30:9"}, self.known.units, "7")
+        assert glance_at_processes(self.container(tmp_path, {}), known) == self.known
+
+    def test_the_script_s_answer(self) -> None:
+        said = b"ended process 9 (sh -c PGPASSWORD=secret-word psql)\nslept 7\nunits  a.service \n"
+        said += b"processes  1:5 9:9\nleft x.timer\n"
+        found = parse_census(said)
+        assert (found.units, found.slept, found.left) == (("a.service",), "7", ("x.timer",))
+        assert found.processes == {"1:5", "9:9"}
+        assert "secret-word" not in found.ended[0]
+
+    @pytest.mark.parametrize("said", [b"", b"systemd in this container does not answer\n", b"slept 7\nunits a\n"])
+    def test_anything_else_is_an_error(self, said: bytes) -> None:
+        with pytest.raises(ValueError):
+            parse_census(said)

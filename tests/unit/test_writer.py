@@ -218,6 +218,7 @@ CASES: dict[str, Case] = {
                 {
                     "command": ["sh"],
                     "environment": {
+                        "STAGEGBO_OWN": "1",
                         "LC_ALL": "C",
                         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                     },

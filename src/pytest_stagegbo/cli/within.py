@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.errors import MissingRequirement, StageMissing
+from pytest_stagegbo.incus.channel import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +87,9 @@ def _logs(arguments: argparse.Namespace) -> int:
     client = _client(context, engine)
     if client is None:
         raise _no_client("logs -f")
-    return _hand_over(client, context, arguments.name, ["sh", "-c", follow_script(container, arguments.lines)])
+    following = shlex.quote(follow_script(container, arguments.lines))
+    marked = f"{MARK}=1 exec sh -c {following}"  # a reset lets it be
+    return _hand_over(client, context, arguments.name, ["sh", "-c", marked])
 
 
 def _running(engine: StageEngine, name: str) -> None:

@@ -14,8 +14,11 @@ from typing import Protocol
 
 from pytest_stagegbo.errors import OperationFailed
 
-__all__ = ["STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
+__all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
 
+MARK = "STAGEGBO_OWN"
+"""A variable in the environment of this tool's own long-lived processes in a container: they are nothing that a test
+has left."""
 STANDARD_STREAMS = ("0", "1", "2")
 """Sockets that the daemon wants connected before it starts the command; the one for signals it does not wait for."""
 

@@ -283,9 +283,9 @@ class Writer:
             ServerRefused: the instance is not there, or does not run.
             ChannelBroken: the shell can't be reached.
         """
-        from pytest_stagegbo.incus.channel import Channel
+        from pytest_stagegbo.incus.channel import MARK, Channel
 
-        environment = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        environment = {MARK: "1", "LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         body = {
             "command": ["sh"],
             "environment": environment,

@@ -79,8 +79,11 @@ mv "$data" "$old"
 mv "$next" "$data"
 systemctl reset-failed {units} || true
 systemctl start {units}
-pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "the server did not start"
-[ "$(stat -L -c %i /proc/$pid/cwd)" = "$wanted" ] || fail "the server works elsewhere"
+pid=
+if ! read -r pid <"$data/postmaster.pid"; then # one that is started without waiting for it writes that later
+    pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "the server did not start"
+fi 2>/dev/null
+[ "$(stat -L -c %i "/proc/$pid/cwd")" = "$wanted" ] || fail "the server works elsewhere"
 (
     rm -rf "$old" "$next.new"
     cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"

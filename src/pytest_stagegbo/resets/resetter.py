@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.errors import SettingsError, StageGboError
+from pytest_stagegbo.errors import Residue, SettingsError, StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
 from pytest_stagegbo.resets.drive import HotDrive
-from pytest_stagegbo.resets.restart import restart
+from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
 from pytest_stagegbo.resets.work import HotWork
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 HOT: Mapping[str, Hot] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
 """By the protocol of a container's first probe."""
+TRIES = 2
+"""Restarts, should something be started meanwhile that may have written to what was cleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ class Resetter:
             self._restore(place)
             return "restore", ""
         if container.data and container.reset == "hot":
-            return self._database(place)
+            self._end_strays(place, left_by)
+            return self._database(place, left_by)
         if not container.wipe:
             raise SettingsError(
                 f"{container.name} has nothing to clear",
@@ -188,18 +191,40 @@ class Resetter:
             )
         hot = HOT.get(container.probes[0].protocol) if container.reset == "hot" and container.probes else None
         doubt = ""
+        found = self._end_strays(place, left_by)
         if hot is not None:
             try:
-                return ("hot" if hot.clean(place) else "untouched"), ""
+                if not hot.clean(place):
+                    return ("hot" if found else "untouched"), ""
+                if not self._end_strays(place, left_by):
+                    return "hot", ""
+                doubt = "something was started while it was reset"
             except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
                 place.mark = None
                 doubt = str(error).partition("\n")[0] or type(error).__name__
         self._start(container)
-        restart(self._writer, place, left_by)
-        self._wait(container, False)
+        for _ in range(TRIES):
+            restart(self._writer, place, left_by)
+            self._wait(container, False)
+            found = self._end_strays(place, left_by, alone=True)
+            if not found:
+                break
+        else:
+            raise _residue(place, found, left_by)
         if hot is not None:
             self._take_note(place, hot)
         return "restart", doubt
+
+    def _end_strays(self, place: Place, left_by: str, *, alone: bool = False) -> tuple[str, ...]:
+        """End what did not run when the container was clean; what it was. Raises `Residue` when that can't be done."""
+        census = place.end_strays(alone=alone)
+        if census is None:
+            return ()
+        if census.left:
+            raise _residue(place, census.left, left_by)
+        if census.ended:
+            log.info("%s: ended %s, which did not run when it was clean", place.name, ", ".join(census.ended))
+        return census.ended
 
     def _take_note(self, place: Place, hot: Hot) -> None:
         """What the next hot reset must know. Without it, that is a restart again."""
@@ -210,13 +235,16 @@ class Resetter:
         except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
             log.debug("%s: no hot reset next time: %s", place.name, error)
 
-    def _database(self, place: Place) -> tuple[str, str]:
+    def _database(self, place: Place, left_by: str) -> tuple[str, str]:
         try:
             reset_database(place)
         except Doubt as doubt:
             self._restore(place)
             return "restore", str(doubt)
         self._wait(place.container, False)
+        if self._end_strays(place, left_by, alone=True):
+            self._restore(place)
+            return "restore", "something was started while it was reset"
         return "database", ""
 
     def _restore(self, place: Place) -> None:
@@ -225,3 +253,14 @@ class Resetter:
         self._bring_back(place.container)
         self._start(place.container)
         self._wait(place.container, True)
+
+
+def _residue(place: Place, left: Sequence[str], left_by: str) -> Residue:
+    return Residue.of(
+        place.name,
+        left[:SHOWN],
+        left_by,
+        seen="it did not run when the container was clean",
+        remedy=f"look inside with `python -m pytest_stagegbo shell {place.name}`, or restart the container: "
+        f"`incus restart --force --project {place.settings.project} {place.name}`",
+    )

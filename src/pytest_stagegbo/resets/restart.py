@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.strategy import Place
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["restart", "restart_script"]
+__all__ = ["SHOWN", "restart", "restart_script"]
 
 PATIENCE = 2
 """Seconds for a service to stop by itself: some wait for the clients that are connected, and its data goes anyway."""
@@ -43,6 +43,8 @@ if [ -n "$known" ] && ! timeout {PATIENCE} systemctl stop $known; then
     systemctl kill -s KILL $known || true
     systemctl stop $known
 fi
+# A unit with KillMode=process leaves its other processes behind.
+[ -z "$known" ] || systemctl kill -s KILL $known 2>/dev/null || true
 {clearing.functions()}
 {clearing.empty_folders(container.wipe)}
 if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi

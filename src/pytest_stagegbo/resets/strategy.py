@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.resets.listing import NOTES, Look, Process, look_script, parse_look, remove_script
 from pytest_stagegbo.resets.outside import glance
+from pytest_stagegbo.resets.strays import glance as glance_at_processes
+from pytest_stagegbo.resets.strays import parse_census, strays_script
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.resets.listing import Entry
     from pytest_stagegbo.resets.outside import Glance
+    from pytest_stagegbo.resets.strays import Census
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
     from pytest_stagegbo.stage.secret import Secret
 
@@ -73,6 +77,7 @@ class Place:
         self.timeout = settings.timeouts.operation
         self._mark: object = None
         self._outside: Glance | None = None
+        self._census: Census | None = None
         self._process: Path | None = None
         self.known: dict[str, Any] | None = None
         """The note of the service's last restart, as far as this process has read it."""
@@ -204,6 +209,47 @@ class Place:
                 remedy=f"look inside with `python -m pytest_stagegbo shell {self.name}`",
             )
         return output
+
+    def end_strays(self, *, alone: bool = False) -> Census | None:
+        """End what runs in the container and did not when it was clean; prove that nothing of it is left.
+
+        Args:
+            alone: This was done at the reset's begin, so nobody else has spoken to systemd since.
+
+        Returns:
+            What runs now, and what was ended; None when it is certain that nothing has changed since the last time.
+
+        Raises:
+            CommandFailed: it can't be told.
+            StageGboError: the container can't be reached.
+        """
+        seen = self._glance_at_processes()
+        if seen is not None and self._census is not None:
+            if alone or seen.slept == self._census.slept:
+                self._census = seen
+                return None
+            seen = replace(seen, slept=self._census.slept)
+        script = strays_script(self.container.units, seen or self._census, alone=alone, seen=seen is not None)
+        output = self.run_checked(script)
+        self._census = None
+        try:
+            found = parse_census(output)
+        except ValueError as error:
+            raise CommandFailed(f"what runs in {self.name} can't be told", seen=mask(str(error))) from None
+        if not found.left:
+            self._census = found
+        return found
+
+    def _glance_at_processes(self) -> Census | None:
+        if self._census is None:
+            return None
+        if self._process is None and self._find_process is not None:
+            self._process = self._find_process()
+        try:
+            return None if self._process is None else glance_at_processes(self._process, self._census)
+        except (OSError, ValueError):
+            self._process = None  # it may have been started again
+            return None
 
     def look(self, before: str = "") -> Look:
         """What there is, once the shell commands in `before`, which print nothing, are done.

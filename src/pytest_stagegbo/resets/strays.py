@@ -1,0 +1,303 @@
+"""Processes and units that were not there when a container was clean: found, ended, and proven to be gone.
+
+What counts as clean is what the container's boot started, and its own units with whatever they start. systemd keeps
+the record: which process belongs to which unit (its cgroup), and when a unit was started. A process outside of every
+unit came by `exec`; a unit that was started after the boot, and that neither the boot nor the container's own units
+ask for, was started by somebody. Timers, paths and sockets count too: they start processes later.
+
+All of this takes 10 to 40 ms. It is skipped for as long as nothing can have changed, which takes a list of the
+processes and one number: systemd is asleep until somebody talks to it, and the kernel counts how often it slept.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.resets.listing import parse_process
+from pytest_stagegbo.services.masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["Census", "glance", "parse_census", "strays_script"]
+
+ROUNDS = 50
+"""How often what is left is killed again, with 20 ms in between."""
+_SLEPT = "voluntary_ctxt_switches:"
+_TYPES = "service,timer,path,socket,scope"
+_STATES = "active,activating,reloading,deactivating"
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What runs in a container, after whatever should not was ended."""
+
+    processes: frozenset[str]
+    """Each as `PID:START`, with the start in ticks."""
+    units: tuple[str, ...]
+    """Those that may run."""
+    slept: str
+    """How often systemd has gone to sleep."""
+    ended: tuple[str, ...] = ()
+    """What was ended, for people."""
+    left: tuple[str, ...] = ()
+    """What could not be ended."""
+
+    @property
+    def pids(self) -> frozenset[str]:
+        return frozenset(each.partition(":")[0] for each in self.processes)
+
+
+def glance(process: Path, known: Census) -> Census | None:
+    """What runs, as the host's kernel shows it; None as soon as there is a process that may have to be ended.
+
+    Args:
+        process: Folder of the container's first process below /proc.
+
+    Raises:
+        OSError, ValueError: it can't be seen from here.
+    """
+    status = (process / "status").read_text()
+    slept = status.rpartition(f"\n{_SLEPT}")[2].split(None, 1)[0]
+    folder = process / "root/proc"
+    now = {each.name for each in os.scandir(folder) if each.name.isdigit()}
+    there = {each for each in known.processes if each.partition(":")[0] in now}
+    new = now - known.pids
+    for pid in new:
+        try:
+            unit = _unit(folder / pid)
+            fine = unit in known.units if unit else f"{MARK}=".encode() in (folder / pid / "environ").read_bytes()
+            started = parse_process((folder / pid / "stat").read_text(errors="replace")).started
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if not fine:
+            return None
+        there.add(f"{pid}:{started}")
+    return replace(known, processes=frozenset(there), slept=slept, ended=())
+
+
+def _unit(folder: Path) -> str:
+    """The unit that a process belongs to, by its folder below /proc; empty: none."""
+    for line in (folder / "cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if (number, controllers) == ("0", "") or controllers == "name=systemd":
+            for part in path.split("/"):
+                if part.endswith((".service", ".scope", ".socket", ".mount", ".swap")):
+                    return part
+    return ""
+
+
+def parse_census(data: bytes) -> Census:
+    """Raises ValueError for anything that `strays_script` does not print."""
+    found: dict[str, list[str]] = {}
+    for line in data.decode("utf-8", "replace").splitlines():
+        word, _, rest = line.partition(" ")
+        found.setdefault(word, []).append(rest)
+    if not {"processes", "units", "slept"} <= found.keys():
+        raise ValueError(data.decode("utf-8", "replace").strip()[-500:] or "no answer")
+    return Census(
+        processes=frozenset(found["processes"][-1].split()),
+        units=tuple(found["units"][-1].split()),
+        slept=found["slept"][-1],
+        ended=tuple(map(mask, found.get("ended", ()))),
+        left=tuple(map(mask, found.get("left", ()))),
+    )
+
+
+def strays_script(own: Sequence[str], known: Census | None, *, alone: bool = False, seen: bool = False) -> str:
+    """POSIX shell that ends what should not run, and prints what `parse_census` reads.
+
+    Args:
+        own: The container's units.
+        known: The last census of this container, which is not gone through again.
+        alone: Since that census nobody but this tool can have spoken to systemd, as nothing else ran.
+        seen: A glance has just shown that no process has to be ended.
+    """
+    names = " ".join(each if "." in each else f"{each}.service" for each in own)
+    units = " ".join(known.units) if known else ""
+    processes = " ".join(known.processes) if known else ""
+    slept = known.slept if known else ""
+    return f"""own={shlex.quote(f" {names} ")}
+allowed={shlex.quote(f" {units} ")}
+known={shlex.quote(f" {processes} ")}
+slept={shlex.quote(slept)}
+{_FUNCTIONS}
+{"sleeps; slept=$now" if known and alone else ""}
+round=0 strays=''
+while :; do
+    {'[ "$round" = 0 ] ||' if seen else ""} scan
+    if [ -z "$strays" ]; then
+        sleeps
+        [ "$now" != "$slept" ] || break
+        until units 2>/dev/null; do # a container that was just started takes a moment
+            round=$((round + 1))
+            [ "$round" -le {ROUNDS} ] || {{ echo "systemd in this container does not answer"; exit 1; }}
+            sleep 0.1
+        done
+        if [ -z "$bad" ]; then
+            scan
+            if [ -z "$strays" ]; then sleeps; break; fi
+        fi
+    fi
+    say ended
+    round=$((round + 1))
+    [ -z "$bad" ] || round=$((round + 15))
+    [ "$round" -le {ROUNDS} ] || {{ told=' '; say left; break; }}
+    finish_off
+    sleep 0.02
+done
+echo "slept $now"
+echo "units $allowed"
+echo "processes $seen"
+"""
+
+
+_FUNCTIONS = rf"""
+export LC_ALL=C TZ=UTC SYSTEMD_COLORS=0 SYSTEMD_PAGER=
+read -r inner rest </proc/self/stat
+told=' ' bad='' strays=''
+
+sleeps() {{
+    while read -r word value; do
+        [ "$word" != {_SLEPT} ] || now=$value
+    done </proc/1/status
+}}
+
+unit_of() {{ # PID: the unit that a process belongs to, in $unit
+    unit=
+    while IFS=: read -r number controllers path; do
+        case $number:$controllers in 0: | *:name=systemd) ;; *) continue ;; esac
+        while [ -n "$path" ]; do
+            case ${{path%%/*}} in
+            *.service | *.scope | *.socket | *.mount | *.swap) unit=${{path%%/*}}; return ;;
+            esac
+            case $path in */*) path=${{path#*/}} ;; *) path= ;; esac
+        done
+    done
+}}
+
+scan() {{ # the processes that should not run, in $strays, and the others, in $seen
+    strays='' seen=''
+    for folder in /proc/[0-9]*; do
+        pid=${{folder#/proc/}}
+        [ "$pid" != "$inner" ] || continue
+        {{ read -r line <"$folder/stat"; }} 2>/dev/null || continue
+        set -- ${{line##*) }}
+        [ "$2" != "$inner" ] || continue
+        key=$pid:${{20}}
+        case $known in *" $key "*) seen="$seen $key"; continue ;; esac
+        [ "$pid" != 1 ] || slept= # another start of the container
+        case $pid:$1 in 1:* | "$$":* | *:Z | *:X) seen="$seen $key"; continue ;; esac
+        {{ unit_of <"$folder/cgroup"; }} 2>/dev/null || continue
+        case " init.scope $allowed " in
+        *" ${{unit:-none}} "*) seen="$seen $key"; continue ;;
+        esac
+        if [ "$allowed" = '  ' ] && [ -n "$unit" ]; then seen="$seen $key"; continue; fi # not known yet
+        if [ -z "$unit" ] && grep -qsa '{MARK}=' "$folder/environ"; then seen="$seen $key"; continue; fi
+        strays="$strays $pid"
+    done
+}}
+
+say() {{ # WORD: what is about to be ended, each once
+    for pid in $strays; do
+        case $told in *" $pid "*) continue ;; esac
+        told="$told$pid "
+        echo "$1 process $pid ($(tr '\0\n' '  ' </proc/$pid/cmdline 2>/dev/null | cut -c 1-200))"
+    done
+    for unit in $bad; do
+        case $told in *" $unit "*) ;; *) told="$told$unit "; echo "$1 $unit" ;; esac
+    done
+}}
+
+finish_off() {{
+    [ -z "$strays" ] || kill -9 $strays 2>/dev/null || true
+    [ -n "$bad" ] || return 0
+    set -f
+    systemctl stop --no-block -- $bad
+    systemctl kill -s KILL -- $bad
+    timeout 5 systemctl stop -- $bad
+    systemctl reset-failed -- $bad
+    set +f
+}} >/dev/null 2>&1
+
+units() {{ # what systemd runs that should not, in $bad, and the others, in $allowed
+    bad='' good=' ' new=''
+    listed=$(systemctl list-units --plain --no-legend --no-pager --full --type={_TYPES} --state={_STATES}) || return 1
+    [ -n "$listed" ] || return 1
+    while read -r name load active sub rest; do
+        case $name:$sub in :* | init.scope:* | *:exited) continue ;; esac
+        case $allowed in *" $name "*) good="$good$name " ;; *) new="$new $name" ;; esac
+    done <<END
+$listed
+END
+    [ -z "$new" ] || judge || return 1
+    allowed=$good
+}}
+
+judge() {{ # sorts the units in $new by when and for what they were started
+    manager=$(systemctl show -p FinishTimestampMonotonic -p FinishTimestamp -p UnitPath) || return 1
+    finish=0 stamp='' folders='' late='' name=''
+    while IFS= read -r line; do
+        case $line in
+        FinishTimestampMonotonic=*) finish=${{line#*=}} ;;
+        FinishTimestamp=*) stamp=${{line#*=}} ;;
+        UnitPath=*) folders=${{line#*=}} ;;
+        esac
+    done <<END
+$manager
+END
+    set -f
+    shown=$(systemctl show -p Id -p Names -p InactiveExitTimestampMonotonic -p TriggeredBy -- $new) || return 1
+    shown="$shown
+"
+    name='' names='' since=0 triggers=''
+    while IFS= read -r line; do
+        case $line in
+        Id=*) name=${{line#*=}} ;;
+        Names=*) names=${{line#*=}} ;;
+        InactiveExitTimestampMonotonic=*) since=${{line#*=}} ;;
+        TriggeredBy=*) triggers=${{line#*=}} ;;
+        '') sort_in; name='' names='' since=0 triggers='' ;;
+        esac
+    done <<END
+$shown
+END
+    if [ -n "$late" ]; then judge_late; fi
+    set +f
+}}
+
+sort_in() {{
+    [ -n "$name" ] || return 0
+    if [ "$finish" != 0 ] && [ "$since" -le "$finish" ]; then good="$good$name "; return; fi
+    for each in $names; do
+        case $own in
+        *" $each "* | *" ${{each%%@*}}.service "*) good="$good$name "; return ;;
+        esac
+    done
+    late="$late $name:$(echo "$triggers" | tr ' ' ,)"
+}}
+
+judge_late() {{ # one of the boot's that was started again stays, unless whoever did it made it one of the boot's
+    asked=" $(systemctl list-dependencies --plain --all --no-pager default.target $own | tr -s ' \n' '  ')"
+    changed=' '
+    if [ "$finish" != 0 ]; then
+        limit=$(($(date -d "$stamp" +%s) + 1))
+        changed=" $(find $folders -newerct "@$limit" -printf '%f ' 2>/dev/null) "
+    fi
+    for entry in $late; do
+        name=${{entry%%:*}} fine=''
+        case $asked in
+        *" $name "*) case $changed in *" $name "* | *" ${{name%%@*}}@.${{name##*.}} "*) ;; *) fine=1 ;; esac ;;
+        esac
+        for each in $(echo "${{entry#*:}}" | tr , ' '); do
+            case $good in *" $each "*) fine=1 ;; esac
+        done
+        if [ -n "$fine" ]; then good="$good$name "; else bad="$bad $name"; fi
+    done
+}}
+"""
