@@ -18,7 +18,15 @@ import pytest
 
 from pytest_stagegbo.errors import SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
-from pytest_stagegbo.session.demand import FRESH_STAGE, MARKER, PRODUCTION_ACCESS, Demand, asks_for_stage, demand
+from pytest_stagegbo.session.demand import (
+    FRESH_STAGE,
+    MARKER,
+    PRODUCTION_ACCESS,
+    Demand,
+    asks_for_stage,
+    check_production_access,
+    demand,
+)
 from pytest_stagegbo.truth import LAB_VARIABLE
 
 if TYPE_CHECKING:
@@ -44,6 +52,8 @@ NO_SETTINGS = ("STAGEGBO_LAB_", "STAGEGBO_ENDPOINT_", "STAGEGBO_DEBUG")
 DEMAND = pytest.StashKey[Demand]()
 FRESH = pytest.StashKey[bool]()
 BEGAN = pytest.StashKey[float]()
+MARKED = pytest.StashKey[list[pytest.Mark]]()
+"""The marker that says what to reset, as it was when tests had been collected."""
 PLUGIN_NAME = "stagegbo-session"
 
 
@@ -233,29 +243,49 @@ class StagePlugin:
                 pytest.fail(problem, pytrace=False)
             yield stage
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        problems: dict[str, None] = {}
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """After the hooks of everybody else, which add markers and fixtures to tests, and leave tests out.
+
+        A test whose markers say nothing that can be done is an error of its collection: pytest ends after those, and
+        pytest-xdist reports them and goes on with the other tests.
+        """
+        result = yield
+        problem = ""
+        wrong = []
         for item in items:
-            access = item.get_closest_marker(PRODUCTION_ACCESS)
-            if access is not None and not (access.args or access.kwargs.get("reason")):
-                problems[f'{item.nodeid}: say why: @pytest.mark.{PRODUCTION_ACCESS}(reason="...")'] = None
-            fixtures = getattr(item, "fixturenames", ())
-            marks = [mark.args for mark in item.iter_markers(MARKER)]
-            if FRESH_STAGE in fixtures:
-                item.stash[FRESH] = True
-            if asks_for_stage(fixtures, marked=bool(marks)):
-                item.stash[DEMAND] = Demand(frozenset(), ())
-                try:
-                    item.stash[DEMAND] = demand(fixtures, marks, self.settings)
-                except SettingsError as error:
-                    problems[f"{item.nodeid}: {error}"] = None
-                except pytest.UsageError as error:
-                    problems[str(error)] = None
-        if problems and self._worker is None:
-            raise pytest.UsageError("\n".join(problems))
-        if problems:  # pytest-xdist breaks down on an error here, and does not say which
-            self._no_stage = SettingsError("\n".join(problems))
+            try:
+                self._look_at(item)
+            except SettingsError as error:
+                wrong.append(item)
+                text = f"{item.nodeid}: {error}"
+                item.ihook.pytest_collectreport(report=pytest.CollectReport(item.nodeid, "failed", text, []))
+            except pytest.UsageError as error:
+                problem = str(error)
+        items[:] = [item for item in items if item not in wrong]
+        if problem and self._worker is None:
+            raise pytest.UsageError(problem)
+        if problem:  # pytest-xdist breaks down on an error here, and does not say which
+            self._no_stage = SettingsError(problem)
+        return result
+
+    def _look_at(self, item: pytest.Item) -> None:
+        """What the test asks of the stage.
+
+        Raises:
+            SettingsError: a marker of it can't mean anything.
+            pytest.UsageError: the settings are malformed.
+        """
+        for mark in item.iter_markers(PRODUCTION_ACCESS):
+            check_production_access(mark)
+        fixtures = getattr(item, "fixturenames", ())
+        marks = list(item.iter_markers(MARKER))
+        item.stash[MARKED] = marks[:1]
+        if FRESH_STAGE in fixtures:
+            item.stash[FRESH] = True
+        if asks_for_stage(fixtures, marked=bool(marks)):
+            item.stash[DEMAND] = Demand(frozenset(), ())
+            item.stash[DEMAND] = demand(fixtures, marks, self.settings)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -344,6 +374,16 @@ class StagePlugin:
             item.stash[BEGAN] = time.time()
             if problem := self._begin_test(item):
                 pytest.fail(problem, pytrace=False)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """A fixture may have added a marker (`request.applymarker`) when the time for the reset was over."""
+        if list(item.iter_markers(MARKER))[:1] != item.stash.get(MARKED, []):
+            pytest.fail(
+                f"{MARKER} was added to this test after the collection, too late for the reset that it asks for\n"
+                "what to do: mark the test in its source, or add the marker in pytest_collection_modifyitems",
+                pytrace=False,
+            )
 
     def _refuse_without_tests(self) -> None:
         """`--setup-only` has the fixtures of tests set up, and here there would be a reset for no test."""

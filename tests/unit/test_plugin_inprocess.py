@@ -189,28 +189,6 @@ class TestUsageErrors:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([message])
 
-    def test_of_markers_all_at_once(self, nowhere: pytest.Pytester) -> None:
-        nowhere.makepyfile(
-            """
-            import pytest
-            @pytest.mark.stage_reset("chache")
-            def test_one(stage_gbo): pass
-            @pytest.mark.stage_reset("vaalt")
-            def test_two(stage_gbo): pass
-            def test_three(): raise SystemExit("run")
-            """
-        )
-        result = nowhere.runpytest_inprocess()
-        assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines(
-            [
-                "ERROR: *::test_one: stage_reset names what cannot be reset: chache",
-                "*choose from system, tables, vault, cache, drive, llm, all, none",
-                "*::test_two: stage_reset names what cannot be reset: vaalt",
-            ]
-        )
-        assert "INTERNALERROR" not in result.stderr.str()
-
     def test_of_a_file_once_a_test_uses_the_stage(self, pytester: pytest.Pytester) -> None:
         (pytester.path / "stagegbo.toml").write_text(MALFORMED)
         pytester.makepyfile("def test_one(stage_gbo): pass\ndef test_two(stage_gbo): pass")
@@ -218,17 +196,105 @@ class TestUsageErrors:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert result.stderr.str().count("unknown key 'projct'") == 1
 
-    @pytest.mark.parametrize("form", ["markers", "file"])
-    def test_under_xdist_fail_the_tests_that_need_the_stage(self, pytester: pytest.Pytester, form: str) -> None:
+    def test_under_xdist_fail_the_tests_that_need_the_stage(self, pytester: pytest.Pytester) -> None:
         """pytest-xdist can't be ended with a message while a worker collects."""
         pytest.importorskip("xdist")
-        (pytester.path / "stagegbo.toml").write_text(NOWHERE if form == "markers" else MALFORMED)
-        marker = '@pytest.mark.stage_reset("chache")' if form == "markers" else ""
-        pytester.makepyfile(f"import pytest\n{marker}\ndef test_it(stage_gbo): pass\ndef test_plain(): pass")
+        (pytester.path / "stagegbo.toml").write_text(MALFORMED)
+        pytester.makepyfile("def test_it(stage_gbo): pass\ndef test_plain(): pass")
         result = pytester.runpytest_subprocess("-n1")
         result.assert_outcomes(errors=1, passed=1)
-        result.stdout.fnmatch_lines(["*SettingsError: *"])
-        result.stdout.fnmatch_lines(["*chache*" if form == "markers" else "*unknown key 'projct'*"])
+        result.stdout.fnmatch_lines(["*SettingsError: *", "*unknown key 'projct'*"])
+
+
+class TestMarkers:
+    """A wrong one is an error of its test's collection, and nobody else's."""
+
+    CODE = """
+        import pytest
+        @pytest.mark.stage_reset
+        def test_bare(stage_cache): raise SystemExit("run")
+        @pytest.mark.stage_reset(["cache", "drive"])
+        def test_list(stage_cache): raise SystemExit("run")
+        @pytest.mark.stage_reset(names="cache")
+        def test_keyword(): raise SystemExit("run")
+        class TestClass:
+            pytestmark = pytest.mark.stage_reset("chache")
+            def test_name(self, stage_gbo): raise SystemExit("run")
+        @pytest.mark.stage_production_access
+        def test_reason(): raise SystemExit("run")
+        def test_plain(): pass
+    """
+    ERRORS = (
+        "*::test_bare: stage_reset names no container*",
+        '*write @pytest.mark.stage_reset("cache"); choose from *',
+        "*::test_list: stage_reset takes each name as a text of its own*",
+        '*write @pytest.mark.stage_reset("cache", "drive"); choose from *',
+        "*::test_keyword: stage_reset takes names without a keyword*",
+        "*::TestClass::test_name: stage_reset names what cannot be reset: chache",
+        "*::test_reason: stage_production_access says why in one text*",
+    )
+
+    def test_pytest_ends_after_the_collection(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_inprocess("-p", "no:xdist")
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+        result.assert_outcomes(errors=5)
+        result.stdout.fnmatch_lines(self.ERRORS)
+
+    def test_and_goes_on_where_it_is_told_to(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_inprocess("-p", "no:xdist", "--continue-on-collection-errors")
+        result.assert_outcomes(errors=5, passed=1)
+
+    def test_collecting_only_shows_them(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_inprocess("-p", "no:xdist", "--collect-only", "-q")
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+        result.stdout.fnmatch_lines(self.ERRORS)
+
+    def test_tests_that_are_left_out_are_not_judged(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(self.CODE)
+        nowhere.runpytest_inprocess("-p", "no:xdist", "-k", "plain").assert_outcomes(passed=1, deselected=5)
+
+    def test_under_xdist_the_other_tests_go_on(self, nowhere: pytest.Pytester) -> None:
+        pytest.importorskip("xdist")
+        nowhere.makepyfile(self.CODE)
+        result = nowhere.runpytest_subprocess("-n2")
+        result.assert_outcomes(errors=5, passed=1)
+        result.stdout.fnmatch_lines(self.ERRORS)
+        assert "INTERNALERROR" not in result.stdout.str()
+        assert "WorkerController" not in result.stdout.str()
+
+    def test_one_that_a_conftest_adds_counts(self, nowhere: pytest.Pytester) -> None:
+        """Also in a hook that runs last, and a fixture's name too."""
+        nowhere.makeconftest(
+            """
+            import pytest
+            @pytest.hookimpl(trylast=True)
+            def pytest_collection_modifyitems(items):
+                items[0].add_marker(pytest.mark.stage_reset("cache"))
+                items[1].add_marker(pytest.mark.stage_reset)
+                items[2].fixturenames.append("stage_drive")
+            """
+        )
+        nowhere.makepyfile("def test_added(): pass\ndef test_wrong(): pass\ndef test_named(): pass")
+        result = nowhere.runpytest_inprocess("--continue-on-collection-errors")
+        result.assert_outcomes(errors=3)
+        result.stdout.fnmatch_lines(["*::test_wrong: stage_reset names no*", NO_DAEMON, REMINDER])
+
+    def test_one_that_comes_too_late_fails_its_test(self, nowhere: pytest.Pytester) -> None:
+        nowhere.makepyfile(
+            """
+            import pytest
+            @pytest.fixture
+            def late(request): request.applymarker(pytest.mark.stage_reset("cache"))
+            def test_it(late): pass
+            def test_plain(): pass
+            """
+        )
+        result = nowhere.runpytest_inprocess()
+        result.assert_outcomes(failed=1, passed=1)
+        result.stdout.fnmatch_lines(["*added to this test after the collection, too late*"])
 
 
 TABLE = [

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin import DEMAND
-from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, demand
+from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, check_production_access, demand
 from pytest_stagegbo.settings import Layer, Settings, build
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ WIPED = ("system", "cache", "drive")
 
 def settings(reset: str = "", more: Mapping[str, object] | None = None) -> Settings:
     return build([Layer.from_dotted("test", {"pytest.reset": reset, **(more or {})})])
+
+
+def mark(*names: object, **keywords: object) -> pytest.Mark:
+    return pytest.mark.stage_reset(*names, **keywords).mark if names or keywords else pytest.mark.stage_reset.mark
 
 
 def asked(names: str, resets: str = "") -> Demand:
@@ -46,7 +50,6 @@ def asked(names: str, resets: str = "") -> Demand:
             ["stage_llm"], [["all"]], "", asked("llm system cache drive", " ".join(WIPED)), id="a marker: all"
         ),
         pytest.param(["stage_cache"], [["none"]], "all", asked("cache"), id="a marker: none, over the settings"),
-        pytest.param(["stage_cache"], [[]], "all", asked("cache"), id="a marker without names, over the settings"),
         pytest.param(
             ["stage_gbo"], [["drive"]], "cache", asked(" ".join(SIX), "drive"), id="a marker over the settings"
         ),
@@ -56,35 +59,35 @@ def asked(names: str, resets: str = "") -> Demand:
     ],
 )
 def test_demand(fixtures: Sequence[str], marks: Sequence[Sequence[str]], reset: str, expected: Demand) -> None:
-    assert demand(fixtures, marks, settings(reset)) == expected
+    assert demand(fixtures, [mark(*names) for names in marks], settings(reset)) == expected
 
 
 def test_a_container_that_is_left_out_is_not_used() -> None:
-    found = demand(["stage_gbo"], [["all"]], settings(more={"containers.system.enabled": False}))
+    found = demand(["stage_gbo"], [mark("all")], settings(more={"containers.system.enabled": False}))
     assert found == asked("tables vault cache drive llm", "cache drive")
 
 
 def test_a_container_with_folders_to_wipe_of_its_own_can_be_reset_by_name() -> None:
-    found = demand([], [["tables"]], settings(more={"containers.tables.wipe": ["/opt/gbo/data/pg"]}))
+    found = demand([], [mark("tables")], settings(more={"containers.tables.wipe": ["/opt/gbo/data/pg"]}))
     assert found == asked("tables", "tables")
 
 
 @pytest.mark.parametrize("name", ["tables", "vault", "llm"])
 def test_what_keeps_its_data_is_reset_by_name_only(name: str) -> None:
-    assert demand(["stage_gbo"], [[name]], settings()).resets == (name,)
-    assert name not in demand(["stage_gbo"], [["all"]], settings()).resets
-    assert set(demand(["stage_gbo"], [["all", name]], settings()).resets) == {"system", "cache", "drive", name}
+    assert demand(["stage_gbo"], [mark(name)], settings()).resets == (name,)
+    assert name not in demand(["stage_gbo"], [mark("all")], settings()).resets
+    assert set(demand(["stage_gbo"], [mark("all", name)], settings()).resets) == {"system", "cache", "drive", name}
 
 
 def test_a_container_without_a_way_to_reset_it_is_refused() -> None:
     with pytest.raises(SettingsError, match="cannot be reset: vault"):
-        demand(["stage_gbo"], [["vault"]], settings(more={"containers.vault.reset": "restart"}))
+        demand(["stage_gbo"], [mark("vault")], settings(more={"containers.vault.reset": "restart"}))
 
 
 @pytest.mark.parametrize("name", ["chache", "STAGE", ""])
 def test_what_cannot_be_reset_is_refused_and_the_rest_is_named(name: str) -> None:
     with pytest.raises(SettingsError, match=re.escape("stage_reset names what cannot be reset")) as caught:
-        demand(["stage_gbo"], [["cache", name]], settings())
+        demand(["stage_gbo"], [mark("cache", name)], settings())
     assert "cache" not in caught.value.message
     assert caught.value.remedy == "choose from system, tables, vault, cache, drive, llm, all, none"
 
@@ -101,6 +104,49 @@ def test_what_cannot_be_reset_is_refused_and_the_rest_is_named(name: str) -> Non
 )
 def test_whether_a_test_has_to_do_with_the_stage(fixtures: Sequence[str], marked: bool, expected: bool) -> None:
     assert asks_for_stage(fixtures, marked=marked) is expected
+
+
+CHOICE = "; choose from system, tables, vault, cache, drive, llm, all, none"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "remedy"),
+    [
+        (mark(), "names no container", '"cache"'),
+        (mark(names="cache"), "takes names without a keyword, and got names=", '"cache"'),
+        (mark("drive", name=["cache"]), "takes names without a keyword", '"drive", "cache"'),
+        (mark(["cache", "drive"]), "takes each name as a text of its own", '"cache", "drive"'),
+        (mark(("tables",)), "takes each name as a text of its own", '"tables"'),
+        (mark({"cache": 1}), "takes each name as a text of its own", '"cache"'),
+        (mark("cache,drive"), "takes each name as a text of its own", '"cache", "drive"'),
+        (mark("cache", None), "takes each name as a text of its own, and got None", '"cache"'),
+        (mark(b"cache"), "takes each name as a text of its own, and got b'cache'", '"cache"'),
+        (mark(lambda: None), "takes each name as a text of its own", '"cache"'),
+        (mark(True), "takes each name as a text of its own, and got True", '"cache"'),
+        (mark("none", "cache"), "none goes with no other name", '"none", "cache"'),
+    ],
+)
+@pytest.mark.parametrize("further", [False, True])
+def test_a_marker_that_means_nothing_says_what_to_write(
+    wrong: pytest.Mark, message: str, remedy: str, further: bool
+) -> None:
+    """Also where a closer one counts instead."""
+    marks = [mark("llm"), wrong] if further else [wrong]
+    with pytest.raises(SettingsError, match=message) as caught:
+        demand(["stage_cache"], marks, settings("cache"))
+    assert caught.value.remedy == f"write @pytest.mark.stage_reset({remedy}){CHOICE}"
+
+
+@pytest.mark.parametrize(
+    "given", [((), {}), (("",), {}), ((" ",), {}), ((7,), {}), (("a", "b"), {}), ((), {"why": "a"})]
+)
+def test_a_reason_for_production_is_one_text(given: tuple[tuple[object, ...], dict[str, object]]) -> None:
+    args, keywords = given
+    wrong = pytest.Mark("stage_production_access", args, keywords, _ispytest=True)
+    with pytest.raises(SettingsError, match="says why in one text"):
+        check_production_access(wrong)
+    check_production_access(pytest.mark.stage_production_access("why").mark)
+    check_production_access(pytest.mark.stage_production_access(reason="why").mark)
 
 
 # As pytest gives it to the plugin ---------------------------------------------------------------------------------

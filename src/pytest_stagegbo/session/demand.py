@@ -1,4 +1,8 @@
-"""What a test asks of the stage, told from its fixtures and markers. Pure."""
+"""What a test asks of the stage, told from its fixtures and markers. Pure.
+
+A marker may be written in ways that mean nothing (`stage_reset` without a name), and Python accepts any of them.
+Each is an error that says what to write: a test that asked for a reset and silently got none would prove nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,20 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from typing import Any, Protocol
 
     from pytest_stagegbo.settings import Settings
+
+    class Mark(Protocol):
+        """A marker as somebody wrote it; pytest's own fits."""
+
+        @property
+        def args(self) -> tuple[Any, ...]: ...
+
+        @property
+        def kwargs(self) -> Mapping[str, Any]: ...
+
 
 __all__ = [
     "FIXTURES",
@@ -20,6 +35,7 @@ __all__ = [
     "WHOLE_STAGE",
     "Demand",
     "asks_for_stage",
+    "check_production_access",
     "demand",
 ]
 
@@ -55,38 +71,83 @@ def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
     return marked or WHOLE_STAGE in fixtures or any(name in fixtures for name in FIXTURES)
 
 
-def demand(fixtures: Collection[str], marks: Sequence[Sequence[str]], settings: Settings) -> Demand:
+def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings) -> Demand:
     """The demand of a test.
 
     Args:
         fixtures: Names of all fixtures that it needs, directly or not.
-        marks: Arguments of its `stage_reset` markers, the closest first. The closest one counts, over the settings.
+        marks: Its `stage_reset` markers, the closest first. The closest one counts, over the settings.
 
     Raises:
-        SettingsError: a marker names something that can't be reset.
+        SettingsError: a marker is not written as it should be, or names something that can't be reset.
     """
+    marked = [_marked(mark, settings) for mark in marks]
     if WHOLE_STAGE in fixtures:
         uses = set(settings.containers)
     else:
         uses = {name for fixture, name in FIXTURES.items() if fixture in fixtures}
-    if marks:
-        resets = _named(marks[0], settings)
+    if marked:
+        resets = marked[0]
         uses.update(resets)
     else:
         resets = [name for name in _named(settings.pytest.reset, settings) if name in uses]
     return Demand(frozenset(uses), tuple(resets))
 
 
+def _marked(mark: Mark, settings: Settings) -> list[str]:
+    """The containers that a `stage_reset` marker names."""
+    known = [*settings.containers, "all", "none"]
+    words = list(_texts([*mark.args, *mark.kwargs.values()]))
+    meant = [word for word in dict.fromkeys(words) if word in known]
+    shown = ", ".join(f'"{word}"' for word in (meant or ["cache"]))
+    remedy = f"write @pytest.mark.{MARKER}({shown}); choose from {_choice(settings)}"
+    if not (mark.args or mark.kwargs):
+        raise SettingsError(f"{MARKER} names no container, so it would do nothing", remedy=remedy)
+    if mark.kwargs:
+        raise SettingsError(f"{MARKER} takes names without a keyword, and got {', '.join(mark.kwargs)}=", remedy=remedy)
+    wrong = [repr(arg) for arg in mark.args if not isinstance(arg, str)]
+    if wrong:
+        raise SettingsError(f"{MARKER} takes each name as a text of its own, and got {', '.join(wrong)}", remedy=remedy)
+    if "none" in mark.args and len(set(mark.args)) > 1:
+        raise SettingsError(f"{MARKER}: none goes with no other name", seen=f"got {', '.join(words)}", remedy=remedy)
+    if any(name not in known for name in mark.args) and all(word in known for word in words):
+        raise SettingsError(f"{MARKER} takes each name as a text of its own, and got {mark.args!r}", remedy=remedy)
+    return _named(mark.args, settings)
+
+
+def _texts(values: Iterable[Any]) -> Iterable[str]:
+    """Names that somebody may have meant: of lists, and of texts with commas, as the option has them."""
+    for value in values:
+        if isinstance(value, str):
+            yield from (word.strip() for word in value.split(","))
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            yield from _texts(value)
+
+
+def _choice(settings: Settings) -> str:
+    resettable = [name for name, container in settings.containers.items() if container.resettable]
+    return ", ".join([*resettable, "all", "none"])
+
+
 def _named(words: Sequence[str], settings: Settings) -> list[str]:
     wiped = [name for name, container in settings.containers.items() if container.wipe]
     words = [name for word in words for name in (wiped if word == "all" else [word])]
     names = [name for name in dict.fromkeys(words) if name != "none"]
-    resettable = [name for name, container in settings.containers.items() if container.resettable]
-    wrong = [name for name in names if name not in resettable]
+    wrong = [name for name in names if name not in settings.containers or not settings.containers[name].resettable]
     if wrong:
         raise SettingsError(
-            f"{MARKER} names what cannot be reset: {', '.join(map(str, wrong))}",
+            f"{MARKER} names what cannot be reset: {', '.join(name or repr(name) for name in wrong)}",
             seen="a container that the settings do not name, or whose data they do not wipe",
-            remedy="choose from " + ", ".join([*resettable, "all", "none"]),
+            remedy=f"choose from {_choice(settings)}",
         )
     return names
+
+
+def check_production_access(mark: Mark) -> None:
+    """Raise `SettingsError` unless a `stage_production_access` marker says why, in one text."""
+    given = [*mark.args, *mark.kwargs.values()]
+    if len(given) != 1 or not isinstance(given[0], str) or not given[0].strip() or not mark.kwargs.keys() <= {"reason"}:
+        raise SettingsError(
+            f"{PRODUCTION_ACCESS} says why in one text, and got {', '.join(map(repr, given)) or 'none'}",
+            remedy=f'write @pytest.mark.{PRODUCTION_ACCESS}(reason="...")',
+        )
