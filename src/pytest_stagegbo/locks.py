@@ -1,18 +1,13 @@
 """Who may use and change a stage at this moment, over all processes and users of the host.
 
 A stage has a lock for itself and one for each of its containers. Those who use share them; who changes one keeps
-it to itself. Each is two files: the kernel's `flock` on the one is held shared or exclusively, and the other, a
-filelock, is a gate that everybody passes on the way in and a would-be exclusive holder keeps shut while the present
-holders leave, so that a stream of users can't starve it. Both go with their process, however it dies.
-
-filelock's own ReadWriteLock was measured at 0.7 ms a lock, a test takes seven, and its files can't be shared
-between users; hence `flock` here.
+it to itself. Locks go with their process, however it dies. A process that would wait for a lock of its own parent,
+which waits for it, is an error at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -23,14 +18,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import LockTimeout, MissingRequirement
+from pytest_stagegbo.flock import FIRST_PAUSE, FairLock, FileLock
+from pytest_stagegbo.processes import born, describe, lock_holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["STAGE", "StageLock", "lock_folder"]
+__all__ = ["STAGE", "FileLock", "StageLock", "lock_folder"]
 
 
 PARENTS = (Path("/run/lock"), Path("/tmp"))
@@ -89,56 +85,7 @@ def _unusable(folder: Path, error: OSError) -> MissingRequirement:
 STAGE = ""
 """Name of the lock of the stage as a whole among its containers' names. Sorts first."""
 
-FIRST_PAUSE = 0.002
-LONGEST_PAUSE = 0.05
-"""Seconds between two tries for a lock that somebody holds. flock(2) itself knows no time limit."""
-
-
-class _Lock:
-    """One lock, of this process, shared or exclusive."""
-
-    def __init__(self, path: Path) -> None:
-        self._gate = FileLock(path.with_suffix(".gate"), mode=0o660, is_singleton=False, thread_local=False)
-        self._path = path
-        self._file: int | None = None
-
-    def acquire(self, deadline: float, *, exclusive: bool) -> bool:
-        """Whether it was had before the deadline (of the monotonic clock)."""
-        try:
-            self._gate.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=LONGEST_PAUSE / 2)
-        except Timeout:
-            return False
-        try:
-            file = self._open()
-            kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-            pause = FIRST_PAUSE
-            while True:
-                try:
-                    fcntl.flock(file, kind | fcntl.LOCK_NB)
-                    return True
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        return False
-                time.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-        finally:
-            self._gate.release()
-
-    def release(self) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def _open(self) -> int:
-        """The file, opened once: opening and closing it would cost more than locking it."""
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-            with contextlib.suppress(PermissionError):  # another user made it, and did this
-                os.fchmod(self._file, 0o660)  # whatever this process's umask took away
-        return self._file
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+UNKNOWN = "a process that has just begun, or that this user can't see"
 
 
 class StageLock:
@@ -156,8 +103,8 @@ class StageLock:
         self.folder = lock_folder(endpoint) / name
         self._project = project
         self._timeout = timeout
-        self._locks: dict[str, _Lock] = {}
-        self._card = self.folder / f"{os.getpid()}-{next(_numbers)}.holder"
+        self._locks: dict[str, FairLock] = {}
+        self._number = next(_numbers)
 
     @contextlib.contextmanager
     def hold(
@@ -198,26 +145,23 @@ class StageLock:
         """
         mine = set(exclusive)
         names = sorted(mine | set(shared))
-        deadline = time.monotonic() + self._timeout
-        held: list[_Lock] = []
+        deadline = clocks.monotonic() + self._timeout
+        held: list[FairLock] = []
         try:
             self.make_folder()
             for name in names:
-                lock = self._locks.get(name) or _Lock(self.folder / f"{name or 'stage'}.lock")
+                lock = self._locks.get(name) or FairLock(self.folder / f"{name or 'stage'}.lock")
                 self._locks[name] = lock
-                patience = time.monotonic() + FIRST_PAUSE if waiting is not None else deadline
-                got = lock.acquire(min(patience, deadline), exclusive=name in mine)
-                if not got and waiting is not None and time.monotonic() < deadline:
-                    waiting(self.holder())
-                    waiting = None
+                got = lock.acquire(min(clocks.monotonic() + FIRST_PAUSE, deadline), exclusive=name in mine)
+                if not got:
+                    got = self._got_beside_own(lock, name, exclusive=name in mine)
+                if not got and clocks.monotonic() < deadline:
+                    if waiting is not None:
+                        waiting(self.holder())
+                        waiting = None
                     got = lock.acquire(deadline, exclusive=name in mine)
                 if not got:
-                    what = f"stage {self._project}" + (f", container {name}," if name else "")
-                    raise LockTimeout(
-                        f"{what} was not free within {self._timeout:.0f} s",
-                        seen=f"held by {self.holder()}",
-                        remedy="wait for it or end it: a lock goes with its process",
-                    )
+                    raise self._not_free(lock, name)
                 held.append(lock)
             if not keep_note and any(name and not name.startswith(".") for name in names):
                 self.soil()
@@ -229,6 +173,46 @@ class StageLock:
                 raise _unusable(self.folder, error) from None
             raise
 
+    def _got_beside_own(self, lock: FairLock, name: str, *, exclusive: bool) -> bool:
+        """Whether a lock was had that this process's own ancestor, or this very thread, shares.
+
+        Raises:
+            LockTimeout: they have it in a way that excludes this one, and will not let go while they wait for it.
+        """
+        own = lock.own_holder()
+        if own is None:
+            return False
+        if not exclusive and lock.join():  # past those who wait for that ancestor to leave
+            return True
+        who = "this process itself" if own == os.getpid() else "the process that started this one, or one above it"
+        raise LockTimeout(
+            f"{self._what(name)} is held by {who}, so waiting for it would never end",
+            seen=f"held by {self._cards().get(own) or describe(own)}",
+            remedy="in a test call `stage.reset(...)`, with @pytest.mark.stage_reset(...), instead of the command; "
+            "run commands that change the stage, and sessions of pytest, outside of tests that use it",
+        )
+
+    def _not_free(self, lock: FairLock, name: str) -> LockTimeout:
+        cards, pids = self._cards(), lock.holders()
+        heirs = [describe(pid) for pid in pids if pid not in cards]
+        named = [text for pid, text in cards.items() if not pids or pid in pids]
+        remedy = "wait for it or end it: a lock goes with its process"
+        if heirs:
+            remedy += "; a process without a task has its copy of the lock from one that ended, and is safe to end"
+        return LockTimeout(
+            f"{self._what(name)} was not free within {self._timeout:.0f} s",
+            seen="held by " + ("; ".join([*named, *heirs]) or UNKNOWN),
+            remedy=remedy,
+        )
+
+    def _what(self, name: str) -> str:
+        return f"stage {self._project}" + (f", container {name}," if name else "")
+
+    def for_any_thread(self) -> None:
+        """What was acquired in this thread is released in another one."""
+        for lock in self._locks.values():
+            lock.for_any_thread()
+
     def release(self) -> None:
         """Let go of everything that `acquire` took."""
         with contextlib.suppress(OSError):
@@ -238,20 +222,31 @@ class StageLock:
 
     def holder(self) -> str:
         """Who holds locks of this stage, as far as can be told."""
-        return "; ".join(self.holders()) or "a process that has just begun"
+        return "; ".join(self.holders()) or "; ".join(map(describe, self._heirs())) or UNKNOWN
 
     def holders(self) -> list[str]:
-        """Each process that holds locks of this stage, as far as can be told."""
-        found = []
+        """Each process that said what it holds locks of this stage for, and lives."""
+        return list(self._cards().values())
+
+    def _heirs(self) -> list[int]:
+        """Processes that hold locks of this stage and never said so: children of those that did."""
+        found = [pid for path in sorted(self.folder.glob("*.lock")) for pid in lock_holders(path)]
+        return [pid for pid in dict.fromkeys(found) if pid != os.getpid()]
+
+    def _cards(self) -> dict[int, str]:
+        """By process, what it holds locks for."""
+        found: dict[int, str] = {}
         for card in sorted(self.folder.glob("*.holder")):
             try:
                 entry = json.loads(card.read_text())
-                if _born(entry["pid"]) != entry["born"]:
+                pid = int(entry["pid"])
+                if born(pid) != entry["born"]:
                     card.unlink()  # of a process that was killed; its locks went with it
                     continue
                 since = time.strftime("%H:%M:%S", time.localtime(entry["since"]))
-                found.append(f"process {entry['pid']} ({entry['doing']}) since {since}")
-            except (OSError, ValueError, KeyError):
+                text = f"process {pid} ({entry['doing']}) since {since}"
+                found[pid] = f"{found[pid]}; {text}" if pid in found else text
+            except (OSError, ValueError, KeyError, TypeError):
                 continue
         return found
 
@@ -289,6 +284,10 @@ class StageLock:
         self._clean.unlink(missing_ok=True)
 
     @property
+    def _card(self) -> Path:
+        return self.folder / f"{os.getpid()}-{self._number}.holder"
+
+    @property
     def _clean(self) -> Path:
         return self.folder / "stage.clean"
 
@@ -306,7 +305,7 @@ class StageLock:
             "pid": os.getpid(),
             "born": _own_birth(os.getpid()),
             "doing": doing,
-            "since": time.time(),
+            "since": clocks.now(),
             "shared": [name or "stage" for name in names if name not in exclusive],
             "exclusive": [name or "stage" for name in names if name in exclusive],
         }
@@ -316,16 +315,7 @@ class StageLock:
 
 @functools.lru_cache(1)  # this process's, mostly
 def _own_birth(pid: int) -> str:
-    return _born(pid)
-
-
-def _born(pid: int) -> str:
-    """When a process began, in clock ticks since the boot (proc(5), starttime): tells it from a later one with its
-    number. Empty: there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    return born(pid)
 
 
 _numbers = itertools.count()

@@ -10,12 +10,12 @@ import contextlib
 import os
 import shlex
 import threading
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
 from pytest_stagegbo.session.demand import (
@@ -371,7 +371,7 @@ class StagePlugin:
         if DEMAND in item.stash and not self._config.getoption("setupplan", False):
             self._refuse_without_tests()
             self._begin_run(item.session)
-            item.stash[BEGAN] = time.time()
+            item.stash[BEGAN] = clocks.now()
             if problem := self._begin_test(item):
                 pytest.fail(problem, pytrace=False)
 

@@ -55,6 +55,49 @@ def test_the_report_of_a_failed_test_has_what_was_logged_since_it_began(plug: Pl
     assert "logged since" not in plain
 
 
+@pytest.mark.parametrize(
+    "freeze",
+    ['freezegun.freeze_time("2012-01-14")', "time_machine.travel(0, tick=False)"],
+    ids=["freezegun", "machine"],
+)
+def test_a_session_whose_time_is_frozen(plug: Plug, freeze: str) -> None:
+    """Its report has the lines of its own test, its resets are signed with the time of now, its waits end."""
+    plug.write(test_holder="@pytest.mark.stage_reset('cache')\ndef test_holder(keys):\n    block('blocked')")
+    plug.write(
+        test_it=f"""
+    import freezegun, time, time_machine
+    @pytest.fixture(autouse=True, scope="session")
+    def frozen():
+        with {freeze}:
+            yield
+    """
+        + LOGGING
+        + """
+    def test_before(stage_drive):
+        log(stage_drive, "line-of-before")
+    @pytest.mark.stage_reset("drive")
+    def test_fails(files):
+        assert time.time() < 1_400_000_000
+        assert files.get() == ""
+        log(files, "line-of-fails")
+        assert False
+    def test_waits(stage_cache): pass
+        """
+    )
+    conftest = plug.folder / "conftest.py"
+    conftest.write_text(
+        conftest.read_text().replace("self._exec = service.exec", "self._exec = self.exec = service.exec")
+    )
+    with plug.start("test_holder.py") as holder:
+        holder.until((plug.folder / "blocked").exists)
+        result = plug.run("test_it.py", "--stage-lock-timeout=1")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    text = result.stdout.str()
+    assert "line-of-fails" in text
+    assert "line-of-before" not in text
+    assert "LockTimeout: stage STAGE-PLUG, container cache, was not free within 1 s" in text
+
+
 def test_no_report_has_a_secret(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that nobody asked the stage for, and one with another shape than most."""
     monkeypatch.setenv("PLUG_SECRET", "Zq7-odd_Secret.of-nobody")

@@ -142,6 +142,30 @@ def test_a_time_out_names_the_holder(plug: Plug) -> None:
         assert found.groups() == (str(holder.process.pid), "test_holder.py::test_blocked")
 
 
+def test_a_test_that_waits_for_a_child_which_waits_for_the_test(plug: Plug) -> None:
+    """The command and a session of pytest, each of which would wait 60 s (900 s by default), are told at once."""
+    plug.write(
+        test_inner="@pytest.mark.stage_reset('cache')\ndef test_inner(keys): pass",
+        test_outer="""
+            import subprocess, sys
+            @pytest.mark.stage_reset("cache")
+            @pytest.mark.parametrize("what", [["pytest_stagegbo", "--lab", "reset", "cache"],
+                                              ["pytest", "--stage-lab", "-p", "no:cacheprovider", "test_inner.py"]])
+            def test_outer(keys, what):
+                done = subprocess.run([sys.executable, "-m", *what], timeout=45, capture_output=True, text=True)
+                said = done.stdout + done.stderr
+                assert done.returncode, said
+                assert "is held by the process that started this one" in said
+                assert f"held by process {os.getpid()} (test test_outer.py::test_outer" in said
+                assert "stage.reset(" in said
+            def test_looks(keys):
+                done = subprocess.run([sys.executable, "-m", "pytest_stagegbo", "--lab", "provision"], timeout=45)
+                assert done.returncode == 0
+        """,
+    )
+    plug.run("test_outer.py").assert_outcomes(passed=3)
+
+
 # What dies --------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +232,28 @@ def test_a_session_that_is_ended_in_a_reset_leaves_the_stage_whole(plug: Plug, n
         assert started.end() != 0
     assert note.exists()
     plug.is_whole("test_used.py")
+
+
+def test_a_forked_child_keeps_nothing_of_a_session_that_is_killed(plug: Plug) -> None:
+    plug.write(
+        test_forks="""
+            import multiprocessing, time
+            @pytest.mark.stage_reset("cache")
+            def test_forks(keys):
+                child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+                child.start()
+                note(str(child.pid))
+                block("reached")
+        """
+    )
+    with plug.start("test_forks.py") as started:
+        started.until((plug.folder / "reached").exists)
+        (child,) = map(int, plug.notes)
+        started.process.kill()
+        started.end()
+        os.kill(child, 0)
+        plug.is_whole()
+        os.kill(child, 0)
 
 
 def test_a_command_that_is_killed_in_a_reset_leaves_the_stage_whole(plug: Plug) -> None:

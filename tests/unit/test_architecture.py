@@ -95,6 +95,21 @@ def test_only_the_incus_package_knows_what_servers_do_differently() -> None:
     assert found == []
 
 
+def test_only_the_clocks_ask_what_time_it_is() -> None:
+    """Tests freeze the functions of `time` and `datetime`. The lab and the command line run in no test's process."""
+    asking = {"monotonic", "perf_counter", "sleep", "time", "time_ns", "now", "today", "utcnow"}
+    found = [
+        f"{module}: {ast.unparse(node)}"
+        for module, nodes in NODES.items()
+        if not module.startswith(("lab/", "cli/")) and module != "clocks.py"
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and node.attr in asking
+        and ast.unparse(node.value) in {"time", "datetime", "datetime.datetime", "datetime.date", "date"}
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("module", READING_ONLY)
 def test_what_only_reads_knows_no_writer(module: str) -> None:
     assert not [name for name in imported(module) if name.rpartition(".")[2] in {"Writer", "writer"}]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, TextIO
+
+from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,24 +25,24 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._origin = time.monotonic()
+        self._origin = clocks.monotonic()
         self._began: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
 
     def begin(self, key: str, text: str) -> None:
         with self._lock:
-            self._began[key] = (time.monotonic(), text)
+            self._began[key] = (clocks.monotonic(), text)
 
     def end(self, key: str, error: BaseException | None = None) -> None:
         with self._lock:
             began, text = self._began.pop(key)
-            now = time.monotonic()
+            now = clocks.monotonic()
             sign = "FAILED" if error is not None else "done"
             print(f"{now - self._origin:7.2f} s  {sign}  {text} ({now - began:.2f} s)", file=self._stream, flush=True)
 
     def note(self, text: str) -> None:
         with self._lock:
-            print(f"{time.monotonic() - self._origin:7.2f} s  note  {text}", file=self._stream, flush=True)
+            print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {text}", file=self._stream, flush=True)
 
 
 class _Live:
@@ -80,7 +81,7 @@ class _Live:
         from rich.markup import escape
 
         with self._lock:
-            self._tasks[key] = (self._display.add_task(escape(text), total=None), time.monotonic(), text)
+            self._tasks[key] = (self._display.add_task(escape(text), total=None), clocks.monotonic(), text)
 
     def end(self, key: str, error: BaseException | None = None) -> None:
         from rich.markup import escape
@@ -89,7 +90,7 @@ class _Live:
             task, began, text = self._tasks.pop(key)
             self._display.remove_task(task)
             sign = "[red]✗[/]" if error is not None else "[green]✓[/]"
-            self._console.print(f"{sign} {escape(text)} [dim]{time.monotonic() - began:.2f} s[/]", soft_wrap=True)
+            self._console.print(f"{sign} {escape(text)} [dim]{clocks.monotonic() - began:.2f} s[/]", soft_wrap=True)
 
     def note(self, text: str) -> None:
         from rich.markup import escape

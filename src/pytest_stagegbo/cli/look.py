@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
 from pytest_stagegbo.text import age_text, bytes_text
@@ -81,7 +81,7 @@ def _copied(created_at: str) -> str:
     if not created_at:
         return "-"
     made = datetime.fromisoformat(created_at[:19]).replace(tzinfo=timezone.utc)  # the daemon writes UTC
-    return f"{made:%Y-%m-%d %H:%M:%S}, {age_text(time.time() - made.timestamp())} ago"
+    return f"{made:%Y-%m-%d %H:%M:%S}, {age_text(clocks.now() - made.timestamp())} ago"
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.progress import task
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
     running: dict[Future[Timing], Step] = {}
     timings: list[Timing] = []
     failures: list[BaseException] = []
-    origin = time.monotonic()
+    origin = clocks.monotonic()
 
     def run(step: Step) -> Timing:
-        began = time.monotonic() - origin
+        began = clocks.monotonic() - origin
         with task(progress, step.key, step.text):
             do(step)
-        return Timing(step.key, step.text, began, time.monotonic() - origin)
+        return Timing(step.key, step.text, began, clocks.monotonic() - origin)
 
     with ThreadPoolExecutor(len(steps) or 1, thread_name_prefix="stagegbo") as pool:  # as many as are needed at once
         while True:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.first_boot import own_stamp
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
@@ -53,7 +53,7 @@ def await_clone(
         NotReady: time is up, the container stopped, or the stamp does not say what it must.
         VaultSealed: the keys given do not open Vault.
     """
-    began = time.monotonic()
+    began = clocks.monotonic()
     host = str(container.address)
     reach = None if reader.is_local else Reach(writer, container)
 
@@ -96,7 +96,7 @@ def await_clone(
             answers[probe] = _open(settings, container, probe, keys)
     warnings = _prove_wiped(reader, settings, container) if first_boot else ()
     numbered = tuple((probe.port, answer) for probe, answer in answers.items())
-    return Readiness(state, numbered, warnings, time.monotonic() - began)
+    return Readiness(state, numbered, warnings, clocks.monotonic() - began)
 
 
 def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings, keys: UnsealKeys) -> Answer:
@@ -144,10 +144,10 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
 
 def _stamp(reader: Reader, settings: Settings, container: ContainerSettings) -> str:
     """The stamp's content; waited for where a container has no probe that would have waited."""
-    deadline = time.monotonic() + (0 if container.probes else settings.timeouts.ready)
+    deadline = clocks.monotonic() + (0 if container.probes else settings.timeouts.ready)
     while True:
         clone = reader.instance(settings.project, container.name)
         text = own_stamp(reader, clone) if clone is not None else ""
-        if text or time.monotonic() >= deadline:
+        if text or clocks.monotonic() >= deadline:
             return text
-        time.sleep(0.05)  # a poll with a deadline: Incus has no event for a file
+        clocks.sleep(0.05)  # a poll with a deadline: Incus has no event for a file

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks, shape
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Exposure:
     @property
     def state(self) -> str:
         """`open`, `expired` or `unfinished`. The last two are closed by the next run that writes."""
-        if time.time() >= self.until:
+        if clocks.now() >= self.until:
             return "expired"
         return "open" if self.complete else "unfinished"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.exposure import Exposure
 from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError
 from pytest_stagegbo.settings.duration import parse_duration
@@ -66,7 +66,7 @@ def new_exposure(settings: Settings, target: str, listen: str, length: str) -> E
             remedy="expose it again when the time is over, or raise that setting",
         )
     clone = str(settings.containers[name].address)
-    return Exposure(name, clone, port, str(address), number, int(time.time()) + seconds)
+    return Exposure(name, clone, port, str(address), number, int(clocks.now()) + seconds)
 
 
 def _target(settings: Settings, target: str) -> tuple[str, int]:

@@ -7,9 +7,9 @@ and ends; then the keys that confine it are taken away.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import NotReady, ServerRefused
 from pytest_stagegbo.guest import CONFINED, PLACE, STAMP, identity
 from pytest_stagegbo.guest.units import FOLDER
@@ -53,12 +53,12 @@ def make_safe(reader: Reader, writer: Writer, settings: Settings, container: Con
         return False
     if not clone.is_running:
         writer.set_state(name, "start")
-    deadline = time.monotonic() + settings.timeouts.ready
+    deadline = clocks.monotonic() + settings.timeouts.ready
     while (clone := reader.instance(settings.project, name)) is not None and clone.is_running:
-        if time.monotonic() > deadline:
+        if clocks.monotonic() > deadline:
             writer.set_state(name, "stop", force=True)
             break
-        time.sleep(0.05)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
+        clocks.sleep(0.05)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
     if clone is None or not own_stamp(reader, clone):
         log = reader.file(settings.project, name, f"{FOLDER}/prepare.log") or b""
         raise NotReady(

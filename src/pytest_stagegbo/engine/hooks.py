@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import shlex
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import unsafe
 from pytest_stagegbo.engine.first_boot import make_safe
@@ -162,15 +162,15 @@ def _psql(container: ContainerSettings, *options: str) -> str:
 
 
 def _await_postgresql(writer: Writer, settings: Settings, container: ContainerSettings) -> None:
-    deadline = time.monotonic() + settings.timeouts.ready
+    deadline = clocks.monotonic() + settings.timeouts.ready
     while True:
         result = writer.execute(container.name, ["sh", "-c", f"cd /; {_psql(container, '-c', 'SELECT 1')}"], timeout=30)
         if result.status == 0:
             return
-        if time.monotonic() >= deadline:
+        if clocks.monotonic() >= deadline:
             raise NotReady(
                 f"PostgreSQL in {container.name} let nobody in within {settings.timeouts.ready:g} s to run its hooks",
                 seen=mask(result.stderr.strip()[-500:]),
                 remedy=f"see containers.{container.name}.database and .units, and timeouts.ready",
             )
-        time.sleep(0.05)  # a poll with a deadline
+        clocks.sleep(0.05)  # a poll with a deadline

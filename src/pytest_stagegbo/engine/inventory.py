@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str
 
 def text(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """The value of `MARK`."""
-    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    at = clocks.utc_text("%Y-%m-%dT%H:%M:%S+00:00")
     return json.dumps({"at": at, "things": dict(after), "changed": differences(before, after)}, separators=(",", ":"))
 
 

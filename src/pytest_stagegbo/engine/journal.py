@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import time
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
 from pytest_stagegbo.guest.units import FOLDER, UNIT_FOLDER
 from pytest_stagegbo.services.masking import mask
@@ -40,24 +40,24 @@ def evidence(reader: Reader, writer: Writer, project: str, container: ContainerS
 
 def _stops(reader: Reader, project: str, name: str) -> bool:
     """Whether a container in which nothing could be run is on its way down: Incus calls it running for a while yet."""
-    deadline = time.monotonic() + SETTLING
+    deadline = clocks.monotonic() + SETTLING
     while running := _is_running(reader, project, name):
-        if time.monotonic() > deadline:
+        if clocks.monotonic() > deadline:
             break
     return not running
 
 
 def _is_running(reader: Reader, project: str, name: str) -> bool:
     """Whether two looks in a row say so: while a container powers off, Incus says both within milliseconds."""
-    deadline = time.monotonic() + SETTLING
+    deadline = clocks.monotonic() + SETTLING
     before: bool | None = None
     while True:
         clone = reader.instance(project, name)
         now = clone is not None and clone.is_running
-        if now == before or time.monotonic() > deadline:
+        if now == before or clocks.monotonic() > deadline:
             return now
         before = now
-        time.sleep(0.1)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
+        clocks.sleep(0.1)  # a poll with a deadline: a container that ends by itself makes no operation to wait for
 
 
 def script(container: ContainerSettings, lines: int) -> str:

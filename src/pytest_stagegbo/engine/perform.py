@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import posixpath
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.await_clone import await_clone
@@ -373,24 +373,24 @@ def _let_end(reader: Reader, settings: Settings, name: str) -> None:
     Raises:
         OperationFailed: it did not end in time.
     """
-    deadline = time.monotonic() + settings.timeouts.operation
+    deadline = clocks.monotonic() + settings.timeouts.operation
     while reader.is_worked_on(settings.project, name):
-        if time.monotonic() > deadline:
+        if clocks.monotonic() > deadline:
             raise OperationFailed(
                 f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
                 seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
                 remedy=f"see `incus operation list --project {settings.project}`, then run this again",
             )
-        time.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
+        clocks.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
 
 
 def patiently(attempt: Callable[[], None], timeout: float) -> None:
     """Try again while the daemon still works on what a run that was killed had asked for."""
-    deadline = time.monotonic() + timeout
+    deadline = clocks.monotonic() + timeout
     while True:
         try:
             return attempt()
         except (OperationFailed, ServerRefused) as error:
-            if not dialect.is_busy(error) or time.monotonic() > deadline:
+            if not dialect.is_busy(error) or clocks.monotonic() > deadline:
                 raise
-        time.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more
+        clocks.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
 from pytest_stagegbo.services import ask
 
@@ -42,7 +42,7 @@ class Reach:
         container: ContainerSettings,
         *,
         ask: Probe = ask,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
         self._writer = writer
         self._container = container

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
@@ -160,7 +160,7 @@ class StageEngine:
         missing: bool,
         turn: AbstractContextManager[object],
     ) -> Provisioned:
-        began = time.monotonic()
+        began = clocks.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
         self._replacements = read_replacements(self.settings, self._environ)
         for warning in keys.warnings if keys is not None else ():
@@ -219,7 +219,7 @@ class StageEngine:
             for warning in found.warnings:
                 self.progress.note(warning)
         order = {name: performer.readiness[name] for name in self.settings.containers}
-        return Provisioned(plan, order, timings, time.monotonic() - began)
+        return Provisioned(plan, order, timings, clocks.monotonic() - began)
 
     def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
         """For `verify`: what production had, and what of it changed while the stage was made."""

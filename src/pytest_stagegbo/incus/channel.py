@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-import time
 from typing import Protocol
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
 
 __all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
@@ -76,7 +76,7 @@ class Channel:
             framed = f"(\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
             try:
                 self._streams[0].write(framed.encode())
-                return self._answer(f"\n{mark} ".encode(), time.monotonic() + timeout)
+                return self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout)
             except BaseException:
                 self.close()
                 raise
@@ -87,7 +87,7 @@ class Channel:
             found = data.find(mark)
             if found >= 0 and data.endswith(b"\n", found + len(mark)):
                 return int(data[found + len(mark) :]), bytes(data[:found])
-            left = deadline - time.monotonic()
+            left = deadline - clocks.monotonic()
             more = self._streams[1].read(left) if left > 0 else b""
             if not more:
                 raise ChannelBroken(

@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +20,9 @@ import pylxd
 import pylxd.exceptions
 import requests
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.forked import let_go_in_children
 from pytest_stagegbo.incus import dialect, remote
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import Reply, Server
@@ -58,11 +59,15 @@ class Connection:
         self._settings = settings
         self._idle: list[Any] = []
         """Clients of this process, the one used last at the end."""
-        self._process = os.getpid()
         self._server: Server | None = None
         self._writes_lock = threading.Lock()
         self._writes_open = 0
         self._written_at = float("-inf")
+        let_go_in_children(self)
+
+    def let_go(self) -> None:
+        """In a forked child: the clients' sockets are the parent's."""
+        self._idle.clear()
 
     def __repr__(self) -> str:
         return f"Connection({self.endpoint!r})"
@@ -158,7 +163,7 @@ class Connection:
         raw: bool,
     ) -> Reply:
         shown = "/1.0/" + "/".join(path) if path else "/1.0"
-        started = time.monotonic()
+        started = clocks.monotonic()
         client = None
         try:
             client = self._take()
@@ -187,7 +192,7 @@ class Connection:
                 remedy=dialect.remedy(status, str(error)),
             ) from None
         except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
-            raise self._unreachable(method, shown, error, time.monotonic() - started) from None
+            raise self._unreachable(method, shown, error, clocks.monotonic() - started) from None
         self._idle.append(client)
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
         return _reply(response, raw)
@@ -216,12 +221,12 @@ class Connection:
         finally:
             with self._writes_lock:
                 self._writes_open -= 1
-                self._written_at = time.monotonic()
+                self._written_at = clocks.monotonic()
 
     def writing(self) -> bool:
         """Whether a write of this process is under way, or ended so recently that news of it may still be coming."""
         with self._writes_lock:
-            return self._writes_open > 0 or time.monotonic() - self._written_at < _NEWS_SECONDS
+            return self._writes_open > 0 or clocks.monotonic() - self._written_at < _NEWS_SECONDS
 
     def events(self) -> EventSource:
         """Lifecycle events of all projects, from now on.
@@ -236,9 +241,9 @@ class Connection:
 
     def _wait(self, reply: Reply, what: str, timeout: float) -> Any:
         segments = _segments(reply.operation)
-        deadline = time.monotonic() + timeout
+        deadline = clocks.monotonic() + timeout
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - clocks.monotonic()
             portion = max(1, min(_WAIT_SLICE, int(left) + 1))
             try:
                 reply = self.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
@@ -291,8 +296,6 @@ class Connection:
 
     def _take(self) -> Any:
         """A client that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""
-        if self._process != os.getpid():  # after a fork the sockets are the parent's
-            self._idle, self._process = [], os.getpid()
         with contextlib.suppress(IndexError):
             return self._idle.pop()
         client = self._open()

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import select
 import ssl
-import time
 from typing import TYPE_CHECKING, Any
 
 from ws4py.client import WebSocketBaseClient
 from ws4py.exc import WebSocketException
 
+from pytest_stagegbo import clocks
+from pytest_stagegbo.forked import let_go_in_children
 from pytest_stagegbo.incus.channel import ChannelBroken
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _WebSocketStream:
     def __init__(self, client: _WebSocket, path: str) -> None:
         self._client = client
         self._name = path.partition("?")[0]
+        let_go_in_children(self)
 
     def write(self, data: bytes) -> None:
         try:
@@ -72,10 +74,10 @@ class _WebSocketStream:
             raise ChannelBroken(f"{self._name} is closed", seen=str(error)) from None
 
     def read(self, timeout: float) -> bytes:
-        client, deadline = self._client, time.monotonic() + timeout
+        client, deadline = self._client, clocks.monotonic() + timeout
         while not client.received:
             pending = client.buf or (isinstance(client.sock, ssl.SSLSocket) and client.sock.pending())
-            if not pending and not self._readable(deadline - time.monotonic()):
+            if not pending and not self._readable(deadline - clocks.monotonic()):
                 return b""
             if client.terminated or not client.once():
                 raise ChannelBroken(f"{self._name} was closed by the daemon")
@@ -92,6 +94,8 @@ class _WebSocketStream:
         """At once, without the handshake of a polite end: nobody waits for an answer here."""
         with contextlib.suppress(OSError, AttributeError):
             self._client.sock.close()
+
+    let_go = close  # closing sends nothing, so that a forked child may: the parent has the connection still
 
 
 def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint: str = "") -> Stream:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import Residue, SettingsError, StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
@@ -106,7 +106,7 @@ class Resetter:
         """
         if self._owner != os.getpid():  # threads and sockets of the parent are not the child's
             self._places, self._threads, self._owner = {}, None, os.getpid()
-        origin = time.monotonic()
+        origin = clocks.monotonic()
 
         def one(container: ContainerSettings) -> Outcome | StageGboError:
             try:
@@ -166,12 +166,12 @@ class Resetter:
 
     def _one(self, container: ContainerSettings, left_by: str, origin: float) -> Outcome:
         place = self._place(container)
-        began = time.monotonic() - origin
+        began = clocks.monotonic() - origin
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
             way, doubt = self._clean(place, left_by)
         if doubt:
             log.debug("%s: %s, since %s", container.name, way, doubt)
-        return Outcome(container.name, way, began, time.monotonic() - origin, doubt)
+        return Outcome(container.name, way, began, clocks.monotonic() - origin, doubt)
 
     def _clean(self, place: Place, left_by: str) -> tuple[str, str]:
         container = place.container

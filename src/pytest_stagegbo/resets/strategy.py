@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.resets.listing import NOTES, Look, Process, look_script, parse_look, remove_script
@@ -184,20 +184,20 @@ class Place:
             StageGboError: neither the kept shell nor a fresh one did it.
         """
         limit = self.timeout if timeout is None else timeout
-        ends = time.monotonic() + limit
+        ends = clocks.monotonic() + limit
         if self.connected:
             assert self._channel is not None
             try:
                 return self._channel.run(script, limit)
             except ChannelBroken:
-                if time.monotonic() >= ends:
+                if clocks.monotonic() >= ends:
                     raise
         try:
             self._channel = self._writer.channel(self.name)
         except ChannelBroken:  # a proxy without websockets is in between, perhaps
             result = self._writer.execute(self.name, ["sh", "-c", script], timeout=limit)
             return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
-        return self._channel.run(script, max(1.0, ends - time.monotonic()))
+        return self._channel.run(script, max(1.0, ends - clocks.monotonic()))
 
     def run_checked(self, script: str) -> bytes:
         """As `run`. Raises `CommandFailed` for a status other than 0."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import hashlib
 import hmac
 import http.client
@@ -18,6 +17,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.services.answer import Answer, NoAnswer
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Buckets:
     def _signed(self, method: str, path: str, arguments: str, body: bytes) -> dict[str, str]:
         """The headers of a request, signed as AWS's documents describe it."""
         access, secret = self._keys
-        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        stamp = clocks.utc_text("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
         headers = {"host": self._host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
         if body:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import NotReady
 from pytest_stagegbo.services import ask as ask_service
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
@@ -47,8 +47,8 @@ def wait_ready(
     evidence: Callable[[], str],
     accept_sealed: bool = True,
     ask: Ask = ask_service,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = clocks.monotonic,
+    sleep: Callable[[float], None] = clocks.sleep,
 ) -> Mapping[ProbeSettings, Answer]:
     """Ask until every probe is answered `ready`, and return the answers.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import NotReady, VaultSealed
 from pytest_stagegbo.services import vault
 from pytest_stagegbo.services.answer import Answer, NoAnswer
@@ -30,8 +30,8 @@ def unseal(
     timeout: float,
     *,
     container: str = "vault",
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = clocks.monotonic,
+    sleep: Callable[[float], None] = clocks.sleep,
 ) -> Answer:
     """Open Vault with as many of `keys` as it wants, and wait until it is ready.
 

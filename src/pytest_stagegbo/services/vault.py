@@ -8,9 +8,9 @@ machine of production. So only the active node is ready, and the text says whom 
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.services.answer import Answer, answering, excerpt
 from pytest_stagegbo.services.webrequest import Reply, request
 
@@ -22,7 +22,7 @@ __all__ = ["ask", "document"]
 
 @answering
 def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
-    ends = time.monotonic() + timeout
+    ends = clocks.monotonic() + timeout
     reply = request(host, probe.port, "/v1/sys/health", timeout, tls=probe.tls)
     health = document(reply)
     if not isinstance(health.get("sealed"), bool) or not isinstance(health.get("initialized"), bool):
@@ -32,7 +32,7 @@ def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
     if health["sealed"]:
         return Answer("sealed", f"HTTP {reply.status} sealed")
     if health.get("standby") or reply.status in {429, 473}:
-        left = max(0.001, ends - time.monotonic())
+        left = max(0.001, ends - clocks.monotonic())
         leader = document(request(host, probe.port, "/v1/sys/leader", left, tls=probe.tls)).get("leader_address")
         follows = f"a standby of {excerpt(str(leader).encode(), 80)}" if leader else "a standby, and no node is active"
         return Answer("starting", f"HTTP {reply.status} unsealed, {follows}")

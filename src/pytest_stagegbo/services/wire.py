@@ -11,10 +11,10 @@ import os
 import selectors
 import socket
 import ssl
-import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.services.answer import Answer, NoAnswer, excerpt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Conversation:
 
     def __init__(self, host: str, port: int, timeout: float, *, tls: bool = False) -> None:
         self._timeout = timeout
-        self._ends = time.monotonic() + timeout
+        self._ends = clocks.monotonic() + timeout
         self._connected = False
         self._heard = 0
         self._socket = self._connect(host, port)
@@ -137,7 +137,7 @@ class Conversation:
     def _attempt(self, action: Callable[[], T], event: int) -> T:
         """Do `action`, waiting for `event` (or what TLS needs instead) whenever it would block."""
         while True:
-            if time.monotonic() >= self._ends:  # a peer that floods never lets `action` block
+            if clocks.monotonic() >= self._ends:  # a peer that floods never lets `action` block
                 raise NoAnswer(self._silence())
             try:
                 return action()
@@ -151,7 +151,7 @@ class Conversation:
                 raise NoAnswer(_translate(error)) from None
 
     def _wait(self, event: int) -> None:
-        left = self._ends - time.monotonic()
+        left = self._ends - clocks.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, event)
             if left <= 0 or not selector.select(left):

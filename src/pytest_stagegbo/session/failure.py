@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import secrets as random
 import shlex
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.services.masking import Masker
@@ -56,12 +56,12 @@ def sections(engine: StageEngine, names: Sequence[str], since: float, secrets: I
         secrets: To be masked wherever they stand, beside what has the shape of a secret.
     """
     titles = {name: f"stage container {name}: logged since the test began" for name in names}
-    began = time.monotonic()
+    began = clocks.monotonic()
     try:
         masker = Masker(secrets)
         clones, writer = engine.reader.instances(engine.settings.project), engine.clone_writer()
         calls = {name: _fetching(engine, writer, clones.get(name), name, since, masker) for name in names}
-        left = max(0.5, SECONDS - (time.monotonic() - began))
+        left = max(0.5, SECONDS - (clocks.monotonic() - began))
         found: Mapping[str, str | Exception] = together(calls, left)
     except Exception as error:  # whatever it is, the test's own failure must be reported
         found = dict.fromkeys(names, error)
@@ -81,7 +81,7 @@ def _fetching(
         token = random.token_hex(8)
         command = ["timeout", f"{SECONDS:g}", "sh", "-c", fetch_script(container, since, token)]
         result = writer.execute(name, command, timeout=SECONDS)
-        text = read_fetched(result.stdout, token, since, time.time(), masker, noisy=_is_postgresql(container))
+        text = read_fetched(result.stdout, token, since, clocks.now(), masker, noisy=_is_postgresql(container))
         if result.status != 0:
             text += (
                 f"\n(fetching the logs ended with status {result.status}: {masker.mask(result.stderr.strip()[-300:])})"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.slots.pool import Pool
 from pytest_stagegbo.stage import Stage
 
@@ -89,9 +89,9 @@ class FreshStages:
             self._pool.give_back(slot)
 
     def _take(self, test: str, *, others_only: bool) -> Pooled:
-        began = time.monotonic()
+        began = clocks.monotonic()
         slot = self._pool.take(test, others_only=others_only)
-        self._summary.fresh.append(time.monotonic() - began)
+        self._summary.fresh.append(clocks.monotonic() - began)
         try:
             if slot.number not in self._guards:
                 self._guards[slot.number] = self._watch(slot.engine)

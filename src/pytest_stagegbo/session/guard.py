@@ -13,10 +13,10 @@ depends on how fast it is filled and how often the guard looks: it looks the mor
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
@@ -64,7 +64,7 @@ class DiskGuard:
         *,
         interval: float = 0.5,
         host: Host | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
         self._engine = engine
         self._stop = stop

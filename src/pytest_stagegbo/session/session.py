@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from pytest_stagegbo import errors
+from pytest_stagegbo import clocks, errors
 from pytest_stagegbo.errors import NotHeld, StageGboError, StageMissing, VaultSealed
-from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.locks import STAGE, FileLock
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
 if TYPE_CHECKING:
@@ -66,7 +63,7 @@ class StageSession:
             return
         self._ensured = True
         outcome = self._outcome()
-        with FileLock(outcome.with_suffix(".outcome-lock"), mode=0o660):
+        with FileLock(outcome.with_suffix(".outcome-lock")):
             if outcome.exists():
                 self._failure = _read(outcome)
             else:
@@ -149,7 +146,7 @@ class StageSession:
         with contextlib.suppress(OSError):
             for path in self._lock.folder.glob("run-*"):
                 mine = path.name.startswith(f"run-{run}.")
-                if mine or time.time() - path.stat().st_mtime > OUTCOME_SECONDS:
+                if mine or clocks.now() - path.stat().st_mtime > OUTCOME_SECONDS:
                     path.unlink()
 
     # -- tests
@@ -162,7 +159,7 @@ class StageSession:
             StageGboError: provisioning failed; the locks were not had in time; a reset failed.
         """
         self.check()
-        began = time.monotonic()
+        began = clocks.monotonic()
         resets, uses = demand.resets, {STAGE, *demand.uses}
         self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
         try:
@@ -173,7 +170,7 @@ class StageSession:
                 resets = tuple(dict.fromkeys((*resets, *sorted(self._lock.unfinished(demand.uses)))))
                 self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
                 unfinished = self._lock.unfinished(demand.uses)
-            self.summary.lock_wait(time.monotonic() - began)
+            self.summary.lock_wait(clocks.monotonic() - began)
             self._held = frozenset(demand.resets)
             self._check_kept()
             resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
@@ -219,11 +216,11 @@ class StageSession:
         return self._lock.folder / f"run-{self._run}.kept"
 
     def _reset(self, names: tuple[str, ...]) -> None:
-        began = time.monotonic()
+        began = clocks.monotonic()
         left_by = {name: self._last_user(name) for name in names}
         with self._lock.changing(names):
             self.engine.reset(names, held=True, left_by=left_by)
-        self.summary.reset(names, time.monotonic() - began)
+        self.summary.reset(names, clocks.monotonic() - began)
 
     def _sign(self, test: str, names: Iterable[str]) -> None:
         """Note who uses containers that may be reset: when something can't be removed, that is who left it."""

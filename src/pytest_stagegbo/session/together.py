@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, TypeVar
+
+from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,8 +36,8 @@ def together(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, 
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + seconds
+    deadline = clocks.monotonic() + seconds
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(max(0.0, deadline - clocks.monotonic()))
     late = TimeoutError(f"no answer within {seconds:g} s")
     return {name: results.get(name, late) for name in calls}

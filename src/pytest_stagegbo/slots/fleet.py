@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.engine.subnets import refuse_taken
@@ -152,10 +152,10 @@ class Fleet:
         """
         if not 0 < count <= MOST_SLOTS:
             raise SettingsError(f"{count} is no number of slots from 1 to {MOST_SLOTS}")
-        began = time.monotonic()
+        began = clocks.monotonic()
         if count == 1 and not self.has_golden():
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
-            return FleetProvisioned(None, {0: result}, time.monotonic() - began)
+            return FleetProvisioned(None, {0: result}, clocks.monotonic() - began)
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
         made = self.golden.make(recreate=recreate, renew=renew) if recreate or renew else None
@@ -171,7 +171,7 @@ class Fleet:
         # One that is there and as it should be is only looked at, beside those that are made.
         with self.golden.held(), ThreadPoolExecutor(count, thread_name_prefix="stagegbo slot") as threads:
             results = dict(zip(engines, threads.map(provision, engines), strict=True))
-        return FleetProvisioned(made or self.golden.made, results, time.monotonic() - began)
+        return FleetProvisioned(made or self.golden.made, results, clocks.monotonic() - began)
 
     def refuse_taken(self, count: int) -> None:
         """Raise `ProductionProtected` when somebody has the subnet of a slot, or of the golden copy, that is yet to be

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.locks import STAGE
@@ -116,7 +116,7 @@ class Pool:
                 "the stage that this test uses is the only one, so there is no fresh one beside it",
                 remedy="use stage_fresh alone in it, or more slots: --stage-slots=2",
             )
-        deadline = time.monotonic() + self._timeout
+        deadline = clocks.monotonic() + self._timeout
         while True:
             usable = [slot for slot in slots if slot.failure is None]
             usable = [slot for slot in usable if slot.number not in self._places] or usable
@@ -134,8 +134,8 @@ class Pool:
                     if self._obtain(slot, test, noted_only=False):
                         self.cold += 1
                         return slot
-                time.sleep(PAUSE)
-            if time.monotonic() > deadline:
+                clocks.sleep(PAUSE)
+            if clocks.monotonic() > deadline:
                 holders = "; ".join(f"slot {slot.number}: {slot.use.holder()}" for slot in slots)
                 raise LockTimeout(
                     f"no clean slot was free within {self._timeout:.0f} s",
@@ -145,6 +145,9 @@ class Pool:
 
     def give_back(self, slot: Pooled) -> None:
         """Have a slot reset behind the caller, and handed to the next."""
+        slot.use.for_any_thread()
+        if slot.lease is not None:
+            slot.lease.for_any_thread()
         self._later(self._recycle, slot)
 
     def settle(self, timeout: float) -> bool:

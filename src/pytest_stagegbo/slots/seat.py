@@ -8,8 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
+from pytest_stagegbo.locks import FileLock
 from pytest_stagegbo.slots.fit import Fit
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import Lease, order, take
@@ -73,7 +72,7 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
     lock = fleet.engine(0).lock()
     lock.make_folder()
     noted = lock.folder / f"run-{run}.slots"
-    with FileLock(noted.with_suffix(".slots-lock"), mode=0o660):
+    with FileLock(noted.with_suffix(".slots-lock")):
         found = _read(noted)
         if found is None:
             found = fleet.fit(workers)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import (
     MissingRequirement,
     NotReady,
@@ -121,7 +121,7 @@ class Credentials:
         """Fetch everything that `mask` should know. What can't be had is left out, and not tried for a minute."""
         with self._lock:
             missing = [name for name in self._settings.containers if name not in self._found]
-            if not missing or time.monotonic() < self._load_again:
+            if not missing or clocks.monotonic() < self._load_again:
                 return
             for name in missing:
                 with contextlib.suppress(StageGboError):
@@ -130,7 +130,7 @@ class Credentials:
                 for name in missing:
                     self[name]
             except StageGboError:  # the others would fail alike, and each would take its time
-                self._load_again = time.monotonic() + LOAD_PAUSE
+                self._load_again = clocks.monotonic() + LOAD_PAUSE
 
     # -- one service
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import shape
 from pytest_stagegbo.engine.exposure import access_list, read_forward
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
@@ -63,7 +63,7 @@ def devices(scene: Scene) -> Result:
             if not led and not routed:
                 continue
             what = f"device {name} of {where} leads to {device.get('connect') or 'the stage'}"
-            mark = excused(each.get("config") or {}, time.time())
+            mark = excused(each.get("config") or {}, clocks.now())
             (known if mark else bad).append(f"{what} ({mark})" if mark else what)
     expected = [f"{scene.settings.project}/{name}" for name in scene.names]
     expected += [f"{each.project}/{name}" for name, each in scene.facts.production_instances.items()]
@@ -82,7 +82,7 @@ def networks(scene: Scene) -> Result:
                 if network != scene.settings.network.name and not in_stage(scene, _targets(each)):
                     continue
                 what = f"{kind[:-1]} {each.get('listen_address') or each.get('name')} of network {network}"
-                mark = excused(each.get("config") or {}, time.time())
+                mark = excused(each.get("config") or {}, clocks.now())
                 (known if mark and read_forward(each) else bad).append(f"{what} ({mark})" if mark else what)
     own = scene.facts.networks.get(scene.settings.network.name)
     for key in sorted(own.config if own else ()):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, StageGboError
 from pytest_stagegbo.verify.finding import Result, sight
 
@@ -69,9 +69,9 @@ class Watch:
         """
         word = SENTINEL + secrets.token_hex(8)
         cause(word)
-        deadline = time.monotonic() + PATIENCE
+        deadline = clocks.monotonic() + PATIENCE
         with self._news:
-            while word not in self._sentinels and not self._trouble and time.monotonic() < deadline:
+            while word not in self._sentinels and not self._trouble and clocks.monotonic() < deadline:
                 self._news.wait(0.1)
             found = self._sentinels.get(word)
         if found is None or self._trouble:
