@@ -39,11 +39,10 @@ def stage_gbo(_stage: Stage) -> Stage:
 
 
 @pytest.fixture
-def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Iterator[Stage]:
+def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Stage:
     """A whole stage that is clean, and this test's alone. What it leaves is reset behind it, while the next test has
     another one: with more slots than workers (`--stage-slots`) there is one in stock."""
-    with plugin_of(request.config).fresh(request.node, stage_credentials) as stage:
-        yield stage
+    return plugin_of(request.config).fresh(request.node, stage_credentials)
 
 
 @pytest.fixture(scope="session")

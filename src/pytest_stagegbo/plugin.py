@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import SettingsError, StageGboError
+from pytest_stagegbo.errors import LockTimeout, NotHeld, SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
 from pytest_stagegbo.session.demand import (
     FRESH_STAGE,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom
     from pytest_stagegbo.lab import Lab
-    from pytest_stagegbo.session.fresh import FreshStages
+    from pytest_stagegbo.session.fresh import Fresh, FreshStages
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.production_guard import ProductionGuard
     from pytest_stagegbo.session.session import StageSession
@@ -52,6 +52,13 @@ NO_SETTINGS = ("STAGEGBO_LAB_", "STAGEGBO_ENDPOINT_", "STAGEGBO_DEBUG")
 DEMAND = pytest.StashKey[Demand]()
 FRESH = pytest.StashKey[bool]()
 BEGAN = pytest.StashKey[float]()
+TAKEN = pytest.StashKey["Fresh"]()
+"""The stage that the test has to itself."""
+UNTOUCHED = pytest.StashKey[bool]()
+"""Whether the test did not get the stage."""
+KEPT = pytest.StashKey[bool]()
+SECTIONS = pytest.StashKey[list[tuple[str, str]]]()
+"""What the report of a failed teardown says of the stage."""
 MARKED = pytest.StashKey[list[pytest.Mark]]()
 """The marker that says what to reset, as it was when tests had been collected."""
 PLUGIN_NAME = "stagegbo-session"
@@ -227,21 +234,19 @@ class StagePlugin:
             )
         return self._fresh
 
-    @contextlib.contextmanager
-    def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Iterator[Stage]:
-        """A clean stage that nobody else uses until the block ends."""
-        problem = ""
+    def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Stage:
+        """A clean stage that nobody else uses until the test has been torn down."""
         self._refuse_without_tests()
-        with contextlib.ExitStack() as stack:
-            try:
-                self._keep_from_production()
-                stages, shared = self.fresh_stages(item.session), DEMAND in item.stash
-                stage = stack.enter_context(stages.taken(item.nodeid, credentials, others_only=shared))
-            except StageGboError as error:
-                problem = f"{type(error).__name__}: {error}"
-            if problem:  # said here, since within the `except` pytest would print both errors
-                pytest.fail(problem, pytrace=False)
-            yield stage
+        problem = ""
+        try:
+            self._keep_from_production()
+            stages, shared = self.fresh_stages(item.session), DEMAND in item.stash
+            item.stash[TAKEN] = stages.take(item.nodeid, credentials, others_only=shared)
+        except StageGboError as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:  # said here, since within the `except` pytest would print both errors
+            pytest.fail(problem, pytrace=False)
+        return item.stash[TAKEN].stage
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
@@ -302,14 +307,12 @@ class StagePlugin:
         try:
             return (yield)
         finally:
-            if self._fresh is not None:
-                self._fresh.close()
-            if self._guard is not None:
-                self._guard.close()
+            for each in (self._fresh, self._guard, self._session):
+                if each is not None:
+                    with self._borne("the stage could not be let go of"):
+                        each.close()
             if self._production is not None:
                 self._production.end()
-            if self._session is not None:
-                self._session.close()
 
     def _begin_run(self, session: pytest.Session) -> None:
         from pytest_stagegbo.session.logsizes import remember
@@ -317,26 +320,26 @@ class StagePlugin:
         if self._no_stage is not None or self._begun:
             return
         self._begun = True
-        self._keep_from_production()
         try:
+            self._keep_from_production()
             stage_session = self.session()
-        except StageGboError as error:
-            self._no_stage = error
-            return
-        stage_session.ensure()
-        if stage_session.failed:
-            return
-        engine = stage_session.engine
-        try:
+            stage_session.ensure()
+            if stage_session.failed:
+                return
+            engine = stage_session.engine
             self._guard = _watched(engine, session)
         except StageGboError as error:
             self._no_stage = error
+            return
+        except BaseException as error:
+            _pass_on(error)
+            self._no_stage = StageGboError("the stage can't be used", seen=_said(error))
             return
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
     def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
-        with contextlib.suppress(StageGboError):  # which the first test that wants a stage is told
+        with contextlib.suppress(Exception):  # which the first test that wants a stage is told
             self.fresh_stages(session).prepare(others_only=others_only)
 
     def _keep_from_production(self) -> None:
@@ -368,10 +371,12 @@ class StagePlugin:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
+        item.stash[BEGAN] = clocks.now()
+        for key in (UNTOUCHED, KEPT):
+            item.stash[key] = False
         if DEMAND in item.stash and not self._config.getoption("setupplan", False):
             self._refuse_without_tests()
             self._begin_run(item.session)
-            item.stash[BEGAN] = clocks.now()
             if problem := self._begin_test(item):
                 pytest.fail(problem, pytrace=False)
 
@@ -401,43 +406,98 @@ class StagePlugin:
                     self._guard.check()
                 self.session().begin(item.nodeid, item.stash[DEMAND])
                 return ""
+            item.stash[UNTOUCHED] = True
             error = reminder(self._no_stage) if self._told else self._no_stage
             self._told = True
         except StageGboError as raised:
+            item.stash[UNTOUCHED] = isinstance(raised, (LockTimeout, NotHeld))
             error = raised
         return f"{type(error).__name__}: {error}"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        """The stage is the test's own until here; so a teardown that fails is explained now."""
         try:
             return (yield)
+        except BaseException as error:
+            _pass_on(error)
+            if not isinstance(error, pytest.skip.Exception):
+                item.stash[SECTIONS] = self._explain(item)
+            raise
         finally:
-            if DEMAND in item.stash and self._session is not None:
-                self._session.end()
+            with contextlib.ExitStack() as ends:  # each of them, whatever becomes of the others
+                if TAKEN in item.stash:
+                    ends.callback(self._end_fresh, item, item.stash[TAKEN])
+                    del item.stash[TAKEN]
+                if DEMAND in item.stash and self._session is not None:
+                    ends.callback(self._session.end)
+
+    def _end_fresh(self, item: pytest.Item, taken: Fresh) -> None:
+        assert self._fresh is not None
+        if item.stash.get(KEPT, False):
+            self._fresh.let_go(taken)
+        else:
+            self._fresh.give_back(taken)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and BEGAN in item.stash and self._guard is not None and self._no_stage is None:
-            self._explain(item, report)
+        if report.failed:
+            explained = item.stash.get(SECTIONS, []) if call.when == "teardown" else self._explain(item)
+            report.sections.extend(explained)
         return report
 
-    def _explain(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        from pytest_stagegbo.session.failure import sections
-        from pytest_stagegbo.stage import Credentials
+    def _explain(self, item: pytest.Item) -> list[tuple[str, str]]:
+        """What is added to the report of a failed test: titles and texts. Keeps the stage if it is to be kept.
 
-        names = sorted(item.stash[DEMAND].uses)
-        engine = self.engine()
-        known = self._stage.credentials if self._stage is not None else Credentials(engine.settings, engine.reader)
-        known.load()  # what is not known can't be masked
-        for title, text in sections(engine, names, item.stash[BEGAN], ()):
-            report.sections.append((title, known.mask(text)))
-        if self.settings.pytest.keep:
+        Raises nothing: the test's own failure has to be reported, whatever the test has done to this process.
+        """
+        found: list[tuple[str, str]] = []
+        try:
+            self._explain_into(found, item)
+        except BaseException as error:
+            _pass_on(error)
+            found.append(("stage: not all of it could be looked at", _said(error)))
+        return found
+
+    def _explain_into(self, found: list[tuple[str, str]], item: pytest.Item) -> None:
+        looks: list[str] = []
+        began = item.stash.get(BEGAN, 0.0)
+        if DEMAND in item.stash and self._guard is not None and not item.stash.get(UNTOUCHED, False):
+            names = sorted(item.stash[DEMAND].uses)
             command = self.command(self._seat.number if self._seat is not None else 0)
-            looks = "\n".join(f"{command} shell {name}" for name in names)
-            report.sections.append(("stage kept as the test left it; to look inside", looks))
-            self.session().keep(item.nodeid)
+            looks += [f"{command} shell {name}" for name in names]
+            found += _logs(self.engine(), names, began, self._stage)
+        if TAKEN in item.stash:
+            taken = item.stash[TAKEN]
+            engine = taken.slot.engine
+            names = list(engine.settings.containers)
+            command = self.command(taken.slot.number)
+            looks += [f"{command} shell {name}" for name in names]
+            logs = _logs(engine, names, began, taken.stage)
+            found += [
+                (f"fresh stage {taken.stage.project}: {title.removeprefix('stage ')}", text) for title, text in logs
+            ]
+        if looks and self.settings.pytest.keep:
+            found.append(("stage kept as the test left it; to look inside", "\n".join(looks)))
+            item.stash[KEPT] = True
             item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
+            if TAKEN in item.stash and self._fresh is not None:
+                self._fresh.keep(item.stash[TAKEN], item.nodeid)
+            if DEMAND in item.stash:
+                self.session().keep(item.nodeid)
+
+    @contextlib.contextmanager
+    def _borne(self, doing: str) -> Iterator[None]:
+        """What goes wrong within, of whatever type, is told at the session's end, and ends nothing else: a test may
+        have patched anything that is called here."""
+        try:
+            yield
+        except BaseException as error:
+            _pass_on(error)
+            self.summary().trouble.append(f"{doing}: {_said(error)}")
 
     def command(self, slot: int) -> str:
         """The command line aimed at what this run uses, for somebody to copy."""
@@ -470,6 +530,9 @@ class StagePlugin:
             return "\n".join([line, *self._seat.lines()]) if self._seat is not None else line
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
+        except BaseException as error:
+            _pass_on(error)
+            return f"{header(self.settings)}: {_said(error)}"
 
     @pytest.hookimpl(trylast=True)  # xdist has ended its workers by then
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -480,24 +543,31 @@ class StagePlugin:
         if self._session is not None:
             self._verify_events()
         if self._guard is not None:
-            self._summary.growth(self._guard.growth())
+            with self._borne("the stage's growth could not be measured"):
+                self._summary.growth(self._guard.growth())
         if self._worker is not None:
             self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
         elif self._session is not None or self._had_workers:
-            self._forget()
+            with self._borne("what this run noted could not be removed"):
+                self._forget()
 
     def _verify_events(self) -> None:
         """A worker's part of the proof: what it did itself. The controller's `verify` has proven the rest."""
+        assert self._session is not None
         try:
             if self._worker is not None:
-                self.session().verify_events()
-        except StageGboError as error:
-            self.summary().broken.append(str(error))
+                self._session.verify_events()
+            if self._fresh is not None:
+                self._fresh.verify_events()
+        except BaseException as error:
+            _pass_on(error)
+            self.summary().broken.append(_said(error))
         finally:
-            self.session().stop_listening()
+            with self._borne("production could not be let go of"):
+                self._session.stop_listening()
 
     def _verify_at_the_end(self, session: pytest.Session) -> None:
-        """Once a run: workers have ended when their controller does."""
+        """Once a run: workers have ended when their controller does. What can't be tried is not proven."""
         try:
             if not self.settings.pytest.verify:
                 return
@@ -507,6 +577,9 @@ class StagePlugin:
             broken = prove(self.session(), self._seat, self.run, lost)
         except (StageGboError, pytest.UsageError) as error:
             broken = [str(error)]
+        except BaseException as error:
+            _pass_on(error)
+            broken = [f"the stage's isolation could not be proven: {_said(error)}"]
         self.summary().broken += broken
         if self.summary().broken and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -535,21 +608,30 @@ class StagePlugin:
             from pytest_stagegbo.session.summary import Summary
 
             self._had_workers = True
-            self.summary().merge(Summary.from_json(found))
+            with self._borne(f"what worker {number} did is not known"):
+                self.summary().merge(Summary.from_json(found))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._summary is None or self._worker is not None:
             return
-        lines = self._summary.lines(self._settings)
+        with self._borne("the summary could not be made"):
+            self._summarize(terminalreporter, self._summary)
+        if self._summary.trouble:
+            terminalreporter.section("stage-gbo: trouble", yellow=True)
+            for line in "\n".join(self._summary.trouble).splitlines():
+                terminalreporter.line(line)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter, summary: Summary) -> None:
+        lines = summary.lines(self._settings)
         if lines and not self._described:  # the workers collected the tests
             lines.insert(0, self._describe())
         if lines:
             terminalreporter.section("stage-gbo")
             for line in lines:
                 terminalreporter.line(line)
-        if self._summary.broken:
+        if summary.broken:
             terminalreporter.section("stage-gbo: isolation", red=True)
-            for line in "\n".join(self._summary.broken).splitlines():
+            for line in "\n".join(summary.broken).splitlines():
                 terminalreporter.line(line)
 
 
@@ -572,6 +654,38 @@ def _usage_errors() -> Iterator[None]:
         raise pytest.UsageError(problem)
 
 
+def _pass_on(error: BaseException) -> None:
+    """Raise what ends pytest on purpose: Ctrl-C and `pytest.exit`. Anything else may come of what a test has patched,
+    also what is no `Exception`: `pytest.fail`, `sys.exit`."""
+    if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
+        raise error
+
+
+def _said(error: BaseException) -> str:
+    """An error in words, masked by their shape: whose it is, is not known."""
+    from pytest_stagegbo.services.masking import Masker
+
+    try:
+        return Masker().mask(f"{type(error).__name__}: {error}")
+    except Exception:
+        return type(error).__name__
+
+
+def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
+    """What containers logged since then. Raises nothing but what ends pytest."""
+    from pytest_stagegbo.session.failure import sections
+    from pytest_stagegbo.stage import Credentials
+
+    try:
+        known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)
+        known.load()  # what is not known can't be masked
+        return [(title, known.mask(text)) for title, text in sections(engine, names, since, ())]
+    except BaseException as error:
+        _pass_on(error)
+        title = f"stage containers {', '.join(names)}: logged since the test began"
+        return [(title, f"(the logs could not be fetched: {_said(error)})")]
+
+
 def _runs_tests(config: pytest.Config) -> bool:
     """Whether this run executes tests: `--collect-only`, `--setup-plan` and `--setup-only` (which the second of these
     implies) do not, and so they do nothing to a stage."""
@@ -592,7 +706,9 @@ def _is_skipped(item: pytest.Item) -> bool:
     runxfail = item.config.getoption("runxfail", False)
     return (
         item.get_closest_marker("skip") is not None
-        or any(True in mark.args or mark.kwargs.get("condition") is True for mark in item.iter_markers("skipif"))
+        or any(
+            True is each for mark in item.iter_markers("skipif") for each in (*mark.args, mark.kwargs.get("condition"))
+        )
         or (not runxfail and any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")))
     )
 

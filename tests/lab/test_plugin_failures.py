@@ -117,6 +117,75 @@ def test_no_report_has_a_secret(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> 
     assert "Zq7-odd" not in text
 
 
+PATCHED = """
+    import builtins, io, json, socket, subprocess, sys, threading, time
+
+    def boom(*args, **options):
+        raise RuntimeError("patched by a test")
+
+    def failing(*args, **options):
+        pytest.fail("patched to fail")
+
+    def leaving(*args, **options):
+        sys.exit("patched to leave")
+
+    class Guarded(socket.socket):
+        def __new__(cls, *args, **options):
+            raise RuntimeError("patched by a test")
+
+    @pytest.mark.parametrize(("where", "name", "value"), [
+        (socket.socket, "connect", boom),
+        (socket.socket, "connect", failing),
+        (socket.socket, "connect", leaving),
+        (socket, "socket", Guarded),
+        (builtins, "open", boom),
+        (io, "open", boom),
+        (json, "dumps", boom),
+        (json, "loads", boom),
+        (subprocess, "Popen", boom),
+        (time, "time", lambda: None),
+        (time, "monotonic", lambda: None),
+        (time, "sleep", boom),
+        (os, "open", boom),
+        (threading.Thread, "start", boom),
+        (threading, "Thread", boom),
+    ])
+    def test_patches(stage_cache, monkeypatch, where, name, value):
+        monkeypatch.setattr(where, name, value)
+        assert name == "its own failure"
+
+    def test_after(keys):
+        assert keys("PING") == "PONG"
+"""
+
+
+def test_a_test_that_patched_what_reports_need_fails_by_itself(plug: Plug) -> None:
+    """Sockets, files, clocks, threads: its own failure is reported, and the tests after it run."""
+    plug.write(test_it=PATCHED)
+    result = plug.run("--tb=short")
+    result.assert_outcomes(failed=15, passed=1)
+    assert result.stdout.str().count("E   AssertionError: assert ") == 15
+    result.stdout.fnmatch_lines(["*the logs could not be fetched: *patched *"])
+
+
+def test_what_a_test_leaves_patched_ends_no_session(plug: Plug) -> None:
+    """And what can't be proven any more is red."""
+    plug.write(
+        test_it=PATCHED.partition("    @pytest")[0]
+        + """
+    def test_patches(stage_cache):
+        socket.socket.connect = boom
+        raise AssertionError("its own failure")
+
+    def test_plain(): pass
+        """
+    )
+    result = plug.run("--stage-verify")
+    result.assert_outcomes(failed=1, passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*AssertionError: its own failure", "*stage-gbo: isolation*", "*patched by a test*"])
+
+
 @pytest.mark.parametrize("form", ["--stage-keep", "-o stage_keep=true"])
 def test_keep_stops_and_says_how_to_look_inside(plug: Plug, form: str) -> None:
     plug.write(

@@ -139,3 +139,95 @@ def test_what_cannot_be_removed_fails_the_next_test_that_wants_it_and_names_who_
     result.assert_outcomes(passed=1, errors=1)
     assert re.search(rf"Residue: cache is not clean: {trap} .*left by .*test_leaves", result.stdout.str())
     plug.is_whole()
+
+
+BROKEN = """
+    from conftest import Files
+    @pytest.fixture
+    def broken(stage_fresh):
+        yield
+        assert "{when}" == "call"
+    def test_fails(stage_fresh, broken):
+        Files(stage_fresh.drive).put("evidence")
+        line = '"$(date "+%F %T.%3N") line-of-fails"'
+        stage_fresh.cache.exec("sh", "-c", f"mkdir -p {folder}; echo {{line}} >>{folder}/a.log")
+        note(stage_fresh.project)
+        assert "{when}" == "teardown"
+    def test_next(stage_fresh): note("next ran")
+"""
+
+
+@pytest.mark.parametrize("when", ["call", "teardown"])
+def test_the_report_of_a_failed_test_has_what_its_fresh_stage_logged(plug: Plug, when: str) -> None:
+    """Also when its teardown fails: until that is reported, nobody resets the stage."""
+    plug.write(test_it=BROKEN.format(when=when, folder="/opt/gbo/logs/plug"))
+    result = plug.run()
+    assert plug.notes == [PROJECT, "next ran"]
+    assert result.stdout.str().count("line-of-fails") >= 1
+    result.stdout.fnmatch_lines(
+        [
+            f"*fresh stage {PROJECT}: container cache: logged since the test began*",
+            "*line-of-fails*",
+            f"*fresh stage {PROJECT}: container drive: logged since the test began*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("when", "slots"), [("call", 1), ("teardown", 1), ("call", 2)])
+def test_keep_leaves_a_fresh_stage_as_the_failed_test_left_it(plug: Plug, when: str, slots: int) -> None:
+    plug.write(test_it=BROKEN.format(when=when, folder="/opt/gbo/logs/plug"))
+    result = plug.run("--stage-keep", f"--stage-slots={slots}")
+    (project,) = plug.notes
+    fleet = Fleet(plug.engine.settings, Connection(plug.engine.settings.incus))
+    engine = next(each for each in map(fleet.engine, range(2)) if each.settings.project == project)
+    assert engine.execute("drive", ["cat", "/opt/gbo/data/minio/plug"]).stdout == "evidence"
+    number = f" --slot {project[-1]}" if project != PROJECT else ""
+    result.stdout.fnmatch_lines(
+        [
+            "*stage kept as the test left it; to look inside*",
+            f"python -m pytest_stagegbo --lab --project {PROJECT}{number} shell cache",
+            "*Interrupted: --stage-keep: test_it.py::test_fails failed and the stage is left as it was*",
+        ]
+    )
+    plug.write(test_fresh=FRESH.format(count=slots))
+    plug.run(f"--stage-slots={slots}", "test_fresh.py").assert_outcomes(passed=slots)
+
+
+def test_keep_keeps_a_fresh_stage_from_all_workers(plug: Plug) -> None:
+    """There is one for both: the other one waits for it when the test fails, and would have it next."""
+    plug.write(
+        test_one="""
+            from conftest import HERE
+            import time
+            def test_fails(stage_fresh):
+                note("held")
+                deadline = time.monotonic() + 60
+                while not (HERE / "waits").exists() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert False
+        """,
+        test_two="""
+            from conftest import HERE
+            import time
+            def test_until_held():
+                deadline = time.monotonic() + 60
+                while not (HERE / "notes").exists() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                (HERE / "waits").touch()
+            def test_next(stage_fresh): note("next ran")
+        """,
+    )
+    result = plug.run("-n2", "--dist=loadfile", "--stage-keep", "test_one.py", "test_two.py")
+    assert plug.notes == ["held"]
+    result.stdout.fnmatch_lines(["NotHeld: the stage is kept as test_one.py::test_fails left it"])
+
+
+def test_sessions_of_fresh_stages_listen_no_longer_than_the_run(plug: Plug) -> None:
+    plug.write(test_fresh=FRESH.format(count=2))
+    with (plug.folder / "conftest.py").open("a") as conftest:
+        conftest.write(
+            "\ndef pytest_unconfigure():\n    import threading\n"
+            "    note('left: ' + ' '.join(sorted(t.name for t in threading.enumerate() if 'events' in t.name)))\n"
+        )
+    plug.run("--stage-slots=2", "--stage-verify", "test_fresh.py").assert_outcomes(passed=2)
+    assert plug.notes[-1] == "left: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
@@ -10,7 +10,7 @@ from pytest_stagegbo.slots.pool import Pool
 from pytest_stagegbo.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.session.guard import DiskGuard
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from pytest_stagegbo.slots.seat import Seat
     from pytest_stagegbo.stage import Credentials
 
-__all__ = ["FreshStages"]
+__all__ = ["Fresh", "FreshStages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A stage that one test has to itself."""
+
+    slot: Pooled
+    stage: Stage
 
 
 class FreshStages:
@@ -47,6 +55,7 @@ class FreshStages:
         self._session_of = session_of
         self._watch = watch
         self._summary = summary
+        self._sessions = {own.engine.settings.project: own}
         self._stages: dict[int, Stage] = {}
         self._guards: dict[int, DiskGuard] = {}
         engines, number, places = {0: own.engine}, None, frozenset[int]()
@@ -55,20 +64,30 @@ class FreshStages:
             if seat.lease is not None:
                 number = seat.number
                 places = frozenset(range(workers)) - {number}
-        self._pool = Pool(engines, number, self._ensure, own.engine.settings.timeouts.lock, places)
+        patience = own.engine.settings.timeouts.lock
+        self._pool = Pool(engines, number, self._ensure, patience, places, check=self._check_kept)
+
+    def _session(self, engine: StageEngine) -> StageSession:
+        """Of one slot, made once: two of its threads never have the same slot in hand."""
+        project = engine.settings.project
+        if project not in self._sessions:
+            self._sessions[project] = self._session_of(engine)
+        return self._sessions[project]
 
     def _ensure(self, engine: StageEngine) -> None:
-        session = self._own if engine is self._own.engine else self._session_of(engine)
+        session = self._session(engine)
         session.ensure()
         session.check()
+
+    def _check_kept(self, engine: StageEngine) -> None:
+        self._session(engine).check_kept()
 
     def prepare(self, *, others_only: bool) -> None:
         """Begin to make them ready, behind the caller; see `Pool.prepare`."""
         self._pool.prepare(others_only=others_only)
 
-    @contextlib.contextmanager
-    def taken(self, test: str, credentials: Credentials | None, *, others_only: bool) -> Iterator[Stage]:
-        """A clean stage that nobody else uses until the block ends.
+    def take(self, test: str, credentials: Credentials | None, *, others_only: bool) -> Fresh:
+        """A clean stage that nobody else uses until it is given back. Or `keep` it.
 
         Args:
             others_only: Leave out this process's own, which the test uses in another way.
@@ -76,19 +95,6 @@ class FreshStages:
         Raises:
             StageGboError: none can be had.
         """
-        slot = self._take(test, others_only=others_only)
-        try:
-            if slot.number not in self._stages:
-
-                def reset(names: tuple[str, ...]) -> None:
-                    slot.engine.reset(names, held=True)
-
-                self._stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
-            yield self._stages[slot.number]
-        finally:
-            self._pool.give_back(slot)
-
-    def _take(self, test: str, *, others_only: bool) -> Pooled:
         began = clocks.monotonic()
         slot = self._pool.take(test, others_only=others_only)
         self._summary.fresh.append(clocks.monotonic() - began)
@@ -98,9 +104,39 @@ class FreshStages:
         except BaseException:
             self._pool.give_back(slot)
             raise
-        return slot
+        if slot.number not in self._stages:
+
+            def reset(names: tuple[str, ...]) -> None:
+                slot.engine.reset(names, held=True)
+
+            self._stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
+        return Fresh(slot, self._stages[slot.number])
+
+    def give_back(self, fresh: Fresh) -> None:
+        """Have what a test left reset behind the next test."""
+        self._pool.give_back(fresh.slot)
+
+    def keep(self, fresh: Fresh, test: str) -> None:
+        """Have no test of this run get a stage any more, which is as a failed test left it; see `let_go`."""
+        self._session(fresh.slot.engine).keep(test)
+
+    def let_go(self, fresh: Fresh) -> None:
+        """Let go of a stage as it is, without a reset."""
+        self._pool.keep(fresh.slot)
 
     def close(self) -> None:
+        """Wait a while for resets, and let go of the slots."""
         self._pool.close()
         for guard in self._guards.values():
             guard.close()
+
+    def verify_events(self) -> None:
+        """Prove that nothing happened to production since the first of the stages was provisioned, and listen no
+        more. Raises `IsolationBroken`."""
+        others = [session for session in self._sessions.values() if session is not self._own]
+        try:
+            for session in others:
+                session.verify_events()
+        finally:
+            for session in others:
+                session.stop_listening()

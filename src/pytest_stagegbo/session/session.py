@@ -172,7 +172,7 @@ class StageSession:
                 unfinished = self._lock.unfinished(demand.uses)
             self.summary.lock_wait(clocks.monotonic() - began)
             self._held = frozenset(demand.resets)
-            self._check_kept()
+            self.check_kept()
             resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
             if resets:
                 self._reset(resets)
@@ -207,7 +207,8 @@ class StageSession:
         """Have no other test of this run touch the stage, which is as a failed test left it."""
         self._kept.write_text(test)
 
-    def _check_kept(self) -> None:
+    def check_kept(self) -> None:
+        """Raise `NotHeld` if a failed test of this run left the stage to be looked at."""
         if self.settings.pytest.keep and self._kept.exists():
             raise NotHeld(f"the stage is kept as {self._kept.read_text()} left it")
 

@@ -38,6 +38,8 @@ class Summary:
     """Bytes by which each container's volume grew, as the process that saw the most of it measured."""
     broken: list[str] = field(default_factory=list)
     """What processes of the session found broken of the stage's isolation."""
+    trouble: list[str] = field(default_factory=list)
+    """What processes of the session could not do, beside their tests."""
 
     fresh: list[float] = field(default_factory=list)
     """Seconds that each test waited for a fresh stage."""
@@ -64,6 +66,7 @@ class Summary:
         self.fresh.extend(other.fresh)
         self.growth(other.grown)
         self.broken.extend(other.broken)
+        self.trouble.extend(other.trouble)
 
     def to_json(self) -> dict[str, Any]:
         """Lists, dicts, strings and numbers only: xdist sends nothing else between processes."""
@@ -74,6 +77,7 @@ class Summary:
             "fresh": list(self.fresh),
             "grown": dict(self.grown),
             "broken": list(self.broken),
+            "trouble": list(self.trouble),
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class Summary:
             fresh=list(data.get("fresh", ())),
             grown=dict(data["grown"]),
             broken=list(data["broken"]),
+            trouble=list(data.get("trouble", ())),
         )
 
     def lines(self, settings: Settings | None = None, pool_text: str = "") -> list[str]:

@@ -67,6 +67,7 @@ class Pool:
         timeout: Seconds to wait for a clean slot.
         places: Slots that other workers of the run have, or will have in a moment. One of them is taken when there is
             no other: a worker that finds its place taken would share a slot from then on.
+        check: Raises `StageGboError` if a slot that is nobody's at this moment is not to be touched.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Pool:
         ensure: Callable[[StageEngine], None],
         timeout: float,
         places: Collection[int] = (),
+        *,
+        check: Callable[[StageEngine], None] = lambda _: None,
     ) -> None:
         self._slots = [
             Pooled(number, engine, None if number == own else engine.lock(0), engine.lock(0))
@@ -83,6 +86,7 @@ class Pool:
         ]
         self._ensure = ensure
         self._timeout = timeout
+        self._check = check
         self._places = frozenset(places)
         self._threads: ThreadPoolExecutor | None = None
         self._behind: set[Future[None]] = set()
@@ -150,6 +154,12 @@ class Pool:
             slot.lease.for_any_thread()
         self._later(self._recycle, slot)
 
+    def keep(self, slot: Pooled) -> None:
+        """Let go of a slot as it is: not clean, and not to be taken by this process again."""
+        slot.failure = NotHeld(f"the stage is kept as {slot.test} left it")
+        slot.engine.close()
+        _release(slot)
+
     def settle(self, timeout: float) -> bool:
         """Wait until nothing is reset behind the tests any more; whether that was so in time. Seconds."""
         return not wait(self._behind, timeout=timeout).not_done
@@ -210,6 +220,7 @@ class Pool:
                 self._ensure(slot.engine)
                 slot.checked = True
             slot.use.acquire(test, shared=[STAGE], exclusive=slot.engine.settings.containers, keep_note=True)
+            self._check(slot.engine)
             noted = slot.use.clean_note()
             if noted and noted == _identity(slot.engine):
                 slot.use.soil()
