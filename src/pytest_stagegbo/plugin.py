@@ -7,11 +7,13 @@ tests do not ask for the stage costs nothing and cannot fail because of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -19,9 +21,11 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
 from pytest_stagegbo.session.demand import (
+    FIXTURES,
     FRESH_STAGE,
     MARKER,
     PRODUCTION_ACCESS,
+    WHOLE_STAGE,
     Demand,
     asks_for_stage,
     check_production_access,
@@ -30,7 +34,7 @@ from pytest_stagegbo.session.demand import (
 from pytest_stagegbo.truth import LAB_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom
@@ -59,9 +63,13 @@ UNTOUCHED = pytest.StashKey[bool]()
 KEPT = pytest.StashKey[bool]()
 SECTIONS = pytest.StashKey[list[tuple[str, str]]]()
 """What the report of a failed teardown says of the stage."""
+ASKED = pytest.StashKey[frozenset[str]]()
+"""Names of the stage's fixtures that the test has asked for so far, and got."""
 MARKED = pytest.StashKey[list[pytest.Mark]]()
 """The marker that says what to reset, as it was when tests had been collected."""
 PLUGIN_NAME = "stagegbo-session"
+STAGE_FIXTURES = frozenset({WHOLE_STAGE, *FIXTURES})
+"""Those that stand for containers which tests share."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,7 +86,33 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{PRODUCTION_ACCESS}(reason): this test may connect to addresses of production, which is an error otherwise",
     )
-    config.pluginmanager.register(StagePlugin(config), PLUGIN_NAME)
+    plugin = StagePlugin(config)
+    config.pluginmanager.register(plugin, PLUGIN_NAME)
+    config.add_cleanup(_watch_fixtures(plugin, config))
+
+
+def _watch_fixtures(plugin: StagePlugin, config: pytest.Config) -> Callable[[], None]:
+    """Have the plugin hear of every fixture that somebody gets the value of; what ends it.
+
+    pytest has a hook for fixtures that are set up, and none for a value that is there: a second test that calls
+    `getfixturevalue("stage_cache")` would go unheard. All ways to a value, named in a signature or not, go through
+    `FixtureDef.execute`.
+    """
+    original = pytest.FixtureDef.execute
+
+    @functools.wraps(original)
+    def execute(self: pytest.FixtureDef[Any], request: Any) -> Any:
+        __tracebackhide__ = True
+        if request.config is not config:  # of a run within a test of this run
+            return original(self, request)
+        with plugin.resolving(self):
+            return original(self, request)
+
+    def restore() -> None:
+        pytest.FixtureDef.execute = original  # type: ignore[method-assign]
+
+    pytest.FixtureDef.execute = execute  # type: ignore[method-assign]
+    return restore
 
 
 class StagePlugin:
@@ -106,6 +140,8 @@ class StagePlugin:
         self._workers_out: set[str] = set()
         """Workers that have not said yet what they did, or died without."""
         self._described = False
+        self._resolving: list[pytest.FixtureDef[Any]] = []
+        self._stands_for: WeakKeyDictionary[pytest.FixtureDef[Any], frozenset[str]] = WeakKeyDictionary()
 
     # -- settings
 
@@ -374,11 +410,13 @@ class StagePlugin:
         item.stash[BEGAN] = clocks.now()
         for key in (UNTOUCHED, KEPT):
             item.stash[key] = False
+        item.stash[ASKED] = frozenset()
         if DEMAND in item.stash and not self._config.getoption("setupplan", False):
             self._refuse_without_tests()
-            self._begin_run(item.session)
-            if problem := self._begin_test(item):
-                pytest.fail(problem, pytrace=False)
+            error = self._begin_test(item, item.stash[DEMAND])
+            item.stash[UNTOUCHED] = self._no_stage is not None or isinstance(error, (LockTimeout, NotHeld))
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
@@ -395,24 +433,79 @@ class StagePlugin:
         if not _runs_tests(self._config):
             pytest.skip("no test is executed, so nothing is done to the stage")
 
-    def _begin_test(self, item: pytest.Item) -> str:
-        """What kept the test from having the stage; empty when it has it."""
+    def _begin_test(self, item: pytest.Item, wanted: Demand) -> StageGboError | None:
+        """What kept the test from having what it asks of the stage."""
         from pytest_stagegbo.session.session import reminder
 
-        error: StageGboError
+        self._begin_run(item.session)
         try:
             if self._no_stage is None:
-                if self._guard is not None and item.stash[DEMAND].resets:
+                if self._guard is not None and wanted.resets:
                     self._guard.check()
-                self.session().begin(item.nodeid, item.stash[DEMAND])
-                return ""
-            item.stash[UNTOUCHED] = True
-            error = reminder(self._no_stage) if self._told else self._no_stage
+                self.session().begin(item.nodeid, wanted)
+                return None
+            error: StageGboError = reminder(self._no_stage) if self._told else self._no_stage
             self._told = True
-        except StageGboError as raised:
-            item.stash[UNTOUCHED] = isinstance(raised, (LockTimeout, NotHeld))
-            error = raised
-        return f"{type(error).__name__}: {error}"
+            return error
+        except StageGboError as error:
+            return error
+
+    # -- fixtures that are asked for while a test runs
+
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """What a fixture asked for when it was set up the last time does not count any more."""
+        self._stands_for.pop(fixturedef, None)
+
+    @contextlib.contextmanager
+    def resolving(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Around each time that somebody gets the value of a fixture, one that is set up already included.
+
+        A fixture that asks for the stage by `getfixturevalue` stands for what it asked for, for as long as its value
+        is used: by further tests if its scope is wider than a test.
+        """
+        names = self._stands_for.get(fixturedef, frozenset())
+        if fixturedef.argname in STAGE_FIXTURES:
+            names = names | {fixturedef.argname}
+        if names:
+            for asking in self._resolving:
+                self._stands_for[asking] = self._stands_for.get(asking, frozenset()) | names
+            if self._item is not None:
+                self._claim(self._item, names)
+        self._resolving.append(fixturedef)
+        try:
+            yield
+        finally:
+            self._resolving.pop()
+
+    def _claim(self, item: pytest.Item, fixtures: frozenset[str]) -> None:
+        """Have a test take the locks and resets that fixtures need, if it has not yet."""
+        asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
+        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        if fixtures <= item.stash.get(ASKED, frozenset()) or self._config.getoption("setupplan", False):
+            return
+        self._refuse_without_tests()
+        wanted = demand(asked, list(item.iter_markers(MARKER)), self.settings)
+        if not wanted.uses <= has.uses:
+            error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            item.stash[DEMAND] = wanted
+        item.stash[ASKED] = item.stash.get(ASKED, frozenset()) | fixtures
+
+    def _not_beside_fresh(self, item: pytest.Item, fixtures: frozenset[str]) -> StageGboError | None:
+        """Waiting for the stage that the test itself has as its fresh one would never end."""
+        if (
+            TAKEN not in item.stash
+            or self._session is None
+            or item.stash[TAKEN].slot.engine is not self._session.engine
+        ):
+            return None
+        names = ", ".join(sorted(fixtures))
+        return NotHeld(
+            f"the fresh stage of this test is the one that {names} would share with other tests",
+            remedy=f"name {names} in the test's arguments and let there be more slots (--stage-slots=2): the test gets "
+            "another one as its fresh stage then",
+        )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:

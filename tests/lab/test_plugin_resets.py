@@ -167,9 +167,9 @@ def test_a_failed_reset_fails_the_test_and_is_tried_again_by_the_next(plug: Plug
             @pytest.mark.stage_reset("cache")
             def test_trapped(keys): note("ran")
             def test_used(keys): note("ran")
-            def test_freed(stage_drive, request):
-                cache = request.getfixturevalue("stage_cache")
-                cache.exec("umount", "{trap}")
+            def test_freed(stage_drive, pytestconfig):
+                from pytest_stagegbo.plugin import plugin_of
+                plugin_of(pytestconfig).engine().execute("cache", ["umount", "{trap}"])
             def test_after(keys):
                 assert keys("DBSIZE") == 0
         """
@@ -196,3 +196,108 @@ def test_a_run_without_a_test_resets_nothing(plug: Plug, option: str) -> None:
     assert "= stage-gbo =" not in result.stdout.str()
     assert plug.created() == before
     plug.run("test_look.py").assert_outcomes(passed=1)
+
+
+ASKING = """
+    import unittest
+    TWICE = pytest.mark.parametrize("number", range(2))
+
+    def use(service):
+        from conftest import Keys
+        client = Keys(service)
+        note(f"{client('DBSIZE')}")
+        client("SET", "mine", "1")
+        client.close()
+
+    @TWICE
+    def test_body(request, number):
+        use(request.getfixturevalue("stage_cache"))
+
+    @pytest.fixture
+    def asks(request): return request.getfixturevalue("stage_gbo").cache
+    @TWICE
+    def test_fixture(asks, number): use(asks)
+
+    @pytest.fixture(scope="module")
+    def wide(request): return request.getfixturevalue("stage_cache")
+    @TWICE
+    def test_wide(wide, number): use(wide)
+    @TWICE
+    def test_asks_wide(request, number): use(request.getfixturevalue("wide"))
+
+    @pytest.fixture
+    def indirect(request): return request.getfixturevalue(request.param)
+    @TWICE
+    @pytest.mark.parametrize("indirect", ["stage_cache"], indirect=True)
+    def test_indirect(indirect, number): use(indirect)
+
+    class TestOld(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def _ask(self, request): self.request = request
+        def test_one(self): use(self.request.getfixturevalue("stage_cache"))
+        def test_two(self): use(self.request.getfixturevalue("stage_cache"))
+
+    @TWICE
+    def test_beside_another(stage_drive, request, number):
+        use(request.getfixturevalue("stage_cache"))
+
+    def test_twice_in_a_test(request):
+        use(request.getfixturevalue("stage_cache"))
+        assert request.getfixturevalue("stage_gbo").cache is request.getfixturevalue("stage_cache")
+        from conftest import Keys
+        assert Keys(request.getfixturevalue("stage_cache"))("DBSIZE") == 1
+
+    def first():
+        '''
+        >>> use(getfixture("stage_cache"))
+        '''
+    def second():
+        '''
+        >>> use(getfixture("stage_cache"))
+        '''
+"""
+
+
+def test_whoever_asks_for_a_fixture_gets_what_it_needs(plug: Plug) -> None:
+    """In the test's body, in a fixture of any scope, a doctest, a class of unittest: each finds it clean."""
+    plug.write(test_asking=ASKING)
+    plug.run("--stage-reset=cache", "--doctest-modules", "test_asking.py").assert_outcomes(passed=17)
+    assert plug.notes == ["0"] * 17
+
+
+def test_whoever_asks_while_a_test_runs_waits_for_who_has_it(plug: Plug) -> None:
+    """In another process, whose clean test stays clean."""
+    pytest.importorskip("xdist")
+    plug.write(
+        test_one="""
+            import time
+            from pathlib import Path
+            @pytest.mark.stage_reset("cache")
+            def test_clean(keys):
+                Path("has").touch()
+                deadline = time.monotonic() + 2
+                while time.monotonic() < deadline:
+                    assert keys("KEYS", "*") == []
+        """,
+        test_two="""
+            import time
+            from pathlib import Path
+            from conftest import Keys
+            def test_asks(request):
+                deadline = time.monotonic() + 60
+                while not Path("has").exists() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                Keys(request.getfixturevalue("stage_cache"))("SET", "dirt", "1")
+                note("asked")
+        """,
+    )
+    plug.run("-n2", "--dist=loadfile", "test_one.py", "test_two.py").assert_outcomes(passed=2)
+    assert plug.notes == ["asked"]
+
+
+def test_a_fresh_stage_is_not_shared_with_its_own_test(plug: Plug) -> None:
+    """There is one; waiting for it would never end."""
+    plug.write(test_it='def test_it(stage_fresh, request): request.getfixturevalue("stage_cache")')
+    result = plug.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["NotHeld: the fresh stage of this test is the one that stage_cache would share*"])

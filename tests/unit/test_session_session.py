@@ -47,8 +47,9 @@ class Engine:
         self.changes: tuple[Step, ...] | None = None
         self._endpoint = endpoint
 
-    def lock(self) -> StageLock:
-        return StageLock(str(self._endpoint), "server", self.settings.project, self.settings.timeouts.lock)
+    def lock(self, timeout: float | None = None) -> StageLock:
+        patience = self.settings.timeouts.lock if timeout is None else timeout
+        return StageLock(str(self._endpoint), "server", self.settings.project, patience)
 
     def plan(self) -> Plan:
         assert self.changes is not None, "nobody foresaw a plan"
@@ -292,6 +293,84 @@ class TestLocks:
         one.begin("two", uses("cache"))
         assert {names: len(seconds) for names, seconds in one.summary.resets.items()} == {("cache", "drive"): 1}
         assert len(one.summary.waits) == 2
+
+
+class TestMore:
+    """A test that asks for more while it runs gets it like what it named, and keeps what it has."""
+
+    @pytest.fixture
+    def pair(self, engine: Callable[..., Engine]) -> tuple[StageSession, StageSession]:
+        first = engine()
+        first.provisioning = [READY]
+        made = [session(first), session(engine())]
+        for each in made:
+            each.ensure()
+        return made[0], made[1]
+
+    def test_is_reset_and_its_own(self, pair: tuple[StageSession, StageSession]) -> None:
+        one, two = pair
+        one.begin("one", uses("cache"))
+        foresee(one, None)
+        one.begin("one", Demand(frozenset({"cache", "drive"}), ("drive",)))
+        assert done(one) == ["reset drive"]
+        with pytest.raises(LockTimeout, match="container drive"):
+            two.begin("two", uses("drive"))
+        with pytest.raises(LockTimeout, match="container cache"):
+            two.begin("two", resets("cache"))
+        foresee(one, None)
+        one.reset(("drive",))
+        one.end()
+        foresee(two, None)
+        two.begin("two", resets("cache", "drive"))
+
+    def test_what_it_has_is_not_reset_again(self, pair: tuple[StageSession, StageSession]) -> None:
+        one, _ = pair
+        foresee(one, None)
+        one.begin("one", resets("cache"))
+        one.begin("one", Demand(frozenset({"cache", "drive"}), ("cache",)))
+        one.begin("one", Demand(frozenset({"cache", "drive"}), ("cache",)))
+        assert done(one) == ["reset cache"]
+
+    @pytest.mark.parametrize(
+        ("has", "more", "message"),
+        [("drive", "cache", "asked for cache while it ran"), ("cache", "drive", "container drive")],
+    )
+    def test_that_others_have_is_waited_for_a_while_and_what_it_has_stays(
+        self, pair: tuple[StageSession, StageSession], has: str, more: str, message: str
+    ) -> None:
+        """In the order of all locks as long as for any, against it for a moment: two could wait for each other."""
+        one, two = pair
+        foresee(two, None)
+        two.begin("two", resets(more))
+        one.begin("one", uses(has))
+        with pytest.raises(LockTimeout, match=message) as caught:
+            one.begin("one", uses(has, more))
+        assert ("usefixtures" in caught.value.remedy) == (has > more)
+        two.end()
+        with pytest.raises(LockTimeout, match=f"container {has}"):
+            two.begin("two", resets(has))
+        one.begin("one", uses(has, more))
+
+    def test_a_reset_that_failed_leaves_it_what_it_had(self, pair: tuple[StageSession, StageSession]) -> None:
+        one, two = pair
+        one.begin("one", uses("cache"))
+        foresee(one, CommandFailed("no"), None)
+        with pytest.raises(CommandFailed):
+            one.begin("one", Demand(frozenset({"cache", "drive"}), ("drive",)))
+        with pytest.raises(LockTimeout):
+            two.begin("two", resets("cache"))
+        foresee(two, None)
+        two.begin("two", uses("drive"))
+        assert done(two) == ["reset drive"]
+
+    def test_another_test_has_nothing_of_it(self, pair: tuple[StageSession, StageSession]) -> None:
+        """Also where the first one never ended."""
+        one, two = pair
+        one.begin("one", uses("cache"))
+        one.begin("one", uses("cache", "drive"))
+        one.begin("next", uses("llm"))
+        foresee(two, None)
+        two.begin("two", resets("cache", "drive"))
 
 
 class TestUnfinished:

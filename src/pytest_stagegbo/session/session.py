@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks, errors
-from pytest_stagegbo.errors import NotHeld, StageGboError, StageMissing, VaultSealed
+from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError, StageMissing, VaultSealed
 from pytest_stagegbo.locks import STAGE, FileLock
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
@@ -28,10 +28,26 @@ OUTCOME_SECONDS = 24 * 3600
 """After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
 
 
+OUT_OF_ORDER_SECONDS = 10.0
+"""How long a test that runs waits for a further lock that may be another's who waits for one of its own."""
+
+
 def reminder(failure: StageGboError) -> StageMissing:
     """What tests say that need the stage after the first one has told why there is none."""
     return StageMissing(
         f"the stage could not be provisioned: {failure.message}", remedy="see the first test that says so"
+    )
+
+
+def _out_of_order(error: LockTimeout, test: str, names: Iterable[str]) -> LockTimeout:
+    """What a test is told that asks for a container while it runs, when others have it and it may not wait long."""
+    fixtures = ", ".join(f'"stage_{name}"' for name in sorted(names))
+    return LockTimeout(
+        f"{test} asked for {', '.join(sorted(names))} while it ran, when others had it; it has locks that these may "
+        "be waiting for, so it did not wait longer",
+        seen=error.seen,
+        remedy="name it beforehand, in the test's arguments or with "
+        f"@pytest.mark.usefixtures({fixtures}): then all locks are taken together when the test begins",
     )
 
 
@@ -52,6 +68,9 @@ class StageSession:
         self._ensured = False
         self._failure: StageGboError | None = None
         self._told = False
+        self._test = ""
+        self._locks: list[StageLock] = []
+        self._uses: frozenset[str] = frozenset()
         self._held: frozenset[str] = frozenset()
         self._watch: Watch | None = None
 
@@ -154,37 +173,65 @@ class StageSession:
     def begin(self, test: str, demand: Demand) -> None:
         """Take the locks that a test needs and make clean what it wants clean.
 
+        A test that asks for more while it runs begins once more, with all that it asks for: what it has stays its own.
+        Everybody takes locks in one order, so that no two wait for each other. Where a further lock comes after all
+        that the test has, it is waited for like any other; else only for `OUT_OF_ORDER_SECONDS`.
+
         Raises:
             NotHeld: the stage is kept as a failed test left it.
-            StageGboError: provisioning failed; the locks were not had in time; a reset failed.
+            StageGboError: provisioning failed; the locks were not had in time; a reset failed. The test has no more
+                than before.
         """
         self.check()
+        if test != self._test:
+            self.end()
         began = clocks.monotonic()
-        resets, uses = demand.resets, {STAGE, *demand.uses}
-        self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
+        wanted = demand.uses - self._uses
+        if self._locks and not wanted:
+            return
+        lock, uses = self._lock, {STAGE, *wanted}
+        in_order = not self._uses or min(wanted) > max(self._uses)
+        if self._locks:
+            lock = self.engine.lock(None if in_order else min(OUT_OF_ORDER_SECONDS, self.settings.timeouts.lock))
+            uses = set(wanted)
         try:
-            # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
-            unfinished = self._lock.unfinished(demand.uses)
-            if not unfinished.issubset(resets):
-                self._lock.release()
-                resets = tuple(dict.fromkeys((*resets, *sorted(self._lock.unfinished(demand.uses)))))
-                self._lock.acquire(f"test {test}", shared=uses, exclusive=resets)
-                unfinished = self._lock.unfinished(demand.uses)
+            resets = self._take(lock, test, uses, tuple(name for name in demand.resets if name in wanted))
+            self._test, self._uses = test, self._uses | wanted
             self.summary.lock_wait(clocks.monotonic() - began)
-            self._held = frozenset(demand.resets)
             self.check_kept()
-            resets = tuple(name for name in resets if name in demand.resets or name in unfinished)
             if resets:
                 self._reset(resets)
-            self._sign(test, demand.uses)
-        except BaseException:
-            self.end()
+            self._held |= wanted.intersection(demand.resets)
+            self._sign(test, wanted)
+        except BaseException as error:
+            lock.release()
+            self._uses -= wanted
+            if isinstance(error, LockTimeout) and not in_order:
+                raise _out_of_order(error, test, wanted) from None
             raise
+        self._locks.append(lock)
+
+    def _take(self, lock: StageLock, test: str, uses: set[str], resets: tuple[str, ...]) -> tuple[str, ...]:
+        """Take a test's locks; what has to be reset."""
+        names = sorted(uses - {STAGE})
+        lock.acquire(f"test {test}", shared=uses, exclusive=resets)
+        # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
+        unfinished = lock.unfinished(names)
+        wider = resets
+        if not unfinished.issubset(resets):
+            lock.release()
+            wider = tuple(dict.fromkeys((*resets, *sorted(lock.unfinished(names)))))
+            lock.acquire(f"test {test}", shared=uses, exclusive=wider)
+            unfinished = lock.unfinished(names)
+        return tuple(name for name in wider if name in resets or name in unfinished)
 
     def end(self) -> None:
         """Let go of the test's locks."""
-        self._held = frozenset()
-        self._lock.release()
+        self._held, self._uses, self._test = frozenset(), frozenset(), ""
+        with contextlib.ExitStack() as releases:
+            for lock in (self._lock, *self._locks):
+                releases.callback(lock.release)
+            self._locks = []
 
     def reset(self, names: tuple[str, ...]) -> None:
         """A reset in the middle of a test: only of what the test keeps to itself.
