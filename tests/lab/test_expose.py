@@ -209,7 +209,11 @@ NEVER = (
 def test_the_exposed_port_answers_and_no_other_does(small: Stage, machine: Machine, engine: Engine) -> None:
     """Not to production, either; it is shouted out, excused, and kept by the next provisioning."""
     assert machine.reaches(AT, f"{CACHE}:6379", *NEVER) == []
-    said = small.run("expose", "cache", "--listen", AT, "--for", "2h").stdout
+    asked = small.run("expose", "cache", "--listen", AT, "--for", "2h", check=False)
+    assert asked.returncode == 2
+    assert "`expose --yes`" in asked.stderr
+    assert machine.reaches(AT) == [], "nobody agreed to it"
+    said = small.run("expose", "cache", "--listen", AT, "--for", "2h", "--yes").stdout
     assert said.startswith(f"exposed: cache:6379 at {AT} until ")
     assert machine.reaches(AT, *NEVER) == [AT]
     assert small.ground.exec("system", "python3", "-c", DIAL, AT, f"{CACHE}:6379") == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.cli.context import open_context
@@ -36,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     reset.add_argument("names", nargs="+", metavar="NAME", help="containers, or `all` for those whose data is wiped")
     reset.add_argument("--json", action="store_true", help="print one JSON object")
     reset.set_defaults(run=_reset)
-    destroy = commands.add_parser("destroy", help="remove the stage and its slots: what carries this tool's mark")
+    destroy = commands.add_parser("destroy", help="remove the stage and its slots, and nothing that anybody else made")
     destroy.add_argument("--dry-run", action="store_true", help="print what would be removed")
     destroy.add_argument("--yes", action="store_true", help="do not ask")
     destroy.set_defaults(run=_destroy)
@@ -126,24 +125,23 @@ def _reset(arguments: argparse.Namespace) -> int:
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.cli.console import console_progress
+    from pytest_stagegbo.cli.console import ask, console_progress, need_answer
 
+    asks = not (arguments.yes or arguments.dry_run)
+    if asks:
+        need_answer("destroy")
     context = open_context(arguments)
     project = context.loaded.settings.project
     steps = [step for steps in context.fleet().plan_destroy().values() for step in steps]
     if not steps:
         print(f"there is no stage {project}: nothing to remove")
         return 0
-    if arguments.dry_run or (sys.stdin.isatty() and not arguments.yes):
+    if not arguments.yes or arguments.dry_run:
         for step in steps:
             print(step.text)
     if arguments.dry_run:
         return 0
-    if (
-        sys.stdin.isatty()
-        and not arguments.yes
-        and input(f"remove stage {project}? [y/N] ").lower() not in {"y", "yes"}
-    ):
+    if asks and not ask(f"remove stage {project}?"):
         print("nothing was removed")
         return 1
     with console_progress() as progress:

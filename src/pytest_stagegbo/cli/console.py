@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.errors import StageGboError
     from pytest_stagegbo.progress import Progress
 
-__all__ = ["console_progress", "print_error", "print_loudly", "print_table"]
+__all__ = ["ask", "console_progress", "need_answer", "print_error", "print_loudly", "print_table"]
 
 
 class _Lines:
@@ -108,6 +108,28 @@ def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         return
     with _Live() as live:
         yield live
+
+
+def need_answer(command: str) -> None:
+    """See that somebody is there to answer a question. For commands that were not given --yes.
+
+    Raises:
+        SettingsError: nobody is: standard input is no terminal.
+    """
+    from pytest_stagegbo.errors import SettingsError
+
+    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
+        raise SettingsError(
+            f"{command} asks before it changes anything, and nobody can answer: standard input is no terminal",
+            seen="nothing was changed",
+            remedy=f"`{command} --yes` does it without asking; --dry-run shows what it would do",
+        )
+
+
+def ask(question: str) -> bool:
+    """Whether the answer on the terminal is yes. Asked on standard error, so that what is printed can be piped."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.cli.console import ask, need_answer
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
 from pytest_stagegbo.errors import SettingsError
@@ -60,8 +60,13 @@ def _open(arguments: argparse.Namespace, context: Context) -> int:
     with console_progress() as progress:
         engine = context.engine(progress)
         engine.exposures.open(wanted, dry_run=True)
-    if arguments.dry_run or not _agreed(arguments, f"expose {wanted} to everybody who reaches {wanted.listen}?"):
-        return _tell(arguments, "would expose", (wanted,)) if arguments.dry_run else 1
+    if arguments.dry_run:
+        return _tell(arguments, "would expose", (wanted,))
+    if not arguments.yes:
+        need_answer("expose")
+        if not ask(f"expose {wanted} to everybody who reaches {wanted.listen}?"):
+            print("nothing was exposed")
+            return 1
     with console_progress() as progress:
         context.engine(progress).exposures.open(wanted)
     return _tell(arguments, "exposed", (wanted,))
@@ -73,15 +78,6 @@ def _close(arguments: argparse.Namespace, context: Context) -> int:
     with console_progress() as progress:
         closed = context.engine(progress).exposures.close(arguments.close, dry_run=arguments.dry_run)
     return _tell(arguments, "would close" if arguments.dry_run else "closed", closed)
-
-
-def _agreed(arguments: argparse.Namespace, question: str) -> bool:
-    if arguments.yes or not sys.stdin.isatty():
-        return True
-    if input(f"{question} [y/N] ").lower() in {"y", "yes"}:
-        return True
-    print("nothing was exposed")
-    return False
 
 
 def _tell(arguments: argparse.Namespace, what: str, found: Sequence[Exposure]) -> int:
