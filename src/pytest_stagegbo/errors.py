@@ -11,7 +11,7 @@
     ├── OperationFailed          an Incus operation was accepted and then failed, or never ended
     ├── ProductionProtected      a request would have reached production
     ├── ProductionAccessError    a test would have connected to production
-    ├── NotOurs                  something in the way carries no ownership mark
+    ├── NotOurs                  something in the way was not made for this stage
     ├── SourceMissing            production has no such container
     ├── NoRoom                   the pool or the host's file system is too full
     ├── LimitTooSmall            a clone's disk limit is below what its source references
@@ -161,7 +161,7 @@ class ProductionAccessError(StageGboError):
 
 
 class NotOurs(StageGboError):
-    """Something in the way carries no ownership mark of this tool, so it is left alone."""
+    """Something in the way was not made by this tool for this stage, so it is left alone."""
 
     code = "SG201"
     exit_code = 4

@@ -496,7 +496,7 @@ def flat(document: Any, path: str = "") -> dict[str, Any]:
 def steady(document: Any) -> Any:
     """A document of the API without identities and times."""
     if isinstance(document, dict):
-        unsteady = {"created_at", "last_used_at", "etag", "used_by", marks.ORIGIN}
+        unsteady = {"created_at", "last_used_at", "etag", "used_by", marks.ORIGIN, marks.INSTANCE}
         return {
             key: steady(value)
             for key, value in document.items()

@@ -218,6 +218,7 @@ def destroying(*forwards: dict[str, Any]) -> list[str]:
     answers: dict[tuple[str, str], Any] = {
         ("GET", "projects"): [],
         ("GET", "networks/stagebr0"): {"name": "stagebr0", "config": dict(bridge.config), "managed": True},
+        ("GET", "instances"): [],
         ("GET", "network-acls/stagebr0-isolation"): refused(404),
         ("GET", "networks/stagebr0/forwards"): list(forwards),
     }

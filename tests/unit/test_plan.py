@@ -12,7 +12,7 @@ import pytest
 from fakes import GIB, SERVER, bare_host, clone, copied, finished, network, pool, project, source
 
 from pytest_stagegbo.engine import marks, shape, steps
-from pytest_stagegbo.engine.allowlist import clone_config, unsafe
+from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, unsafe
 from pytest_stagegbo.engine.facts import Facts, Room
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
@@ -21,7 +21,7 @@ from pytest_stagegbo.incus import Project
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 SETTINGS = Settings()
@@ -93,14 +93,14 @@ class World:
                 assert step.create == (existing is None or existing.is_half_made)
                 config = shape.network(settings)
                 made = replace(network(step.subject, config["ipv4.address"]), config=config)
-                self.facts = replace(facts, networks={**facts.networks, step.subject: made})
+                self.facts = replace(facts, networks={**facts.networks, step.subject: made}, bridge_works=True)
             case steps.SetProfile():
                 devices = shape.profile_devices(settings, step.pool, managed=self.managed)
                 self.facts = replace(facts, profile={"name": "default", "config": {}, "devices": devices})
             case steps.RemoveClone():
-                assert marks.is_ours(facts.clones[step.subject].config)
+                assert marks.is_clone(facts.clones[step.subject], settings)
                 left = {name: found for name, found in facts.clones.items() if name != step.subject}
-                self.facts = replace(facts, clones=left)
+                self.facts = replace(facts, clones=left, detached=facts.detached - {step.subject})
             case steps.CopyClone():
                 self.copy(step)
             case steps.PrepareClone():
@@ -113,6 +113,16 @@ class World:
                 found = facts.clones[step.subject]
                 root = {**found.devices["root"], "size": step.limit}
                 self.put(replace(found, devices={**found.devices, "root": root}))
+            case steps.AdoptClone():
+                found = facts.clones[step.subject]
+                identity = marks.identity(settings.project, step.subject)
+                self.put(replace(found, config={**found.config, marks.INSTANCE: identity}))
+            case steps.AttachClone():
+                found = facts.clones[step.subject]
+                assert settings.network.name in facts.networks, "there must be a bridge to be put on"
+                nic = clone_nic(step.container, settings, managed=self.managed)
+                self.put(replace(found, status="Stopped", devices={**found.devices, "eth0": nic}))
+                self.facts = replace(self.facts, detached=facts.detached - {step.subject})
             case steps.StartClone():
                 found = facts.clones[step.subject]
                 assert found.config[marks.STATE] == marks.PREPARED, "only a prepared clone is ever started"
@@ -164,6 +174,34 @@ def half_made_network() -> Facts:
     return replace(facts, networks={**facts.networks, "stagebr0": half})
 
 
+def without_bridge(**changes: Any) -> Facts:
+    facts = finished(SETTINGS, detached=frozenset(NAMES), **changes)
+    return replace(facts, networks={name: each for name, each in facts.networks.items() if name != "stagebr0"})
+
+
+def without_nic(name: str) -> Facts:
+    found = clone(name, SETTINGS)
+    return with_clones(finished(SETTINGS), cache=replace(found, devices={"root": found.devices["root"]}))
+
+
+def earlier_version() -> Facts:
+    """What a version left that did not say yet which stage it made things for."""
+    facts = finished(SETTINGS)
+    stage, bridge = facts.projects[SETTINGS.project], facts.networks["stagebr0"]
+    assert facts.acl is not None
+    return replace(
+        facts,
+        projects={**facts.projects, stage.name: replace(stage, config=unmarked(stage.config))},
+        networks={**facts.networks, "stagebr0": replace(bridge, config=unmarked(bridge.config))},
+        acl={**facts.acl, "config": unmarked(facts.acl["config"])},
+        clones={name: replace(each, config=unmarked(each.config)) for name, each in facts.clones.items()},
+    )
+
+
+def unmarked(config: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in config.items() if key not in {marks.PROJECT, marks.INSTANCE}}
+
+
 def changed_network(**config: str) -> Facts:
     facts = finished(SETTINGS)
     bridge = facts.networks["stagebr0"]
@@ -203,6 +241,17 @@ STARTS: list[Any] = [
     pytest.param(lambda: changed_project(**{"features.networks": "true"}), SETTINGS, id="project-with-own-networks"),
     pytest.param(lambda: changed_network(**{"ipv4.nat": "false"}), SETTINGS, id="changed-network"),
     pytest.param(half_made_network, SETTINGS, id="half-made-network"),
+    pytest.param(without_bridge, SETTINGS, id="no-bridge"),
+    pytest.param(lambda: without_bridge(acl=None), SETTINGS, id="no-bridge-and-no-access-list"),
+    pytest.param(
+        lambda: finished(SETTINGS, bridge_works=False, detached=frozenset(NAMES)), SETTINGS, id="bridge-not-in-kernel"
+    ),
+    pytest.param(
+        lambda: without_nic("cache"),
+        SETTINGS,
+        id="device-taken-away",
+    ),
+    pytest.param(earlier_version, SETTINGS, id="earlier-version"),
     pytest.param(
         lambda: finished(SETTINGS, acl={**shape.acl(SETTINGS), "name": "x", "egress": []}), SETTINGS, id="open-acl"
     ),
@@ -347,6 +396,22 @@ class TestSteps:
     @pytest.mark.parametrize("status", ["Running", "Ready"])
     def test_a_running_clone_is_not_started(self, status: str) -> None:
         assert changes(with_clones(finished(SETTINGS), cache=clone("cache", SETTINGS, status=status))) == []
+
+    @pytest.mark.parametrize(
+        ("facts", "reason"),
+        [
+            pytest.param(without_bridge(), "the bridge is made again", id="bridge"),
+            pytest.param(
+                finished(SETTINGS, detached=frozenset(NAMES)), "its interface is not on the bridge", id="interface"
+            ),
+        ],
+    )
+    def test_clones_that_are_off_the_bridge_are_put_on_it_and_keep_their_data(self, facts: Facts, reason: str) -> None:
+        plan = make_plan(facts, SETTINGS)
+        attached = {step.subject: step.reason for step in plan.steps if isinstance(step, steps.AttachClone)}
+        assert attached == dict.fromkeys(NAMES, reason)
+        assert {f"start:{name}" for name in NAMES} <= set(keys(plan.changes))
+        assert not [step for step in plan.changes if isinstance(step, steps.RemoveClone | steps.CopyClone)]
 
     def test_recreate_replaces_what_is_as_it_should_be(self) -> None:
         assert changes(finished(only("cache")), only("cache"), recreate=True) == [

@@ -567,6 +567,16 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "events": (lambda r: r.events(), None, []),
     "projects": (lambda r: r.projects(), [], [(("projects",), {"recursion": 1})]),
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
+    "instances_of_all_projects": (
+        lambda r: r.instances_of_all_projects(),
+        [],
+        [(("instances",), {"all-projects": "true", "recursion": 1})],
+    ),
+    "link": (
+        lambda r: r.link("stagebr0"),
+        {"state": "up"},
+        [(("networks", "stagebr0", "state"), {"project": "default"})],
+    ),
     "instance": (lambda r: r.instance("P", "n"), {"name": "n"}, [(("instances", "n"), {"project": "P"})]),
     "init": (lambda r: r.init("P", "n"), {"pid": 7}, [(("instances", "n", "state"), {"project": "P"})]),
     "is_worked_on": (

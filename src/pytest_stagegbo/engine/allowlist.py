@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device, Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["CloneConfig", "clone_config", "nic", "root_disk", "unconfined", "unsafe"]
+__all__ = ["CloneConfig", "clone_config", "clone_nic", "nic", "root_disk", "unconfined", "unsafe"]
 
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
@@ -67,6 +67,16 @@ def nic(settings: Settings, *, managed: bool) -> Device:
     return {"type": "nic", "name": "eth0", **link}
 
 
+def clone_nic(container: ContainerSettings, settings: Settings, *, managed: bool) -> Device:
+    """A clone's own network device: that of the stage, with the clone's address and no other."""
+    return {
+        **nic(settings, managed=managed),
+        "ipv4.address": str(container.address),
+        "security.mac_filtering": "true",
+        "security.ipv4_filtering": "true",
+    }
+
+
 def root_disk(pool: str, size: str) -> Device:
     return {"type": "disk", "path": "/", "pool": pool, "size": size}
 
@@ -95,21 +105,16 @@ def clone_config(
         "boot.autostart": "false",
         marks.OWNER: marks.OWNER_VALUE,
         marks.STATE: marks.BUILDING,
+        marks.INSTANCE: marks.identity(settings.project, container.name),
         marks.SOURCE: f"{source.project}/{source.name}",
         marks.FINGERPRINT: marks.fingerprint(container, settings),
         marks.GENERATION: source.config.get(marks.GENERATION, "") if golden else "",
         marks.ORIGIN: (source.config.get(marks.ORIGIN) if golden else "") or marks.origin(source),
     }
-    eth0 = {
-        **nic(settings, managed=managed),
-        "ipv4.address": str(container.address),
-        "security.mac_filtering": "true",
-        "security.ipv4_filtering": "true",
-    }
     size = container.disk_limit or settings.disk_limit
     devices: dict[str, Device] = {name: {"type": "none"} for name in source.devices}
     devices["root"] = root_disk(source.pool, size)
-    devices["eth0"] = eth0
+    devices["eth0"] = clone_nic(container, settings, managed=managed)
     return CloneConfig(config, devices, _dropped(source, kept))
 
 

@@ -1,20 +1,19 @@
-"""Taking the stage away again: everything that carries this tool's mark, and nothing else."""
+"""Taking the stage away again: everything that was made for this very stage, and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.exposure import read_forward
+from pytest_stagegbo.engine import foreign, marks, ownership, shape
 from pytest_stagegbo.engine.steps import RemoveClone, Step
-from pytest_stagegbo.errors import NotOurs
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.incus import Instance, Reader
+    from pytest_stagegbo.engine.foreign import Foreign
+    from pytest_stagegbo.incus import Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["RemoveAcl", "RemoveForward", "RemoveNetwork", "RemoveProject", "plan_destroy"]
+__all__ = ["RemoveAcl", "RemoveForward", "RemoveNetwork", "RemoveProject", "plan_destroy", "refuse_foreign"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,52 +52,47 @@ class RemoveAcl(Step):
         return f"remove access list {self.subject}"
 
 
-def plan_destroy(reader: Reader, settings: Settings) -> tuple[Step, ...]:
+def plan_destroy(reader: Reader, settings: Settings, family: str = "") -> tuple[Step, ...]:
     """The steps that remove the stage; none when there is none. Reads, and does not write.
 
+    Args:
+        family: The stage that this one is a slot or the golden copy of.
+
     Raises:
-        NotOurs: the project has instances that this tool did not make, or the bridge is used by somebody else.
+        NotOurs: something that this tool did not make would go with the stage, or keeps it from going.
     """
     steps: list[Step] = []
-    project = reader.projects().get(settings.project)
-    clones: dict[str, Instance] = {}
-    if project is not None and marks.is_ours(project.config):
+    found: list[Foreign] = []
+    projects = reader.projects()
+    project = projects.get(settings.project)
+    if project is not None and ownership.is_stage(project):
         clones = reader.instances(settings.project)
-        foreign = [name for name, clone in clones.items() if not marks.is_ours(clone.config)]
-        if foreign:
-            raise NotOurs(
-                f"project {settings.project} has instances that pytest-stagegbo did not make: {', '.join(foreign)}",
-                seen="nothing was removed",
-                remedy=f"remove them yourself (`incus delete --project {settings.project} NAME`), then destroy again",
-            )
-        steps.extend(RemoveClone(subject=name, reason="the stage is destroyed") for name in clones)
+        found += foreign.in_project(project, settings, clones)
+        own = [name for name, clone in clones.items() if marks.is_clone(clone, settings)]
+        found += foreign.in_clones(reader, settings, own)
+        steps.extend(RemoveClone(subject=name, reason="the stage is destroyed") for name in own)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveProject(subject=settings.project, after=after))
     network = reader.network(settings.network.name)
-    if network is not None and marks.is_ours(network.config):
-        steps.extend(RemoveForward(subject=listen) for listen in _forwards(reader, settings))
+    if network is not None and ownership.belongs(network.config, settings, family, projects):
+        found += foreign.on_bridge(reader, network, settings)
+        exposed, others = foreign.forwards(reader, settings)
+        found += others
+        steps.extend(RemoveForward(subject=listen) for listen in exposed)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveNetwork(subject=network.name, after=after))
     acl = reader.acl(shape.acl_name(settings))
-    if acl is not None and marks.is_ours(acl.get("config") or {}):
+    if acl is not None and ownership.belongs(acl.get("config") or {}, settings, family, projects):
+        found += foreign.uses_acl(acl, settings)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))
+    foreign.refuse(found, f"stage {settings.project} can't be destroyed", "then destroy again")
     return tuple(steps)
 
 
-def _forwards(reader: Reader, settings: Settings) -> list[str]:
-    """Listen addresses of the bridge's forwards, which would go with it.
-
-    Raises:
-        NotOurs: this tool did not make one of them.
-    """
-    found = reader.forwards(settings.network.name)
-    foreign = [each["listen_address"] for each in found if read_forward(each) is None]
-    if foreign:
-        raise NotOurs(
-            f"network {settings.network.name} has forwards that pytest-stagegbo did not make: {', '.join(foreign)}",
-            seen="nothing was removed",
-            remedy=f"remove them yourself (`incus network forward delete {settings.network.name} ADDRESS`), then "
-            "destroy again",
-        )
-    return [each["listen_address"] for each in found]
+def refuse_foreign(reader: Reader, settings: Settings) -> None:
+    """Raise `NotOurs` when the stage's project has something that this tool did not make."""
+    project = reader.projects().get(settings.project)
+    if project is not None:
+        found = foreign.in_project(project, settings, reader.instances(settings.project))
+        foreign.refuse(found, f"project {settings.project} can't be removed", "then destroy again")

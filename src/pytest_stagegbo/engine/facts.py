@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.errors import SourceMissing
 
@@ -63,6 +63,13 @@ class Facts:
     """Production's instances, where they are not the sources."""
     exposed: tuple[Exposure, ...] = ()
     """Ports of clones that are exposed, and what is left of such."""
+    bridge_works: bool = True
+    """Whether the kernel has the stage's bridge, up and with its address. False: only Incus's record is there."""
+    detached: frozenset[str] = frozenset()
+    """Names of running clones whose network device is not on the bridge."""
+    neighbours: tuple[str, ...] = ()
+    """Instances that are on the stage's bridge and not its clones, where the bridge has another address than it should.
+    """
     host: tuple[HostNetwork, ...] = ()
     """Networks that the daemon's host has, as far as they are known."""
     host_seen: bool = True
@@ -104,11 +111,20 @@ class Facts:
         return tuple(sorted(found))
 
 
-def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: bool = True, golden: str = "") -> Facts:
+def gather(
+    reader: Reader,
+    host: HostView,
+    settings: Settings,
+    *,
+    need_source: bool = True,
+    golden: str = "",
+    family: str = "",
+) -> Facts:
     """Read the facts: about a dozen requests, the slowest beside the others.
 
     Args:
         golden: Project to copy from instead of production's.
+        family: The stage that this one is a slot or the golden copy of.
         need_source: Whether it is an error that the source project does not exist.
 
     Raises:
@@ -119,6 +135,7 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         bridge = pool.submit(reader.network, settings.network.name)
         acl = pool.submit(reader.acl, shape.acl_name(settings))
         forwards = pool.submit(reader.forwards, settings.network.name)
+        link = pool.submit(reader.link, settings.network.name)
         projects = reader.projects()
         if need_source and settings.source_project not in projects:
             raise SourceMissing(
@@ -128,7 +145,8 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
             )
         production = reader.instances(settings.source_project)
         host_networks = host.networks()
-        networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production)))
+        own = _is_own(bridge.result(), settings, family, projects)
+        networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production), own=own))
         sources = production
         if golden:
             copied = reader.instances(golden)
@@ -137,13 +155,17 @@ def gather(reader: Reader, host: HostView, settings: Settings, *, need_source: b
         clones = reader.instances(settings.project) if exists else {}
         profile = reader.profile(settings.project) if exists else None
         rooms = _rooms(reader, host, settings, sources)
+        server = reader.server()
         return Facts(
-            server=reader.server(),
+            server=server,
             projects=projects,
             sources=sources,
             clones=clones,
             networks=networks.result(),
-            exposed=exposures(forwards.result(), acl.result()),
+            exposed=exposures(forwards.result(), acl.result()) if own else (),
+            bridge_works=_works(link.result(), bridge.result(), settings),
+            detached=frozenset() if server.clustered else _detached(reader, settings, link.result(), clones),
+            neighbours=_neighbours(reader, settings, bridge.result()) if own else (),
             host=host_networks if host_networks is not None else _by_api(reader, settings, bridge.result()),
             host_seen=host_networks is not None,
             ways=host.ways(c.address for c in settings.containers.values()) if bridge.result() else None,
@@ -165,11 +187,47 @@ def _bridges(instances: Mapping[str, Instance]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _is_own(bridge: Network | None, settings: Settings, family: str, projects: Mapping[str, Project]) -> bool:
+    return bridge is not None and ownership.belongs(bridge.config, settings, family, projects)
+
+
+def _works(link: Mapping[str, Any] | None, bridge: Network | None, settings: Settings) -> bool:
+    if bridge is None or bridge.is_half_made or bridge.config.get("ipv4.address") != str(settings.network.address):
+        return True  # it is made, or set up, anyway
+    addresses = [each.get("address") for each in (link or {}).get("addresses") or ()]
+    return link is not None and link.get("state") == "up" and str(settings.network.address.ip) in addresses
+
+
+def _detached(
+    reader: Reader, settings: Settings, link: Mapping[str, Any] | None, clones: Mapping[str, Instance]
+) -> frozenset[str]:
+    found = _off(link, clones.values())
+    if found and link is not None:  # a clone that was started between the two looks has got another interface
+        found &= _off(reader.link(settings.network.name), reader.instances(settings.project).values())
+    return found
+
+
+def _off(link: Mapping[str, Any] | None, clones: Iterable[Instance]) -> frozenset[str]:
+    ports = ((link or {}).get("bridge") or {}).get("upper_devices") or ()
+    return frozenset(c.name for c in clones if c.is_running and c.config.get("volatile.eth0.host_name") not in ports)
+
+
+def _neighbours(reader: Reader, settings: Settings, bridge: Network | None) -> tuple[str, ...]:
+    if bridge is None or bridge.config.get("ipv4.address") == str(settings.network.address):
+        return ()
+    return tuple(
+        f"{each.project}/{each.name}"
+        for each in reader.instances_of_all_projects()
+        if bridge.name in _bridges({each.name: each})
+        and not (each.project == settings.project and marks.is_clone(each, settings))
+    )
+
+
 def _networks(
-    reader: Reader, settings: Settings, bridge: Network | None, production: Collection[str]
+    reader: Reader, settings: Settings, bridge: Network | None, production: Collection[str], *, own: bool
 ) -> Mapping[str, Network]:
-    """All of them only where the stage's subnet may clash with that of any."""
-    if not _is_made(settings, bridge):
+    """All of them only where the stage's subnet may clash with that of any, or its bridge is another's."""
+    if not own or not _is_made(settings, bridge):
         return reader.networks()
     found = [bridge, *(reader.network(name) for name in sorted(production) if name != settings.network.name)]
     return {each.name: each for each in found if each is not None}

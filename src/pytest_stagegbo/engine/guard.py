@@ -4,33 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine.subnets import free_place
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from typing import Any
 
     from pytest_stagegbo.engine.facts import Facts
-    from pytest_stagegbo.incus import Project
+    from pytest_stagegbo.incus import Network, Project
+    from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["refuse", "refuse_foreign", "refuse_relation"]
+__all__ = ["refuse", "refuse_foreign", "refuse_other_stage", "refuse_relation"]
 
 
-def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:
+def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings], family: str = "") -> None:
     """Raise the error that keeps provisioning from starting, if there is one.
 
     Args:
         copying: The containers that would be copied.
+        family: The stage that this one is a slot or the golden copy of.
 
     Raises:
         ProductionProtected: the stage would use what production uses.
         SourceMissing: a container that the settings name has no source.
-        NotOurs: the stage's names are taken by something without this tool's mark.
+        NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
         NoRoom: the pool, or the file system under it, is too full.
     """
+    refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, family, facts.host)
     _refuse_production(facts, settings)
     missing = [c for c in settings.containers.values() if c.source_name not in facts.sources]
     if missing:
@@ -42,18 +47,33 @@ def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings
             "one out with `containers.NAME = false`",
         )
     refuse_foreign(facts, settings)
+    _refuse_neighbours(facts, settings, copying)
     if copying:
         _refuse_full(facts, settings, copying)
 
 
 def refuse_relation(project: Project | None, family: str) -> None:
-    """Raise `SettingsError` when a project is a slot of another stage than is meant: its addresses are others, too.
+    """Raise an error when a project is a stage, and a slot, or a golden copy is meant, or the other way round: its
+    addresses are others, too.
 
     Args:
         family: The stage that a slot or a golden copy is meant of; empty: neither is meant.
+
+    Raises:
+        SettingsError: it is a slot, or a golden copy, of another stage than is meant.
+        NotOurs: it is a stage of its own.
     """
-    found = project.config.get(marks.FAMILY, "") if project is not None and marks.is_ours(project.config) else ""
-    if project is not None and found and found != family:
+    if project is None or not marks.is_ours(project.config):
+        return
+    found = project.config.get(marks.FAMILY, "")
+    if family and not found:
+        raise NotOurs(
+            f"project {project.name} is a stage of its own, and no slot or golden copy of {family}",
+            seen=f"it has no mark {marks.FAMILY}={family}",
+            remedy=f"give one of the two another name (--project): the slots of {family} are {family}-1, {family}-2 "
+            f"and so on, its golden copy is {family}-GOLDEN. `--project {project.name} destroy` removes that stage",
+        )
+    if found != family:
         raise SettingsError(
             f"project {project.name} is a slot of stage {found}, or its golden copy",
             seen=f"its mark {marks.FAMILY}={found}",
@@ -65,7 +85,7 @@ def refuse_foreign(facts: Facts, settings: Settings) -> None:
     """Raise `NotOurs` when something that has one of the stage's names was not made by this tool."""
     found: list[str] = []
     project = facts.projects.get(settings.project)
-    if project is not None and not marks.is_ours(project.config):
+    if project is not None and not ownership.is_stage(project):
         found.append(f"project {settings.project}")
     network = facts.networks.get(settings.network.name)
     if network is not None and not marks.is_ours(network.config):
@@ -75,15 +95,82 @@ def refuse_foreign(facts: Facts, settings: Settings) -> None:
     found.extend(
         f"instance {name} in {settings.project}"
         for name, clone in sorted(facts.clones.items())
-        if name in settings.containers and not marks.is_ours(clone.config)
+        if name in settings.containers and not marks.is_clone(clone, settings)
     )
     if found:
         raise NotOurs(
             ", ".join(found) + ": not made by pytest-stagegbo, so left alone",
-            seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE}",
+            seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE}, or one that was copied from something else",
             remedy="remove it yourself if it is a left-over of an earlier set-up, or choose other names with --project "
             "and --network",
         )
+
+
+def refuse_other_stage(
+    networks: Mapping[str, Network],
+    acl: Mapping[str, Any] | None,
+    projects: Mapping[str, Project],
+    settings: Settings,
+    family: str,
+    host: Collection[HostNetwork] = (),
+) -> None:
+    """Raise `NotOurs` when the stage's bridge or access list was made for another stage.
+
+    Args:
+        networks: The bridge, if there is one, and others, by name.
+        acl: The access list of that name.
+        family: The stage that this one is a slot or the golden copy of.
+        host: What the host has besides, as far as it is known.
+    """
+    bridge = networks.get(settings.network.name)
+    configs = {
+        f"network {settings.network.name}": {} if bridge is None else bridge.config,
+        f"access list {shape.acl_name(settings)}": (acl or {}).get("config") or {},
+    }
+    for what, config in configs.items():
+        if not marks.is_ours(config) or ownership.is_free_for(config, settings, family, projects):
+            continue
+        found = ownership.owners(config, settings.network.name, projects)
+        others = sorted(name for name, of in found if (name, of) != (settings.project, family))
+        name, address = free_place(settings, networks, host)
+        remedy = f'give stage {settings.project} a bridge and a subnet of its own: project = "{settings.project}", '
+        remedy += f'network.name = "{name}", network.address = "{address}" in its settings file'
+        if family:
+            remedy = f'name other bridges for the slots of {family}: slots.network = "{name[:-1]}{{slot}}"'
+        gone = [other for other in others if other not in projects]
+        if gone:
+            remedy += f". It is what a run that was killed left of {gone[0]}: `--project {gone[0]} destroy` removes it"
+        raise NotOurs(
+            f"{what} belongs to stage {' and '.join(others)}, so stage {settings.project} can't have it",
+            seen=f"the bridge is {settings.network.name}, its address {settings.network.address}",
+            remedy=remedy,
+        )
+
+
+def _refuse_neighbours(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:
+    """Raise `NotOurs` when somebody's instance on the bridge would lose its network, or has a clone's address."""
+    if facts.neighbours:
+        raise NotOurs(
+            f"network {settings.network.name} can't get the address {settings.network.address}: "
+            f"{', '.join(facts.neighbours)} would lose its network",
+            seen=f"it has {facts.networks[settings.network.name].config.get('ipv4.address')}",
+            remedy="set network.address back, take them off the bridge, or name another bridge with network.name",
+        )
+    wanted = {str(c.address): c for c in settings.containers.values()}
+    for name, other in sorted(facts.clones.items()):
+        if marks.is_clone(other, settings):
+            continue
+        for device in other.expanded_devices.values():
+            container = wanted.get(device.get("ipv4.address", ""))
+            # Incus refuses a second NIC with that address where it knows both to be on the bridge.
+            if container is not None and (other.is_running or ("network" in device and container in copying)):
+                raise NotOurs(
+                    f"instance {name} in {settings.project} has the address of {container.name}, {container.address}; "
+                    "pytest-stagegbo did not make it, so it is left alone",
+                    seen=f"{name} is {other.status.lower()}",
+                    remedy=f"`incus stop {name} --project {settings.project}`, or give it another address: "
+                    f"`incus config device set {name} eth0 ipv4.address=ADDRESS --project {settings.project}`",
+                )
 
 
 def _refuse_production(facts: Facts, settings: Settings) -> None:

@@ -1,8 +1,9 @@
 """The marks that this tool leaves on what it makes, and reads before it changes anything.
 
-Nothing without `OWNER` is ever changed or deleted. A clone's `STATE` is `building` from the moment it exists until
-its files are in place and its configuration was checked; only a `prepared` one is started. Whatever a killed run
-leaves is therefore either finished or recognisable garbage.
+Nothing without `OWNER` is ever changed or deleted. That mark tells which tool made a thing; `PROJECT`, `FAMILY` and
+`INSTANCE` tell for which stage. Marks that Incus copies along with an instance name another one then. A clone's `STATE`
+is `building` from the moment it exists until its files are in place and its configuration was checked; only a
+`prepared` one is started. Whatever a killed run leaves is therefore either finished or recognisable garbage.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "FAMILY",
     "FINGERPRINT",
     "GENERATION",
+    "INSTANCE",
     "ORIGIN",
     "OWNER",
     "OWNER_VALUE",
@@ -31,11 +33,15 @@ __all__ = [
     "PROJECT",
     "PROVEN",
     "SECRETS",
+    "SNAPSHOT",
     "SOURCE",
     "STATE",
     "fingerprint",
+    "identity",
+    "is_clone",
     "is_ours",
-    "kinship",
+    "of_instance",
+    "of_stage",
     "origin",
     "reads_vault",
     "replaced_fields",
@@ -58,19 +64,55 @@ ORIGIN = "user.stagegbo.origin"
 GENERATION = "user.stagegbo.generation"
 """Of a golden clone, set once it is fit to be copied; of a slot's clone, that of the golden one it was copied from."""
 FAMILY = "user.stagegbo.family"
-"""Of a project, bridge and access list: project of the stage that they are a slot or the golden copy of."""
+"""Of a slot's or a golden copy's project, bridge and access list: the project of the stage that they belong to."""
 PROJECT = "user.stagegbo.project"
-"""Of such a bridge and access list: the project that they are for."""
+"""Of a project, bridge and access list: the project of the stage or slot that they were made for."""
+INSTANCE = "user.stagegbo.instance"
+"""Of a clone: the instance that its marks were set for; see `identity`."""
+SNAPSHOT = "stagegbo-clean"
+"""Of a clone that may be reset by a restore. Other snapshots are somebody else's."""
 
 
-def kinship(settings: Settings, family: str) -> dict[str, str]:
-    """The marks of a slot's bridge and access list; none for a stage that is no slot."""
-    return {FAMILY: family, PROJECT: settings.project} if family else {}
+def of_stage(settings: Settings, family: str) -> dict[str, str]:
+    """The marks of a stage's project, bridge and access list.
+
+    Args:
+        family: The stage that this one is a slot or the golden copy of.
+    """
+    marks = {OWNER: OWNER_VALUE, PROJECT: settings.project}
+    return {**marks, FAMILY: family} if family else marks
+
+
+def identity(project: str, name: str, uuid: str = "") -> str:
+    """The value of `INSTANCE`. A copy or a renamed instance inherits it, and has another name or identifier.
+
+    Args:
+        uuid: The daemon's `volatile.uuid`, once it is known: a copy that was made under a clone's own name has
+            another one, too.
+    """
+    return f"{project}/{name} {uuid}".rstrip()
+
+
+def of_instance(clone: Instance) -> dict[str, str]:
+    """The mark of a clone that the daemon has made."""
+    return {INSTANCE: identity(clone.project, clone.name, clone.config.get("volatile.uuid", ""))}
 
 
 def is_ours(config: Mapping[str, str]) -> bool:
-    """Whether something with this config was made by this tool."""
+    """Whether something with this config was made by this tool, or copied from what was."""
     return config.get(OWNER) == OWNER_VALUE
+
+
+def is_clone(instance: Instance, settings: Settings) -> bool:
+    """Whether this tool made this very instance for the stage. Copies of clones are somebody else's."""
+    config = instance.config
+    if not is_ours(config):
+        return False
+    place = identity(settings.project, instance.name)
+    if INSTANCE in config:
+        return config[INSTANCE] in {place, identity(settings.project, instance.name, config.get("volatile.uuid", ""))}
+    # Made by a version without that mark: whoever copies an instance chooses another name.
+    return instance.name in settings.containers or config.get(SOURCE, "").rpartition("/")[2] == instance.name
 
 
 def vault_container(settings: Settings) -> ContainerSettings | None:

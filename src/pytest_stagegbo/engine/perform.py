@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
+from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
@@ -101,6 +102,10 @@ class Performer:
                 self.prepare_clone(step)
             case steps.ResizeClone():
                 self.resize_clone(step)
+            case steps.AdoptClone():
+                self.writer.set_instance_config(step.subject, marks.of_instance(self._clone(step.subject)))
+            case steps.AttachClone():
+                attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._managed)
             case steps.StartClone():
                 self.start_clone(step)
             case steps.AwaitClone():
@@ -115,6 +120,7 @@ class Performer:
                 snapshot = step.container.may_restore and not self._family
                 hooks.run_hooks(self._reader, self.writer, self._settings, step, snapshot=snapshot)
             case destroy.RemoveProject():
+                destroy.refuse_foreign(self._reader, self._settings)  # somebody may have come between
                 self.writer.delete_project()
             case destroy.RemoveForward():
                 self.writer.delete_forward(step.subject)
@@ -158,6 +164,9 @@ class Performer:
             self.writer.create_network(wanted, shape.DESCRIPTION)
         else:
             existing = self._facts.networks[self._settings.network.name]
+            if not self._facts.bridge_works:  # Incus sets an interface up when one of its keys changes, and only then
+                other = {"ipv4.nat": "false" if wanted["ipv4.nat"] == "true" else "true"}
+                self.writer.replace_network({**existing.config, **wanted, **other}, existing.description)
             self.writer.replace_network({**existing.config, **wanted}, existing.description)
 
     def set_profile(self, step: steps.SetProfile) -> None:
@@ -313,7 +322,8 @@ class Performer:
             raise
         if step.prove:
             marked = {marks.STATE: marks.PREPARED} if step.subject in self.bootable else {}
-            self.writer.set_instance_config(step.subject, {**marked, marks.PROVEN: "true"})
+            known = marks.of_instance(self._clone(step.subject))
+            self.writer.set_instance_config(step.subject, {**marked, **known, marks.PROVEN: "true"})
             self.bootable.discard(step.subject)
 
     def _stop_unproven(self, name: str, error: NotReady) -> None:
@@ -346,14 +356,14 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
     take a clone that is being stopped for one to wait for.
 
     Raises:
-        NotOurs: it carries no ownership mark.
+        NotOurs: this tool did not make it, or it is a copy.
     """
 
     def remove() -> None:
         clone = reader.instance(settings.project, name)
         if clone is None:
             return
-        if not marks.is_ours(clone.config):
+        if not marks.is_clone(clone, settings):
             raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
         if clone.status == "Stopped":
             _let_end(reader, settings, name)

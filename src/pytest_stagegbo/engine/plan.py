@@ -8,12 +8,14 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unconfined
+from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import refuse
 from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
+    AdoptClone,
+    AttachClone,
     AwaitClone,
     CopyClone,
     PrepareClone,
@@ -69,8 +71,9 @@ def make_plan(
     pools = [facts.sources[c.source_name].pool for c in settings.containers.values() if c.source_name in facts.sources]
     anew = frozenset(settings.containers if recreate else renew)
     copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
-    refuse(facts, settings, copying)
-    refuse_taken(settings, facts.networks, facts.host, facts.ways, family=family)
+    refuse(facts, settings, copying, family)
+    ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
+    refuse_taken(settings, facts.networks, facts.host, ways, family=family)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
     founded = frozenset(step.key for step in steps)
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
@@ -83,7 +86,7 @@ def make_plan(
     steps.extend(
         RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
         for name, clone in sorted(facts.clones.items())
-        if marks.is_ours(clone.config) and name not in settings.containers
+        if marks.is_clone(clone, settings) and name not in settings.containers
     )
     return Plan(tuple(steps), tuple(_notes(facts, settings, copying)))
 
@@ -102,7 +105,7 @@ def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> li
     network = facts.networks.get(settings.network.name)
     if network is not None and network.is_half_made:
         network = None
-    if network is None or not _has(network.config, shape.network(settings, family)):
+    if network is None or not facts.bridge_works or not _has(network.config, shape.network(settings, family)):
         after = frozenset({f"access-list:{shape.acl_name(settings)}"})
         steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
     managed = project is not None and shape.managed_nics(dict(project.config))
@@ -170,13 +173,32 @@ def _clone_steps(
         wanted = root_disk(clone.pool, _limit(container, settings))
         if dict(clone.devices.get("root", {})) != wanted:
             steps.append(ResizeClone(subject=name, limit=wanted["size"], after=founded))
-        started = not clone.is_running
+        if marks.INSTANCE not in clone.config:
+            steps.append(AdoptClone(subject=name, after=founded))
+        off = _off_the_bridge(facts, settings, container, clone)
+        if off:
+            bridge = settings.network.name
+            after = founded | {f"resize:{name}"}  # which writes the devices that it has read
+            steps.append(AttachClone(subject=name, container=container, bridge=bridge, reason=off, after=after))
+        started = bool(off) or not clone.is_running
         prove = clone.config.get(marks.PROVEN) != "true"
     if started:
-        after = founded | before_start | {f"copy:{name}", f"prepare:{name}", f"hooks:{name}", f"resize:{name}"}
+        own = {f"{verb}:{name}" for verb in ("copy", "prepare", "hooks", "resize", "attach")}
+        after = founded | before_start | own
         steps.append(StartClone(subject=name, after=after))
     steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
     return steps
+
+
+def _off_the_bridge(facts: Facts, settings: Settings, container: ContainerSettings, clone: Instance) -> str:
+    """Why the clone has to be put on the stage's bridge again; empty when it is on it, or will be once it starts."""
+    managed = shape.managed_nics(dict(facts.projects[settings.project].config))
+    if not _has(clone.devices.get("eth0", {}), clone_nic(container, settings, managed=managed)):
+        return "its network device was changed or taken away"
+    network = facts.networks.get(settings.network.name)
+    if clone.is_running and (network is None or network.is_half_made):
+        return "the bridge is made again"
+    return "its interface is not on the bridge" if container.name in facts.detached else ""
 
 
 def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
@@ -194,7 +216,7 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew:
     clone = facts.clones.get(container.name)
     if clone is None:
         return "it is missing"
-    if not marks.is_ours(clone.config):
+    if not marks.is_clone(clone, settings):
         return None  # `refuse` speaks of it
     if clone.config.get(marks.STATE) != marks.PREPARED:
         return "an interrupted run left it unfinished"

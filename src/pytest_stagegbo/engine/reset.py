@@ -46,13 +46,13 @@ def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance
 
     Raises:
         StageMissing: it is not there, or was never finished.
-        NotOurs: it carries no ownership mark.
+        NotOurs: this tool did not make it, or it is a copy.
     """
     if clone is None or clone.config.get(marks.STATE, marks.PREPARED) != marks.PREPARED:
         raise StageMissing(
             f"{settings.project} has no {'finished ' if clone else ''}container {name}",
             remedy="run `python -m pytest_stagegbo provision`",
         )
-    if not marks.is_ours(clone.config):
+    if not marks.is_clone(clone, settings):
         raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
     return clone

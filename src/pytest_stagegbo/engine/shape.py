@@ -38,7 +38,6 @@ def project(settings: Settings, *, own_networks: bool, family: str = "") -> dict
         family: The stage that this one is a slot or the golden copy of.
     """
     return {
-        **({marks.FAMILY: family} if family else {}),
         "features.images": "true",
         "features.networks": "true" if own_networks else "false",
         "features.networks.zones": "true" if own_networks else "false",
@@ -52,7 +51,7 @@ def project(settings: Settings, *, own_networks: bool, family: str = "") -> dict
         "restricted.snapshots": "allow",
         "limits.containers": str(max(MOST_CONTAINERS, 2 * len(settings.containers))),
         "limits.virtual-machines": "0",
-        marks.OWNER: marks.OWNER_VALUE,
+        **marks.of_stage(settings, family),
     }
 
 
@@ -85,7 +84,7 @@ def acl(settings: Settings, host_addresses: Iterable[str] = (), family: str = ""
         kept_out = ",".join(str(network) for network in _not_the_internet(settings, host_addresses))
         egress += [_rule("reject", kept_out, "not the internet"), _rule("allow", "0.0.0.0/0", "network.internet")]
     ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
-    config = {marks.OWNER: marks.OWNER_VALUE, **marks.kinship(settings, family)}
+    config = marks.of_stage(settings, family)
     return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
 
 
@@ -123,8 +122,7 @@ def network(settings: Settings, family: str = "") -> dict[str, str]:
         "security.acls": acl_name(settings),
         "security.acls.default.egress.action": "reject",
         "security.acls.default.ingress.action": "reject",
-        marks.OWNER: marks.OWNER_VALUE,
-        **marks.kinship(settings, family),
+        **marks.of_stage(settings, family),
     }
 
 

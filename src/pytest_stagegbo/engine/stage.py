@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import inventory, marks, reset, shape
+from pytest_stagegbo.engine import foreign, inventory, marks, reset, shape
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
@@ -114,7 +114,7 @@ class StageEngine:
         """Read the world. Raises `SourceMissing` where the source project is needed, and as `refuse_relation` does."""
         golden = self._origin.project if self._origin is not None else ""
         host = HostView(self._connection.endpoint)
-        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden)
+        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden, family=self._family)
         refuse_relation(facts.projects.get(self.settings.project), self._family)
         self.exposures.saw(facts)
         return facts
@@ -124,7 +124,9 @@ class StageEngine:
         return self._plan(self.facts(), recreate, renew)
 
     def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
-        return make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
+        plan = make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
+        foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
+        return plan
 
     def provision(
         self,
@@ -329,7 +331,7 @@ class StageEngine:
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
         refuse_relation(self.reader.projects().get(self.settings.project), self._family)
-        return plan_destroy(self.reader, self.settings)
+        return plan_destroy(self.reader, self.settings, self._family)
 
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
@@ -342,7 +344,7 @@ class StageEngine:
 
     def status(self) -> StageStatus:
         """What the stage is like right now; asks every service once."""
-        return stage_status(self.reader, self.settings)
+        return stage_status(self.reader, self.settings, self._family)
 
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.hostway import trouble
 from pytest_stagegbo.services import ask
@@ -80,12 +80,20 @@ def _endpoint(container: ContainerSettings, probe: ProbeSettings) -> Endpoint:
     return Endpoint(container.name, probe.protocol, host, probe.port, f"{scheme}://{host}:{probe.port}")
 
 
-def stage_status(reader: Reader, settings: Settings) -> StageStatus:
-    """Look at every clone and ask every service once."""
-    project = reader.projects().get(settings.project)
+def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageStatus:
+    """Look at every clone and ask every service once.
+
+    Args:
+        family: The stage that this one is a slot or the golden copy of.
+    """
+    projects = reader.projects()
+    project = projects.get(settings.project)
     clones = reader.instances(settings.project) if project is not None else {}
     server = reader.server()
     acl = reader.acl(shape.acl_name(settings)) if project is not None else None
+    own = project is not None
+    if acl is not None:
+        own = ownership.belongs(acl.get("config") or {}, settings, family, projects)
 
     def look(container: ContainerSettings) -> ContainerStatus:
         return _container(reader, settings, container, clones.get(container.name))
@@ -98,7 +106,7 @@ def stage_status(reader: Reader, settings: Settings) -> StageStatus:
         network=settings.network.name,
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
-        exposed=exposures(reader.forwards(settings.network.name), acl),
+        exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
         trouble=trouble(reader.endpoint, settings) if clones else "",
     )
 
@@ -108,7 +116,7 @@ def _container(
 ) -> ContainerStatus:
     state, answers, used = "missing", [], None
     if clone is not None:
-        if not marks.is_ours(clone.config):
+        if not marks.is_clone(clone, settings):
             state = "foreign"
         elif clone.config.get(marks.STATE) != marks.PREPARED:
             state = "unfinished"

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = [
+    "AdoptClone",
+    "AttachClone",
     "AwaitClone",
     "CopyClone",
     "PrepareClone",
@@ -130,6 +132,32 @@ class ResizeClone(Step):
     @property
     def text(self) -> str:
         return f"set the disk limit of {self.subject} to {self.limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachClone(Step):
+    """Put the clone on the stage's bridge again. One that runs is stopped for it: what its boot has done to its
+    network device is gone with that device."""
+
+    verb: ClassVar[str] = "attach"
+    container: ContainerSettings
+    bridge: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"connect {self.subject} to {self.bridge}, which restarts it: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptClone(Step):
+    """Mark a clone of an earlier version as this very instance."""
+
+    verb: ClassVar[str] = "adopt"
+
+    @property
+    def text(self) -> str:
+        return f"mark {self.subject}, which an earlier version made, as this stage's own"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["free_subnet", "lost_ways", "neighbours", "refuse_taken"]
+__all__ = ["free_place", "free_subnet", "lost_ways", "neighbours", "refuse_taken"]
 
 _PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _SLOTS = 8
@@ -140,6 +140,22 @@ def free_subnet(
             host = int(settings.network.address.ip) - int(subnet.network_address)
             return IPv4Interface(f"{found[host]}/{subnet.prefixlen}")
     return None
+
+
+def free_place(
+    settings: Settings, networks: Mapping[str, Network], host: Iterable[HostNetwork]
+) -> tuple[str, IPv4Interface | None]:
+    """A bridge and an address that a stage beside the one with these settings may have, with room for slots."""
+    base = settings.network.name.rstrip("0123456789")[:12]  # an interface's name has at most 15 characters
+    names = (f"{base}{letter}0" for letter in "bcdefhijklmnopq")
+    name = next((each for each in names if each not in networks), f"{base}z0")
+    taken = {each.network for each in host}
+    taken |= {IPv4Interface(a).network for n in networks.values() if "/" in (a := n.config.get("ipv4.address", ""))}
+    subnet = settings.network.subnet
+    size, last = subnet.num_addresses, 2**32 - subnet.num_addresses
+    places = (int(subnet.network_address) + size * offset for offset in (*range(_SLOTS), _GOLDEN))
+    taken |= {IPv4Network((place, subnet.prefixlen)) for place in places if place <= last}
+    return name, free_subnet(settings, taken)
 
 
 def _free_in(

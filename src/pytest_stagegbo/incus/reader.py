@@ -63,6 +63,11 @@ class Reader:
             raise
         return {item["name"]: Instance.from_api(item, project) for item in items}
 
+    def instances_of_all_projects(self) -> list[Instance]:
+        params: dict[str, str | int] = {"all-projects": "true", "recursion": 1}
+        found = self._connection.get("instances", **params)
+        return [Instance.from_api(item, str(item.get("project"))) for item in found]
+
     def instance(self, project: str, name: str) -> Instance | None:
         found = self._find("instances", name, project=project)
         return None if found is None else Instance.from_api(found, project)
@@ -100,6 +105,11 @@ class Reader:
     def network(self, name: str) -> Network | None:
         found = self._find("networks", name, project="default")
         return None if found is None else Network.from_api(found)
+
+    def link(self, network: str) -> dict[str, Any] | None:
+        """The state of a bridge's interface; None when the kernel has no such interface, whatever the daemon's record
+        says."""
+        return self._find("networks", network, "state", project="default")
 
     def _find(self, *path: str, **params: str | int) -> dict[str, Any] | None:
         """A document of the API; None when it does not exist."""

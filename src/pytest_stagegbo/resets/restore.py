@@ -18,15 +18,13 @@ from pytest_stagegbo.errors import StageMissing
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
 
-__all__ = ["SNAPSHOT", "restore", "take_snapshot"]
-
-SNAPSHOT = "stagegbo-clean"
+__all__ = ["restore", "take_snapshot"]
 
 
 def take_snapshot(reader: Reader, writer: Writer, name: str) -> None:
     """Of a stopped clone that has its files, and whose hooks were run. One that is there already serves as well."""
-    if SNAPSHOT not in reader.snapshots(writer.scope.project, name):
-        writer.snapshot_instance(name, SNAPSHOT)
+    if marks.SNAPSHOT not in reader.snapshots(writer.scope.project, name):
+        writer.snapshot_instance(name, marks.SNAPSHOT)
 
 
 def restore(reader: Reader, writer: Writer, name: str) -> None:
@@ -36,15 +34,15 @@ def restore(reader: Reader, writer: Writer, name: str) -> None:
         StageMissing: it has no such snapshot.
     """
     project = writer.scope.project
-    if SNAPSHOT not in reader.snapshots(project, name):
+    if marks.SNAPSHOT not in reader.snapshots(project, name):
         raise StageMissing(
-            f"{name} in {project} has no snapshot {SNAPSHOT} to go back to",
+            f"{name} in {project} has no snapshot {marks.SNAPSHOT} to go back to",
             seen=f"it was provisioned with another containers.{name}.reset, or somebody deleted the snapshot",
             remedy="run `python -m pytest_stagegbo provision`; with --recreate if that finds nothing to do",
         )
     clone = reader.instance(project, name)
     if clone is not None and clone.status not in {"Stopped", "Error"}:
         writer.set_state(name, "stop", force=True)
-    writer.restore_instance(name, SNAPSHOT)
+    writer.restore_instance(name, marks.SNAPSHOT)
     # The snapshot is of a moment before this mark: whoever is killed here leaves a clone that provisioning replaces.
     writer.set_instance_config(name, {marks.STATE: marks.PREPARED})

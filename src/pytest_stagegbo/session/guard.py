@@ -188,7 +188,9 @@ class DiskGuard:
             ours = {
                 name: clone
                 for name, clone in engine.reader.instances(engine.settings.project).items()
-                if name in engine.settings.containers and marks.is_ours(clone.config) and clone.status != "Stopped"
+                if name in engine.settings.containers
+                and marks.is_clone(clone, engine.settings)
+                and clone.status != "Stopped"
             }
         except Exception as error:
             self._remember(error)

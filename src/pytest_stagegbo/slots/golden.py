@@ -91,13 +91,14 @@ class Golden:
         clones = self.engine.reader.instances(self.project)
         for name, container in self.settings.containers.items():
             clone = clones.get(name)
-            if clone is None or clone.status != "Stopped" or not marks.is_ours(clone.config):
+            if clone is None or clone.status != "Stopped" or not marks.is_clone(clone, self.settings):
                 return False
             if clone.config.get(marks.STATE) != marks.PREPARED or not clone.config.get(marks.GENERATION):
                 return False
             if clone.config.get(marks.FINGERPRINT) != marks.fingerprint(container, self.settings):
                 return False
-        return not clones.keys() - self.settings.containers.keys()
+        left = [name for name, clone in clones.items() if marks.is_clone(clone, self.settings)]
+        return not set(left) - self.settings.containers.keys()
 
     def make(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Provisioned | None:
         """Copy from production what is missing, stale or named; boot, and stop. None: it was fit.

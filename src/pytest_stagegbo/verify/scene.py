@@ -103,7 +103,7 @@ class Scene:
         return {
             name: clone
             for name, clone in self.facts.clones.items()
-            if name in self.settings.containers and marks.is_ours(clone.config)
+            if name in self.settings.containers and marks.is_clone(clone, self.settings)
         }
 
     @cached_property

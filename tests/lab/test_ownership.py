@@ -1,0 +1,224 @@
+"""A stage, its clones and its bridge are its own: other stages, copies and people keep theirs, and it gets its own
+back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab.support import SIX
+
+from pytest_stagegbo.engine import marks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.lab.support import Ground, Stage
+
+pytestmark = pytest.mark.lab
+
+ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
+BRIDGE = "stageown0"
+
+
+@pytest.fixture(scope="module")
+def own(ground: Ground) -> Iterator[Stage]:
+    """A stage with one container, which answers."""
+    made = ground.stage("STAGE-OWN", BRIDGE, 12, ONLY_CACHE)
+    made.run("provision")
+    yield made
+    made.destroy()
+    assert BRIDGE not in ground.names("networks")
+    assert f"{BRIDGE}-isolation" not in ground.names("network-acls")
+
+
+def set_key(stage: Stage, name: str) -> None:
+    stage.exec("cache", "env", f"REDISCLI_AUTH={stage.password}", "valkey-cli", "SET", name, "x")
+
+
+# -- another stage
+
+
+@pytest.mark.both_lts
+def test_a_second_stage_by_its_name_alone_is_told_what_it_needs_and_touches_nothing(own: Stage) -> None:
+    """Not even with another address, or by destroying what never was."""
+    elsewhere = {"STAGEGBO_NETWORK__ADDRESS": "10.0.13.1/24"}
+    with own.ground.events() as events:
+        for command in ("provision",), ("provision", "--dry-run"), ("provision", "--recreate"):
+            for environment in {}, elsewhere:
+                done = own.run("--project", "STAGE-2", *command, env=environment, check=False)
+                assert done.returncode == 4, done.stderr
+                assert f"network {BRIDGE} belongs to stage {own.project}" in done.stderr
+                for setting in ('project = "STAGE-2"', "network.name = ", "network.address = "):
+                    assert setting in done.stderr
+        findings = json.loads(own.run("--project", "STAGE-2", "doctor", "--json", check=False).stdout)
+        (finding,) = (each for each in findings if each["subject"] == "stage")
+        assert finding["state"] == "failed"
+        assert f"belongs to stage {own.project}" in finding["seen"]
+        assert "nothing to remove" in own.run("--project", "STAGE-2", "destroy", "--yes").stdout
+        assert own.run("--project", "STAGE-2", "expose", "--close").stdout == "nothing is exposed\n"
+        assert own.json("provision")["changed"] is False
+    assert events == []
+
+
+def test_what_is_suggested_to_a_second_stage_works(own: Stage) -> None:
+    said = own.run("--project", "STAGE-2", "provision", check=False).stderr
+    network, address = (said.partition(f'network.{key} = "')[2].partition('"')[0] for key in ("name", "address"))
+    place = {"STAGEGBO_NETWORK__NAME": network, "STAGEGBO_NETWORK__ADDRESS": address}
+    own.run("--project", "STAGE-2", "provision", env=place)
+    try:
+        assert own.json("provision")["changed"] is False
+    finally:
+        own.run("--project", "STAGE-2", "destroy", "--yes", env=place)
+    assert network not in own.ground.names("networks")
+    assert own.json("provision")["changed"] is False
+
+
+def test_what_an_earlier_version_made_is_adopted(own: Stage) -> None:
+    """It did not say which stage a thing was made for."""
+    ground, documents, instance = own.ground, own.documents(), own.clone("cache")["config"][marks.INSTANCE]
+    ground.incus("network", "unset", BRIDGE, marks.PROJECT)
+    ground.incus("network", "acl", "unset", f"{BRIDGE}-isolation", marks.PROJECT)
+    ground.incus("project", "unset", own.project, marks.PROJECT)
+    ground.incus("config", "unset", "cache", marks.INSTANCE, project=own.project)
+    assert own.run("--project", "STAGE-2", "provision", check=False).returncode == 4
+    assert "nothing to remove" in own.run("--project", "STAGE-2", "destroy", "--yes").stdout
+    steps = own.json("provision")["steps"]
+    assert not {"remove:cache", "start:cache"} & set(steps)
+    assert own.documents() == documents
+    assert own.clone("cache")["config"][marks.INSTANCE] == instance
+
+
+# -- what people put into the stage
+
+
+@pytest.mark.both_lts
+def test_a_copy_of_a_clone_is_left_alone_and_named_before_anything_is_removed(own: Stage) -> None:
+    """It inherits the clone's marks. So are a snapshot of the clone, a volume and a profile."""
+    ground, project = own.ground, own.project
+    ground.incus("copy", "cache", "kept", "--device", "eth0,ipv4.address=10.0.12.77", project=project)
+    ground.incus("snapshot", "create", "cache", "mine", project=project)
+    ground.incus("storage", "volume", "create", "pool", "notes", project=project)
+    ground.incus("profile", "create", "extra", project=project)
+    try:
+        assert own.json("provision")["changed"] is False
+        before = ground.instances(project)
+        assert set(before) == {"cache", "kept"}
+        done = own.run("destroy", "--yes", check=False)
+        assert done.returncode == 4
+        commands = (
+            "incus delete --force kept",
+            "incus snapshot delete cache mine",
+            "incus storage volume delete pool notes",
+            "incus profile delete extra",
+        )
+        for command in commands:
+            assert f"  {command} --project {project}\n" in done.stderr
+        done = own.run("provision", "--recreate", check=False)
+        assert done.returncode == 4
+        assert "snapshot cache/mine" in done.stderr
+        assert ground.instances(project) == before
+    finally:
+        ground.incus("delete", "--force", "kept", project=project)
+        ground.incus("snapshot", "delete", "cache", "mine", project=project)
+        ground.incus("storage", "volume", "delete", "pool", "notes", project=project)
+        ground.incus("profile", "delete", "extra", project=project)
+
+
+def test_a_clone_that_was_renamed_or_copied_back_is_somebody_s_own(own: Stage) -> None:
+    ground, project = own.ground, own.project
+    ground.incus("stop", "--force", "cache", project=project)
+    ground.incus("rename", "cache", "kept", project=project)
+    ground.incus("copy", "kept", "cache", project=project)
+    try:
+        done = own.run("provision", "--recreate", check=False)
+        assert done.returncode == 4
+        assert "instance cache in STAGE-OWN: not made by pytest-stagegbo" in done.stderr
+        ground.incus("delete", "cache", project=project)
+        ground.incus("config", "device", "set", "kept", "eth0", "ipv4.address=10.0.12.77", project=project)
+        own.run("provision")
+        assert set(ground.instances(project)) == {"cache", "kept"}
+    finally:
+        ground.incus("delete", "--force", "kept", project=project)
+
+
+def test_somebody_s_instance_on_the_bridge_keeps_it(own: Stage) -> None:
+    """Also from another address. Incus itself deletes a bridge that an instance names as its parent."""
+    ground = own.ground
+    ground.incus("init", "--empty", "guest", "-d", "root,size=50MiB", "-s", "pool")
+    ground.incus("config", "device", "add", "guest", "eth1", "nic", "nictype=bridged", f"parent={BRIDGE}")
+    try:
+        done = own.run("destroy", "--yes", check=False)
+        assert done.returncode == 4
+        assert f"instance guest of project default on {BRIDGE}" in done.stderr
+        assert "  incus config device remove guest eth1\n" in done.stderr
+        assert own.clone("cache")["status"] == "Running"
+    finally:
+        ground.incus("delete", "guest")
+
+
+# -- what was taken from the stage
+
+
+def bridge_deleted(stage: Stage) -> None:
+    stage.ground.incus("network", "delete", BRIDGE)
+
+
+def interface_deleted(stage: Stage) -> None:
+    stage.ground.inside("ip", "link", "delete", BRIDGE)
+
+
+def interface_down(stage: Stage) -> None:
+    stage.ground.inside("ip", "link", "set", BRIDGE, "down")
+
+
+def address_gone(stage: Stage) -> None:
+    stage.ground.inside("ip", "address", "flush", "dev", BRIDGE)
+
+
+def device_removed(stage: Stage) -> None:
+    stage.ground.incus("config", "device", "remove", "cache", "eth0", project=stage.project)
+
+
+def device_removed_and_stopped(stage: Stage) -> None:
+    stage.ground.incus("stop", "--force", "cache", project=stage.project)
+    device_removed(stage)
+
+
+def unplugged(stage: Stage) -> None:
+    veth = stage.clone("cache")["config"]["volatile.eth0.host_name"]
+    stage.ground.inside("ip", "link", "set", veth, "nomaster")
+
+
+def everything(stage: Stage) -> None:
+    bridge_deleted(stage)
+    stage.ground.incus("network", "acl", "delete", f"{BRIDGE}-isolation")
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        bridge_deleted,  # 7.0 keeps a bridge that is in use
+        pytest.param(interface_deleted, marks=pytest.mark.both_lts),
+        interface_down,
+        address_gone,
+        pytest.param(device_removed, marks=pytest.mark.both_lts),
+        device_removed_and_stopped,
+        unplugged,
+        everything,
+    ],
+)
+def test_a_clone_without_its_network_gets_it_back_and_keeps_its_data(
+    own: Stage, breach: Callable[[Stage], None]
+) -> None:
+    documents, made = own.documents(), own.clone("cache")["created_at"]
+    set_key(own, breach.__name__)
+    breach(own)
+    result = own.json("provision")
+    assert result["containers"]["cache"]["state"] == "ready"
+    assert result["changed"] is True
+    assert own.clone("cache")["created_at"] == made
+    assert breach.__name__ in own.valkey_keys()
+    assert own.documents() == documents
+    assert own.json("provision")["changed"] is False
