@@ -220,6 +220,78 @@ def test_a_slot_is_not_taken_for_a_stage_with_the_first_one_s_addresses(plug: Pl
     assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}
 
 
+def test_a_stage_that_is_named_like_a_slot_is_refused_by_every_command_that_uses_slots(plug: Plug) -> None:
+    """Before the golden copy is made, too; and it is left as it is."""
+    assert plug.stagegbo("destroy", "--yes").returncode == 0
+    connection = Connection(plug.engine.settings.incus)
+    reader = plug.engine.reader
+    plug.write(test_one="def test_one(stage_cache):\n    pass")
+    for name in (f"{PROJECT}-1", GOLDEN):
+        config = {marks.OWNER: marks.OWNER_VALUE, marks.PROJECT: name, "features.images": "false"}
+        before = {*reader.projects()}
+        connection.request("POST", ("projects",), body={"name": name, "config": config, "description": "mine"})
+        try:
+            said = [
+                plug.stagegbo(*command)
+                for command in (
+                    ("provision", "--slots", "2"),
+                    ("provision", "--slots", "2", "--dry-run"),
+                    ("--slot", "1", "reset", "cache"),
+                    ("--slot", "1", "status"),
+                    ("--slot", "1", "exec", "cache", "--", "true"),
+                )
+            ]
+            for done in said:
+                assert done.returncode == 4, (done.args, done.stderr)
+                assert f"project {name} is a stage of its own, and no slot or golden copy of {PROJECT}" in done.stderr
+            result = plug.run("--stage-slots=2", "test_one.py")
+            assert result.ret != 0
+            assert f"project {name} is a stage of its own" in "\n".join([*result.outlines, *result.errlines])
+            assert plug.stagegbo("destroy", "--yes").stdout == f"there is no stage {PROJECT}: nothing to remove\n"
+            assert reader.projects().keys() - before == {name}
+            assert reader.projects()[name].config.items() >= config.items()
+            assert marks.FAMILY not in reader.projects()[name].config
+            assert not [each for each in reader.networks() if each.startswith("plugbr")]
+        finally:
+            connection.request("DELETE", ("projects", name))
+
+
+def test_a_slot_whose_bridge_is_gone_gets_it_back_and_keeps_its_clones(plug: Plug) -> None:
+    """So does the golden copy, whose clones don't run, and which a user's copy does not make unfit."""
+    provision(plug)
+    before = {project: clones(plug, project) for project in (f"{PROJECT}-1", GOLDEN)}
+    found = fleet(plug)
+    for engine in (found.engine(1), found.golden.engine):
+        engine.writer(engine.facts()).delete_network()
+    cache = before[GOLDEN]["cache"]
+    source = {"type": "copy", "source": "cache", "project": GOLDEN, "instance_only": True}
+    devices = {name: dict(device) for name, device in cache.devices.items() if name != "eth0"}
+    body = {"name": "kept", "source": source, "devices": {**devices, "eth0": {"type": "none"}}}
+    connection = Connection(plug.engine.settings.incus)
+    reply = connection.request("POST", ("instances",), params={"project": GOLDEN}, body=body)
+    connection.wait(reply, "copying", 60)
+    try:
+        assert marks.is_ours(clones(plug, GOLDEN)["kept"].config), "the copy has the marks"
+        assert found.golden.is_fit()
+        provision(plug)
+        after = clones(plug, f"{PROJECT}-1")
+        assert {name: each.created_at for name, each in after.items()} == {
+            name: each.created_at for name, each in before[f"{PROJECT}-1"].items()
+        }
+        shown = plug.stagegbo("--slot", "1", "status", "--json")
+        assert json.loads(shown.stdout)["ready"] is True
+        done = plug.stagegbo("provision", "--slots", "2", "--refresh", "cache")
+        assert done.returncode == 0, done.stderr
+        assert clones(plug, GOLDEN).keys() == {"cache", "drive", "kept"}
+        done = plug.stagegbo("destroy", "--yes")
+        assert done.returncode == 4
+        assert f"incus delete --force kept --project {GOLDEN}" in done.stderr
+        assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}, "nothing of any slot was removed"
+    finally:
+        reply = connection.request("DELETE", ("instances", "kept"), params={"project": GOLDEN})
+        connection.wait(reply, "deleting", 60)
+
+
 def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
     provision(plug)
     lease = take(fleet(plug), [1], "a test of leases")

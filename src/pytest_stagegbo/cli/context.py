@@ -51,7 +51,9 @@ class Context:
         from pytest_stagegbo.incus.connection import Connection
 
         if self.slot:
-            return self.fleet(progress).engine(self.slot)
+            fleet = self.fleet(progress)
+            fleet.refuse_others([self.slot])
+            return fleet.engine(self.slot)
         return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
 
     def fleet(self, progress: Progress | None = None) -> Fleet:

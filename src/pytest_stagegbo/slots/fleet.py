@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.guard import refuse_other_stage, refuse_relation
+from pytest_stagegbo.engine.shape import acl_name
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.engine.subnets import refuse_taken
 from pytest_stagegbo.errors import SettingsError
@@ -21,7 +23,7 @@ from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.slots.fit import Fit, fit
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
-from pytest_stagegbo.slots.layout import GOLDEN, number_of, slot_settings
+from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, number_of, slot_settings
 from pytest_stagegbo.slots.moved import moved
 
 if TYPE_CHECKING:
@@ -87,6 +89,27 @@ class Fleet:
             family=self.settings.project if number else "",
         )
 
+    def refuse_others(self, numbers: Collection[int]) -> None:
+        """Raise an error when the names of slots, or of the golden copy, are another stage's. For before the first
+        write: slots are made one after the other.
+
+        Args:
+            numbers: Of the slots; the golden copy is looked at with any of them but 0.
+
+        Raises:
+            NotOurs, SettingsError: a project, bridge or access list is another stage's.
+        """
+        wanted = [slot_settings(self.settings, number) for number in numbers if number]
+        if not wanted:
+            return
+        projects, family = self._reader.projects(), self.settings.project
+        for each in (*wanted, golden_settings(self.settings)):
+            refuse_relation(projects.get(each.project), family)
+            if each.project not in projects:  # where it is there, its own plan looks at these
+                bridge = self._reader.network(each.network.name)
+                networks = {} if bridge is None else {bridge.name: bridge}
+                refuse_other_stage(networks, self._reader.acl(acl_name(each)), projects, each, family)
+
     # -- how many, and of what state
 
     def fit(self, workers: int) -> Fit:
@@ -134,6 +157,7 @@ class Fleet:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
         if count == 1 and not self.has_golden():
             return {self.settings.project: self._member(self.settings).plan(renew=renew)}
+        self.refuse_others(range(count))
         self.refuse_taken(count)
         if renew or not self.golden.is_fit():
             return {self.golden.project: self.golden.engine.plan(renew=renew)}
@@ -156,6 +180,7 @@ class Fleet:
         if count == 1 and not self.has_golden():
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
             return FleetProvisioned(None, {0: result}, clocks.monotonic() - began)
+        self.refuse_others(range(count))
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
         made = self.golden.make(recreate=recreate, renew=renew) if recreate or renew else None

@@ -76,6 +76,7 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
         found = _read(noted)
         if found is None:
             found = fleet.fit(workers)
+            fleet.refuse_others(range(found.count))
             if lease and settings.pytest.provision == "recreate":
                 fleet.golden.make(recreate=True)
             if lease:
