@@ -109,7 +109,7 @@ def can_unshare() -> bool:
     return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
-PROGRAMS = {"systemctl": f"echo {UNIT_FOLDER}", "systemd-tmpfiles": "exit 65"}
+PROGRAMS = {"systemctl": f"echo {UNIT_FOLDER}", "systemd-tmpfiles": "exit 65", "hostname": 'echo "$1" >/etc/named'}
 
 
 class Clone:
@@ -455,6 +455,17 @@ class TestRest:
     def test_nothing_to_clear_is_stamped_too(self, clone: Clone) -> None:
         assert clone.boot().returncode == 0
         assert clone.stamp == ""
+
+    def test_a_clone_of_a_container_with_another_name_has_its_own(self, clone: Clone) -> None:
+        """The manager has set the name of its source by then."""
+        clone.path("/etc/hostname").write_text("prod-tables\n")
+        assert clone.boot().returncode == 0
+        assert clone.path("/etc/hostname").read_text() == clone.path("/etc/named").read_text() == "tables\n"
+
+    def test_a_clone_without_a_list_of_hosts_gets_one(self, clone: Clone) -> None:
+        clone.path("/etc/hosts").unlink()
+        assert clone.boot().returncode == 0
+        assert "127.0.0.1 localhost\n" in clone.path("/etc/hosts").read_text()
 
     def test_names_are_looked_up_at_the_stage(self, clone: Clone) -> None:
         clone.boot()

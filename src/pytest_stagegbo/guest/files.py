@@ -74,7 +74,7 @@ rm -f {STAMP} {FOLDER}/release-*
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 {clearing.truncate_files(SYSTEM_LOGS) if container.system_logs else ""}\
-{_identity()}\
+{_identity(container.name)}\
 {keep_script(container.data) if container.data and not container.hooks else ""}\
 if [ -n "${{place#*:}}" ]; then
     printf %s "${{place#*:}}" | base64 -d | gzip -d >{FOLDER}/place
@@ -94,16 +94,21 @@ def _confined() -> str:
 """
 
 
-def _identity() -> str:
-    """With production's it would share a journal folder and a DHCP identity.
+def _identity(name: str) -> str:
+    """A machine id and a host name of the clone's own. With production's machine id it would share a journal folder and
+    a DHCP identity.
 
     Replaced rather than removed, since systemd takes a missing one for a first boot and enables every unit that its
     presets name.
     """
-    return """tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id.stagegbo
+    return f"""tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id.stagegbo
 chmod 444 /etc/machine-id.stagegbo
 mv -f /etc/machine-id.stagegbo /etc/machine-id
 [ ! -f /var/lib/dbus/machine-id ] || ln -sf /etc/machine-id /var/lib/dbus/machine-id
+if [ "$(cat /etc/hostname 2>/dev/null)" != {name} ]; then
+    echo {name} >/etc/hostname
+    hostname {name}
+fi
 """
 
 

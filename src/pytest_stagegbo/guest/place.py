@@ -65,6 +65,7 @@ def place_script(container: ContainerSettings, settings: Settings) -> str:
     placed = "".join(f"cat >{path} <<'END_OF_FILE'\n{content}END_OF_FILE\n" for path, content in files)
     scripts = " ".join(path for path, _ in files[1:])
     return f"""[ -L /etc/resolv.conf ] || echo 'nameserver {network.address.ip}' >/etc/resolv.conf
+[ -e /etc/hosts ] || echo '127.0.0.1 localhost' >/etc/hosts
 sed -i '/^{HOSTS}/,/^{HOSTS_END}/d' /etc/hosts
 cat >>/etc/hosts <<'END'
 {HOSTS}: the stage has no DNS of its own.
