@@ -389,6 +389,29 @@ def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network:
     in_network(check, timeout=120)
 
 
+def test_tablespaces_are_as_cloned(clean: CleanStage, in_network: InNetwork) -> None:
+    """Those of two tests in one folder, with what else is in it left alone, and what the server started ended."""
+    folder = "/srv/a space"
+
+    def check() -> None:
+        clean.shell("tables", f"mkdir -p '{folder}' && touch '{folder}/other' && chown -R postgres '{folder}'")
+        clean.reset("tables")
+        try:
+            for _ in range(2):
+                clean.sql(f"CREATE TABLESPACE fast LOCATION '{folder}'", "CREATE TABLE t (a int) TABLESPACE fast")
+                clean.sql("CREATE DATABASE left_over TABLESPACE fast")
+                clean.sql("SELECT pg_create_physical_replication_slot('left_over', true)")
+                clean.sql("COPY (SELECT 1) TO PROGRAM 'setsid sleep 1000 >/dev/null 2>&1 &'")
+                assert clean.ways("tables") == {"tables": "database"}
+                assert clean.shell("tables", f"ls '{folder}'; pgrep -x sleep || true") == "other"
+                assert clean.sql("SELECT count(*) FROM pg_tablespace") == "2"
+                assert clean.sql("SELECT count(*) FROM pg_replication_slots") == "0"
+        finally:
+            clean.shell("tables", f"rm -r '{folder}'")
+
+    in_network(check)
+
+
 def test_restore_brings_all_of_a_container_back(clean: CleanStage, in_network: InNetwork) -> None:
     """Again and again: what is outside of every folder to wipe too."""
 

@@ -1,9 +1,9 @@
 """PostgreSQL, back to the cluster that was cloned: a copy of its folder takes the folder's place.
 
-All of it comes back: databases, roles, sequences, extensions, `ALTER SYSTEM`. The first boot keeps the copy, before
-the server's first start, where the file system shares blocks between copies (btrfs, XFS, newer ZFS). It is as a power
-cut would leave it, so the first reset lets the server's own program recover it, without network. After that a reset
-is a kill, two renames and a start; the copy for the next one is made meanwhile.
+All of it comes back: databases, roles, sequences, extensions, tablespaces, `ALTER SYSTEM`. The first boot keeps the
+copy, before the server's first start, where the file system shares blocks between copies (btrfs, XFS, newer ZFS). It is
+as a power cut would leave it, so the first reset lets the server's own program recover it, without network. After that
+a reset is a kill, two renames and a start; the copy for the next one is made meanwhile.
 """
 
 from __future__ import annotations
@@ -75,6 +75,12 @@ fi
 wanted=$(stat -c %i "$next")
 systemctl kill -s KILL {units} 2>/dev/null || true
 systemctl stop {units}
+# The cluster's own part of tablespaces that were made since: the server would refuse to make them there again.
+version=$(cat "$golden/PG_VERSION")
+for link in "$data"/pg_tblspc/*; do
+    [ -L "$link" ] || continue
+    rm -rf "$(readlink "$link")"/PG_"$version"_[0-9]* || fail "a tablespace can't be removed"
+done
 mv "$data" "$old"
 mv "$next" "$data"
 systemctl reset-failed {units} || true
