@@ -76,6 +76,40 @@ def test_a_port_that_is_open_is_not_enough(stage: Stage) -> None:
     until(lambda: stage.run("status", check=False).returncode == 0, "the stage answers again")
 
 
+def test_a_stopped_service_is_started(stage: Stage) -> None:
+    """The time-out is ten minutes, and the run is given one."""
+    stage.exec("cache", "systemctl", "stop", "valkey")
+    stage.run("provision", env={"STAGEGBO_TIMEOUTS__READY": "600"}, timeout=60)
+    assert stage.exec("cache", "systemctl", "is-active", "valkey").strip() == "active"
+
+
+FAILING = """set -e
+folder=/etc/systemd/system
+! systemctl show -p UnitPath | grep -qw /run/systemd/system || folder=/run/systemd/system
+mkdir -p $folder/valkey.service.d
+printf '[Service]\\nRestart=no\\nExecStartPre=false\\n' >$folder/valkey.service.d/failing.conf
+systemctl daemon-reload
+systemctl restart valkey || true"""
+MEND = """rm -r /run/systemd/system/valkey.service.d /etc/systemd/system/valkey.service.d 2>/dev/null
+systemctl daemon-reload
+systemctl reset-failed
+systemctl restart valkey"""
+
+
+def test_a_service_that_fails_ends_the_wait(stage: Stage) -> None:
+    """Also when it is given another start; and what else is wrong with the clone is named."""
+    stage.exec("cache", "sh", "-c", FAILING)
+    stage.exec("cache", "sh", "-c", "systemd-run -q --unit=slow -p Type=oneshot --no-block sleep 1000")
+    try:
+        done = stage.run("provision", check=False, env={"STAGEGBO_TIMEOUTS__READY": "600"}, timeout=60)
+        assert done.returncode == 6
+        assert "valkey.service failed (exit-code)" in done.stderr
+        assert "failed unit: valkey.service" in done.stderr
+        assert "running job: start slow.service" in done.stderr
+    finally:
+        stage.exec("cache", "sh", "-c", f"systemctl stop slow; {MEND}")
+
+
 def test_a_stopped_clone_is_started_again_with_its_data(stage: Stage) -> None:
     stage.exec("drive", "touch", "/opt/gbo/data/minio/of-the-stage")
     stage.ground.incus("stop", "--force", "drive", project=stage.project)

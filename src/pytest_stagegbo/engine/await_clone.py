@@ -9,6 +9,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.first_boot import own_stamp
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
+from pytest_stagegbo.engine.unit_watch import UnitWatch
 from pytest_stagegbo.errors import NotReady
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.services.readiness import wait_ready
@@ -43,19 +44,22 @@ def await_clone(
     keys: UnsealKeys | None,
     *,
     first_boot: bool,
+    running: bool = False,
 ) -> Readiness:
     """Wait until every probe of `container` is answered; unseal Vault if keys are given.
 
     Args:
         first_boot: Also prove, from the stamp of the first boot, that everything to wipe was wiped.
+        running: The clone ran already: a service of it that is down was stopped by somebody, or failed.
 
     Raises:
-        NotReady: time is up, the container stopped, or the stamp does not say what it must.
+        NotReady: time is up, the container stopped, a service can't come up, or the stamp does not say what it must.
         VaultSealed: the keys given do not open Vault.
     """
     began = clocks.monotonic()
     host = str(container.address)
     reach = None if reader.is_local else Reach(writer, container)
+    units = UnitWatch(writer, container, running=running)
 
     def still_alive() -> str | None:
         clone = reader.instance(settings.project, container.name)
@@ -63,7 +67,7 @@ def await_clone(
             return "the container is gone"
         if not clone.is_running:
             return f"the container is {clone.status.lower()}"
-        return None if reach is None else reach.look()
+        return units.look() or (None if reach is None else reach.look())
 
     def why() -> str:
         if reach is not None and reach.lost:
@@ -82,9 +86,10 @@ def await_clone(
             )
         )
     except NotReady as error:
-        if reach is None or not reach.lost:
+        lost = reach is not None and reach.lost
+        if not lost and not units.remedy:
             raise
-        remedy = how_to_reach(settings, container, reader.endpoint)
+        remedy = how_to_reach(settings, container, reader.endpoint) if lost else units.remedy
         raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
     state = "ready"
     for probe, answer in answers.items():

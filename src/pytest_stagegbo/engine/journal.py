@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["LINES", "evidence", "follow_script", "script"]
 
 LINES = 20
+FAILED_AND_WAITING = """systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit rest; do
+    echo "failed unit: $unit"
+done
+systemctl list-jobs --plain --no-legend --no-pager | while read -r number unit type state; do
+    echo "$state job: $type $unit"
+done"""
+"""POSIX shell that names what else is wrong with a boot."""
 SETTLING = 5.0
 """Seconds for a container to be either running or stopped."""
 
@@ -27,7 +34,8 @@ def evidence(reader: Reader, writer: Writer, project: str, container: ContainerS
     """The units' states and their last log lines, secrets masked; of a stopped container the first boot's log."""
     if _is_running(reader, project, container.name):
         try:
-            result = writer.execute(container.name, ["sh", "-c", script(container, lines)], timeout=30)
+            command = ["sh", "-c", f"{script(container, lines)}\n{FAILED_AND_WAITING}"]
+            result = writer.execute(container.name, command, timeout=30)
         except (OperationFailed, ServerRefused):
             if not _stops(reader, project, container.name):
                 raise

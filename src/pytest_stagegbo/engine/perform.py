@@ -77,6 +77,7 @@ class Performer:
         self._progress = progress
         self._family = family
         self.readiness: dict[str, Readiness] = {}
+        self._started: set[str] = set()
         self.bootable: set[str] = set() if bootable is None else bootable
 
     def do(self, step: steps.Step) -> None:
@@ -300,6 +301,7 @@ class Performer:
                     clone = self._clone(step.subject)
             if clone.is_running:
                 return
+            self._started.add(step.subject)
             try:
                 self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
             except (OperationFailed, ServerRefused) as error:  # as a run that was killed had asked for
@@ -314,7 +316,13 @@ class Performer:
             self.writer.put_file(step.subject, release(own), b"\n", mode=0o644)
         try:
             self.readiness[step.subject] = await_clone(
-                self._reader, self.writer, self._settings, step.container, self._keys, first_boot=step.prove
+                self._reader,
+                self.writer,
+                self._settings,
+                step.container,
+                self._keys,
+                first_boot=step.prove,
+                running=step.subject not in self._started,
             )
         except NotReady as error:
             if step.prove:
