@@ -117,3 +117,20 @@ def test_a_stopped_clone_is_started_again_with_its_data(stage: Stage) -> None:
     assert result["steps"] == ["start:drive"]
     assert (stage.rootfs("drive") / "opt/gbo/data/minio/of-the-stage").exists(), "only the first boot wipes"
     stage.exec("drive", "rm", "/opt/gbo/data/minio/of-the-stage")
+
+
+@pytest.mark.both_lts
+def test_a_clone_that_cannot_start_is_named_with_its_log(stage: Stage) -> None:
+    stage.ground.incus("stop", "--force", "llm", project=stage.project)
+    init, away = stage.rootfs("llm") / "usr/sbin/init", stage.rootfs("llm") / "usr/sbin/init.away"
+    init.rename(away)
+    try:
+        done = stage.run("provision", check=False)
+    finally:
+        away.rename(init)
+    assert done.returncode == 1
+    assert f"container llm of {stage.project} could not be started" in done.stderr
+    assert "lxc.log: " in done.stderr
+    assert "No such file or directory" in done.stderr
+    assert "incus info --show-log llm" in done.stderr
+    stage.run("provision")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import Sent, StrictConnection, refused
 
-from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
+from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
 from pytest_stagegbo.incus.records import Reply
 from pytest_stagegbo.incus.writer import NETWORK_TRIES
@@ -330,9 +330,9 @@ class TestDetails:
 class Grudging(StrictConnection):
     """Refuses a request's first try."""
 
-    def __init__(self, first: tuple[str, str], refusal: ServerRefused, replies: dict[tuple[str, str], Any]) -> None:
+    def __init__(self, first: tuple[str, str], refusal: StageGboError, replies: dict[tuple[str, str], Any]) -> None:
         super().__init__({first: None, **replies})
-        self._refusals = {first: refusal}
+        self._refusals: dict[tuple[str, str], StageGboError] = {first: refusal}
 
     def _answer(self, method: str, path: Sequence[str]) -> Reply:
         if refusal := self._refusals.pop((method, "/".join(path)), None):
@@ -396,6 +396,61 @@ class TestDialects:
         with pytest.raises(ServerRefused):
             writer_on(connection).copy_instance("cache", "cache", config={}, devices={})
         assert [sent.path[0] for sent in connection.sent] == ["instances"]
+
+
+class TestRestore:
+    """Of a snapshot in a restricted project. Incus 7.4 compares keys that it made itself (lxc/incus#3993)."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param('Setting "volatile.eth0.host_name" on container "a" in project "b" is forbidden', id="set"),
+            pytest.param(
+                'Changing "volatile.cloud-init.instance-id" on container "a" in project "b" is forbidden', id="changed"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("late", [False, True], ids=["at once", "by the operation"])
+    def test_the_restriction_is_lifted_for_it(self, answer: str, late: bool) -> None:
+        refusal = OperationFailed("restoring cache failed", seen=answer) if late else refused(403, answer)
+        blocked = {"restricted": "true", "restricted.containers.lowlevel": "block"}
+        project = Reply({"config": blocked, "description": "text"}, "e7a9", {})
+        replies = {("GET", "projects/STAGE-GBO"): project, ("PUT", "projects/STAGE-GBO"): None}
+        connection = Grudging(("PUT", "instances/cache"), refusal, {**replies, ("PUT", "instances/cache"): None})
+        writer_on(connection).restore_instance("cache", "clean")
+        puts = [sent for sent in connection.sent if sent.method == "PUT"]
+        assert [sent.path[0] for sent in puts] == ["instances", "projects", "instances", "projects"]
+        assert puts[1].body["config"]["restricted.containers.lowlevel"] == "allow"
+        assert puts[3].body["config"] == blocked
+
+
+class TestStart:
+    FAILED = OperationFailed("start of cache failed", seen="Failed to run: /usr/bin/incusd forkstart: exit status 1")
+    LOG = b"lxc a 2026 TRACE start\nlxc a 2026 ERROR    start - no /sbin/init\npassword=hunter2hunter2 ERROR x\n"
+
+    def connection(self, log: object) -> StrictConnection:
+        return StrictConnection({("PUT", "instances/cache/state"): self.FAILED, ("GET", self.PATH): log})
+
+    PATH = "instances/cache/logs/lxc.log"
+
+    def test_a_container_that_cannot_start_is_named_with_its_log(self) -> None:
+        with pytest.raises(OperationFailed) as caught:
+            writer_on(self.connection(self.LOG)).set_state("cache", "start")
+        assert caught.value.message == "container cache of STAGE-GBO could not be started"
+        assert "no /sbin/init" in caught.value.seen
+        assert "forkstart" in caught.value.seen
+        assert "TRACE" not in caught.value.seen
+        assert "hunter2" not in str(caught.value)
+        assert "--show-log cache" in caught.value.remedy
+
+    def test_a_log_that_cannot_be_had_does_not_hide_it(self) -> None:
+        with pytest.raises(OperationFailed, match="forkstart"):
+            writer_on(self.connection(refused(404))).set_state("cache", "start")
+
+    def test_a_daemon_that_is_busy_says_so_itself(self) -> None:
+        busy = refused(400, "Instance is busy running a start operation")
+        with pytest.raises(ServerRefused, match="busy"):
+            writer_on(StrictConnection({("PUT", "instances/cache/state"): busy})).set_state("cache", "start")
 
 
 class TestExecute:

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Performer"]
 
+SETTLING = 10.0
+"""Seconds at most for a container that failed to start to be stopped."""
+STAYS = 1.0
+"""Seconds after which it will stay so."""
 LARGEST_LIMIT = 1 << 50
 """Bytes. A driver that refuses more than this refuses for another reason than the size."""
 
@@ -306,9 +310,22 @@ class Performer:
                 self.writer.set_state(step.subject, "unfreeze" if clone.status == "Frozen" else "start")
             except (OperationFailed, ServerRefused) as error:  # as a run that was killed had asked for
                 if not dialect.runs_already(error):
+                    if not dialect.is_busy(error):
+                        self._let_stop(step.subject)
                     raise
 
         patiently(start, self._settings.timeouts.operation)
+
+    def _let_stop(self, name: str) -> None:
+        """Wait until a container that failed to start stays stopped: Incus calls it running once more meanwhile, and
+        the next run would wait for it."""
+        since = time.monotonic()
+        deadline = since + SETTLING
+        while time.monotonic() < min(since + STAYS, deadline):
+            clone = self._reader.instance(self._settings.project, name)
+            if clone is not None and clone.is_running:
+                since = time.monotonic()
+            time.sleep(0.1)  # a poll with a deadline: there is no operation to wait for
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         if step.prove and holds_services(step.container):  # what it needs answers now
