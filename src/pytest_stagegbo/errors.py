@@ -32,6 +32,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pytest_stagegbo.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -78,10 +80,10 @@ class StageGboError(Exception):
     """What the command line exits with."""
 
     def __init__(self, message: str, *, seen: str = "", remedy: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message := printable(message))
         self.message = message
-        self.seen = seen
-        self.remedy = remedy
+        self.seen = printable(seen)
+        self.remedy = printable(remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.seen, self.remedy, self.__dict__.copy()))

@@ -1,8 +1,30 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and text of others that may be shown to them."""
 
 from __future__ import annotations
 
-__all__ = ["age_text", "bytes_text"]
+import re
+
+__all__ = ["age_text", "bytes_text", "printable", "printable_json"]
+
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+"""Everything that moves a cursor, changes colours or titles, or turns the direction of writing; not tab and newline."""
+
+
+def printable(text: str) -> str:
+    """Text of a container, a service or a file that may be written to a terminal: controls are shown as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def printable_json(text: str) -> str:
+    """The same of JSON, which stays JSON: it escapes only some of these."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def bytes_text(size: int) -> str:

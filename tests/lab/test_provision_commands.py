@@ -114,7 +114,7 @@ def test_exec_passes_output_and_status_on(stage: Stage) -> None:
     ("argv", "status", "said"),
     [
         pytest.param(["exec", "web", "--", "true"], 2, "web", id="unknown"),
-        pytest.param(["exec", "tables"], 3, "nothing to execute", id="no command"),
+        pytest.param(["exec", "tables"], 2, "no command to run", id="no command"),
         pytest.param(["exec", "tables", "--", "/no/such/command"], 127, "", id="no such command"),
         pytest.param(["logs", "web"], 2, "web", id="logs of an unknown"),
     ],
@@ -124,6 +124,16 @@ def test_what_can_t_be_executed_is_an_error(stage: Stage, argv: list[str], statu
     assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_logs_write_no_controls_to_a_terminal(stage: Stage) -> None:
+    stage.exec("system", "sh", "-c", "printf 'a\\033[31mred\\n' >>/opt/gbo/logs/escapes.log")
+    try:
+        said = stage.run("logs", "system").stdout
+        assert "a\\x1b[31mred" in said
+        assert "\x1b" not in said
+    finally:
+        stage.exec("system", "rm", "/opt/gbo/logs/escapes.log")
 
 
 def test_logs_show_unit_journal_and_files(stage: Stage) -> None:

@@ -78,6 +78,14 @@ def test_a_name_that_is_no_file_name_is_refused(name: str, monkeypatch: pytest.M
         Paths.find()
 
 
+@pytest.mark.parametrize("folder", ["/etc/passwd", "/etc/passwd/lab", "/tmp/a\nb", "/dev/null", "/proc/self/fd/\x1b"])
+def test_what_can_be_no_folder_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_DIR", folder)
+    with pytest.raises(LabError, match="STAGEGBO_LAB_DIR") as caught:
+        Paths.find()
+    assert "\x1b" not in str(caught.value)
+
+
 def test_looking_for_a_lab_touches_nothing(tmp_path: Path) -> None:
     lab = Lab.find()
     status = lab.status()

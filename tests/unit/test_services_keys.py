@@ -170,6 +170,17 @@ class TestCommand:
         assert "ended with status 1 and said: the safe is locked; so far: *** password=***" in message
         assert B64[0] not in message
 
+    @pytest.mark.parametrize("where", ["stdout", "stderr"])
+    def test_that_prints_without_end_is_ended(self, where: str) -> None:
+        code = f"import sys\nwhile True: sys.{where}.write('x' * 65536)"
+        with pytest.raises(SettingsError, match="more than 1 MiB"):
+            self.run(code)
+
+    def test_that_closes_its_output_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "COMMAND_SECONDS", 0.4)
+        with pytest.raises(SettingsError, match="did not end in"):
+            self.run("import os, time\nos.close(1)\nos.close(2)\ntime.sleep(60)")
+
     def test_that_does_not_end_is_ended_with_all_it_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "COMMAND_SECONDS", 0.4)
         began = time.monotonic()

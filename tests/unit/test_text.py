@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from pytest_stagegbo.text import age_text, bytes_text
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.text import age_text, bytes_text, printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,29 @@ def test_a_size_has_a_binary_unit_and_no_exponent(size: int, text: str) -> None:
 )  # fmt: skip
 def test_an_age_has_the_largest_unit_that_says_enough(seconds: float, text: str) -> None:
     assert age_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\tand ünï 日本\n", "plain\tand ünï 日本\n"),
+        ("one\r\ntwo\rthree", "one\ntwo\\x0dthree"),
+        ("\x1b]0;title\x07\x1b[31mred", "\\x1b]0;title\\x07\\x1b[31mred"),
+        ("\x9b31m\x7f\0", "\\x9b31m\\x7f\\x00"),
+        ("user\u202etxt.exe", "user\\u202etxt.exe"),
+    ],
+)
+def test_controls_are_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_errors_have_none() -> None:
+    error = StageGboError("a\x1b[2J", seen="b\x1b[2J", remedy="c\x1b[2J")
+    assert "\x1b" not in str(error) + error.message + error.seen + error.remedy + str(error.args)
+
+
+def test_json_stays_json() -> None:
+    value = {"a\x9b": "\x7f\u202e\x1b"}
+    text = printable_json(json.dumps(value, ensure_ascii=False))
+    assert text.isprintable()
+    assert json.loads(text) == value

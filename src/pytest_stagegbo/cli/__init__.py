@@ -41,7 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("interrupted; the next run goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except RecursionError as error:
+        return _unexpected(error, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
         return 1
+    except OSError as error:  # a folder that may not be written, a full disk
+        return _unexpected(error, debug)
     return code
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    """Of the system's errors, that it is one; the traceback for whoever asks for it."""
+    if debug:
+        raise error
+    from pytest_stagegbo.cli.console import print_error
+
+    named = getattr(error, "filename", None)
+    what = f"{named}: {error.strerror}" if isinstance(error, OSError) and named else str(error)
+    print_error(StageGboError(what, remedy="`--debug` shows where it came from"))
+    return StageGboError.exit_code

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, TextIO
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ class _Lines:
 
     def begin(self, key: str, text: str) -> None:
         with self._lock:
-            self._began[key] = (clocks.monotonic(), text)
+            self._began[key] = (clocks.monotonic(), printable(text))
 
     def end(self, key: str, error: BaseException | None = None) -> None:
         with self._lock:
@@ -42,7 +43,7 @@ class _Lines:
 
     def note(self, text: str) -> None:
         with self._lock:
-            print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {text}", file=self._stream, flush=True)
+            print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {printable(text)}", file=self._stream, flush=True)
 
 
 class _Live:
@@ -80,6 +81,7 @@ class _Live:
     def begin(self, key: str, text: str) -> None:
         from rich.markup import escape
 
+        text = printable(text)
         with self._lock:
             self._tasks[key] = (self._display.add_task(escape(text), total=None), clocks.monotonic(), text)
 
@@ -96,7 +98,7 @@ class _Live:
         from rich.markup import escape
 
         with self._lock:
-            self._console.print(f"[yellow]•[/] {escape(text)}", soft_wrap=True)
+            self._console.print(f"[yellow]•[/] {escape(printable(text))}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -142,7 +144,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
+        table.add_row(*(Text(printable(cell), style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
@@ -153,7 +155,7 @@ def print_loudly(text: str) -> None:
     """A line on standard output that nobody overlooks; coloured where a terminal shows it."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text, style="bold white on red", markup=False)
+    Console(highlight=False, soft_wrap=True).print(printable(text), style="bold white on red", markup=False)
 
 
 STYLES = {

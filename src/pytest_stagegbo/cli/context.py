@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,7 @@ def open_context(arguments: argparse.Namespace) -> Context:
 
 def _slot(arguments: argparse.Namespace) -> int:
     text = getattr(arguments, "slot", None) or "0"
-    if not (text.isdigit() and int(text) < MOST_SLOTS):
+    if not (re.fullmatch("[0-9]{1,6}", text) and int(text) < MOST_SLOTS):
         raise SettingsError(f"--slot: {text!r} is not a number from 0 to {MOST_SLOTS - 1}")
     if int(text) and arguments.command in {"provision", "destroy"}:
         raise SettingsError(

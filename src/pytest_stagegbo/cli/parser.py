@@ -37,7 +37,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     lab.register(commands)
     for command in commands.choices.values():
         _common(command, default=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    parsed = parser.parse_args(argv)
+    for name, value in vars(parsed).items():  # argparse before Python 3.13 makes an empty list of `--option=--`
+        if name != "argv" and (value == [] or (isinstance(value, list) and [] in value)):
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
+    return parsed
 
 
 def _common(parser: argparse.ArgumentParser, default: str | None) -> None:

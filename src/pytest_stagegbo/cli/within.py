@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.errors import MissingRequirement, StageMissing
+from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
 from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,14 +45,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     logs = commands.add_parser("logs", help="the journal of a clone's units, and its log files")
     logs.add_argument("name", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines are written")
-    logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="lines of each log (default 100)")
+    logs.add_argument("-n", "--lines", type=_lines, default=100, metavar="N", help="lines of each log (default 100)")
     logs.set_defaults(run=_logs)
+
+
+def _lines(text: str) -> int:
+    """How many lines; raises what argparse makes a usage error of."""
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999999")
+    return int(text)
 
 
 def _exec(arguments: argparse.Namespace) -> int:
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
     if not argv:
-        raise MissingRequirement("nothing to execute", remedy="exec NAME -- COMMAND [ARGUMENT ...]")
+        raise SettingsError("exec: no command to run in the clone", remedy="exec NAME -- COMMAND [ARGUMENT ...]")
     context = open_context(arguments)
     engine = context.engine()
     client = _client(context, engine)
@@ -83,7 +92,10 @@ def _logs(arguments: argparse.Namespace) -> int:
     _running(engine, arguments.name)
     assert container is not None  # the line above refuses unknown names
     if not arguments.follow:
-        return _through_api(engine, arguments.name, ["sh", "-c", script(container, arguments.lines)])
+        result = engine.execute(arguments.name, ["sh", "-c", script(container, arguments.lines)])
+        sys.stdout.write(printable(result.stdout))
+        sys.stderr.write(printable(result.stderr))
+        return result.status
     client = _client(context, engine)
     if client is None:
         raise _no_client("logs -f")

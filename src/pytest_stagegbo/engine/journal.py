@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["LINES", "evidence", "follow_script", "script"]
+__all__ = ["LINES", "NO_CONTROLS", "evidence", "follow_script", "script"]
 
+NO_CONTROLS = r"LC_ALL=C sed -u 's/\xc2[\x80-\x9f]/?/g; s/[\x01-\x08\x0b-\x1f\x7f]/?/g'"
+"""Whoever can write to a log must not write to the terminal of whoever reads it."""
 LINES = 20
 FAILED_AND_WAITING = """systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit rest; do
     echo "failed unit: $unit"
@@ -91,8 +93,8 @@ def script(container: ContainerSettings, lines: int) -> str:
 def follow_script(container: ContainerSettings, lines: int) -> str:
     """POSIX shell that prints log lines as they are written, until it is ended."""
     return (
-        f"journalctl -q -f -n {lines} -o short-iso {_journal_units(container)} & "
-        f"find {_quoted(container.logs)} -type f -exec tail -n {lines} -F {{}} + & wait"
+        f"{{ journalctl -q -f -n {lines} -o short-iso {_journal_units(container)} & "
+        f"find {_quoted(container.logs)} -type f -exec tail -n {lines} -F {{}} + & wait; }} | {NO_CONTROLS}"
     )
 
 

@@ -319,13 +319,13 @@ class Performer:
     def _let_stop(self, name: str) -> None:
         """Wait until a container that failed to start stays stopped: Incus calls it running once more meanwhile, and
         the next run would wait for it."""
-        since = time.monotonic()
+        since = clocks.monotonic()
         deadline = since + SETTLING
-        while time.monotonic() < min(since + STAYS, deadline):
+        while clocks.monotonic() < min(since + STAYS, deadline):
             clone = self._reader.instance(self._settings.project, name)
             if clone is not None and clone.is_running:
-                since = time.monotonic()
-            time.sleep(0.1)  # a poll with a deadline: there is no operation to wait for
+                since = clocks.monotonic()
+            clocks.sleep(0.1)  # a poll with a deadline: there is no operation to wait for
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         if step.prove and holds_services(step.container):  # what it needs answers now

@@ -7,10 +7,10 @@ waited for in vain.
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class UnitWatch:
         container: ContainerSettings,
         *,
         running: bool,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
         self._writer = writer
         self._container = container

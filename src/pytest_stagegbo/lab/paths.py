@@ -48,6 +48,7 @@ class Paths:
                 f"a lab cannot be named {name!r}", remedy="set STAGEGBO_LAB_NAME to lower-case letters, digits, . and -"
             )
         state = Path(os.environ.get("STAGEGBO_LAB_DIR") or _STATE_DIR)
+        _check_folder(state.absolute())
         found = cls(state.absolute(), name, asked or _OLDEST)
         return found if asked else replace(found, version=found.made_with() or found.version)
 
@@ -146,3 +147,21 @@ class Paths:
     def lock(self, what: str) -> Path:
         """File to lock while working on `what`."""
         return self.state / "locks" / f"{what}.lock"
+
+
+def _check_folder(state: Path) -> None:
+    """Raises `LabError` for what can't be a folder, whoever makes it."""
+    problem = "" if str(state).isprintable() else "it has control characters in its name"
+    for place in (state, *state.parents):
+        try:
+            if place.exists():
+                problem = problem or ("" if place.is_dir() else f"{place} is not a folder")
+                break
+        except OSError as error:
+            problem = f"{place}: {error.strerror}"
+    if problem:
+        raise LabError(
+            f"the lab's files can't be in {state}",
+            seen=problem,
+            remedy=f"set STAGEGBO_LAB_DIR to a folder, or leave it out for {_STATE_DIR}",
+        )

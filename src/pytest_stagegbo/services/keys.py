@@ -13,12 +13,14 @@ import contextlib
 import json
 import os
 import re
+import selectors
 import signal
 import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.services.masking import Masker
 
@@ -137,18 +139,47 @@ def _from_command(argv: tuple[str, ...]) -> UnsealKeys | str:
         return f"{source}: {getattr(error, 'strerror', None) or error}"
     with process:
         try:
-            out, err = process.communicate(timeout=COMMAND_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"{source}: it did not end in {COMMAND_SECONDS:.0f} s"
+            found = _output(process, source)
         finally:
             if process.poll() is None:
                 _end(process)
+    if isinstance(found, str):
+        return found
+    out, err = found
     text = out.decode("utf-8", "replace")
     if process.returncode:
         # Standard error is shown, without anything that stands in standard output too.
         said = Masker(re.split(r"[\s,\"']+", text)).mask(err.decode("utf-8", "replace").strip()[-500:])
         return f"{source}: it ended with status {process.returncode}" + (f" and said: {said}" if said else "")
     return _parse(text, source)
+
+
+def _output(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes] | str:
+    """Both outputs of a command that has ended, or why there is nothing: too long or too much is not kept."""
+    deadline = clocks.monotonic() + COMMAND_SECONDS
+    late = f"{source}: it did not end in {COMMAND_SECONDS:.0f} s"
+    outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in outputs:
+            assert pipe is not None
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - clocks.monotonic()))
+            if not ready:
+                return late
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fileobj)
+                kept = outputs[key.fileobj]  # type: ignore[index]
+                kept += data
+                if len(kept) > LARGEST_FILE:
+                    return f"{source}: it printed more than 1 MiB"
+    try:
+        process.wait(max(0.0, deadline - clocks.monotonic()))
+    except subprocess.TimeoutExpired:
+        return late
+    return bytes(outputs[process.stdout]), bytes(outputs[process.stderr])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

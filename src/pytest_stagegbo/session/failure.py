@@ -23,6 +23,7 @@ from pytest_stagegbo.services.postgresql import is_noise
 from pytest_stagegbo.session import logsizes
 from pytest_stagegbo.session.stamps import stamp
 from pytest_stagegbo.session.together import together
+from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,7 +66,8 @@ def sections(engine: StageEngine, names: Sequence[str], since: float, secrets: I
         found: Mapping[str, str | Exception] = together(calls, left)
     except Exception as error:  # whatever it is, the test's own failure must be reported
         found = dict.fromkeys(names, error)
-    return [(titles[name], text if isinstance(text, str) else _sorry(text)) for name, text in found.items()]
+    shown = {name: text if isinstance(text, str) else _sorry(text) for name, text in found.items()}
+    return [(titles[name], printable(text)) for name, text in shown.items()]
 
 
 def _fetching(

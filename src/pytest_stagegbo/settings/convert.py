@@ -88,6 +88,8 @@ def _single(value: object, type_: Any, show: Callable[[object], str]) -> object:
     if type_ is bool and isinstance(value, str):
         said = truth(value)
         value = value if said is None else said
+    if isinstance(value, str) and (fault := _null(value, show)):
+        raise BadValue(fault)
     try:
         return msgspec.convert(value, type_, strict=False, dec_hook=_address)
     except (msgspec.ValidationError, ValueError):
@@ -98,6 +100,11 @@ def _single(value: object, type_: Any, show: Callable[[object], str]) -> object:
         with contextlib.suppress(ValueError):
             text += f"; did you mean {IPv4Network(value, strict=False)}?"
     raise BadValue(Fault(text))
+
+
+def _null(text: str, show: Callable[[object], str], command: bool = False) -> Fault | None:
+    """The system takes no NUL byte in a path, a variable or a command. Names and addresses are checked for more."""
+    return Fault(f"{show(text)} has a NUL byte") if "\0" in text and (command or show is not repr) else None
 
 
 def _address(type_: type[Any], value: object) -> object:
@@ -126,6 +133,7 @@ def _words(value: object, show: Callable[[object], str], *, command: bool) -> tu
         for index, word in enumerate(value)
         if not isinstance(word, str) or not word
     ]
+    faults += [fault for word in value if isinstance(word, str) and (fault := _null(word, show, command))]
     if faults:
         raise BadValue(*faults)
     return tuple(value)
@@ -176,5 +184,5 @@ def _probe(item: object, show: Callable[[object], str]) -> ProbeSettings:
 def _json(text: str, show: Callable[[object], str]) -> object:
     try:
         return json.loads(text)
-    except ValueError:
-        raise BadValue(Fault(f"{show(text)} is not a JSON array")) from None
+    except (ValueError, RecursionError):
+        raise BadValue(Fault(f"{show(text)[:200]} is not a JSON array")) from None

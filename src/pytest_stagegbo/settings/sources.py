@@ -123,6 +123,10 @@ def _parse(path: Path, shown: str) -> Mapping[str, Any]:
         raise SettingsError(
             f"cannot read {shown}: {error.strerror}", remedy="make it readable, or name another"
         ) from None
+    except RecursionError:
+        raise SettingsError(
+            f"{shown} is nested too deeply for settings", remedy="correct it, or name another"
+        ) from None
     except UnicodeDecodeError as error:
         raise SettingsError(f"{shown} is not UTF-8: {error.reason} at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
@@ -194,7 +198,7 @@ def _with_hooks(table: object, folder: Path) -> object:
     paths = table["hooks"]
     if isinstance(paths, str):  # an environment variable
         words = [word for part in paths.split(",") if (word := part.strip())]
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             words = json.loads(paths)
         paths = words
     if not isinstance(paths, list):

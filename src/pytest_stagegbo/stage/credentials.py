@@ -21,7 +21,7 @@ from pytest_stagegbo.errors import (
     StageGboError,
     VaultSealed,
 )
-from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS, LARGEST_FILE
 from pytest_stagegbo.services.masking import Masker
 from pytest_stagegbo.stage.kv import Failure, KeyValue
 from pytest_stagegbo.stage.secret import Hidden, Secret, addresses
@@ -299,7 +299,11 @@ def _nothing(what: str) -> SettingsError:
 def _content(name: str, setting: str) -> Hidden | SettingsError:
     """A file's text without the white space around it."""
     try:
-        text = Path(name).expanduser().read_text("utf-8").strip()
+        with Path(name).expanduser().open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            return _nothing(f"{setting}: {name} is larger than 1 MiB")
+        text = data.decode().strip()
     except (OSError, RuntimeError, ValueError) as error:
         return _nothing(f"{setting}: {name}: {getattr(error, 'strerror', None) or type(error).__name__}")
     return Hidden(text) if text else _nothing(f"{setting}: {name} is empty")

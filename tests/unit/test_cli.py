@@ -1,0 +1,100 @@
+"""Command lines that are wrong, and settings that can't be read: one error that says so, and never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo import cli
+from pytest_stagegbo.cli import main
+from pytest_stagegbo.engine.journal import NO_CONTROLS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def outcome(*argv: str) -> int:
+    try:
+        return main(argv)
+    except SystemExit as error:  # argparse's way
+        return int(error.code or 0)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(("logs", "cache", "-n", "-5"), id="a negative number"),
+        pytest.param(("logs", "cache", "-n", ""), id="no number"),
+        pytest.param(("logs", "cache", "-n", "nan"), id="not a number"),
+        pytest.param(("logs", "cache", "-n", "9" * 5000), id="a number that no computer likes"),
+        pytest.param(("--config=--", "status"), id="dashes for a file"),
+        pytest.param(("verify", "--check=--"), id="dashes for a check"),
+        pytest.param(("exec", "cache"), id="no command"),
+        pytest.param(("exec", "cache", "--"), id="no command behind dashes"),
+        pytest.param(("--slot", "²", "status"), id="a slot that only looks like a number"),
+        pytest.param(("--slot", "9" * 5000, "status"), id="a slot without end"),
+        pytest.param(("--slot", "-1", "status"), id="a negative slot"),
+        pytest.param(("--config", "no\x1b[31m such", "status"), id="a file name with controls"),
+        pytest.param(("--project", "a\nb", "status"), id="a project of two lines"),
+    ],
+)
+def test_a_wrong_argument_is_a_usage_error(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert outcome(*argv) == 2
+    said = capsys.readouterr()
+    assert "\x1b" not in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("x = " + "[" * 100_000, "nested too deeply", id="brackets"),
+        pytest.param("x = " + "{a=" * 100_000, "nested too deeply", id="braces"),
+        pytest.param('project = "a\\u0000b"', "cannot name an Incus project", id="a NUL byte"),
+        pytest.param('[vault]\nunseal_file = "a\\u0000b"', "NUL byte", id="a NUL byte in a path"),
+        pytest.param('[vault]\nunseal_command = ["a\\u0000b"]', "NUL byte", id="a NUL byte in a command"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_an_error(
+    text: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "stagegbo.toml").write_text(text)
+    assert outcome("--config", str(tmp_path / "stagegbo.toml"), "status") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_brackets_in_a_variable_are_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STAGEGBO_CONTAINERS__CACHE__WIPE", "[" * 100_000)
+    assert outcome("status") == 2
+    assert "is not a JSON array" in capsys.readouterr().err
+
+
+def test_a_followed_log_writes_no_controls_to_a_terminal() -> None:
+    printed = "one\ttwo\x1b[31m\x9b1m\x07\x7f ünï\n".encode()
+    command = ["sh", "-c", f"{NO_CONTROLS}"]
+    done = subprocess.run(command, input=printed, capture_output=True, check=True)
+    assert done.stdout.decode() == "one\ttwo?[31m?1m?? ünï\n"
+
+
+def test_what_the_system_refuses_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Parsed:
+        debug = False
+
+        @staticmethod
+        def run(_: object) -> int:
+            return len((tmp_path / "missing").read_text())
+
+    monkeypatch.setattr(cli, "parse", lambda _: Parsed)
+    assert outcome("status") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/missing: No such file or directory" in said.replace("\n", "")
+    assert "--debug" in said
