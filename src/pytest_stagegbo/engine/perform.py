@@ -7,16 +7,15 @@ import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.errors import (
     LimitTooSmall,
-    NotOurs,
     NotReady,
     OperationFailed,
     ServerRefused,
@@ -30,8 +29,6 @@ from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
@@ -43,10 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Performer"]
 
-SETTLING = 10.0
-"""Seconds at most for a container that failed to start to be stopped."""
-STAYS = 1.0
-"""Seconds after which it will stay so."""
 LARGEST_LIMIT = 1 << 50
 """Bytes. A driver that refuses more than this refuses for another reason than the size."""
 
@@ -311,21 +304,10 @@ class Performer:
             except (OperationFailed, ServerRefused) as error:  # as a run that was killed had asked for
                 if not dialect.runs_already(error):
                     if not dialect.is_busy(error):
-                        self._let_stop(step.subject)
+                        let_stop(self._reader, self._settings.project, step.subject)
                     raise
 
         patiently(start, self._settings.timeouts.operation)
-
-    def _let_stop(self, name: str) -> None:
-        """Wait until a container that failed to start stays stopped: Incus calls it running once more meanwhile, and
-        the next run would wait for it."""
-        since = clocks.monotonic()
-        deadline = since + SETTLING
-        while clocks.monotonic() < min(since + STAYS, deadline):
-            clone = self._reader.instance(self._settings.project, name)
-            if clone is not None and clone.is_running:
-                since = clocks.monotonic()
-            clocks.sleep(0.1)  # a poll with a deadline: there is no operation to wait for
 
     def await_clone(self, step: steps.AwaitClone) -> None:
         if step.prove and holds_services(step.container):  # what it needs answers now
@@ -372,60 +354,3 @@ class Performer:
         if clone is None:
             raise StageMissing(f"{name} vanished from {self._settings.project}", remedy="run provision again")
         return clone
-
-
-def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) -> None:
-    """Stop and delete a clone of this tool's; one that is gone is fine.
-
-    One that runs is marked as unfinished first: should this process be killed here, the next run would otherwise
-    take a clone that is being stopped for one to wait for.
-
-    Raises:
-        NotOurs: this tool did not make it, or it is a copy.
-    """
-
-    def remove() -> None:
-        clone = reader.instance(settings.project, name)
-        if clone is None:
-            return
-        if not marks.is_clone(clone, settings):
-            raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
-        if clone.status == "Stopped":
-            _let_end(reader, settings, name)
-        elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
-            if clone.config.get(marks.STATE) != marks.BUILDING:
-                writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
-            writer.set_state(name, "stop", force=True)
-        writer.delete_instance(name)
-
-    patiently(remove, settings.timeouts.operation)
-
-
-def _let_end(reader: Reader, settings: Settings, name: str) -> None:
-    """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
-    volume of that, which Incus then neither deletes nor knows.
-
-    Raises:
-        OperationFailed: it did not end in time.
-    """
-    deadline = clocks.monotonic() + settings.timeouts.operation
-    while reader.is_worked_on(settings.project, name):
-        if clocks.monotonic() > deadline:
-            raise OperationFailed(
-                f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
-                seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
-                remedy=f"see `incus operation list --project {settings.project}`, then run this again",
-            )
-        clocks.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
-
-
-def patiently(attempt: Callable[[], None], timeout: float) -> None:
-    """Try again while the daemon still works on what a run that was killed had asked for."""
-    deadline = clocks.monotonic() + timeout
-    while True:
-        try:
-            return attempt()
-        except (OperationFailed, ServerRefused) as error:
-            if not dialect.is_busy(error) or clocks.monotonic() > deadline:
-                raise
-        clocks.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more

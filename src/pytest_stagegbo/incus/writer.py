@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus.start_log import not_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,6 @@ __all__ = ["CommandResult", "Writer", "WriterScope"]
 
 HOST_PROJECT = "default"
 """Bridges and their access lists live in project `default`, whichever projects use them."""
-LOG_LINES = 10
-"""Of the log of a container that could not be started."""
 NETWORK_TRIES = 5
 """How often a network is asked for, or to go, since something else on the host may change meanwhile."""
 
@@ -234,25 +233,7 @@ class Writer:
         except (OperationFailed, ServerRefused) as error:
             if action not in {"start", "restart"} or dialect.is_busy(error) or dialect.runs_already(error):
                 raise
-            raise self._not_started(name, error.seen or error.message) from None
-
-    def _not_started(self, name: str, seen: str) -> OperationFailed:
-        """An error with what the container's own log says: Incus's answer tells which program of its own failed."""
-        from pytest_stagegbo.services.masking import mask
-
-        lines = [seen]
-        with contextlib.suppress(OperationFailed, ServerRefused):
-            path = ("instances", name, "logs", "lxc.log")
-            log = self._connection.read_bytes(*path, project=self.scope.project).decode("utf-8", "replace")
-            told = [line for line in log.splitlines() if " ERROR " in line][:LOG_LINES]  # the cause comes first
-            lines += [f"lxc.log: {line.strip()}" for line in told or log.splitlines()[-LOG_LINES:]]
-        project = self.scope.project
-        return OperationFailed(
-            f"container {name} of {project} could not be started",
-            seen=mask("\n".join(lines)),
-            remedy=f"all of the log: `incus info --show-log {name} --project {project}`. If the source has the same "
-            "fault, mend it there; otherwise `python -m pytest_stagegbo provision --recreate` makes the clone again",
-        )
+            raise not_started(self._connection, self.scope.project, name, error) from None
 
     def delete_instance(self, name: str) -> None:
         """Delete a stopped instance. One that is gone already is fine."""
