@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from tests.lab.clean import THREE, CleanStage, kill
 from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads, residues
-from tests.lab.support import immutable
+from tests.lab.support import immutable, until
 
 from pytest_stagegbo.errors import Residue
 
@@ -133,15 +133,6 @@ DIRTY = {
     "tables": "runuser -u postgres -- psql -Xq botserver -c 'CREATE TABLE IF NOT EXISTS zombie ()'",
 }
 STRAY = "while :; do {dirty}; sleep 0.02; done >/dev/null 2>&1"
-UNIT = """cat >/etc/systemd/system/stray.service <<'END'
-[Service]
-ExecStart=sh -c '{loop}'
-[Install]
-WantedBy=default.target
-END
-systemctl enable --now stray
-"""
-UNDO = "systemctl disable --now stray || true; rm -f /etc/systemd/system/stray.service; systemctl daemon-reload"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +142,6 @@ UNDO = "systemctl disable --now stray || true; rm -f /etc/systemd/system/stray.s
         pytest.param("systemd-run -q sh -c {loop}", id="a service"),
         pytest.param("systemd-run -q --on-active=0.3 --timer-property=AccuracySec=1ms sh -c {loop}", id="a timer"),
         pytest.param("systemd-run -q --scope setsid sh -c {loop} </dev/null >/dev/null 2>&1 &", id="a scope"),
-        pytest.param(UNIT, id="a unit that the next boot would start"),
     ],
 )
 def test_what_a_test_started_does_not_live_on(clean: CleanStage, in_network: InNetwork, start: str) -> None:
@@ -160,20 +150,14 @@ def test_what_a_test_started_does_not_live_on(clean: CleanStage, in_network: InN
     def check() -> None:
         clean.reset(*THREE, "tables")
         runs = {name: clean.shell(name, RUNNING) for name in DIRTY}
-        try:
-            for name, dirty in DIRTY.items():
-                loop = STRAY.format(dirty=dirty)
-                quoted = loop if start == UNIT else shlex.quote(loop)
-                clean.shell(name, start.format(loop=quoted))
-            ways = clean.ways(*DIRTY)
-            assert "untouched" not in ways.values()
-            threading.Event().wait(0.5)  # longer than any of them takes to show
-            assert {name: clean.shell(name, RUNNING) for name in DIRTY} == runs
-            assert residues(clean.place) == []
-            assert clean.sql("SELECT to_regclass('zombie') IS NULL") == "t"
-        finally:
-            for name in DIRTY:
-                clean.shell(name, UNDO)
+        for name, dirty in DIRTY.items():
+            clean.shell(name, start.format(loop=shlex.quote(STRAY.format(dirty=dirty))))
+        ways = clean.ways(*DIRTY)
+        assert "untouched" not in ways.values()
+        threading.Event().wait(0.5)  # longer than any of them takes to show
+        assert {name: clean.shell(name, RUNNING) for name in DIRTY} == runs
+        assert residues(clean.place) == []
+        assert clean.sql("SELECT to_regclass('zombie') IS NULL") == "t"
 
     in_network(check, timeout=120)
 
@@ -183,20 +167,16 @@ pgrep -f 'while : *; d[o]' || true"""
 
 
 def test_what_cannot_be_ended_is_named(clean: CleanStage, in_network: InNetwork) -> None:
-    """With the test that left it. The next reset ends it, if it can."""
-    unit = UNIT.format(loop="sleep 1000").replace(
-        "[Service]", "[Unit]\nRefuseManualStop=yes\n[Service]\nRestart=always"
-    )
+    """With the test that left it. What it is ends by itself after a while."""
+    start = "systemd-run -q --unit=stray --on-active=2 --timer-property=RefuseManualStop=yes true"
 
     def check() -> None:
-        clean.shell("cache", unit)
-        try:
-            with pytest.raises(Residue) as caught:
-                clean.engine.reset(["cache"], left_by={"cache": "test_it.py::test_daemon"})
-        finally:
-            clean.shell("cache", f"rm /etc/systemd/system/stray.service; systemctl daemon-reload; {UNDO}")
-        assert "stray.service" in caught.value.message
+        clean.shell("cache", start)
+        with pytest.raises(Residue) as caught:
+            clean.engine.reset(["cache"], left_by={"cache": "test_it.py::test_daemon"})
+        assert "stray.timer" in caught.value.message
         assert "test_it.py::test_daemon" in caught.value.message
+        until(lambda: clean.execute("cache", ["systemctl", "is-active", "-q", "stray.timer"]).status, "it has ended")
         clean.reset("cache")
         assert residues(clean.place) == []
 
