@@ -7,25 +7,23 @@ tests do not ask for the stage costs nothing and cannot fail because of it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shlex
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import pytest
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.asking import Asking
 from pytest_stagegbo.errors import LockTimeout, NotHeld, SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
+from pytest_stagegbo.running import executed, pass_on, runs_tests, said
 from pytest_stagegbo.session.demand import (
-    FIXTURES,
     FRESH_STAGE,
     MARKER,
     PRODUCTION_ACCESS,
-    WHOLE_STAGE,
     Demand,
     asks_for_stage,
     check_production_access,
@@ -34,7 +32,7 @@ from pytest_stagegbo.session.demand import (
 from pytest_stagegbo.truth import LAB_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom
@@ -68,8 +66,6 @@ ASKED = pytest.StashKey[frozenset[str]]()
 MARKED = pytest.StashKey[list[pytest.Mark]]()
 """The marker that says what to reset, as it was when tests had been collected."""
 PLUGIN_NAME = "stagegbo-session"
-STAGE_FIXTURES = frozenset({WHOLE_STAGE, *FIXTURES})
-"""Those that stand for containers which tests share."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,31 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     plugin = StagePlugin(config)
     config.pluginmanager.register(plugin, PLUGIN_NAME)
-    config.add_cleanup(_watch_fixtures(plugin, config))
-
-
-def _watch_fixtures(plugin: StagePlugin, config: pytest.Config) -> Callable[[], None]:
-    """Have the plugin hear of every fixture that somebody gets the value of; what ends it.
-
-    pytest has a hook for fixtures that are set up, and none for a value that is there: a second test that calls
-    `getfixturevalue("stage_cache")` would go unheard. All ways to a value, named in a signature or not, go through
-    `FixtureDef.execute`.
-    """
-    original = pytest.FixtureDef.execute
-
-    @functools.wraps(original)
-    def execute(self: pytest.FixtureDef[Any], request: Any) -> Any:
-        __tracebackhide__ = True
-        if request.config is not config:  # of a run within a test of this run
-            return original(self, request)
-        with plugin.resolving(self):
-            return original(self, request)
-
-    def restore() -> None:
-        pytest.FixtureDef.execute = original  # type: ignore[method-assign]
-
-    pytest.FixtureDef.execute = execute  # type: ignore[method-assign]
-    return restore
+    config.pluginmanager.register(plugin.asking, f"{PLUGIN_NAME}-asking")
+    plugin.asking.begin()
 
 
 class StagePlugin:
@@ -140,8 +113,7 @@ class StagePlugin:
         self._workers_out: set[str] = set()
         """Workers that have not said yet what they did, or died without."""
         self._described = False
-        self._resolving: list[pytest.FixtureDef[Any]] = []
-        self._stands_for: WeakKeyDictionary[pytest.FixtureDef[Any], frozenset[str]] = WeakKeyDictionary()
+        self.asking = Asking(config, self._claim)
 
     # -- settings
 
@@ -149,7 +121,8 @@ class StagePlugin:
         """Bad values end pytest before collection, all at once; without any option nothing is read. Commands that
         only print something (`--help`, `--markers`, `--version`) have no session."""
         given = [name for name in (*OPTIONS, *SWITCHES) if self._given(name) is not None]
-        if given or any(name.startswith("STAGEGBO_") and not name.startswith(NO_SETTINGS) for name in os.environ):
+        names = [name for name in os.environ if name.startswith("STAGEGBO_") and name != LAB_VARIABLE]
+        if given or any(not name.startswith(NO_SETTINGS) for name in names):
             from pytest_stagegbo.session.summary import header
 
             with _usage_errors():
@@ -231,7 +204,7 @@ class StagePlugin:
 
     def stage_settings(self) -> Settings:
         """Those of the stage that this process uses; they differ from the run's own in addresses where it is a slot."""
-        if self.settings.slots.count == 1 or not _runs_tests(self._config):
+        if self.settings.slots.count == 1 or not runs_tests(self._config):
             return self.settings
         return self.engine().settings
 
@@ -331,7 +304,7 @@ class StagePlugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Provision before the first test, outside any test's own time limit."""
-        items = _executed(getattr(session, "items", []))
+        items = executed(getattr(session, "items", []))
         shared = any(DEMAND in item.stash for item in items)
         if shared:
             reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -368,8 +341,8 @@ class StagePlugin:
             self._no_stage = error
             return
         except BaseException as error:
-            _pass_on(error)
-            self._no_stage = StageGboError("the stage can't be used", seen=_said(error))
+            pass_on(error)
+            self._no_stage = StageGboError("the stage can't be used", seen=said(error))
             return
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
@@ -430,7 +403,7 @@ class StagePlugin:
 
     def _refuse_without_tests(self) -> None:
         """`--setup-only` has the fixtures of tests set up, and here there would be a reset for no test."""
-        if not _runs_tests(self._config):
+        if not runs_tests(self._config):
             pytest.skip("no test is executed, so nothing is done to the stage")
 
     def _begin_test(self, item: pytest.Item, wanted: Demand) -> StageGboError | None:
@@ -452,38 +425,14 @@ class StagePlugin:
 
     # -- fixtures that are asked for while a test runs
 
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """What a fixture asked for when it was set up the last time does not count any more."""
-        self._stands_for.pop(fixturedef, None)
-
-    @contextlib.contextmanager
-    def resolving(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
-        """Around each time that somebody gets the value of a fixture, one that is set up already included.
-
-        A fixture that asks for the stage by `getfixturevalue` stands for what it asked for, for as long as its value
-        is used: by further tests if its scope is wider than a test.
-        """
-        names = self._stands_for.get(fixturedef, frozenset())
-        if fixturedef.argname in STAGE_FIXTURES:
-            names = names | {fixturedef.argname}
-        if names:
-            for asking in self._resolving:
-                self._stands_for[asking] = self._stands_for.get(asking, frozenset()) | names
-            if self._item is not None:
-                self._claim(self._item, names)
-        self._resolving.append(fixturedef)
-        try:
-            yield
-        finally:
-            self._resolving.pop()
-
-    def _claim(self, item: pytest.Item, fixtures: frozenset[str]) -> None:
-        """Have a test take the locks and resets that fixtures need, if it has not yet."""
-        asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
-        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
-        if fixtures <= item.stash.get(ASKED, frozenset()) or self._config.getoption("setupplan", False):
+    def _claim(self, fixtures: frozenset[str]) -> None:
+        """Have the test that runs take the locks and resets that fixtures need, if it has not yet."""
+        item = self._item
+        if item is None or fixtures <= item.stash.get(ASKED, frozenset()) or self._config.getoption("setupplan", False):
             return
         self._refuse_without_tests()
+        asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
+        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
         wanted = demand(asked, list(item.iter_markers(MARKER)), self.settings)
         if not wanted.uses <= has.uses:
             error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
@@ -513,7 +462,7 @@ class StagePlugin:
         try:
             return (yield)
         except BaseException as error:
-            _pass_on(error)
+            pass_on(error)
             if not isinstance(error, pytest.skip.Exception):
                 item.stash[SECTIONS] = self._explain(item)
             raise
@@ -548,39 +497,44 @@ class StagePlugin:
         Raises nothing: the test's own failure has to be reported, whatever the test has done to this process.
         """
         found: list[tuple[str, str]] = []
-        try:
-            self._explain_into(found, item)
-        except BaseException as error:
-            _pass_on(error)
-            found.append(("stage: not all of it could be looked at", _said(error)))
+        for part in (self._keep_stages, self._look_inside):  # first what nobody may reset meanwhile
+            try:
+                found += part(item)
+            except BaseException as error:
+                pass_on(error)
+                found.append(("stage: not all of it could be looked at", said(error)))
         return found
 
-    def _explain_into(self, found: list[tuple[str, str]], item: pytest.Item) -> None:
-        looks: list[str] = []
-        began = item.stash.get(BEGAN, 0.0)
+    def _stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
+        """The stages that a test used: with the containers that it used, the slot, and how to call it."""
         if DEMAND in item.stash and self._guard is not None and not item.stash.get(UNTOUCHED, False):
-            names = sorted(item.stash[DEMAND].uses)
-            command = self.command(self._seat.number if self._seat is not None else 0)
-            looks += [f"{command} shell {name}" for name in names]
-            found += _logs(self.engine(), names, began, self._stage)
+            number = self._seat.number if self._seat is not None else 0
+            yield self.engine(), sorted(item.stash[DEMAND].uses), number, self._stage, ""
         if TAKEN in item.stash:
-            taken = item.stash[TAKEN]
-            engine = taken.slot.engine
-            names = list(engine.settings.containers)
-            command = self.command(taken.slot.number)
-            looks += [f"{command} shell {name}" for name in names]
-            logs = _logs(engine, names, began, taken.stage)
-            found += [
-                (f"fresh stage {taken.stage.project}: {title.removeprefix('stage ')}", text) for title, text in logs
-            ]
-        if looks and self.settings.pytest.keep:
-            found.append(("stage kept as the test left it; to look inside", "\n".join(looks)))
-            item.stash[KEPT] = True
-            item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
-            if TAKEN in item.stash and self._fresh is not None:
-                self._fresh.keep(item.stash[TAKEN], item.nodeid)
-            if DEMAND in item.stash:
-                self.session().keep(item.nodeid)
+            slot, stage = item.stash[TAKEN].slot, item.stash[TAKEN].stage
+            yield slot.engine, list(stage.services), slot.number, stage, f"fresh stage {stage.project}: "
+
+    def _keep_stages(self, item: pytest.Item) -> list[tuple[str, str]]:
+        used = list(self._stages_of(item))
+        if not used or not self.settings.pytest.keep:
+            return []
+        item.stash[KEPT] = True
+        item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
+        if TAKEN in item.stash and self._fresh is not None:
+            self._fresh.keep(item.stash[TAKEN], item.nodeid)
+        if DEMAND in item.stash:
+            self.session().keep(item.nodeid)
+        looks = [f"{self.command(number)} shell {name}" for _, names, number, *_ in used for name in names]
+        return [("stage kept as the test left it; to look inside", "\n".join(looks))]
+
+    def _look_inside(self, item: pytest.Item) -> list[tuple[str, str]]:
+        from pytest_stagegbo.failing import logs
+
+        found = []
+        for engine, names, _, stage, whose in self._stages_of(item):
+            for title, text in logs(engine, names, item.stash.get(BEGAN, 0.0), stage):
+                found.append((whose + title.removeprefix("stage ") if whose else title, text))
+        return found
 
     @contextlib.contextmanager
     def _borne(self, doing: str) -> Iterator[None]:
@@ -589,8 +543,8 @@ class StagePlugin:
         try:
             yield
         except BaseException as error:
-            _pass_on(error)
-            self.summary().trouble.append(f"{doing}: {_said(error)}")
+            pass_on(error)
+            self.summary().trouble.append(f"{doing}: {said(error)}")
 
     def command(self, slot: int) -> str:
         """The command line aimed at what this run uses, for somebody to copy."""
@@ -624,8 +578,8 @@ class StagePlugin:
         except StageGboError as error:
             return f"{header(self.settings)}: {error.message}"
         except BaseException as error:
-            _pass_on(error)
-            return f"{header(self.settings)}: {_said(error)}"
+            pass_on(error)
+            return f"{header(self.settings)}: {said(error)}"
 
     @pytest.hookimpl(trylast=True)  # xdist has ended its workers by then
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -653,8 +607,8 @@ class StagePlugin:
             if self._fresh is not None:
                 self._fresh.verify_events()
         except BaseException as error:
-            _pass_on(error)
-            self.summary().broken.append(_said(error))
+            pass_on(error)
+            self.summary().broken.append(said(error))
         finally:
             with self._borne("production could not be let go of"):
                 self._session.stop_listening()
@@ -671,8 +625,8 @@ class StagePlugin:
         except (StageGboError, pytest.UsageError) as error:
             broken = [str(error)]
         except BaseException as error:
-            _pass_on(error)
-            broken = [f"the stage's isolation could not be proven: {_said(error)}"]
+            pass_on(error)
+            broken = [f"the stage's isolation could not be proven: {said(error)}"]
         self.summary().broken += broken
         if self.summary().broken and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -745,65 +699,6 @@ def _usage_errors() -> Iterator[None]:
         problem = str(error)
     if problem:
         raise pytest.UsageError(problem)
-
-
-def _pass_on(error: BaseException) -> None:
-    """Raise what ends pytest on purpose: Ctrl-C and `pytest.exit`. Anything else may come of what a test has patched,
-    also what is no `Exception`: `pytest.fail`, `sys.exit`."""
-    if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
-        raise error
-
-
-def _said(error: BaseException) -> str:
-    """An error in words, masked by their shape: whose it is, is not known."""
-    from pytest_stagegbo.services.masking import Masker
-
-    try:
-        return Masker().mask(f"{type(error).__name__}: {error}")
-    except Exception:
-        return type(error).__name__
-
-
-def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
-    """What containers logged since then. Raises nothing but what ends pytest."""
-    from pytest_stagegbo.session.failure import sections
-    from pytest_stagegbo.stage import Credentials
-
-    try:
-        known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)
-        known.load()  # what is not known can't be masked
-        return [(title, known.mask(text)) for title, text in sections(engine, names, since, ())]
-    except BaseException as error:
-        _pass_on(error)
-        title = f"stage containers {', '.join(names)}: logged since the test began"
-        return [(title, f"(the logs could not be fetched: {_said(error)})")]
-
-
-def _runs_tests(config: pytest.Config) -> bool:
-    """Whether this run executes tests: `--collect-only`, `--setup-plan` and `--setup-only` (which the second of these
-    implies) do not, and so they do nothing to a stage."""
-    return not any(getattr(config.option, name, False) for name in ("collectonly", "setupplan", "setuponly"))
-
-
-def _executed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The tests that this run executes, as far as can be told before."""
-    if not items or not _runs_tests(items[0].config):
-        return []
-    if items[0].session.testsfailed and not items[0].config.getoption("continue_on_collection_errors", False):
-        return []  # pytest ends here
-    return [item for item in items if not _is_skipped(item)]
-
-
-def _is_skipped(item: pytest.Item) -> bool:
-    """Whether a test is surely not run. Conditions in text are looked at by pytest, when the test's turn comes."""
-    runxfail = item.config.getoption("runxfail", False)
-    return (
-        item.get_closest_marker("skip") is not None
-        or any(
-            True is each for mark in item.iter_markers("skipif") for each in (*mark.args, mark.kwargs.get("condition"))
-        )
-        or (not runxfail and any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")))
-    )
 
 
 def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:

@@ -434,7 +434,7 @@ class TestOptions:
         environ: dict[str, str],
         place: str,
     ) -> None:
-        nowhere.makepyfile("def test_it(): pass")
+        nowhere.makepyfile("def test_it(stage_cache): pass")
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         result = nowhere.runpytest_inprocess(*arguments)

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_stagegbo import plugin
 from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.running import executed
 
 if TYPE_CHECKING:
     from pytest_stagegbo.session.session import StageSession
@@ -133,6 +134,7 @@ class TestLab:
     ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         monkeypatch.setenv("STAGEGBO_LAB_NAME", "Not A Name")
+        (pytester.path / "stagegbo.toml").write_text("no TOML [")
         pytester.makepyfile("def test_it(): pass")
         pytester.runpytest_inprocess().assert_outcomes(passed=1)
         assert sessions == []
@@ -154,6 +156,17 @@ class TestLab:
         pytester.makepyfile("def test_stage(stage_cache): pass")
         pytester.runpytest_inprocess()
         assert "joins" in sessions
+
+
+def test_a_worker_goes_on_after_errors_in_collection(pytester: pytest.Pytester, sessions: list[str]) -> None:
+    """So what its tests need is got before the first one."""
+    pytester.makepyfile(test_it="raise RuntimeError", test_other="def test_it(stage_cache): pass")
+    items, _ = pytester.inline_genitems("test_other.py")
+    items[0].session.testsfailed, items[0].config.option.collectonly = 1, False
+    assert executed(items) == []
+    items[0].config.workerinput = {}  # type: ignore[attr-defined] # pytest-xdist's
+    assert executed(items) == items
+    assert sessions == []
 
 
 @pytest.mark.parametrize(

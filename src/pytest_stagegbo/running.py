@@ -1,0 +1,58 @@
+"""Which tests a run executes, and what may be raised on the way. Imports pytest; knows nothing of the stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["executed", "pass_on", "runs_tests", "said"]
+
+
+def runs_tests(config: pytest.Config) -> bool:
+    """Whether this run executes tests: `--collect-only`, `--setup-plan` and `--setup-only` (which the second of these
+    implies) do not, and so they do nothing to a stage."""
+    return not any(getattr(config.option, name, False) for name in ("collectonly", "setupplan", "setuponly"))
+
+
+def executed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests that this run executes, as far as can be told before."""
+    if not items or not runs_tests(items[0].config):
+        return []
+    session, config = items[0].session, items[0].config
+    goes_on = hasattr(config, "workerinput") or config.getoption("continue_on_collection_errors", False)
+    if session.testsfailed and not goes_on:
+        return []  # pytest ends here; pytest-xdist goes on
+    return [item for item in items if not _is_skipped(item)]
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether a test is surely not run. Conditions in text are looked at by pytest, when the test's turn comes."""
+    runxfail = item.config.getoption("runxfail", False)
+    return (
+        item.get_closest_marker("skip") is not None
+        or any(
+            True is each for mark in item.iter_markers("skipif") for each in (*mark.args, mark.kwargs.get("condition"))
+        )
+        or (not runxfail and any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")))
+    )
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise what ends pytest on purpose: Ctrl-C and `pytest.exit`. Anything else may come of what a test has patched,
+    also what is no `Exception`: `pytest.fail`, `sys.exit`."""
+    if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
+        raise error
+
+
+def said(error: BaseException) -> str:
+    """An error in words, masked by their shape: whose it is, is not known."""
+    from pytest_stagegbo.services.masking import Masker
+
+    try:
+        return Masker().mask(f"{type(error).__name__}: {error}")
+    except Exception:
+        return type(error).__name__
