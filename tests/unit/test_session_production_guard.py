@@ -125,6 +125,40 @@ def with_async_psycopg(host: str, port: int) -> None:
     asyncio.run(psycopg.AsyncConnection.connect(f"host={host} port={port} dbname=x connect_timeout=2"))
 
 
+def with_pgconn(way: str, key: str = "hostaddr") -> Callable[[str, int], None]:
+    def dial(host: str, port: int) -> None:
+        pq = pytest.importorskip("psycopg.pq")
+        getattr(pq.PGconn, way)(f"{key}={host} port={port} dbname=x connect_timeout=2".encode())
+
+    dial.__name__ = f"with_pgconn_{way}_{key}"
+    return dial
+
+
+def with_a_name(host: str, port: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0))]
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+        with_pgconn("connect", "host")("tables.production", port)
+
+
+def with_psycopg2(host: str, port: int) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    psycopg2.connect(host=host, port=port, dbname="x", connect_timeout=2)
+
+
+def with_psycopg2_s_environment(host: str, port: int) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGHOST", host)
+        patch.setenv("PGPORT", str(port))
+        psycopg2.connect("dbname=x connect_timeout=2")
+
+
+def with_asyncpg(host: str, port: int) -> None:
+    asyncpg = pytest.importorskip("asyncpg")
+    asyncio.run(asyncpg.connect(host=host, port=port, database="x", user="x", timeout=2, ssl=False))
+
+
 WAYS = [
     connect,
     connect_ex,
@@ -138,6 +172,12 @@ WAYS = [
     with_psycopg,
     with_psycopg_s_environment,
     with_async_psycopg,
+    *(with_pgconn(way) for way in ("connect", "connect_start", "ping")),
+    with_pgconn("ping", "host"),
+    with_a_name,
+    with_psycopg2,
+    with_psycopg2_s_environment,
+    with_asyncpg,
 ]
 
 
@@ -147,6 +187,20 @@ def test_no_way_leads_there(guard: ProductionGuard, port: int, way: Callable[[st
     with pytest.raises(ProductionAccessError, match=PRODUCTION):
         way(PRODUCTION, port)
     assert guard
+
+
+@pytest.mark.parametrize("way", ["reset", "reset_start"])
+def test_a_connection_that_was_made_before_does_not_connect_again(guard: ProductionGuard, way: str) -> None:
+    pq = pytest.importorskip("psycopg.pq")
+    with socket.socket() as deaf:
+        deaf.bind((PRODUCTION, 0))
+        guard.now("before", lifted=True)
+        options = f"hostaddr={PRODUCTION} port={deaf.getsockname()[1]} dbname=x connect_timeout=2"
+        connection = pq.PGconn.connect_start(options.encode())
+    guard.now("test", lifted=False)
+    with pytest.raises(ProductionAccessError, match=PRODUCTION):
+        getattr(connection, way)()
+    connection.finish()
 
 
 def test_replacing_functions_of_socket_does_not_help(
@@ -248,8 +302,8 @@ try:
 except ProductionAccessError:
     print("refused")
 guard.end()
-assert "watch" not in psycopg.generators.connect.__qualname__
-assert "_wrap" not in psycopg.generators.connect.__qualname__
+for name in ("connect", "connect_start", "ping", "reset", "reset_start"):
+    assert "looking" not in repr(getattr(psycopg.pq.PGconn, name)), name
 assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_AfterImport"]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import traceback
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
-from stage_fakes import PASSWORD, TOKEN, FakeReader, Vault, serving, settings_for
+from stage_fakes import PASSWORD, TOKEN, FakeEngine, FakeReader, Vault, serving, settings_for
 
+from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import (
     MissingRequirement,
     NotReady,
@@ -17,6 +20,7 @@ from pytest_stagegbo.errors import (
     StageGboError,
     VaultSealed,
 )
+from pytest_stagegbo.settings.model import ProbeSettings
 from pytest_stagegbo.stage import Credentials
 
 if TYPE_CHECKING:
@@ -63,6 +67,19 @@ def test_the_token_is_that_of_botserver_in_the_stage(vault: Vault) -> None:
 )
 def test_the_token_is_found_however_it_is_written(vault: Vault, env: str) -> None:
     assert credentials(settings_for(vault), FakeReader(env))["tables"].user == "gbuser"
+
+
+def test_vault_is_found_at_whichever_probe_of_its_container_speaks_its_protocol(vault: Vault) -> None:
+    settings = settings_for(vault)
+    both = settings.containers["vault"]
+    both = dataclasses.replace(both, probes=(ProbeSettings("tcp", 8300), *both.probes))
+    settings = dataclasses.replace(settings, containers=MappingProxyType({**settings.containers, "vault": both}))
+    found = credentials(settings)
+    assert found["tables"].password == PASSWORD
+    assert found["vault"].token == TOKEN
+    assert marks.vault_container(settings) == both
+    stage = FakeEngine(settings).stage()
+    assert stage.env(vault_token=True)["VAULT_ADDR"] == f"http://127.0.0.1:{both.probes[1].port}"
 
 
 def test_a_token_of_the_settings_wins(vault: Vault, tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def is_clone(instance: Instance, settings: Settings) -> bool:
 
 def vault_container(settings: Settings) -> ContainerSettings | None:
     """The container that speaks Vault's protocol, if the stage has one."""
-    found = (each for each in settings.containers.values() if any(p.protocol == "vault" for p in each.probes))
-    return next(found, None)
+    found = settings.vault_probe
+    return found[0] if found is not None else None
 
 
 def reads_vault(container: ContainerSettings, settings: Settings) -> bool:

@@ -1,91 +1,156 @@
-"""psycopg connects with libpq's own sockets, of which Python hears nothing: what it tells libpq is looked at instead.
+"""Clients of PostgreSQL connect with libpq's own sockets, of which Python hears nothing: what they tell libpq is looked
+at instead.
 
-All of psycopg 3 (connections, async ones, pools) makes its connections with `psycopg.generators.connect`, and has
-looked names up by then. psycopg may be imported by a test, long after the first one began, so its import is watched.
+All of psycopg 3 (connections, async ones, pools) asks its class `PGconn` to connect, in C code, too, and so may a test.
+psycopg2 asks the function `_connect` of its module. Both may be imported by a test, long after the first one began, so
+their imports are watched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib.util
+import os
 import sys
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    Look = Callable[[str, int], None]
+
 __all__ = ["unwatch", "watch"]
 
-MODULE = "psycopg.generators"
 DEFAULT_PORT = 5432
 
-_original: Callable[..., Any] | None = None
+_replaced: list[tuple[Any, str, Any]] = []
+"""What was replaced: where, its name, and what it was."""
 
 
-def watch(look: Callable[[str, int], None]) -> None:
-    """Have `look` called with each address and port that psycopg is about to connect to; it raises to refuse."""
-    module = sys.modules.get(MODULE)
-    if module is not None:
-        _wrap(module, look)
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+def watch(look: Look) -> None:
+    """Have `look` called with each host and port that a client is about to connect to; it raises to refuse."""
+    for name, guard in _GUARDS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            guard(module, look)
+    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport(look))
 
 
 def unwatch() -> None:
-    """psycopg is as it was."""
-    global _original
+    """The clients are as they were."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]
-    module = sys.modules.get(MODULE)
-    if module is not None and _original is not None:
-        module.connect = _original  # type: ignore[attr-defined]
-    _original = None
+    while _replaced:
+        owner, name, original = _replaced.pop()
+        _set(owner, name, original)
 
 
-def _wrap(module: ModuleType, look: Callable[[str, int], None]) -> None:
-    global _original
-    original = getattr(module, "connect", None)
-    if _original is not None or original is None:
+def _guard_psycopg(module: ModuleType, look: Look) -> None:
+    """Class methods that connect, and methods that connect once more."""
+
+    def looking(original: Any) -> Any:
+        def connect(cls: type, conninfo: bytes) -> Any:
+            _look_at(_of_psycopg(module, conninfo), look)
+            return original.__get__(None, cls)(conninfo)
+
+        return classmethod(connect)
+
+    def looking_again(original: Any) -> Any:
+        def reset(self: Any) -> Any:
+            _look_at({"host": _text(self.host), "hostaddr": _text(self.hostaddr), "port": _text(self.port)}, look)
+            return original.__get__(self, type(self))()
+
+        return reset
+
+    for name in ("connect", "connect_start", "ping"):
+        _replace(module.PGconn, name, looking)
+    for name in ("reset", "reset_start"):
+        _replace(module.PGconn, name, looking_again)
+
+
+def _guard_psycopg2(module: ModuleType, look: Look) -> None:
+    def looking(original: Any) -> Any:
+        def connect(dsn: str, *args: Any, **options: Any) -> Any:
+            _look_at(_of_psycopg2(module, dsn), look)
+            return original(dsn, *args, **options)
+
+        return connect
+
+    _replace(module, "_connect", looking)
+
+
+_GUARDS: Mapping[str, Callable[[ModuleType, Look], None]] = {"psycopg.pq": _guard_psycopg, "psycopg2": _guard_psycopg2}
+
+
+def _replace(owner: Any, name: str, looking: Callable[[Any], Any]) -> None:
+    if any(each[:2] == (owner, name) for each in _replaced):
         return
-    _original = original
-
-    def connect(conninfo: str, *args: Any, **options: Any) -> Any:
-        for host, port in _addresses(conninfo):
-            look(host, port)
-        return original(conninfo, *args, **options)
-
-    module.connect = connect  # type: ignore[attr-defined]
+    original = vars(owner).get(name)
+    if original is not None:
+        _replaced.append((owner, name, original))
+        _set(owner, name, looking(original))
 
 
-def _addresses(conninfo: str) -> list[tuple[str, int]]:
-    """Hosts and ports of a connection string, which may name several; what it leaves out is as libpq's environment."""
-    from psycopg import pq
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute, also of a class that C code made: Python says that such a one can't be changed."""
+    try:
+        setattr(owner, name, value)
+    except TypeError:
+        (attributes,) = (each for each in gc.get_referents(vars(owner)) if isinstance(each, dict))
+        attributes[name] = value
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
 
-    found = {}
-    for options in (pq.Conninfo.get_defaults(), pq.Conninfo.parse(conninfo.encode())):
-        for option in options:
-            if option.val:
-                found[option.keyword] = option.val.decode("utf-8", "replace")
-    hosts = (found.get(b"hostaddr") or found.get(b"host") or "").split(",")
-    ports = (found.get(b"port") or "").split(",")
+
+def _look_at(options: Mapping[str, str], look: Look) -> None:
+    """Hosts and ports of a connection, which may have several."""
+    hosts = (options.get("hostaddr") or options.get("host") or "").split(",")
+    ports = (options.get("port") or "").split(",")
     numbers = [int(port) if port.isdigit() else DEFAULT_PORT for port in ports]
     if len(numbers) != len(hosts):
         numbers = numbers[:1] * len(hosts)
-    return list(zip(hosts, numbers, strict=True))
+    for host, port in zip(hosts, numbers, strict=True):
+        look(host, port)
+
+
+def _of_psycopg(module: ModuleType, conninfo: bytes) -> dict[str, str]:
+    """A connection string as libpq reads it; what it leaves out is as libpq's environment."""
+    found = {}
+    from psycopg import OperationalError
+
+    with contextlib.suppress(OperationalError):  # a string that libpq can't read, so it refuses to connect as well
+        for options in (module.Conninfo.get_defaults(), module.Conninfo.parse(conninfo)):
+            for option in options:
+                if option.val:
+                    found[_text(option.keyword)] = _text(option.val)
+    return found
+
+
+def _of_psycopg2(module: ModuleType, dsn: str) -> dict[str, str]:
+    found = {key: os.environ.get(f"PG{key.upper()}", "") for key in ("host", "hostaddr", "port")}
+    with contextlib.suppress(module.ProgrammingError):  # libpq refuses it as well
+        found.update(sys.modules["psycopg2.extensions"].parse_dsn(dsn or ""))
+    return found
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
 
 
 class _AfterImport(MetaPathFinder):
-    """Wraps the module once it was imported, in whichever way it is found."""
+    """Guards a client once it was imported, in whichever way it is found."""
 
-    def __init__(self, look: Callable[[str, int], None]) -> None:
+    def __init__(self, look: Look) -> None:
         self._look = look
         self._searching = False
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         del path, target
-        if fullname != MODULE or self._searching:
+        if fullname not in _GUARDS or self._searching:
             return None
         self._searching = True
         try:
@@ -103,7 +168,7 @@ class _AfterImport(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            _wrap(module, self._look)
+            _GUARDS[spec.name](module, self._look)
 
         with contextlib.suppress(AttributeError):  # a loader without room for attributes is none of a plain file
             loader.exec_module = exec_module  # type: ignore[method-assign]

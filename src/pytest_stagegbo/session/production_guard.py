@@ -103,10 +103,12 @@ class ProductionGuard:
             self.refuse(found, port)
 
     def look_at(self, host: str, port: int) -> None:
-        """The same for an address in text, of a connection that Python's sockets have no part in."""
-        if not self._lifted:
+        """The same for an address or a name, of a connection that Python's sockets have no part in."""
+        if not self._lifted and not host.startswith(("/", "@")):  # which are Unix sockets to libpq
             found = self._judge(host)
-            if isinstance(found, ipaddress.IPv4Address):
+            if found == "name":
+                found = self._resolve(host)
+            if found is not None:
                 self.refuse(found, port)
 
     def refuse(self, address: ipaddress.IPv4Address, port: int) -> None:
@@ -142,6 +144,9 @@ class ProductionGuard:
         """A name that a socket is to connect to. Clients look names up first, so this is rare."""
         if getattr(connecting, "family", None) not in {socket.AF_INET, socket.AF_INET6}:
             return None
+        return self._resolve(host)
+
+    def _resolve(self, host: str) -> ipaddress.IPv4Address | None:
         try:
             answers = socket.getaddrinfo(host, None, socket.AF_INET)
         except (OSError, UnicodeError):

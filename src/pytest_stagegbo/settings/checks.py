@@ -211,7 +211,7 @@ def credentials(settings: Settings) -> Iterator[Problem]:
 
 
 def secrets(settings: Settings) -> Iterator[Problem]:
-    if settings.secrets and not any(p.protocol == "vault" for c in settings.containers.values() for p in c.probes):
+    if settings.secrets and settings.vault_probe is None:
         yield Problem("no container of the stage has a vault probe, so there is no Vault", ("secrets",))
     for path, given in settings.secrets.items():
         keys = tuple(f"secrets.{path}.{key}" for key in given)

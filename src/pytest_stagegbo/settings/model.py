@@ -335,3 +335,9 @@ class Settings:
     """Secrets of the stage's Vault that are replaced before anything that reads Vault starts, by their whole path:
     `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. Keys as for `credentials`; each names a field that
     the secret has."""
+
+    @property
+    def vault_probe(self) -> tuple[ContainerSettings, ProbeSettings] | None:
+        """The first container that speaks Vault's protocol, and the probe that says where; None: there is no Vault."""
+        found = ((each, probe) for each in self.containers.values() for probe in each.probes)
+        return next(((each, probe) for each, probe in found if probe.protocol == "vault"), None)

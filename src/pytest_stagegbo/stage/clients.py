@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import requests
     from valkey import Valkey
 
-    from pytest_stagegbo.stage.service import Service
     from pytest_stagegbo.stage.stage import Stage
 
 __all__ = ["llm", "postgres", "s3", "valkey", "vault"]
@@ -192,13 +191,15 @@ def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac
     token = found.credential("token").token
     session = requests.Session()
     session.trust_env = False
-    if found.tls:
+    url = next((each.url for each in found.endpoints if each.protocol == "vault"), found.url)
+    tls = url.startswith("https:")
+    if tls:
         session.verify = False
-        _pin(session, found)
+        _pin(session, found.name, url)
     arguments: dict[str, Any] = {
-        "url": found.url,
+        "url": url,
         "token": str(token),
-        "verify": not found.tls,
+        "verify": not tls,
         "timeout": ANSWER_SECONDS,
         "session": session,
         **options,
@@ -252,10 +253,11 @@ def _session(boto3_session: Callable[..., Any], botocore_session: Callable[..., 
     return boto3_session(botocore_session=below)
 
 
-def _pin(session: requests.Session, service: Service) -> None:
+def _pin(session: requests.Session, name: str, url: str) -> None:
     """Accept the very certificate that the service has at this moment, so that nothing warns of an unchecked one."""
     import hashlib
     import ssl
+    from urllib.parse import urlsplit
 
     from requests.adapters import HTTPAdapter
 
@@ -263,11 +265,13 @@ def _pin(session: requests.Session, service: Service) -> None:
         def init_poolmanager(self, *args: Any, **options: Any) -> None:
             super().init_poolmanager(*args, **options, assert_fingerprint=fingerprint)
 
+    parts = urlsplit(url)
+    place = (parts.hostname or "", parts.port or 443)
     try:
-        pem = ssl.get_server_certificate((service.host, service.port), timeout=CONNECT_SECONDS)
+        pem = ssl.get_server_certificate(place, timeout=CONNECT_SECONDS)
     except OSError as error:
         raise NotReady(
-            f"{service.name} gave no certificate at {service.host}:{service.port}",
+            f"{name} gave no certificate at {place[0]}:{place[1]}",
             seen=str(error),
             remedy="check with `python -m pytest_stagegbo status` that it answers, and its probe's tls setting",
         ) from None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from pytest_stagegbo.incus import Reader
-    from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+    from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["HOW_TO_GIVE_A_TOKEN", "Credentials", "resolve"]
 
@@ -96,8 +96,9 @@ class Credentials:
 
     def token(self) -> str:
         """Vault's token: from the settings, or BotServer's own. Raises like `[]`."""
-        vault = self._vault()
-        if vault is not None and (given := self[vault[0].name].token):
+        vault = self._settings.vault_probe
+        if vault is not None and (given := Secret(self._given(vault[0].name)).token):
+            self._masker.add(given)
             return given
         return self._own_token()
 
@@ -136,6 +137,8 @@ class Credentials:
 
     def _fetch(self, container: ContainerSettings) -> Secret:
         given = self._given(container.name)
+        vault = self._settings.vault_probe
+        of_vault = vault is not None and vault[0].name == container.name
         protocol = container.probes[0].protocol if container.probes else ""
         source = f"settings credentials.{container.name}"
         settings = Secret(given, source if given else "")
@@ -144,7 +147,9 @@ class Credentials:
             return settings
         if protocol == "vault":
             return Secret({"token": self._own_token()}, "the token").merged(given, source)
-        if self._vault() is None:
+        if of_vault:  # beside another service
+            return self._read(container.name).merged({"token": self._own_token(), **given}, source)
+        if vault is None:
             return settings
         return self._read(container.name).merged(given, source)
 
@@ -187,16 +192,9 @@ class Credentials:
 
     # -- Vault
 
-    def _vault(self) -> tuple[ContainerSettings, ProbeSettings] | None:
-        """The container that speaks Vault's protocol, if the stage has one."""
-        for container in self._settings.containers.values():
-            if container.probes and container.probes[0].protocol == "vault":
-                return container, container.probes[0]
-        return None
-
     def store(self, path: str) -> KeyValue:
         """A key-value store of the stage's Vault: `secret`, or a folder in it. Raises like `[]`."""
-        vault = self._vault()
+        vault = self._settings.vault_probe
         if vault is None:
             raise SettingsError(
                 "the stage has no Vault to read credentials from",
@@ -207,7 +205,7 @@ class Credentials:
         return KeyValue(str(container.address), probe.port, token, path, tls=probe.tls)
 
     def _refuse(self, failure: Failure, path: str) -> NoReturn:
-        vault = self._vault()
+        vault = self._settings.vault_probe
         name = vault[0].name if vault else "vault"
         if failure.status == 503:
             raise VaultSealed(

@@ -27,6 +27,9 @@ def variables(stage: Stage, credentials: Credentials, vault_token: bool | None) 
         if speaker is not None:
             for name, value in speaker(service):
                 found.setdefault(name, value)  # of two services of one kind, the first
+        for endpoint in service.endpoints:
+            if endpoint.protocol == "vault":  # which may be beside another service
+                found.setdefault("VAULT_ADDR", endpoint.url)
     model = stage.services.get("llm")
     if model is not None and model.endpoints:
         found["OPENAI_BASE_URL"] = f"{model.url}/v1"
@@ -66,8 +69,4 @@ def _s3(service: Service) -> Iterator[tuple[str, str]]:
         yield "AWS_SECRET_ACCESS_KEY", Hidden(service.credentials.secret_key)
 
 
-def _vault(service: Service) -> Iterator[tuple[str, str]]:
-    yield "VAULT_ADDR", service.url
-
-
-_SPEAKERS = {"postgresql": _postgresql, "valkey": _valkey, "s3": _s3, "vault": _vault}
+_SPEAKERS = {"postgresql": _postgresql, "valkey": _valkey, "s3": _s3}
