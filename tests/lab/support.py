@@ -30,9 +30,9 @@ from tests.lab import starter
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.incus.localhost import btrfs_id
 from pytest_stagegbo.lab import Lab, api
 from pytest_stagegbo.progress import Silent
-from pytest_stagegbo.session.space import btrfs_id
 from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:

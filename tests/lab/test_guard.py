@@ -7,11 +7,13 @@ no matter, so both are copies of cache, the second of the first; without a netwo
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -20,8 +22,8 @@ from tests.lab.support import Ground, until
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.incus.localhost import LocalHost, btrfs_id
 from pytest_stagegbo.session.guard import DiskGuard
-from pytest_stagegbo.session.space import LocalHost
 from pytest_stagegbo.session.summary import pool_line
 from pytest_stagegbo.settings import IncusSettings, load
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.lab.support import Stage
 
-    from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.incus import Pool, Writer
     from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.settings import Settings
 
@@ -210,14 +212,122 @@ def test_the_pool_s_line_says_where_and_how_much(engine: StageEngine) -> None:
 
 
 def test_provisioning_anew_gives_the_room_back(ground: Ground, engine: StageEngine) -> None:
-    """As the error advises. Provisioning itself minds the floor, so the user must let it pass."""
-    stage(ground, "100MB").run("provision", "--recreate")
-    until(lambda: _has_room(engine), "btrfs has given the room back", 60)
+    """As the error advises, with the floor that was passed: the old clones go first, and btrfs is waited for."""
+    floor = str(FLOOR + 300_000_000)
+    assert not has_room(engine, floor)
+    done = stage(ground, floor).run("provision", "--recreate")
+    assert "wait until pool small has given back what the old clones took" in done.stderr
+    assert has_room(engine, floor)
 
 
-def _has_room(engine: StageEngine) -> bool:
+def test_provisioning_after_destroying_waits_for_the_room(ground: Ground, engine: StageEngine) -> None:
+    floor = str(FLOOR + 300_000_000)
+    fill(engine.writer(engine.facts()), "tables", 1700)
+    LocalHost(engine.reader.endpoint).flush(10)
+    assert not has_room(engine, floor)
+    small = stage(ground, floor)
+    small.run("destroy", "--yes")
+    small.run("provision")
+    assert has_room(engine, floor)
+
+
+def has_room(engine: StageEngine, floor: str) -> bool:
     try:
-        DiskGuard(engine, lambda _: None).check()
+        settings = replace(engine.settings, disk_floor=floor)
+        DiskGuard(StageEngine(settings, Connection(settings.incus)), lambda _: None).check()
     except NoRoom:
         return False
     return True
+
+
+FOLDER = f"/var/lib/incus/storage-pools/{POOL}"
+
+
+def stop_counting(ground: Ground, engine: StageEngine) -> None:
+    """Have btrfs declare the pool's quotas inconsistent, as it does by itself after clones were deleted."""
+    place = LocalHost(engine.reader.endpoint).place(FOLDER)
+    assert place is not None
+    threshold = Path(f"/sys/fs/btrfs/{btrfs_id(place)}/qgroups/drop_subtree_threshold")
+    usual = threshold.read_text()
+    threshold.write_text("0")  # whatever goes is too large to be counted
+    try:
+        ground.lab_command("btrfs", "subvolume", "snapshot", f"{FOLDER}/containers/{PROJECT}_tables", f"{FOLDER}/gone")
+        ground.lab_command("btrfs", "subvolume", "delete", f"{FOLDER}/gone")
+        ground.lab_command("btrfs", "subvolume", "sync", FOLDER)
+    finally:
+        threshold.write_text(usual)
+    quotas = LocalHost(engine.reader.endpoint).quotas(engine.reader.pool(POOL))
+    assert quotas is not None
+    assert quotas.inconsistent
+
+
+class Bystander(LocalHost):
+    """The machine as a process sees it that may not have btrfs count again."""
+
+    def rescan(self, pool: Pool) -> bool:
+        assert pool.name == POOL
+        return False
+
+
+def test_where_btrfs_does_not_count_the_whole_stage_is_stopped(ground: Ground, engine: StageEngine) -> None:
+    """Nobody grew, as far as is counted: production goes on writing all the same."""
+    stage(ground).run("provision")
+    writer = engine.writer(engine.facts())
+    stop_counting(ground, engine)
+    errors, stopped = list[NoRoom](), threading.Event()
+
+    def stop(error: NoRoom) -> None:
+        errors.append(error)
+        stopped.set()
+
+    room = Room(engine)
+    guard = DiskGuard(engine, stop, host=Bystander(engine.reader.endpoint))
+    with ThreadPoolExecutor(2) as threads, production_writes(ground):
+        try:
+            watching = threads.submit(room.watch)
+            guard.start()
+            until(guard.growth, "the guard has begun")
+            filling = threads.submit(fill, writer, "tables", 2500)
+            assert stopped.wait(60), f"trouble: {guard.trouble()}"
+            before = len(beats(ground))
+            until(lambda: len(beats(ground)) > before + 3, "production goes on writing")
+        finally:
+            room.ended.set()
+            guard.close()
+        watching.result(10)
+        filling.exception(60)
+        assert set(beats(ground)) == {"ok"}, "no write of production failed"
+    (error,) = errors
+    assert "btrfs quotas are inconsistent" in error.seen
+    assert "all of them are stopped" in error.seen
+    clones = engine.reader.instances(engine.settings.project)
+    assert {name: clone.status for name, clone in clones.items()} == {"cache": "Stopped", "tables": "Stopped"}
+    assert room.least > FLOOR / 2
+
+
+def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Ground, engine: StageEngine) -> None:
+    """The pool is as it was left: btrfs does not count, and a file of tables fills it."""
+    small = stage(ground)
+    small.run("provision", "--recreate")
+    stop_counting(ground, engine)
+    red = verified(small)
+    assert red["state"] == "red"
+    said = "\n".join(red["evidence"])
+    assert f"disk limits on pool {POOL} do not hold now: btrfs quotas are inconsistent" in said
+    assert f"btrfs quota rescan -w {FOLDER}" in said
+    assert "tables: it wrote 8 MiB and " in said, "what is written is not counted"
+    (warning,) = small.json("status")["warnings"]
+    assert f"btrfs quota rescan -w {FOLDER}" in warning
+    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)
+    assert [each["state"] for each in doctor if each["subject"] == f"limits on pool {POOL}"] == ["failed"]
+
+    done = small.run("provision")
+    assert f"pool {POOL}: btrfs quotas are inconsistent" in done.stderr
+    assert small.json("status")["warnings"] == []
+    assert verified(small)["state"] == "green"
+
+
+def verified(small: Stage) -> dict[str, Any]:
+    done = small.run("verify", "--check", "limits.disk", "--json", check=False)
+    (finding,) = json.loads(done.stdout)["findings"]
+    return dict(finding)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config
-from pytest_stagegbo.engine.facts import Facts, Room
+from pytest_stagegbo.engine.facts import Facts
+from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import Instance, Network, Pool, Project
 from pytest_stagegbo.incus.records import Reply, Server

@@ -50,6 +50,8 @@ class Stage:
 
     # -- reader
 
+    endpoint = "/nowhere/unix.socket"
+
     def projects(self) -> Mapping[str, Any]:
         return {"STAGE-GBO": project("STAGE-GBO", **self.config)}
 

@@ -13,8 +13,8 @@ from fakes import GIB, SERVER, bare_host, clone, copied, finished, network, pool
 
 from pytest_stagegbo.engine import marks, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, unsafe
-from pytest_stagegbo.engine.facts import Facts, Room
 from pytest_stagegbo.engine.plan import Plan, make_plan
+from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
@@ -23,6 +23,8 @@ from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Setting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from pytest_stagegbo.engine.facts import Facts
 
 SETTINGS = Settings()
 NAMES = tuple(SETTINGS.containers)
@@ -649,7 +651,7 @@ class TestRoom:
         facts = bare_host(SETTINGS, rooms={"tank": Room(pool(free=4 * GIB), None)})
         with pytest.raises(NoRoom) as caught:
             make_plan(facts, SETTINGS)
-        assert caught.value.message == "too little room on pool tank: 4 GiB free, 4.66 GiB must stay free"
+        assert caught.value.message == "too little room on pool tank: 4 GiB free, 20 GiB must stay free"
         assert caught.value.seen == "pool tank (btrfs) uses 196 GiB of 200 GiB"
 
     def test_a_full_file_system_under_an_empty_pool_is_refused(self) -> None:
@@ -658,7 +660,7 @@ class TestRoom:
             make_plan(facts, SETTINGS)
 
     @pytest.mark.parametrize(
-        ("free", "enough"), [(5 * 10**9, True), (5 * 10**9 - 1, False)], ids=["the-floor", "a-byte-less"]
+        ("free", "enough"), [(20 * GIB, True), (20 * GIB - 1, False)], ids=["the-floor", "a-byte-less"]
     )
     def test_the_floor_itself_is_enough(self, free: int, enough: bool) -> None:
         facts = bare_host(SETTINGS, rooms={"tank": Room(pool(free=free), free)})
@@ -670,12 +672,31 @@ class TestRoom:
 
     def test_full_copies_count_all_together(self) -> None:
         settings = only("tables", "llm")
-        room = Room(pool(driver="dir", free=5 * 10**9 + 3 * GIB), None)
+        room = Room(pool(driver="dir", free=23 * GIB), None)
         facts = bare_host(settings, rooms={"tank": room}, full_copy_bytes={"tables": 2 * GIB, "llm": GIB})
         assert make_plan(facts, settings).changes
         facts = replace(facts, full_copy_bytes={"tables": 2 * GIB, "llm": GIB + 1})
-        with pytest.raises(NoRoom, match=r"4\.66 GiB must stay free, 3 GiB to copy"):
+        with pytest.raises(NoRoom, match=r"20 GiB must stay free, 3 GiB to copy"):
             make_plan(facts, settings)
+
+    def test_what_the_old_clones_give_back_is_waited_for_before_anything_is_copied(self) -> None:
+        facts = with_clones(finished(SETTINGS, rooms={"tank": Room(pool(free=GIB), None)}))
+        plan = make_plan(facts, SETTINGS, recreate=True)
+        (room,) = (step for step in plan.steps if isinstance(step, steps.AwaitRoom))
+        removals = {step.key for step in plan.steps if isinstance(step, steps.RemoveClone)}
+        copies = [step for step in plan.steps if isinstance(step, steps.CopyClone)]
+        assert (room.subject, len(removals), len(copies)) == ("tank", 6, 6)
+        assert removals <= room.after
+        assert all(room.key in copy.after for copy in copies)
+
+    def test_where_there_is_room_nothing_is_waited_for(self) -> None:
+        plan = make_plan(finished(SETTINGS), SETTINGS, recreate=True)
+        assert not [step for step in plan.steps if isinstance(step, steps.AwaitRoom)]
+
+    def test_a_floor_that_the_whole_pool_can_not_have_costs_no_clone(self) -> None:
+        facts = finished(SETTINGS, rooms={"tank": Room(pool(free=GIB), None)})
+        with pytest.raises(NoRoom, match="201 GiB must stay free"):
+            make_plan(facts, replace(SETTINGS, disk_floor="201GiB"), recreate=True)
 
     def test_nothing_to_copy_needs_no_room(self) -> None:
         full = {"tank": Room(pool(free=0), 0)}

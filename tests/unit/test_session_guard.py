@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import GIB, clone, pool, refused, source
 
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.space import Space, floor_bytes, look, pool_names
 from pytest_stagegbo.errors import NoRoom, ServerRefused
+from pytest_stagegbo.incus.localhost import Quotas
 from pytest_stagegbo.session.guard import FASTEST, NEAR, DiskGuard, growers, pause
-from pytest_stagegbo.session.space import Space, floor_bytes, pool_names, spaces
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class World:
     free: int = 100 * GIB
     below: int | None = None
     unwritten: int = 0
+    counts: Quotas | None = field(default_factory=lambda: Quotas("qgroup"))
     time: float = 1000.0
     used: dict[str, int | None] = field(default_factory=dict)
     clones: dict[str, Instance] = field(default_factory=dict)
@@ -94,6 +97,19 @@ class World:
         assert pool.name == "tank"
         return self.unwritten
 
+    def quotas(self, pool: Pool) -> Quotas | None:
+        assert pool.name == "tank"
+        return self.counts
+
+    def rescan(self, pool: Pool) -> bool:
+        assert pool.name == "tank"
+        self.done.append("rescan")
+        return True
+
+    def uncleaned(self, pool: Pool) -> int | None:
+        assert pool.name == "tank"
+        return 0
+
     def flush(self, seconds: float) -> None:
         assert seconds <= 10
         self.done.append("flush")
@@ -128,9 +144,15 @@ def test_room_enough_is_silence() -> None:
     ("room", "where"),
     [
         pytest.param({"free": 5 * GIB - 1}, "pool tank: 5 GiB free", id="pool"),
-        pytest.param({"below": 3 * GIB}, "the host's file system below pool tank: 3 GiB free", id="host"),
+        pytest.param(
+            {"below": 3 * GIB}, "the host's file system that holds the file of pool tank: 3 GiB free", id="host"
+        ),
         pytest.param({"free": 50 * GIB, "unwritten": 46 * GIB}, "pool tank: 4 GiB free", id="promised-to-writers"),
-        pytest.param({"below": 6 * GIB, "unwritten": 2 * GIB}, "below pool tank: 4 GiB free", id="promised-on-host"),
+        pytest.param(
+            {"below": 6 * GIB, "unwritten": 2 * GIB},
+            "that holds the file of pool tank: 4 GiB free",
+            id="promised-on-host",
+        ),
     ],
 )
 def test_check_raises_below_the_floor_and_says_where(room: dict[str, Any], where: str) -> None:
@@ -169,7 +191,9 @@ def test_the_floor_is_the_larger_of_size_and_share(floor: str, share: float, exp
 
 def test_a_block_device_has_no_file_system_below() -> None:
     disk = replace(pool(), source="/dev/sdb")
-    assert [space.where for space in spaces(disk, Settings(), World(below=1))] == ["pool tank"]
+    reader = SimpleNamespace(pool={"tank": disk}.get)
+    room = look(cast("Any", reader), "tank", World(below=1))
+    assert [each.where for each in room.spaces(Settings())] == ["pool tank"]
 
 
 def test_pools_are_those_of_the_clones_and_of_production_before_there_are_any() -> None:
@@ -291,6 +315,58 @@ def test_when_something_else_fills_the_pool_no_container_is_stopped() -> None:
     guard._look()
     assert not [entry for entry in world.done if entry.startswith("stop")]
     assert "something else fills it" in stopped[0].seen
+
+
+@pytest.mark.parametrize(
+    ("counts", "why"),
+    [
+        pytest.param(
+            Quotas("qgroup", inconsistent=True), "pool tank: btrfs quotas are inconsistent", id="inconsistent"
+        ),
+        pytest.param(Quotas("qgroup", rescanning=True), "pool tank: btrfs is counting its quotas again", id="rescan"),
+        pytest.param(Quotas("off"), "pool tank: btrfs quotas are off", id="off"),
+        pytest.param(None, "the pools lost 99 GiB, which what is counted", id="unseen"),
+    ],
+)
+def test_where_counts_are_not_to_be_relied_on_everything_of_the_stage_is_stopped(
+    counts: Quotas | None, why: str
+) -> None:
+    """Nobody grew, by what is counted, and the pool is full all the same: production goes first."""
+    world = World()
+    stopped: list[NoRoom] = []
+    guard = started(world, stopped)
+    guard._look()
+    world.free, world.counts = GIB, counts
+    guard._look()
+    names = list(world.settings.containers)
+    assert {entry for entry in world.done if entry.startswith("stop")} == {f"stop {name} now" for name in names}
+    assert not [entry for entry in world.done if entry.startswith("unfreeze")]
+    assert stopped[0].seen.startswith(f"how much each container of the stage grew is not known ({why}")
+    assert stopped[0].seen.endswith("so all of them are stopped")
+
+
+def test_counts_that_were_wrong_once_are_not_relied_on_later() -> None:
+    """A rescan that ends corrects them, and what each container had before is not known."""
+    world = World(counts=Quotas("qgroup", inconsistent=True))
+    stopped: list[NoRoom] = []
+    guard = started(world, stopped)
+    guard._look()
+    assert world.done == ["rescan"]
+    guard._look()
+    assert world.done == ["rescan"], "asked for once a minute"
+    world.free, world.counts = GIB, Quotas("qgroup")
+    guard._look()
+    assert "stop cache now" in world.done
+    assert "not known" in stopped[0].seen
+
+
+def test_growth_that_explains_what_the_pool_lost_is_known_wherever_it_is_counted() -> None:
+    world = World(counts=None)
+    guard = started(world)
+    guard._look()
+    world.free, world.used["tables"] = GIB, 90 * GIB
+    guard._look()
+    assert [entry for entry in world.done if entry.startswith("stop")] == ["stop tables now"]
 
 
 def test_an_unreachable_daemon_is_trouble_and_no_end() -> None:

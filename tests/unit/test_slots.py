@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SETTINGS = Settings()
 GIB = 2**30
-HOST = Host(memory=6 * GIB, disk=10 * 10**9, cores=2, there=1)
+HOST = Host(memory=6 * GIB, disk=10 * 10**9, floor=5 * 10**9, cores=2, there=1)
 
 
 def slots(**values: Any) -> Settings:

@@ -54,7 +54,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
     findings.append(_networks(context, facts))
     findings.append(_subnet(context, facts))
     findings.extend(_production(context, facts))
-    findings.extend(_pools(facts))
+    findings.extend(_pools(context, facts))
     findings.extend(_plan(engine))
     findings.extend(_vault(context))
     findings.append(_client(context))
@@ -124,8 +124,19 @@ def _production(context: Context, facts: Facts) -> Iterator[Finding]:
             yield Finding("ok", f"source {where}", f"{source.status.lower()}, pool {source.pool}")
 
 
-def _pools(facts: Facts) -> Iterator[Finding]:
+def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
+    from pytest_stagegbo.engine.quotas import remedy as mend
+
     for room in facts.rooms.values():
+        space = room.tightest(context.loaded.settings)
+        if space.margin < 0:
+            remedy = "free some; `provision --recreate` gives back what the stage took"
+            yield Finding("failed", f"room on pool {room.pool.name}", str(space), remedy)
+        if room.quotas is not None and not room.quotas.hold:
+            # A pool without any limit yet has no quotas: Incus turns them on with the first one.
+            state = "failed" if facts.clones else "warning"
+            seen = f"limits do not hold now: {room.quotas}"
+            yield Finding(state, f"limits on pool {room.pool.name}", seen, mend(room.pool, room.quotas))
         seen = f"{room.pool.driver}, {bytes_text(room.pool.free)} of {bytes_text(room.pool.total)} free"
         if room.host_free is not None:
             seen += f", {bytes_text(room.host_free)} free on the file system below it"

@@ -59,6 +59,8 @@ def _status(arguments: argparse.Namespace) -> int:
             print_table(("slot", "project", "on", "state", "copied", "used by"), [_slot_row(slot) for slot in slots])
         if status.trouble:
             print_loudly(status.trouble)
+        for warning in status.warnings:
+            print_loudly(warning)
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1

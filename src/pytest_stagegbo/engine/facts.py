@@ -9,33 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
+from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from ipaddress import IPv4Address, IPv4Network
 
-    from pytest_stagegbo.incus import Instance, Network, Pool, Project, Reader
+    from pytest_stagegbo.engine.space import Room
+    from pytest_stagegbo.incus import Instance, Network, Project, Reader
     from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.incus.hostview import HostView
+    from pytest_stagegbo.incus.localhost import LocalHost
     from pytest_stagegbo.incus.records import Server
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Facts", "Room", "gather", "host_addresses"]
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How full a pool is, and the file system below it when the pool is a file. Bytes."""
-
-    pool: Pool
-    host_free: int | None
-    """None: not loop-backed, or this process may not look."""
-
-    @property
-    def is_blind(self) -> bool:
-        """Whether the pool is a file, and the room below it unknown: another host's, or this process is not root's."""
-        return self.host_free is None and self.pool.source.endswith(".img")
+__all__ = ["Facts", "gather", "host_addresses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +102,7 @@ class Facts:
 
 def gather(
     reader: Reader,
-    host: HostView,
+    host: LocalHost,
     settings: Settings,
     *,
     need_source: bool = True,
@@ -242,13 +231,9 @@ def _is_made(settings: Settings, bridge: Network | None) -> bool:
     return bridge is not None and bridge.config.get("ipv4.address") == str(settings.network.address)
 
 
-def _rooms(reader: Reader, host: HostView, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:
+def _rooms(reader: Reader, host: LocalHost, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:
     wanted = [sources[c.source_name] for c in settings.containers.values() if c.source_name in sources]
-    rooms = {}
-    for pool_name in sorted({instance.pool for instance in wanted if instance.pool}):
-        pool = reader.pool(pool_name)
-        rooms[pool_name] = Room(pool, host.free_bytes(pool.source) if pool.source.endswith(".img") else None)
-    return rooms
+    return {name: look(reader, name, host) for name in sorted({each.pool for each in wanted if each.pool})}
 
 
 def _full_copies(

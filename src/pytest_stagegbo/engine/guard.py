@@ -5,29 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine.space import floor_bytes
 from pytest_stagegbo.engine.subnets import free_place
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
-from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
     from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.engine.space import Room
     from pytest_stagegbo.incus import Network, Project
     from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["refuse", "refuse_foreign", "refuse_other_stage", "refuse_relation"]
+__all__ = ["costs", "refuse", "refuse_foreign", "refuse_other_stage", "refuse_relation", "shortage"]
 
 
-def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings], family: str = "") -> None:
+def refuse(
+    facts: Facts,
+    settings: Settings,
+    copying: Sequence[ContainerSettings],
+    family: str = "",
+    freeing: Collection[str] = (),
+) -> None:
     """Raise the error that keeps provisioning from starting, if there is one.
 
     Args:
         copying: The containers that would be copied.
         family: The stage that this one is a slot or the golden copy of.
+        freeing: Pools on which clones are removed before anything is copied: how much room that gives is seen then.
 
     Raises:
         ProductionProtected: the stage would use what production uses.
@@ -48,8 +56,11 @@ def refuse(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings
         )
     refuse_foreign(facts, settings)
     _refuse_neighbours(facts, settings, copying)
-    if copying:
-        _refuse_full(facts, settings, copying)
+    for pool, cost in costs(facts, copying).items():
+        error = shortage(facts.rooms[pool], settings, cost)
+        hopeless = floor_bytes(settings, facts.rooms[pool].pool) + cost > facts.rooms[pool].pool.total
+        if error is not None and (hopeless or pool not in freeing):
+            raise error
 
 
 def refuse_relation(project: Project | None, family: str) -> None:
@@ -182,24 +193,23 @@ def _refuse_production(facts: Facts, settings: Settings) -> None:
         )
 
 
-def _refuse_full(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:
-    floor = parse_size(settings.disk_floor)
-    costs: dict[str, int] = {}
+def costs(facts: Facts, copying: Iterable[ContainerSettings]) -> dict[str, int]:
+    """By pool, the bytes that copies take at once; 0 where they share everything with their source."""
+    found: dict[str, int] = {}
     for container in copying:
         source = facts.sources[container.source_name]
-        costs[source.pool] = costs.get(source.pool, 0) + (facts.full_copy_bytes.get(source.name) or 0)
-    for pool_name, cost in costs.items():
-        room = facts.rooms[pool_name]
-        for where, free in ((f"pool {pool_name}", room.pool.free), (_below(pool_name), room.host_free)):
-            if free is not None and free < floor + cost:
-                need = f"{bytes_text(floor)} must stay free" + (f", {bytes_text(cost)} to copy" if cost else "")
-                raise NoRoom(
-                    f"too little room on {where}: {bytes_text(free)} free, {need}",
-                    seen=f"pool {pool_name} ({room.pool.driver}) uses {bytes_text(room.pool.used)} "
-                    f"of {bytes_text(room.pool.total)}",
-                    remedy="free some, enlarge the pool, or lower disk_floor if you know that production won't need it",
-                )
+        found[source.pool] = found.get(source.pool, 0) + (facts.full_copy_bytes.get(source.name) or 0)
+    return found
 
 
-def _below(pool_name: str) -> str:
-    return f"the host's file system that holds the file of pool {pool_name}"
+def shortage(room: Room, settings: Settings, cost: int) -> NoRoom | None:
+    """Why nothing may be copied on a pool now; None: there is room."""
+    space, pool = room.tightest(settings), room.pool
+    if space.margin >= cost:
+        return None
+    return NoRoom(
+        f"too little room on {space}" + (f", {bytes_text(cost)} to copy" if cost else ""),
+        seen=f"pool {pool.name} ({pool.driver}) uses {bytes_text(pool.used)} of {bytes_text(pool.total)}",
+        remedy="free some, enlarge the pool, or lower disk_floor and disk_floor_share if you know that production "
+        "won't need it",
+    )

@@ -13,7 +13,9 @@ from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.engine.quotas import Limits
 from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
+from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.errors import (
     LimitTooSmall,
     NotReady,
@@ -24,6 +26,7 @@ from pytest_stagegbo.errors import (
 )
 from pytest_stagegbo.guest import boot_file, holds_services, release
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
@@ -48,6 +51,7 @@ class Performer:
     """Does steps, from several threads at once.
 
     Attributes:
+        limits: Of the pools that it copies on.
         readiness: What each awaited container answered, by name.
         bootable: Names of clones that were copied whole and are marked as prepared only once their first boot is
             proven. Whoever comes after a kill does not know of a copy whether it is whole, and makes it anew.
@@ -73,6 +77,9 @@ class Performer:
         self._keys = keys
         self._progress = progress
         self._family = family
+        self._host = LocalHost(reader.endpoint)
+        pools = [room.pool for room in facts.rooms.values()]
+        self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
         self.bootable: set[str] = set() if bootable is None else bootable
@@ -94,6 +101,8 @@ class Performer:
                 self.set_profile(step)
             case steps.RemoveClone():
                 self.remove_clone(step)
+            case steps.AwaitRoom():
+                self.await_room(step)
             case steps.CopyClone():
                 self.copy_clone(step)
             case steps.PrepareClone():
@@ -182,12 +191,19 @@ class Performer:
     def remove_clone(self, step: steps.RemoveClone) -> None:
         remove_clone(self._reader, self.writer, self._settings, step.subject)
 
+    def await_room(self, step: steps.AwaitRoom) -> None:
+        missing = await_room(self._reader, self._host, self._settings, step.subject, step.cost, removed=True)
+        if missing is not None:
+            missing.remedy += "; the old clones are gone, and `python -m pytest_stagegbo provision` makes them again"
+            raise missing
+
     def copy_clone(self, step: steps.CopyClone) -> None:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
         wanted = self._clone_config(step, source)
         try:
-            self._copy(name, source.name, wanted, target=step.location)
+            with self.limits.copying(step.pool):
+                self._copy(name, source.name, wanted, target=step.location)
         except (OperationFailed, ServerRefused) as error:
             if dialect.over_quota(error):
                 raise self._limit_error(step, source) from None
@@ -284,6 +300,8 @@ class Performer:
         self.writer.set_instance_devices(step.subject, devices)
 
     def start_clone(self, step: steps.StartClone) -> None:
+        self.limits.see()
+
         def start() -> None:
             clone = self._clone(step.subject)
             if clone.config.get(marks.STATE) != marks.PREPARED and clone.name not in self.bootable:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
-from pytest_stagegbo.engine.guard import refuse
+from pytest_stagegbo.engine.guard import costs, refuse, shortage
 from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AdoptClone,
     AttachClone,
     AwaitClone,
+    AwaitRoom,
     CopyClone,
     PrepareClone,
     RemoveClone,
@@ -71,11 +72,19 @@ def make_plan(
     pools = [facts.sources[c.source_name].pool for c in settings.containers.values() if c.source_name in facts.sources]
     anew = frozenset(settings.containers if recreate else renew)
     copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
-    refuse(facts, settings, copying, family)
+    leaving = [facts.clones[c.name].pool for c in copying if c.name in facts.clones]
+    leaving += [clone.pool for name, clone in facts.clones.items() if _unnamed(settings, name, clone)]
+    refuse(facts, settings, copying, family, frozenset(leaving))
     ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
     refuse_taken(settings, facts.networks, facts.host, ways, family=family)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
     founded = frozenset(step.key for step in steps)
+    removals = frozenset(f"remove:{name}" for name in facts.clones)
+    steps.extend(
+        AwaitRoom(subject=pool, cost=cost, after=founded | removals)
+        for pool, cost in costs(facts, copying).items()
+        if shortage(facts.rooms[pool], settings, cost) is not None
+    )
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
     for container in reversed(list(settings.containers.values())):
         steps.extend(_clone_steps(facts, settings, container, anew, founded, family))
@@ -86,9 +95,14 @@ def make_plan(
     steps.extend(
         RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
         for name, clone in sorted(facts.clones.items())
-        if marks.is_clone(clone, settings) and name not in settings.containers
+        if _unnamed(settings, name, clone)
     )
     return Plan(tuple(steps), tuple(_notes(facts, settings, copying)))
+
+
+def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
+    """Whether it is a clone of this tool's that the settings no longer name."""
+    return marks.is_clone(clone, settings) and name not in settings.containers
 
 
 def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> list[Step]:
@@ -155,7 +169,7 @@ def _clone_steps(
                 location=source.location if facts.server.clustered else "",
                 dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
                 bootable=bootable,
-                after=founded | {f"remove:{name}"} | _holders(facts, container),
+                after=founded | {f"remove:{name}", f"room:{source.pool}"} | _holders(facts, container),
             )
         )
         # What the hooks of a golden clone have changed is in its copies.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +16,23 @@ from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
+from pytest_stagegbo.engine.provisioned import Provisioned
+from pytest_stagegbo.engine.room import await_rooms
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.engine.steps import AwaitClone, CopyClone, PrepareClone, RemoveClone, StartClone, Step, Verify
-from pytest_stagegbo.errors import OperationFailed, SettingsError, StageMissing
+from pytest_stagegbo.engine.steps import (
+    AwaitClone,
+    AwaitRoom,
+    CopyClone,
+    PrepareClone,
+    RemoveClone,
+    StartClone,
+    Step,
+    Verify,
+)
+from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
-from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.resets.restore import restore
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
@@ -54,26 +63,6 @@ class Origin(Protocol):
 
     def held(self) -> AbstractContextManager[None]:
         """See that they are fit to be copied, and keep them so while the block runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provisioned:
-    """What provisioning did and found."""
-
-    plan: Plan
-    readiness: Mapping[str, Readiness]
-    """By container."""
-    timings: tuple[Timing, ...]
-    seconds: float
-
-    @property
-    def changed(self) -> bool:
-        return bool(self.plan.changes)
-
-    @property
-    def sealed(self) -> tuple[str, ...]:
-        """Containers whose Vault is up and sealed."""
-        return tuple(name for name, found in self.readiness.items() if found.state == "sealed")
 
 
 class StageEngine:
@@ -113,7 +102,7 @@ class StageEngine:
     def facts(self, *, need_source: bool = True) -> Facts:
         """Read the world. Raises `SourceMissing` where the source project is needed, and as `refuse_relation` does."""
         golden = self._origin.project if self._origin is not None else ""
-        host = HostView(self._connection.endpoint)
+        host = LocalHost(self._connection.endpoint)
         facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden, family=self._family)
         refuse_relation(facts.projects.get(self.settings.project), self._family)
         self.exposures.saw(facts)
@@ -173,14 +162,19 @@ class StageEngine:
                 facts = self.facts()
                 if self.exposures.close_over():
                     facts = self.facts()
-                plan = self._plan(facts)
-                if not plan.changes:
-                    return self._carry_out(facts, plan, keys, began)
+                with suppress(NoRoom):  # which is looked at once more when nobody else uses the stage
+                    plan = self._plan(facts)
+                    if not plan.changes:
+                        return self._carry_out(facts, plan, keys, began)
         with nullcontext() if held else lock.hold("provision", self.waiting), turn:
             facts = self.facts()
             if self.exposures.close_what_is_over_in(facts):
                 facts = self.facts()
-            plan = self._plan(facts, recreate, renew)
+            try:
+                plan = self._plan(facts, recreate, renew)
+            except NoRoom as short:  # what was deleted before may be on its way back
+                await_rooms(self.reader, self.settings, facts.rooms, self.progress, short)
+                plan = self._plan(facts := self.facts(), recreate, renew)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
             if not held:
@@ -217,6 +211,7 @@ class StageEngine:
         if plan.changes:  # while the services that were started last are waited for
             steps.append(Verify(subject=self.settings.project, after=frozenset(step.key for step in plan.changes)))
         timings = apply(steps, do, self.progress)
+        performer.limits.see()
         for found in performer.readiness.values():
             for warning in found.warnings:
                 self.progress.note(warning)
@@ -289,8 +284,9 @@ class StageEngine:
         with self._origin.held():
             facts = self.facts()
             plan = self._plan(facts, renew=[container.name])
-            own = [step for step in plan.steps if step.subject == container.name]
-            steps = [step for step in own if isinstance(step, (RemoveClone, CopyClone, PrepareClone))]
+            wanted = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)
+            own = [step for step in plan.steps if step.subject == container.name or isinstance(step, AwaitRoom)]
+            steps = [step for step in own if isinstance(step, wanted)]
             performer = self._new_performer(facts, None)
             apply(steps, performer.do, self.progress)
 

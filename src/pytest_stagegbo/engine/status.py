@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.hostway import trouble
+from pytest_stagegbo.engine.quotas import remedy
+from pytest_stagegbo.engine.space import look, pool_names
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
 
@@ -61,6 +66,8 @@ class StageStatus:
     """What others than the host can reach, and what is left of such."""
     trouble: str = ""
     """What keeps the host from the whole stage; empty: nothing that can be seen from here."""
+    warnings: tuple[str, ...] = ()
+    """What endangers production's pool now, with what to do."""
 
     @property
     def ready(self) -> bool:
@@ -106,9 +113,23 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
         network=settings.network.name,
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
+        warnings=tuple(_pool_warnings(reader, settings)) if clones else (),
         exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
         trouble=trouble(reader.endpoint, settings) if clones else "",
     )
+
+
+def _pool_warnings(reader: Reader, settings: Settings) -> Iterator[str]:
+    """What is wrong with the pools: limits that do not hold, too little room."""
+    host = LocalHost(reader.endpoint)
+    for name in pool_names(reader, settings):
+        room = look(reader, name, host)
+        if room.quotas is not None and not room.quotas.hold:
+            advice = remedy(room.pool, room.quotas)
+            yield f"disk limits on pool {name} do not hold now: {room.quotas}; {advice}"
+        space = room.tightest(settings)
+        if space.margin < 0:
+            yield f"too little room on {space}; `provision --recreate` gives back what the stage took"
 
 
 def _container(

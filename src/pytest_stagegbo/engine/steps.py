@@ -12,6 +12,7 @@ __all__ = [
     "AdoptClone",
     "AttachClone",
     "AwaitClone",
+    "AwaitRoom",
     "CopyClone",
     "PrepareClone",
     "RemoveClone",
@@ -90,6 +91,20 @@ class RemoveClone(Step):
     @property
     def text(self) -> str:
         return f"remove {self.subject}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitRoom(Step):
+    """Too little room on a pool before old clones were removed: see what they gave back before anything is copied."""
+
+    verb: ClassVar[str] = "room"
+    changes: ClassVar[bool] = False
+    cost: int
+    """Bytes that the copies take at once."""
+
+    @property
+    def text(self) -> str:
+        return f"wait until pool {self.subject} has given back what the old clones took"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ everything that one does to a container another may do once more.
 
 Below the floor, a guard first freezes the stage's containers, which keeps them from writing within milliseconds;
 has the host write out what it holds, so that the counts are true; stops those containers that have grown, whose
-data stays for a look inside; lets the others go on; and then ends the session. How far below the floor a pool gets
+data stays for a look inside; lets the others go on; and then ends the session. Where the counts are not to be
+relied on, since btrfs has stopped counting or nobody sees whether it does, all of the stage's containers are stopped:
+production goes first. How far below the floor a pool gets
 depends on how fast it is filled and how often the guard looks: it looks the more often the nearer the floor is.
 """
 
@@ -18,17 +20,19 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.space import look, pool_names
 from pytest_stagegbo.errors import NoRoom
-from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pytest_stagegbo.engine.space import Room, Space
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import Instance, Writer
-    from pytest_stagegbo.session.space import Host, Space
+    from pytest_stagegbo.incus.localhost import Host
 
 __all__ = ["DiskGuard", "growers", "pause"]
 
@@ -42,6 +46,8 @@ SMALLEST_GROWTH = 2**20
 """Bytes that a container's volume may grow by without being said to have grown."""
 USAGES = 3
 """Volumes that are asked about at once, at 5 to 10 ms of the daemon's each."""
+AGAIN = 60.0
+"""Seconds between two rescans of a pool's quotas that this guard asks for."""
 PATIENCE = 10.0
 """Seconds to wait for the daemon with each of the things done about a full pool."""
 
@@ -76,6 +82,13 @@ class DiskGuard:
         self._base: dict[str, tuple[str, int]] | None = None
         self._began = clock()
         self._last: tuple[float, int] | None = None
+        self._room: dict[str, int] = {}
+        """By pool, its free bytes when the guard began."""
+        self._seen = True
+        """Whether every look saw that the pools' quotas count."""
+        self._doubt = ""
+        """Why growth is not known: what was wrong with the quotas at some look."""
+        self._rescanned = -AGAIN
         self._told = False
         self._trouble = ""
         self._closing = threading.Event()
@@ -91,7 +104,8 @@ class DiskGuard:
         """
         full = _lowest(self._spaces())
         if full is not None and full.margin < 0:
-            raise self._error(full, self.growth(), ())
+            grown = self.growth()
+            raise self._error(full, grown, (), self._unknown(grown))
 
     def start(self) -> None:
         """Note how large the stage's containers are, and watch from now on, in a thread of its own."""
@@ -171,17 +185,17 @@ class DiskGuard:
 
     def _act(self, full: Space) -> bool:
         """Whether nothing is left to be done: a daemon that failed is asked again at the next look."""
-        stopped, grown, done = self._hold_back()
+        stopped, grown, unknown, done = self._hold_back()
         if not self._told:
             self._told = True
             try:
-                self._stop(self._error(full, grown, stopped))
+                self._stop(self._error(full, grown, stopped, unknown))
             except Exception as error:
                 self._remember(error)
         return done
 
-    def _hold_back(self) -> tuple[list[str], Mapping[str, int], bool]:
-        """Stop what grew: its names, everybody's growth, and whether all of it went well."""
+    def _hold_back(self) -> tuple[list[str], Mapping[str, int], str, bool]:
+        """Stop what grew: its names, everybody's growth, why that is not known, and whether all of it went well."""
         engine = self._engine
         try:
             writer = self._writer = self._writer or engine.clone_writer()
@@ -194,17 +208,18 @@ class DiskGuard:
             }
         except Exception as error:
             self._remember(error)
-            return [], {}, False
+            return [], {}, "", False
         running = [name for name, clone in ours.items() if clone.is_running]
         frozen = self._all(running, lambda name: writer.set_state(name, "freeze"))
         host = self._host_now()
         host.flush(PATIENCE)
         grown = self.growth()
-        chosen = growers(ours, grown)
+        unknown = self._unknown(grown)
+        chosen = growers(ours, {} if unknown else grown)
         stopped = self._all(chosen, lambda name: writer.set_state(name, "stop", force=True))
         others = [name for name in frozen if name not in chosen]
         going = self._all(others, lambda name: writer.set_state(name, "unfreeze"))
-        return stopped, grown, len(stopped) == len(chosen) and len(going) == len(others)
+        return stopped, grown, unknown, len(stopped) == len(chosen) and len(going) == len(others)
 
     def _all(self, names: Iterable[str], call: Callable[[str], None]) -> list[str]:
         """Do it to each at once; those it worked with."""
@@ -221,10 +236,46 @@ class DiskGuard:
     # -- what is there
 
     def _spaces(self) -> list[Space]:
-        settings, reader = self._engine.settings, self._engine.reader
-        self._pools = self._pools or pool_names(reader, settings)
+        return [space for room in self._rooms() for space in room.spaces(self._engine.settings)]
+
+    def _rooms(self) -> list[Room]:
+        reader = self._engine.reader
+        self._pools = self._pools or pool_names(reader, self._engine.settings)
         host = self._host_now()
-        return [space for name in self._pools for space in spaces(reader.pool(name), settings, host)]
+        rooms = [look(reader, name, host) for name in self._pools]
+        for room in rooms:
+            self._judge(room, host)
+        return rooms
+
+    def _judge(self, room: Room, host: Host) -> None:
+        """Note whether a pool's counts can be relied on, and have btrfs count again where they can't."""
+        name, quotas = room.pool.name, room.quotas
+        self._room.setdefault(name, room.pool.free - room.unwritten)
+        if quotas is None:
+            self._seen = False
+        elif not quotas.hold:
+            self._doubt = f"pool {name}: {quotas}"
+            now = self._clock()
+            if quotas.inconsistent and not quotas.rescanning and now - self._rescanned >= AGAIN:
+                self._rescanned = now
+                host.rescan(room.pool)
+
+    def _unknown(self, grown: Mapping[str, int]) -> str:
+        """Why it is not known who fills the pools; empty: it is.
+
+        Nobody's growth, while a pool lost much, is known only where the host says that its quotas count.
+        """
+        try:
+            rooms = self._rooms()
+        except Exception as error:
+            self._remember(error)
+            return "the pools could not be looked at"
+        lost = sum(self._room[room.pool.name] - (room.pool.free - room.unwritten) for room in rooms)
+        if self._doubt:
+            return self._doubt
+        if not self._seen and lost > 2 * max(SMALLEST_GROWTH, sum(size for size in grown.values() if size > 0)):
+            return f"the pools lost {bytes_text(lost)}, which what is counted of the containers does not explain"
+        return ""
 
     def _host_now(self) -> Host:
         if self._host is None:
@@ -240,11 +291,14 @@ class DiskGuard:
             pairs = zip(there, used, strict=True)
             return {clone.name: (clone.created_at, size) for clone, size in pairs if size is not None}
 
-    def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str]) -> NoRoom:
+    def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str], unknown: str) -> NoRoom:
         names = ", ".join(stopped)
         biggest = sorted((item for item in grown.items() if item[1] >= SMALLEST_GROWTH), key=lambda item: -item[1])
         since = f"since the guard began {self._clock() - self._began:.0f} s ago"
-        if biggest:
+        if unknown:
+            seen = f"how much each container of the stage grew is not known ({unknown})"
+            seen += ", so all of them are stopped" if names else ""
+        elif biggest:
             seen = f"{since} " + ", ".join(f"{name} grew by {bytes_text(size)}" for name, size in biggest)
         elif grown:
             seen = f"{since} no container of the stage grew: something else fills it"

@@ -145,14 +145,15 @@ def pool_line(engine: StageEngine) -> str:
         ServerUnreachable: the daemon does not answer.
         ServerRefused: it does not show what was asked for.
     """
-    from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
+    from pytest_stagegbo.engine.space import look, pool_names
+    from pytest_stagegbo.incus.localhost import LocalHost
 
     settings, server = engine.settings, engine.reader.server()
     host = LocalHost(engine.reader.endpoint)
     parts = [f"stage-gbo: project {settings.project} on Incus {server.version} at {engine.reader.endpoint}"]
     for name in pool_names(engine.reader, settings):
-        pool = engine.reader.pool(name)
-        inside, *below = spaces(pool, settings, host)
+        room = look(engine.reader, name, host)
+        pool, (inside, *below) = room.pool, room.spaces(settings)
         text = f"pool {name} ({pool.driver}): {bytes_text(max(0, inside.free))} of {bytes_text(pool.total)} free"
         parts.append(text + "".join(f", {bytes_text(max(0, space.free))} below it on the host" for space in below))
     return "; ".join(parts)

@@ -317,8 +317,8 @@ class Settings:
     disk_floor: str = "5GB"
     """Provisioning stops before the pool, or the file system under it, has less than this left."""
     disk_floor_share: float = 0.1
-    """Part of the pool's size that must stay free as well, 0 to below 1: while tests run, the larger of the two
-    counts."""
+    """Part of the pool's size that must stay free as well, 0 to below 1: the larger of the two counts, for
+    provisioning, slots and sessions alike."""
     incus: IncusSettings = field(default_factory=IncusSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     vault: VaultSettings = field(default_factory=VaultSettings)

@@ -23,7 +23,9 @@ class Host:
     memory: int
     """Available now."""
     disk: int
-    """Free where the clones are, on the pool or the file system below it, whichever is less."""
+    """Free where the clones are, on the pool or the file system below it, whichever has less to spare."""
+    floor: int
+    """What must stay free there (`disk_floor`, `disk_floor_share`)."""
     cores: int
     there: int
     """Slots that run already: they have their memory and disk."""
@@ -47,14 +49,14 @@ def fit(settings: Settings, host: Host, workers: int) -> Fit:
     slots = settings.slots
     each = parse_size(slots.memory)
     memory_room = max(0, host.memory - parse_size(slots.memory_floor))
-    disk_room = max(0, host.disk - parse_size(settings.disk_floor))
+    disk_room = max(0, host.disk - host.floor)
     disk_each = parse_size(slots.disk)
     by_memory = host.there + (memory_room // each if each else MOST_SLOTS)
     by_disk = host.there + (disk_room // disk_each if disk_each else MOST_SLOTS)
     lines = [
         f"memory: {bytes_text(host.memory)} available less {bytes_text(parse_size(slots.memory_floor))} "
         f"(slots.memory_floor), {bytes_text(each)} each (slots.memory), {host.there} there already: {by_memory}",
-        f"disk: {bytes_text(host.disk)} free less {bytes_text(parse_size(settings.disk_floor))} (disk_floor), "
+        f"disk: {bytes_text(host.disk)} free less {bytes_text(host.floor)} (disk_floor), "
         f"{bytes_text(disk_each)} each (slots.disk), {host.there} there already: {by_disk}",
     ]
     limits = [by_memory, by_disk]

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.guard import refuse_other_stage, refuse_relation
+from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.shape import acl_name
+from pytest_stagegbo.engine.space import pool_names
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.engine.subnets import refuse_taken
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostview import HostView
-from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.settings.size import parse_size
 from pytest_stagegbo.slots.fit import Fit, fit
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
+    from pytest_stagegbo.slots.fit import Host
 
 __all__ = ["Fleet", "FleetProvisioned"]
 
@@ -116,7 +121,22 @@ class Fleet:
         """How many slots there may be. Raises `NoRoom` as `fit.fit` does."""
         if self.settings.slots.count == 1:
             return Fit(1, ())
-        return fit(self.settings, measure(self._reader, self.settings, self.count_there()), workers)
+        return fit(self.settings, self._measure(workers), workers)
+
+    def _measure(self, workers: int) -> Host:
+        """What the host has; what btrfs is cleaning up counts once it is free, where it is needed."""
+        settings, wanted = self.settings, self.settings.slots.count
+        found = measure(self._reader, settings, self.count_there())
+        more = (workers if wanted == "auto" else wanted) - found.there
+        need = max(0, more) * parse_size(settings.slots.disk)
+        if found.disk - found.floor >= need:
+            return found
+        host = LocalHost(self._reader.endpoint)
+        for name in pool_names(self._reader, settings):
+            if wanted != "auto" or host.uncleaned(self._reader.pool(name)):
+                with task(self._progress, f"room:{name}", f"wait for room on pool {name}"):
+                    await_room(self._reader, host, settings, name, need, removed=False)
+        return measure(self._reader, settings, found.there)
 
     def count_there(self) -> int:
         """How many slots are there, to the highest number."""

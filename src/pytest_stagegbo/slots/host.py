@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.session.space import LocalHost, pool_names, spaces
+from pytest_stagegbo.engine.space import Space, look, pool_names
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.slots.fit import Host
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ def measure(reader: Reader, settings: Settings, there: int) -> Host:
         there: Slots that are there already.
     """
     host = LocalHost(reader.endpoint)
-    free = [space.free for name in pool_names(reader, settings) for space in spaces(reader.pool(name), settings, host)]
+    found = [look(reader, name, host).tightest(settings) for name in pool_names(reader, settings)]
+    least = min(found, key=lambda space: space.margin, default=Space("nowhere", 0, 0))
     if reader.is_local:
         memory, cores = _available(), os.cpu_count() or 1
     else:
         memory, cores = reader.memory_available(), reader.cores()
-    return Host(memory=memory, disk=max(0, min(free, default=0)), cores=cores, there=there)
+    return Host(memory=memory, disk=max(0, least.free), floor=least.floor, cores=cores, there=there)
 
 
 def _available() -> int:

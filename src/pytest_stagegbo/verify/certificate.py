@@ -77,7 +77,7 @@ def listen(engine: StageEngine) -> Watch:
 
 
 def verify(engine: StageEngine, checks: Sequence[Check] | None = None, *, watch: Watch | None = None) -> Certificate:
-    """Run the checks, one after the other. Changes nothing: connections are tried and closed, files have no name.
+    """Run the checks, one after the other. Changes nothing: connections are tried and closed, files are removed.
 
     Args:
         checks: Instead of all.

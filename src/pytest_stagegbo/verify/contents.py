@@ -1,4 +1,4 @@
-"""What the stage's instances are: their configuration, their data, their limits."""
+"""What the stage's instances are: their configuration and their data."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine.allowlist import unsafe
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.guest.place import TWIN_DEVICE
-from pytest_stagegbo.settings import parse_size
-from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.verify.scene import Scene
 
-__all__ = ["addresses", "filters", "identity", "instances", "kept", "limits", "logs", "wiped"]
+__all__ = ["addresses", "filters", "identity", "instances", "kept", "logs", "wiped"]
 
 KEPT = ("/opt/gbo/data", "/opt/gbo/models")
 """Where General Bots keeps data."""
-BEYOND = 16 << 20
-"""Bytes past a limit that are asked for."""
 
 
 def instances(scene: Scene) -> Result:
@@ -182,59 +177,3 @@ def kept(scene: Scene) -> Result:
     shown = ", ".join(f"{name} {count}" for name, count in counts.items())
     seen = f"files from production in {', '.join(KEPT)}: {shown}"
     return Result(tuple(bad), seen, sight(names, counts), scene.idle)
-
-
-def limits(scene: Scene) -> Result:
-    """A file that goes past the limit is refused. It has no name, so that it is gone whatever happens."""
-    bad: list[str] = []
-    tried, reported, allowed = [], [], []
-    for name in scene.running:
-        clone, limit = scene.clones[name], scene.settings.containers[name].disk_limit or scene.settings.disk_limit
-        size = parse_size(limit)
-        used = scene.reader.volume_usage(clone.pool, scene.settings.project, name) or 0
-        wanted = size - used + BEYOND
-        if _room(scene, clone) < wanted:
-            reported.append(name)
-            bad += _misreported(scene, clone, limit)
-            continue
-        script = (
-            "f=/var/tmp/.stagegbo-limit.$$; exec 3>$f; rm -f $f; "
-            f"LC_ALL=C fallocate -l {wanted} /proc/$$/fd/3 2>&1 && echo ALLOWED"
-        )
-        said = scene.execute(name, ["sh", "-c", script]).stdout.strip()
-        if "ALLOWED" in said:
-            allowed.append(name)
-            bad.append(f"{name}: {bytes_text(wanted)} more could be taken, past its limit of {limit}")
-        elif "quota" not in said and "No space left" not in said:
-            reported.append(name)
-            bad += _misreported(scene, clone, limit, f"can't be tried ({said or 'fallocate said nothing'}), and ")
-        else:
-            tried.append(name)
-    parts = []
-    if tried:
-        parts.append(f"refused to write past the limit: {', '.join(tried)}")
-    if reported:
-        parts.append(f"as the driver reports it, since the pool has too little room to try: {', '.join(reported)}")
-    return Result(tuple(bad), "; ".join(parts), sight(scene.names, [*tried, *reported, *allowed]), scene.idle)
-
-
-def _room(scene: Scene, clone: Instance) -> int:
-    """What may be taken of the pool, and of the host below it, should the limit not hold."""
-    floor = parse_size(scene.settings.disk_floor)
-    pool = scene.reader.pool(clone.pool)
-    host = scene.host_free(pool)
-    return min(pool.free, pool.free if host is None else host) - floor
-
-
-def _misreported(scene: Scene, clone: Instance, limit: str, tried: str = "") -> list[str]:
-    total = _reported(scene, clone)
-    if total is not None and abs(total - parse_size(limit)) <= 4096:
-        return []
-    return [f"{clone.name}: its limit {tried}is reported by the driver as {total}, and {limit} is set"]
-
-
-def _reported(scene: Scene, clone: Instance) -> int | None:
-    path = ("storage-pools", clone.pool, "volumes", "container", clone.name, "state")
-    usage = scene.reader.document(*path, project=scene.settings.project).get("usage") or {}
-    total = usage.get("total")
-    return int(total) if total else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.verify import dialling
 from pytest_stagegbo.verify.dialling import Answer, Target
 from pytest_stagegbo.verify.finding import Unseen
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_stagegbo.engine.facts import Facts
-    from pytest_stagegbo.incus import CommandResult, Instance, Pool, Reader, Writer
+    from pytest_stagegbo.incus import CommandResult, Instance, Reader, Writer
     from pytest_stagegbo.settings import Settings
 
 __all__ = ["Scene"]
@@ -127,9 +128,10 @@ class Scene:
         found = HostView(self.reader.endpoint).place(path)
         return None if found is None else str(found)
 
-    def host_free(self, pool: Pool) -> int | None:
-        """Free bytes of the file system below a pool that is a file; None: there is none, or nobody knows."""
-        return HostView(self.reader.endpoint).free_bytes(pool.source) if pool.source.endswith(".img") else None
+    @cached_property
+    def host(self) -> LocalHost:
+        """The daemon's machine, as far as this process may look at it."""
+        return LocalHost(self.reader.endpoint)
 
     def execute(self, name: str, command: list[str]) -> CommandResult:
         return self.writer.execute(name, command, timeout=60)

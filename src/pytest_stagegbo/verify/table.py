@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_stagegbo.verify import boot, contents, exposure, reach, unchanged, watch
 from pytest_stagegbo.verify.finding import Check
+from pytest_stagegbo.verify.limits import limits
 
 __all__ = ["CHECKS"]
 
@@ -141,8 +142,9 @@ CHECKS = (
         "limits.disk",
         "each clone's disk limit holds",
         "A clone may fill the pool that production lives on.",
-        "provision again, which sets the limits; on btrfs see that quotas are on: `btrfs qgroup show`",
-        contents.limits,
+        "provision again, which sets the limits, and as root on the daemon's host has btrfs count again; "
+        "`doctor` says the command to run there",
+        limits,
     ),
     Check(
         "production.unchanged",

@@ -1,0 +1,35 @@
+"""What provisioning did and found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.engine.apply import Timing
+    from pytest_stagegbo.engine.await_clone import Readiness
+    from pytest_stagegbo.engine.plan import Plan
+
+__all__ = ["Provisioned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What provisioning did and found."""
+
+    plan: Plan
+    readiness: Mapping[str, Readiness]
+    """By container."""
+    timings: tuple[Timing, ...]
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.plan.changes)
+
+    @property
+    def sealed(self) -> tuple[str, ...]:
+        """Containers whose Vault is up and sealed."""
+        return tuple(name for name, found in self.readiness.items() if found.state == "sealed")

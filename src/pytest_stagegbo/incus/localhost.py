@@ -1,0 +1,249 @@
+"""What the machine of the daemon knows about a storage pool and the API doesn't: space that btrfs has promised, whether
+its quotas count, and what it has yet to clean up.
+
+btrfs and the page cache take writes at the speed of memory and give them a place on the disk up to half a minute
+later. Until then `statvfs`, and with it Incus, count them as free space, while the file system has promised it
+already: whoever writes next, production too, gets "no space left" on a pool that looks half empty. The kernel says
+in /sys/fs/btrfs how much it has promised; file systems such as ext4 and XFS count it themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import struct
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_stagegbo.incus.hostview import HostView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.incus.records import Pool
+
+__all__ = ["Host", "LocalHost", "Quotas", "btrfs_id"]
+
+SYSFS = Path("/sys")
+# Of linux/btrfs.h.
+_FS_INFO = 0x8400941F
+"""BTRFS_IOC_FS_INFO; the file system's id is the 16 bytes from the 16th on."""
+_TREE_SEARCH = 0xD0009411
+_SYNC = 0x9408
+_INO_LOOKUP = 0xD0009412
+_RESCAN = 0x4040942C
+_RESCAN_STATUS = 0x8040942D
+_ROOT_TREE, _ORPHAN, _ORPHAN_ITEM, _LAST = 1, 2**64 - 5, 48, 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """How a btrfs pool counts what each volume uses. A limit holds only while it counts right."""
+
+    mode: str
+    """`qgroup`: as Incus enables them, what is shared counts too; `squota`: simple; `off`."""
+    inconsistent: bool = False
+    """btrfs itself says that its counts are wrong. It stops counting then, until a rescan has ended."""
+    rescanning: bool = False
+
+    @property
+    def hold(self) -> bool:
+        return self.mode != "off" and not self.inconsistent and not self.rescanning
+
+    def __str__(self) -> str:
+        if self.mode == "off":
+            return "btrfs quotas are off"
+        if self.rescanning:
+            return "btrfs is counting its quotas again (rescan)"
+        return "btrfs quotas are inconsistent, so btrfs does not count" if self.inconsistent else "btrfs quotas count"
+
+
+class Host(Protocol):
+    """What is asked of the machine that the daemon runs on."""
+
+    def free_bytes(self, path: str) -> int | None:
+        """Free bytes of the file system that holds `path`; None when this process can't know."""
+
+    def unwritten_bytes(self, pool: Pool) -> int:
+        """Bytes that a pool has promised and that its free space does not show; 0 when this process can't know."""
+
+    def quotas(self, pool: Pool) -> Quotas | None:
+        """How a pool counts; None when it is not btrfs, or this process can't know."""
+
+    def rescan(self, pool: Pool) -> bool:
+        """Have btrfs count again, without waiting for it; whether it does. Needs root on the daemon's host."""
+
+    def uncleaned(self, pool: Pool) -> int | None:
+        """Deleted subvolumes whose space btrfs has yet to give back; None when this process can't know."""
+
+    def flush(self, seconds: float) -> None:
+        """Have everything written, so that all counts are right; waits for no longer than `seconds`."""
+
+
+class LocalHost(HostView):
+    """The machine of a daemon that is reached over a socket; of a remote daemon's nothing can be known.
+
+    Free space below a pool needs root. What btrfs says in /sys is world-readable, but on a machine with several
+    pools of the same file name (labs) only root can tell which is which.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self._local = not endpoint.startswith("https://")
+        self._folders: dict[str, Path | None] = {}
+
+    def unwritten_bytes(self, pool: Pool) -> int:
+        folder = self._folder(pool)
+        if folder is None:
+            return 0
+        try:
+            found = folder / "allocation/data"
+            return sum(int((found / name).read_text()) for name in ("bytes_may_use", "bytes_reserved"))
+        except (OSError, ValueError):
+            del self._folders[pool.name]  # unmounted, or mounted anew
+            return 0
+
+    def quotas(self, pool: Pool) -> Quotas | None:
+        folder = self._folder(pool)
+        if folder is None:
+            return None
+        groups = folder / "qgroups"
+        try:
+            if not groups.is_dir():
+                return Quotas("off") if folder.is_dir() else None
+            if (groups / "enabled").read_text().strip() != "1":
+                return Quotas("off")
+            mode = (groups / "mode").read_text().strip() if (groups / "mode").exists() else "qgroup"  # Linux 6.7
+            if mode != "qgroup":
+                return Quotas(mode)
+            inconsistent = (groups / "inconsistent").read_text().strip() != "0"
+        except OSError:
+            return None
+        return Quotas(mode, inconsistent, self._rescans(pool))
+
+    def _rescans(self, pool: Pool) -> bool:
+        """Whether a rescan runs, as far as this process may ask; one that btrfs needs shows as inconsistent, too."""
+        with contextlib.suppress(OSError), self._opened(pool) as descriptor:
+            if descriptor is not None:
+                flags: int = struct.unpack_from("Q", fcntl.ioctl(descriptor, _RESCAN_STATUS, bytes(64)))[0]
+                return bool(flags)
+        return False
+
+    def rescan(self, pool: Pool) -> bool:
+        try:
+            with self._opened(pool) as descriptor:
+                if descriptor is None:
+                    return False
+                fcntl.ioctl(descriptor, _RESCAN, bytes(64))
+        except OSError:
+            return self._rescans(pool)  # another process has asked for it
+        return True
+
+    def uncleaned(self, pool: Pool) -> int | None:
+        try:
+            with self._opened(pool) as descriptor:
+                if descriptor is None:
+                    return None
+                key = (_ROOT_TREE, _ORPHAN, _ORPHAN, 0, _LAST, 0, _LAST, _ORPHAN_ITEM, _ORPHAN_ITEM, 4096)
+                asked = bytearray(struct.pack("7Q3I", *key).ljust(4096, b"\0"))
+                fcntl.ioctl(descriptor, _TREE_SEARCH, asked)
+                found: int = struct.unpack_from("I", asked, 64)[0]
+                if not found:
+                    fcntl.ioctl(descriptor, _SYNC)  # what the last one had is free once this is on the disk
+                return found
+        except OSError:
+            return None
+
+    def limit(self, pool: Pool, volume: str) -> int | None:
+        """The limit in force on a container's volume, in bytes; 0: none; None when this process can't know.
+
+        Args:
+            volume: Its name as the driver has it, with the project.
+        """
+        folder, place = self._folder(pool), self.place(f"{pool_folder(pool)}/containers/{volume}")
+        if folder is None or place is None:
+            return None
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                found = bytearray(struct.pack("2Q", 0, 256).ljust(4096, b"\0"))
+                fcntl.ioctl(descriptor, _INO_LOOKUP, found)
+            finally:
+                os.close(descriptor)
+            (subvolume,) = struct.unpack_from("Q", found)
+            group = folder / f"qgroups/0_{subvolume}"
+            return int((group / "max_referenced").read_text()) if group.is_dir() else 0
+        except (OSError, ValueError):
+            return None
+
+    def flush(self, seconds: float) -> None:
+        if self._local:
+            thread = threading.Thread(target=os.sync, name="stagegbo flush", daemon=True)
+            thread.start()
+            thread.join(seconds)
+
+    @contextlib.contextmanager
+    def _opened(self, pool: Pool) -> Iterator[int | None]:
+        """The folder of a btrfs pool; None where this process can't have it."""
+        mount = self.place(pool_folder(pool)) if pool.driver == "btrfs" else None
+        if mount is None:
+            yield None
+            return
+        descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _folder(self, pool: Pool) -> Path | None:
+        """What the kernel says in /sys of a btrfs pool; None where this process can't tell which it is."""
+        if not self._local or pool.driver != "btrfs":
+            return None
+        if pool.name not in self._folders:
+            identity = self._identity(pool)
+            folder = None if identity is None else SYSFS / "fs/btrfs" / identity
+            self._folders[pool.name] = folder if folder is not None and folder.is_dir() else None
+        return self._folders[pool.name]
+
+    def _identity(self, pool: Pool) -> str | None:
+        """The UUID of a pool's file system."""
+        if found := re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", pool.source):
+            return found[0]
+        mount = self.place(pool_folder(pool))
+        if mount is not None:
+            with contextlib.suppress(OSError):
+                return btrfs_id(mount)
+        loops = [file.parts[-3] for file in (SYSFS / "block").glob("loop*/loop/backing_file") if _says(file, pool)]
+        systems = [
+            folder.name
+            for folder in (SYSFS / "fs/btrfs").glob("*-*")
+            if any((folder / "devices" / loop).exists() for loop in loops)
+        ]
+        return systems[0] if len(systems) == 1 else None
+
+
+def pool_folder(pool: Pool) -> str:
+    """Where the daemon has mounted a pool."""
+    folder, found, _ = pool.source.partition("/disks/")
+    return f"{folder if found else '/var/lib/incus'}/storage-pools/{pool.name}"
+
+
+def btrfs_id(mount: Path) -> str:
+    """The id of the btrfs that is mounted there, as /sys/fs/btrfs names it. Raises OSError."""
+    descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return str(uuid.UUID(bytes=fcntl.ioctl(descriptor, _FS_INFO, bytes(1024))[16:32]))
+    finally:
+        os.close(descriptor)
+
+
+def _says(backing_file: Path, pool: Pool) -> bool:
+    try:
+        return backing_file.read_text().rstrip("\n") == pool.source
+    except OSError:
+        return False
