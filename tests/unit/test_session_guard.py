@@ -110,6 +110,9 @@ class World:
         assert pool.name == "tank"
         return 0
 
+    def commit(self, pool: Pool) -> None:
+        raise AssertionError(f"a guard waits for no room on {pool.name}")
+
     def flush(self, seconds: float) -> None:
         assert seconds <= 10
         self.done.append("flush")

@@ -96,7 +96,7 @@ class Limits:
     def _mend(self, pool: Pool, quotas: Quotas) -> Quotas:
         began = clocks.monotonic()
         while not quotas.hold and clocks.monotonic() - began < self._patience:
-            cleaning = self._host.uncleaned(pool) and clocks.monotonic() - began < CLEANING
+            cleaning = clocks.monotonic() - began < CLEANING and not quotas.rescanning and self._host.uncleaned(pool)
             if not quotas.rescanning and not cleaning and not self._host.rescan(pool):
                 break
             clocks.sleep(POLL)  # a poll with a deadline: btrfs announces nothing

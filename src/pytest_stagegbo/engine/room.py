@@ -52,6 +52,8 @@ def await_room(reader: Reader, host: Host, settings: Settings, pool: str, cost: 
         left = host.uncleaned(room.pool)
         patience = COMMIT if removed or left else UNSEEN
         # Where the subvolumes can be counted, the last one's space is free soon after it is gone from the count.
+        if left == 0 and cleaned is None:
+            host.commit(room.pool)
         cleaned = None if left != 0 else cleaned or now
         if (cleaned and now - cleaned > SETTLED) or now - grown > patience or now - began > settings.timeouts.ready:
             return error

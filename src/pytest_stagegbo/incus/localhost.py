@@ -81,6 +81,9 @@ class Host(Protocol):
     def uncleaned(self, pool: Pool) -> int | None:
         """Deleted subvolumes whose space btrfs has yet to give back; None when this process can't know."""
 
+    def commit(self, pool: Pool) -> None:
+        """Have btrfs write what it has done: what it has cleaned up is room then. Nothing where that can't be."""
+
     def flush(self, seconds: float) -> None:
         """Have everything written, so that all counts are right; waits for no longer than `seconds`."""
 
@@ -153,11 +156,14 @@ class LocalHost(HostView):
                 asked = bytearray(struct.pack("7Q3I", *key).ljust(4096, b"\0"))
                 fcntl.ioctl(descriptor, _TREE_SEARCH, asked)
                 found: int = struct.unpack_from("I", asked, 64)[0]
-                if not found:
-                    fcntl.ioctl(descriptor, _SYNC)  # what the last one had is free once this is on the disk
                 return found
         except OSError:
             return None
+
+    def commit(self, pool: Pool) -> None:
+        with contextlib.suppress(OSError), self._opened(pool) as descriptor:
+            if descriptor is not None:
+                fcntl.ioctl(descriptor, _SYNC)
 
     def limit(self, pool: Pool, volume: str) -> int | None:
         """The limit in force on a container's volume, in bytes; 0: none; None when this process can't know.

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.guard import refuse_other_stage, refuse_relation
+from pytest_stagegbo.engine.removal import remove_clone
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.shape import acl_name
 from pytest_stagegbo.engine.space import pool_names
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.engine.subnets import refuse_taken
-from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
@@ -31,7 +32,7 @@ from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, number_of, slo
 from pytest_stagegbo.slots.moved import moved
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
@@ -203,7 +204,7 @@ class Fleet:
         self.refuse_others(range(count))
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
-        made = self.golden.make(recreate=recreate, renew=renew) if recreate or renew else None
+        made = self._make_golden(engines.values(), recreate, renew) if recreate or renew else None
         there = self._reader.projects()
         turns = threading.BoundedSemaphore(AT_ONCE)
 
@@ -231,6 +232,17 @@ class Fleet:
         for each in missing:
             family = "" if each.project == self.settings.project else self.settings.project
             refuse_taken(each, networks, known, family=family)
+
+    def _make_golden(
+        self, engines: Iterable[StageEngine], recreate: bool, renew: Collection[str]
+    ) -> Provisioned | None:
+        """Slots share blocks with the old golden copy, so its room comes back once their clones are gone, too."""
+        try:
+            return self.golden.make(recreate=recreate, renew=renew)
+        except NoRoom:
+            for engine in engines:
+                _remove(engine, self.settings.containers if recreate else renew)
+            return self.golden.make(recreate=recreate, renew=renew)
 
     # -- what is there
 
@@ -281,6 +293,16 @@ class Fleet:
     def _member(self, settings: Settings) -> StageEngine:
         family = "" if settings.project == self.settings.project else self.settings.project
         return StageEngine(settings, self._connection, progress=self._progress, family=family)
+
+
+def _remove(engine: StageEngine, names: Collection[str]) -> None:
+    """Remove clones of which new ones are to be made."""
+    with engine.lock().hold("provision", engine.waiting):
+        facts = engine.facts()
+        writer = engine.writer(facts)
+        for name, clone in facts.clones.items():
+            if name in names and marks.is_clone(clone, engine.settings):
+                remove_clone(engine.reader, writer, engine.settings, name)
 
 
 def _is_of(config: Mapping[str, str], family: str) -> bool:
