@@ -103,6 +103,11 @@ def test_a_copy_of_a_clone_is_left_alone_and_named_before_anything_is_removed(ow
     ground.incus("profile", "create", "extra", project=project)
     try:
         assert own.json("provision")["changed"] is False
+        ground.incus("start", "kept", project=project)
+        done = own.run("verify", "--check", "exposure.bridge", check=False)
+        assert done.returncode == 9, done.stdout
+        assert "kept of the stage's project, which is no" in " ".join(done.stdout.split()).replace("│ ", "")
+        ground.incus("stop", "--force", "kept", project=project)
         before = ground.instances(project)
         assert set(before) == {"cache", "kept"}
         done = own.run("destroy", "--yes", check=False)

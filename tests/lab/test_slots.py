@@ -257,7 +257,7 @@ def test_a_stage_that_is_named_like_a_slot_is_refused_by_every_command_that_uses
 
 
 def test_a_slot_whose_bridge_is_gone_gets_it_back_and_keeps_its_clones(plug: Plug) -> None:
-    """So does the golden copy, whose clones don't run, and which a user's copy does not make unfit."""
+    """So does the golden copy, whose clones don't run. Users' copies of clones are no part of either."""
     provision(plug)
     before = {project: clones(plug, project) for project in (f"{PROJECT}-1", GOLDEN)}
     found = fleet(plug)
@@ -268,28 +268,34 @@ def test_a_slot_whose_bridge_is_gone_gets_it_back_and_keeps_its_clones(plug: Plu
     devices = {name: dict(device) for name, device in cache.devices.items() if name != "eth0"}
     body = {"name": "kept", "source": source, "devices": {**devices, "eth0": {"type": "none"}}}
     connection = Connection(plug.engine.settings.incus)
-    reply = connection.request("POST", ("instances",), params={"project": GOLDEN}, body=body)
-    connection.wait(reply, "copying", 60)
+    both = (GOLDEN, f"{PROJECT}-1")
+    for project in both:
+        reply = connection.request("POST", ("instances",), params={"project": project}, body=body)
+        connection.wait(reply, "copying", 60)
     try:
         assert marks.is_ours(clones(plug, GOLDEN)["kept"].config), "the copy has the marks"
         assert found.golden.is_fit()
         provision(plug)
-        after = clones(plug, f"{PROJECT}-1")
+        after = {**clones(plug, f"{PROJECT}-1")}
+        assert after.pop("kept").status == "Stopped"
         assert {name: each.created_at for name, each in after.items()} == {
             name: each.created_at for name, each in before[f"{PROJECT}-1"].items()
         }
         shown = plug.stagegbo("--slot", "1", "status", "--json")
         assert json.loads(shown.stdout)["ready"] is True
+        states = {slot["number"]: slot["state"] for slot in json.loads(shown.stdout)["slots"]}
+        assert (states[-1], states[1]) == ("stopped", "running")
         done = plug.stagegbo("provision", "--slots", "2", "--refresh", "cache")
         assert done.returncode == 0, done.stderr
         assert clones(plug, GOLDEN).keys() == {"cache", "drive", "kept"}
         done = plug.stagegbo("destroy", "--yes")
         assert done.returncode == 4
         assert f"incus delete --force kept --project {GOLDEN}" in done.stderr
-        assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}, "nothing of any slot was removed"
+        assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive", "kept"}, "nothing of any slot was removed"
     finally:
-        reply = connection.request("DELETE", ("instances", "kept"), params={"project": GOLDEN})
-        connection.wait(reply, "deleting", 60)
+        for project in both:
+            reply = connection.request("DELETE", ("instances", "kept"), params={"project": project})
+            connection.wait(reply, "deleting", 60)
 
 
 def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:

@@ -106,6 +106,14 @@ def test_an_access_list_of_another_stage_is_refused_as_well() -> None:
         make_plan(replace(beside(), networks={"prodbr0": network("prodbr0", "10.0.2.1/24")}), OTHER)
 
 
+def test_two_stages_of_an_earlier_version_on_one_bridge_are_told_how_to_part() -> None:
+    facts = finished(SETTINGS, projects=stages("STAGE-GBO", "STAGE-2"))
+    bridge = replace(facts.networks["stagebr0"], config=OURS)
+    with pytest.raises(NotOurs, match="belongs to stage STAGE-2") as caught:
+        make_plan(replace(facts, networks={**facts.networks, "stagebr0": bridge}), SETTINGS)
+    assert "remove the other stage: `--project STAGE-2 destroy`" in caught.value.remedy
+
+
 def test_what_a_stage_left_that_is_gone_is_named_with_the_command_that_removes_it() -> None:
     facts = beside()
     with pytest.raises(NotOurs, match="belongs to stage STAGE-GBO") as caught:

@@ -149,6 +149,8 @@ def refuse_other_stage(
         if family:
             remedy = f'name other bridges for the slots of {family}: slots.network = "{name[:-1]}{{slot}}"'
         gone = [other for other in others if other not in projects]
+        if (settings.project, family) in found:
+            remedy += f", or remove the other stage: `--project {others[0]} destroy`"
         if gone:
             remedy += f". It is what a run that was killed left of {gone[0]}: `--project {gone[0]} destroy` removes it"
         raise NotOurs(

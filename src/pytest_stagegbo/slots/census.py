@@ -38,7 +38,8 @@ def census(fleet: Fleet) -> tuple[SlotStatus, ...]:
     """Every slot that something is there of, by number, the golden copy first."""
     found = []
     for number, settings in fleet.members().items():
-        clones = fleet.clones(settings.project)
+        there = fleet.clones(settings.project).items()
+        clones = {name: each for name, each in there if marks.is_clone(each, settings)}
         lock = fleet.lock(settings)
         used_by = "; ".join(lock.holders())
         network = settings.network.name
@@ -49,7 +50,7 @@ def census(fleet: Fleet) -> tuple[SlotStatus, ...]:
 def slot_status(
     number: int, project: str, network: str, clones: Mapping[str, Instance], clean: bool, used_by: str
 ) -> SlotStatus:
-    """Of its clones. Pure."""
+    """Of its clones, those of this tool. Pure."""
     states = {
         "unfinished"
         if clone.config.get(marks.STATE) != marks.PREPARED
@@ -57,7 +58,6 @@ def slot_status(
         if clone.is_running
         else "stopped"
         for clone in clones.values()
-        if marks.is_ours(clone.config)
     }
     if number < 0 and any(not clone.config.get(marks.GENERATION) for clone in clones.values()):
         states.add("unfinished")

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.exposure import access_list, read_forward
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
@@ -104,17 +104,22 @@ def _targets(forward: Mapping[str, Any]) -> str:
 
 
 def bridge(scene: Scene) -> Result:
-    """Nothing hangs on the stage's bridge but the network devices of the project's own instances."""
+    """Nothing hangs on the stage's bridge but the clones' network devices: who is on it reaches every port of each."""
     state = scene.states.get(scene.settings.network.name) or {}
     ports = set((state.get("bridge") or {}).get("upper_devices") or ())
-    own = {
-        value
-        for clone in scene.facts.clones.values()
-        for key, value in clone.config.items()
+    owners = {
+        value: instance
+        for instance in scene.facts.clones.values()
+        for key, value in instance.config.items()
         if key.startswith("volatile.") and key.endswith(".host_name")
     }
+    own = {name for name, instance in owners.items() if marks.is_clone(instance, scene.settings)}
     own.add(f"{scene.settings.network.name}-mtu")  # Incus's own, to hold the bridge's MTU
-    bad = [f"interface {name} is on bridge {scene.settings.network.name}" for name in sorted(ports - own)]
+    bad = [
+        f"interface {name} is on bridge {scene.settings.network.name}"
+        + (f": {owners[name].name} of the stage's project, which is no clone" if name in owners else "")
+        for name in sorted(ports - own)
+    ]
     looked = [name for name in scene.running if scene.host_ends.get(name) in ports]
     why = scene.idle or "its own network device is not among the bridge's"
     return Result(tuple(bad), f"{len(ports)} ports on {scene.settings.network.name}", sight(scene.names, looked), why)
