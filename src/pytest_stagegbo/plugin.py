@@ -591,7 +591,11 @@ class StagePlugin:
             self._verify_events()
         if self._guard is not None:
             with self._borne("the stage's growth could not be measured"):
-                self._summary.growth(self._guard.growth())
+                doubt = self._guard.doubt()
+                if doubt:
+                    self._summary.trouble.append(f"disk limits did not hold all the time: {doubt}; see `doctor`")
+                else:
+                    self._summary.growth(self._guard.growth())
         if self._worker is not None:
             self._config.workeroutput["stagegbo"] = self._summary.to_json()  # type: ignore[attr-defined] # xdist's
         elif self._session is not None or self._had_workers:

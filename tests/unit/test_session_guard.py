@@ -357,6 +357,7 @@ def test_counts_that_were_wrong_once_are_not_relied_on_later() -> None:
     assert world.done == ["rescan"]
     guard._look()
     assert world.done == ["rescan"], "asked for once a minute"
+    assert guard.doubt().startswith("pool tank: btrfs quotas are inconsistent")
     world.free, world.counts = GIB, Quotas("qgroup")
     guard._look()
     assert "stop cache now" in world.done

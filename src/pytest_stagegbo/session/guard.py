@@ -140,6 +140,10 @@ class DiskGuard:
             for name, (created, used) in now.items()
         }
 
+    def doubt(self) -> str:
+        """What was wrong with the quotas at some look: limits did not hold, growth is not known. Empty: nothing was."""
+        return self._doubt
+
     def trouble(self) -> str:
         """What last kept the guard from its work; empty when nothing did."""
         return self._trouble
