@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.support import until
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
@@ -15,7 +18,7 @@ from pytest_stagegbo.settings import IncusSettings, Settings
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_stagegbo.lab import Lab
 
@@ -90,3 +93,31 @@ def test_real_services_are_read(engine: StageEngine) -> None:
     engine.execute("tables", ["sh", "-c", f"cd / && {query}"])
     ((_, text),) = sections(engine, ["tables"], since, [])
     assert "no_such_column" in text
+
+
+def _has(sql: Callable[[str], str], zone: str) -> bool:
+    return sql("SHOW log_timezone") == zone
+
+
+def test_a_server_whose_log_has_a_zone_of_its_own(engine: StageEngine) -> None:
+    """Neither lines of earlier tests nor too few: New York is behind the container, Berlin ahead."""
+
+    def sql(statement: str) -> str:
+        words = f"cd / && runuser -u postgres -- psql -XqAt botserver -c {shlex.quote(statement)}"
+        return engine.execute("tables", ["sh", "-c", words]).stdout.strip()
+
+    try:
+        for zone in ("America/New_York", "Europe/Berlin", "Asia/Kolkata"):
+            sql(f"ALTER SYSTEM SET log_timezone = '{zone}'")
+            sql("SELECT pg_reload_conf()")
+            until(functools.partial(_has, sql, zone), "the server has the zone")
+            name = zone.rpartition("/")[2].lower()  # what was logged in another zone before can't be told
+            sql(f"SELECT earlier_{name}")
+            since = time.time()
+            sql(f"SELECT own_{name}")
+            ((_, text),) = sections(engine, ["tables"], since, [])
+            assert f"own_{name}" in text
+            assert f"earlier_{name}" not in text
+    finally:
+        sql("ALTER SYSTEM RESET log_timezone")
+        sql("SELECT pg_reload_conf()")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from fakes import clone, refused
 
+from pytest_stagegbo.guest.stamps import UTC, Zones, parse_zones, stamp, zones_script
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.services.masking import Masker
 from pytest_stagegbo.session import failure, logsizes
 from pytest_stagegbo.session.failure import LINES, fetch_script, read_fetched, sections
 from pytest_stagegbo.session.logsizes import remember, remember_script
-from pytest_stagegbo.session.stamps import stamp
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.settings import ContainerSettings, Settings
 
@@ -64,7 +64,7 @@ def file(content: str, *, inode: int = 7, size: int | None = None, path: str = "
     ],
 )
 def test_times_are_read(line: str) -> None:
-    found = stamp(line, NOW, 0.0)
+    found = stamp(line, NOW, UTC)
     assert found is not None
     assert found[0] == datetime(2026, 11, 23, 12, 48, 17, tzinfo=timezone.utc).timestamp()
 
@@ -74,16 +74,54 @@ def test_times_are_read(line: str) -> None:
     ["", "main: server is listening", "2026-13-45 12:48:17 x", "a row of 2026-11-23 12:48:17", "Feb 31 12:00:00 x"],
 )
 def test_lines_without_a_time_have_none(line: str) -> None:
-    assert stamp(line, NOW, 0.0) is None
+    assert stamp(line, NOW, UTC) is None
 
 
 def test_a_time_without_a_zone_is_in_the_container_s() -> None:
-    naive, utc = stamp("2026-11-23 09:48:17 x", NOW, -3 * 3600.0), stamp("2026-11-23 12:48:17Z x", NOW, -3 * 3600.0)
-    assert naive == utc
+    zones = parse_zones("-0300 ")
+    assert stamp("2026-11-23 09:48:17 x", NOW, zones) == stamp("2026-11-23 12:48:17Z x", NOW, zones)
+
+
+@pytest.mark.parametrize(
+    ("server", "line", "utc"),
+    [
+        pytest.param("America/New_York", "2026-11-23 07:48:17.000 EST", "2026-11-23T12:48:17", id="New York"),
+        pytest.param("America/New_York", "2026-07-23 07:48:17.000 EDT", "2026-07-23T11:48:17", id="in summer"),
+        pytest.param("America/New_York", "2026-11-01 01:30:00.000 EDT", "2026-11-01T05:30:00", id="the hour once"),
+        pytest.param("America/New_York", "2026-11-01 01:30:00.000 EST", "2026-11-01T06:30:00", id="and once more"),
+        pytest.param("Europe/Berlin", "2026-11-23 13:48:17.000 CET", "2026-11-23T12:48:17", id="Berlin"),
+        pytest.param("Europe/Berlin", "2026-10-25 02:30:00.000 CEST", "2026-10-25T00:30:00", id="Berlin, autumn"),
+        pytest.param("Asia/Kolkata", "2026-11-23 18:18:17.000 IST", "2026-11-23T12:48:17", id="half an hour"),
+        pytest.param("Asia/Kathmandu", "2026-11-23 18:33:17.000 +0545", "2026-11-23T12:48:17", id="no letters"),
+        pytest.param("Etc/UTC", "2026-11-23 12:48:17.000 UTC", "2026-11-23T12:48:17", id="UTC"),
+        pytest.param("America/New_York", "2026-11-23 09:48:17.000", "2026-11-23T12:48:17", id="the container's"),
+        pytest.param("America/New_York", "2026-11-23 09:48:17.000 ERROR", "2026-11-23T12:48:17", id="a level"),
+        pytest.param("", "2026-11-23 09:48:17.000 XYZ", "2026-11-23T12:48:17", id="a zone that nobody knows"),
+    ],
+)
+def test_the_server_s_own_zone_is_used(server: str, line: str, utc: str) -> None:
+    zones = parse_zones(f"-0300 America/Sao_Paulo|{server}")
+    found = stamp(f"{line} [12] LOG:  x", NOW, zones)
+    assert found is not None
+    assert found[0] == datetime.fromisoformat(f"{utc}+00:00").timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "nowhere", "+0000 No/Where|No/Where", "+00|../../etc/passwd", "|"])
+def test_zones_that_cannot_be_told_are_utc(text: str) -> None:
+    assert parse_zones(text) == Zones()
+
+
+def test_the_zone_of_a_server_that_is_down_is_in_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "postgresql.conf").write_text("#log_timezone = 'GMT'\nlog_timezone = 'Etc/UTC'\n")
+    (tmp_path / "postgresql.auto.conf").write_text("log_timezone = 'Europe/Berlin'\n")
+    container = replace(Settings().containers["tables"], data=str(tmp_path))
+    script = f"timeout() {{ return 1; }}\n{zones_script(container)}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("|Europe/Berlin")
 
 
 def test_a_time_without_a_year_is_of_the_past_year() -> None:
-    found = stamp("Dec 31 23:59:59 x", NOW, 0.0)
+    found = stamp("Dec 31 23:59:59 x", NOW, UTC)
     assert found is not None
     assert found[0] == datetime(2025, 12, 31, 23, 59, 59, tzinfo=timezone.utc).timestamp()
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.guest.stamps import UTC, is_new, stamp
 from pytest_stagegbo.settings.model import ContainerSettings, default_containers
-from pytest_stagegbo.stage.logs import moment, script, since_moment, written
+from pytest_stagegbo.stage.logs import moment, script, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,13 +38,8 @@ NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=timezone.utc).timestamp()
     ],
 )
 def test_a_line_is_judged_by_its_time(line: str, expected: bool | None) -> None:
-    assert since_moment(line, NOON + 0.0005) is expected
-
-
-def test_times_without_a_zone_are_the_containers() -> None:
-    zone = timezone(timedelta(hours=-3))
-    assert since_moment("2026-01-31 09:00:01 ready", NOON, zone)
-    assert not since_moment("2026-01-31 08:59:58 ready", NOON, zone)
+    found = stamp(line, NOON, UTC)
+    assert (None if found is None else is_new(found, NOON + 0.0005)) is expected
 
 
 def test_a_line_without_a_time_goes_with_the_one_before_it() -> None:

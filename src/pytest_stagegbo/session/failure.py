@@ -12,16 +12,16 @@ import re
 import secrets as random
 import shlex
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.guest.stamps import UTC, Zones, is_new, parse_zones, stamp, zones_script
 from pytest_stagegbo.services.masking import Masker
 from pytest_stagegbo.services.postgresql import is_noise
 from pytest_stagegbo.session import logsizes
-from pytest_stagegbo.session.stamps import stamp
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.text import printable
 
@@ -113,7 +113,7 @@ def fetch_script(container: ContainerSettings, since: float, token: str) -> str:
     """
     parts = [
         "export LC_ALL=C SYSTEMD_COLORS=0 PAGER=cat",
-        f"echo '{token} zone' $(date +%z)",
+        f"echo '{token} zone' $({zones_script(container)})",
         f"echo '{token} sizes'",
         f"awk '$1 <= {since:.3f} {{ size[$2] = $3; when[$2] = $1 }} "
         f"END {{ for (i in size) print i, size[i], when[i] }}' {logsizes.SIZES} 2>/dev/null",
@@ -156,14 +156,14 @@ def read_fetched(printed: str, token: str, since: float, now: float, masker: Mas
         now: Epoch seconds.
         noisy: Leave out the lines that probes of a starting PostgreSQL leave in its log.
     """
-    zone = 0.0
+    zones = UTC
     sizes: dict[str, tuple[int, float]] = {}
     parts: list[_Part] = []
     for chunk in ("\n" + printed).split(f"\n{token} ")[1:]:
         head, _, body = chunk.partition("\n")
         kind, _, rest = head.partition(" ")
         if kind == "zone":
-            zone = _zone(rest)
+            zones = parse_zones(rest)
         elif kind == "sizes":
             sizes = {m["inode"]: (int(m["size"]), float(m["when"])) for m in _NOTE.finditer(body)}
         elif kind == "journal":
@@ -171,7 +171,9 @@ def read_fetched(printed: str, token: str, since: float, now: float, masker: Mas
         elif kind == "file" and (found := _FILE.fullmatch(rest)):
             inode, size, path = found.groups()
             content = body.removesuffix("\n")
-            parts.append(_file(path, content, int(size), sizes.get(inode) or _unknown(sizes), since, now, zone, masker))
+            parts.append(
+                _file(path, content, int(size), sizes.get(inode) or _unknown(sizes), since, now, zones, masker)
+            )
     for part in parts:
         part.lines = [_short(line) for line in part.lines if line.strip() and not (noisy and is_noise(line))]
     parts = [part for part in parts if part.lines]
@@ -191,14 +193,14 @@ def _file(
     noted: tuple[int, float] | None,
     since: float,
     now: float,
-    zone: float,
+    zones: Zones,
     masker: Masker,
 ) -> _Part:
     whole = size <= TAIL_BYTES
     lines = masker.mask(content).splitlines()
     if not whole:
         lines = lines[1:]  # the tail begins within a line
-    written = _since(lines, since, now, zone, whole=whole)
+    written = _since(lines, since, now, zones, whole=whole)
     if written is not None:
         return _Part(path, written)
     if noted is None:
@@ -208,7 +210,7 @@ def _file(
     skipped = max(0, offset - start) if offset <= size else 0
     added = content.encode("utf-8", "replace")[skipped:].decode("utf-8", "replace")
     return _Part(
-        path, masker.mask(added).splitlines(), f"whose lines carry no times: what was added since {_clock(when, zone)}"
+        path, masker.mask(added).splitlines(), f"whose lines carry no times: what was added since {_clock(when, zones)}"
     )
 
 
@@ -217,36 +219,26 @@ def _unknown(sizes: Mapping[str, tuple[int, float]]) -> tuple[int, float] | None
     return sizes.get("0")
 
 
-def _since(lines: Sequence[str], since: float, now: float, zone: float, *, whole: bool) -> list[str] | None:
+def _since(lines: Sequence[str], since: float, now: float, zones: Zones, *, whole: bool) -> list[str] | None:
     """The lines written since then; those without a time go with the one before. None: no line has a time."""
     chosen: list[str] = []
     before_first: list[str] = []
-    is_new: bool | None = None
+    fresh: bool | None = None
     for line in lines:
-        found = stamp(line, now, zone)
+        found = stamp(line, now, zones)
         if found is not None:
-            when, exact = found
-            if is_new is None and when + exact > since and whole:
+            if fresh is None and is_new(found, since) and whole:
                 chosen.extend(before_first)
-            is_new = when + exact > since  # 12:48:17 may be any time within that second
-        if is_new:
+            fresh = is_new(found, since)
+        if fresh:
             chosen.append(line)
-        elif is_new is None:
+        elif fresh is None:
             before_first.append(line)
-    return None if is_new is None else chosen
+    return None if fresh is None else chosen
 
 
-def _zone(text: str) -> float:
-    """Seconds east of UTC of `+0130`."""
-    try:
-        hours, minutes = int(text[1:3]), int(text[3:5])
-    except ValueError:
-        return 0.0
-    return (hours * 3600 + minutes * 60) * (-1.0 if text[0] == "-" else 1.0)
-
-
-def _clock(when: float, zone: float) -> str:
-    return datetime.fromtimestamp(when, timezone(timedelta(seconds=zone))).strftime("%H:%M:%S")
+def _clock(when: float, zones: Zones) -> str:
+    return datetime.fromtimestamp(when, zones.own).strftime("%H:%M:%S")
 
 
 def _short(line: str) -> str:
