@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+import sys
 import threading
 from dataclasses import dataclass, field, replace
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_stagegbo.engine import marks, shape
@@ -177,6 +180,19 @@ class Journal:
     def note(self, text: str) -> None:
         with self._lock:
             self.notes.append(text)
+
+
+class Patient:
+    """Put before a server of `socketserver`: clients that hang up before an answer are part of the tests, and on a busy
+    machine any may. Whatever else goes wrong in a handler is printed."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError, ssl.SSLError)):
+            super().handle_error(request, client_address)  # type: ignore[misc]
+
+
+class PatientServer(Patient, ThreadingHTTPServer):
+    """A server of HTTP, with a thread for each client."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import contextlib
 import json
 import threading
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from fakes import clone
+from fakes import PatientServer, clone
 
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.settings import ProbeSettings, Settings, VaultSettings
@@ -61,7 +61,7 @@ class Vault:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((HERE, 0), Handler)
+        self._server = PatientServer((HERE, 0), Handler)
         if context is not None:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]

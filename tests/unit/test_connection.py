@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from fakes import Patient
 
 from pytest_stagegbo.cli.doctor import examine
 from pytest_stagegbo.cli.parser import parse
@@ -81,7 +82,7 @@ def operation(code: int, **metadata: Any) -> Answer:
     return sync({"status_code": code, "status": names[code], **metadata})
 
 
-class Daemon(socketserver.ThreadingUnixStreamServer):
+class Daemon(Patient, socketserver.ThreadingUnixStreamServer):
     """Answers what a test has laid out, one answer after the other and the last one again and again."""
 
     daemon_threads = True
@@ -127,9 +128,6 @@ class Daemon(socketserver.ThreadingUnixStreamServer):
 
     def lay_out(self, method: str, path: str, *answers: Answer) -> None:
         self.answers[method, path] = list(answers)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import Patient
 from tests.certificates import Pair, make_pair
 
 from pytest_stagegbo.errors import ServerUnreachable, SettingsError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Daemon(ThreadingHTTPServer):
+class Daemon(Patient, ThreadingHTTPServer):
     """Says who it is, and trusts the client that it is told to."""
 
     daemon_threads = True
@@ -49,9 +50,6 @@ class Daemon(ThreadingHTTPServer):
         context.verify_mode = ssl.CERT_OPTIONAL
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.own = own
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
 
 
 @pytest.fixture(scope="module")

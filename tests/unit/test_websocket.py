@@ -43,7 +43,8 @@ def server(path: Path, at_once: bytes, later: bytes = b"") -> Iterator[None]:
             accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
             upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
             connection.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}".encode() + at_once)
-            connection.sendall(later)
+            if later:  # even nothing can't be sent to a client that has hung up meanwhile
+                connection.sendall(later)
             left.wait(10)
 
     with socket.socket(socket.AF_UNIX) as listener:
