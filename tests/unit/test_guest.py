@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, variable
+from pytest_stagegbo.guest.clearing import MOUNTS
 from pytest_stagegbo.guest.place import INTERFACES, NETWORK, PLACE, TWINS
 from pytest_stagegbo.guest.units import BOOT, FOLDER, PREPARE, UNIT_FOLDER
 from pytest_stagegbo.settings import ContainerSettings, Settings
@@ -618,20 +620,38 @@ class TestMounts:
     """What is mounted below a folder is somebody else's: it is not entered, and said."""
 
     def mount(self, at: str) -> str:
-        return f'mkdir -p "$1{at}"; mount --bind "$1/srv" "$1{at}"'
+        return f'at="$1"{shlex.quote(at)}; mkdir -p "$at"; mount --bind "$1/srv" "$at"'
 
     @pytest.mark.parametrize("name", ["m", "with space", "*", "deep/er/m"])
     @pytest.mark.parametrize(("setting", "folder"), [("wipe", DATA), ("logs", LOGS)])
     def test_a_mount_below_a_folder_is_left_alone(self, clone: Clone, setting: str, folder: str, name: str) -> None:
         kept = clone.fill("/srv", "kept", "folder/kept")
         clone.fill(folder, "file", "deep/file", "other/file")
-        mounts = self.mount("PLACE").replace("PLACE", f"{folder}/{name}")
-        done = clone.boot(mounts=mounts, **{setting: (folder,)})  # type: ignore[arg-type]
+        done = clone.boot(mounts=self.mount(f"{folder}/{name}"), **{setting: (folder,)})  # type: ignore[arg-type]
         assert done.returncode == 0, clone.log
         assert sorted(file.name for file in kept.rglob("*")) == ["folder", "kept", "kept"]
         left = [file for file in clone.path(folder).rglob("*") if not file.is_dir()]
         assert left == []
         assert f"not entered, since it is a mount: {folder}/{name}\n" in (clone.stamp or "")
+
+    @pytest.mark.parametrize("name", ["m", "with space", "it's", "deep/er/m"])
+    def test_each_boot_tells_resets_of_mounts_in_folders_to_wipe(self, clone: Clone, name: str) -> None:
+        clone.fill("/srv", "kept")
+        clone.fill(DATA, "file")
+        for _ in range(2):
+            assert clone.boot(mounts=self.mount(f"{DATA}/{name}"), wipe=(DATA,)).returncode == 0
+            script = clone.path(MOUNTS).read_text()
+            clone.path(MOUNTS).unlink()  # as at a boot, whose /run is empty
+        command = ["sh", "-c", f"{script}; printf '%s\\n' \"$@\""]
+        words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert words[:4] == ["-path", f"{DATA}/{name}", "-prune", "-o"]
+        assert [word for word in words[4:] if word.startswith("/")] == (
+            [f"{DATA}/deep/er", f"{DATA}/deep"] if name == "deep/er/m" else []
+        )
+
+    def test_a_boot_without_mounts_tells_nothing(self, clone: Clone) -> None:
+        assert clone.boot(wipe=(DATA,)).returncode == 0
+        assert not clone.path(MOUNTS).exists()
 
     def test_a_folder_that_is_a_mount_is_emptied(self, clone: Clone) -> None:
         data = clone.fill("/srv", "file")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.incus.channel import Channel, ChannelBroken
+from pytest_stagegbo.resets import listing
 from pytest_stagegbo.resets.cache import check_saved
 from pytest_stagegbo.resets.listing import (
     Connection,
@@ -133,6 +134,24 @@ class TestLook:
         subprocess.run(["sh", "-c", remove_script([str(tmp_path)], kept)], check=True, capture_output=True)
         left = {entry.path.removeprefix(f"{tmp_path}/") for entry in parse_look(look(tmp_path)).entries}
         assert left == {"", "kept", "kept/file"}
+
+    def test_what_is_mounted_below_a_folder_is_neither_seen_nor_removed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The clone's boot has written down which folders these are."""
+        folder, note = tmp_path / "folder", tmp_path / "mounts"
+        (folder / "deep/mount").mkdir(parents=True)
+        (folder / "deep/mount/kept").touch()
+        (folder / "other").mkdir()
+        for name in ("file", "deep/file", "other/file"):
+            (folder / name).touch()
+        note.write_text(f"set -- -path '{folder}/deep/mount' -prune -o -path '{folder}/deep' -o")
+        own = f"set --\n[ ! -e {note} ] || . {note}\n"
+        monkeypatch.setattr(listing, "_LEAVE_OUT_MOUNTS", own)
+        subprocess.run(["sh", "-c", remove_script([str(folder)], [])], check=True, capture_output=True)
+        assert (folder / "deep/mount/kept").exists()
+        assert not (folder / "deep/file").exists()
+        assert [entry.path for entry in parse_look(look(folder)).entries] == [f"{folder}/"]
 
     @pytest.mark.parametrize("data", [b"", b"\0=\n\0=\n", b"x\0=\n\nTcp: a\nTcp: 1\n\0=\n"])
     def test_anything_else_is_an_error(self, data: bytes) -> None:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clear_files", "empty_folders", "functions", "truncate_files"]
+__all__ = ["MOUNTS", "clear_files", "empty_folders", "functions", "note_mounts", "truncate_files"]
+
+MOUNTS = "/run/stagegbo-mounts"
+"""POSIX shell of one line, where something is mounted below a folder to wipe: sets the arguments of the shell to tests
+of find that leave it out."""
 
 
 def functions(report: str = "") -> str:
@@ -101,6 +105,22 @@ clear_files() {{
     say "cleared $1"
 }}
 
+note_mounts() {{ # FOLDER
+    folder=$(readlink -f "$1") || return 0
+    mounts_below "$folder"
+    while read -r at; do
+        [ -n "$at" ] || continue
+        [ -e {MOUNTS} ] || printf 'set --' >{MOUNTS}
+        at=$1${{at#"$folder"}} tests=-prune
+        while [ "$at" != "$1" ]; do # the folders around it stay, and are looked into
+            printf " -path '%s' $tests -o" "$(printf %s "$at" | sed "s/'/'\\\\\\\\''/g")" >>{MOUNTS}
+            at=${{at%/*}} tests=
+        done
+    done <<END_OF_MOUNTS
+$mounts
+END_OF_MOUNTS
+}}
+
 truncate_files() {{ # files stay with owners and modes, since a service may not be able to make them; journals go
     is_there "$1" || return 0
     folder=$(readlink -f "$1")
@@ -112,6 +132,11 @@ truncate_files() {{ # files stay with owners and modes, since a service may not 
     say "truncated $1"
 }}
 """
+
+
+def note_mounts(paths: Iterable[str]) -> str:
+    """Calls at each boot that write `MOUNTS`, for resets: reading the list of mounts takes longer than they do."""
+    return "".join(f"note_mounts {shlex.quote(path)}\n" for path in paths)
 
 
 def empty_folders(paths: Iterable[str]) -> str:

@@ -66,11 +66,11 @@ def _prepare(container: ContainerSettings, settings: Settings) -> str:
 mkdir -p {FOLDER}
 exec 2>{FOLDER}/prepare.log
 [ -n "$identity" ] || {{ echo "PID 1 has no {PLACE} in its environment" >&2; exit 1; }}
+{clearing.functions(report)}
 placed="placed $identity"
 if ! grep -qsxF "$placed" {STAMP}; then # a stamp of the source's is another's
 rm -f {STAMP} {FOLDER}/release-*
 {_confined()}
-{clearing.functions(report)}
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 {clearing.truncate_files(SYSTEM_LOGS) if container.system_logs else ""}\
@@ -84,7 +84,7 @@ else
 say "$placed"
 mv {report} {STAMP}
 fi
-{_every_boot()}"""
+{clearing.note_mounts(container.wipe)}{_every_boot()}"""
 
 
 def _confined() -> str:

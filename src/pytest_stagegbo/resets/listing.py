@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.guest.clearing import MOUNTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -30,6 +32,7 @@ __all__ = [
 NOTES = "/run/stagegbo"
 """Gone when the container ends, like the processes that the notes speak of."""
 _FORMAT = r"%D:%i %y %U %s %C@ %T@ %p\0"
+_LEAVE_OUT_MOUNTS = f"set --\n[ ! -e {MOUNTS} ] || . {MOUNTS}\n"
 _SEPARATOR = b"\0=\n"
 _ESTABLISHED = "01"
 CONNECTIONS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
@@ -94,7 +97,8 @@ class Look:
 def look_script(name: str, folders: Sequence[str]) -> str:
     """POSIX shell that tells what `parse_look` reads, and ends with it. Paths may hold any byte but NUL."""
     note = f"{NOTES}/{name}"
-    listing = f"exec find {_with_slash(folders)} -printf {shlex.quote(_FORMAT)}\n" if folders else ""
+    find = f'exec find {_with_slash(folders)} "$@" -printf {shlex.quote(_FORMAT)}\n'
+    listing = f"{_LEAVE_OUT_MOUNTS}{find}" if folders else ""
     return f"""[ ! -e {note}.pids ] || read -r pids <{note}.pids || true
 for pid in ${{pids:-}}; do
     if read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
@@ -123,7 +127,14 @@ def remove_script(folders: Sequence[str], kept: Iterable[Entry]) -> str:
     """POSIX shell that removes everything below the folders but `kept`; what stays says the next look."""
     inodes = sorted({entry.inode for entry in kept})
     but = f"! \\( {' -o '.join(f'-inum {inode}' for inode in inodes)} \\) " if inodes else ""
-    return f"find {_with_slash(folders)} -mindepth 1 {but}-delete 2>&1 || true\n"
+    below = f"find {_with_slash(folders)} -mindepth 1"
+    return f"""{_LEAVE_OUT_MOUNTS}if [ $# = 0 ]; then
+    {below} {but}-delete 2>&1 || true
+else # -delete goes depth first, which -prune does not work with
+    {below} "$@" {but}! -type d -exec rm -f -- {{}} + 2>&1 || true
+    {below} "$@" {but}-type d -print0 | sort -rz | xargs -0r rmdir --ignore-fail-on-non-empty -- 2>&1 || true
+fi
+"""
 
 
 def _with_slash(folders: Sequence[str]) -> str:
