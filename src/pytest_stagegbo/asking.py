@@ -21,26 +21,39 @@ STAGE_FIXTURES = frozenset({WHOLE_STAGE, *FIXTURES})
 
 
 class Asking:
-    """Hears of every fixture that somebody gets the value of.
+    """Hears of every fixture that somebody gets the value of, and of the end of each.
 
     pytest has a hook for fixtures that are set up, and none for a value that is there: a second test that calls
     `getfixturevalue("stage_cache")` would go unheard. All ways to a value, named in a signature or not, go through
-    `FixtureDef.execute`.
+    `FixtureDef.execute`, and all ends of a fixture through `FixtureDef.finish`.
+
+    A fixture stands for what it asked for, by name or by `getfixturevalue`, for as long as its value is used: by
+    further tests if its scope is wider than a test, and by its own teardown.
 
     Args:
         config: Of the run whose fixtures count: a test may run pytest within its own process.
         claim: Called with names of the stage's fixtures before the test that runs gets their values.
+        claim_for_end: Called with such names before a fixture is torn down that asked for them; what it returns is
+            called after that.
     """
 
-    def __init__(self, config: pytest.Config, claim: Callable[[frozenset[str]], None]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        claim: Callable[[frozenset[str]], None],
+        claim_for_end: Callable[[frozenset[str]], Callable[[], None]],
+    ) -> None:
         self._config = config
         self._claim = claim
-        self._resolving: list[pytest.FixtureDef[Any]] = []
+        self._claim_for_end = claim_for_end
+        self._resolving: list[set[str]] = []
         self._stands_for: WeakKeyDictionary[pytest.FixtureDef[Any], frozenset[str]] = WeakKeyDictionary()
+        self._by_name: dict[str, frozenset[str]] = {}
 
     def begin(self) -> None:
         """From here on, until pytest is done with this run."""
-        original = pytest.FixtureDef.execute
+        original, original_finish = pytest.FixtureDef.execute, pytest.FixtureDef.finish
+        original_value = pytest.FixtureRequest.getfixturevalue
 
         @functools.wraps(original)
         def execute(definition: pytest.FixtureDef[Any], request: Any) -> Any:
@@ -50,32 +63,56 @@ class Asking:
             with self._heard(definition):
                 return original(definition, request)
 
+        @functools.wraps(original_finish)
+        def finish(definition: pytest.FixtureDef[Any], request: Any) -> None:
+            __tracebackhide__ = True
+            names = self._stands_for.get(definition)
+            if not names or request.config is not self._config or definition.cached_result is None:
+                return original_finish(definition, request)
+            then = self._claim_for_end(names)
+            try:
+                original_finish(definition, request)
+            finally:
+                then()
+
+        @functools.wraps(original_value)
+        def getfixturevalue(request: pytest.FixtureRequest, argname: str) -> Any:
+            """Of what a test has already, pytest executes nothing more; the fixture that asks still stands for it."""
+            __tracebackhide__ = True
+            value = original_value(request, argname)
+            if request.config is self._config:
+                for asked in self._resolving[-1:]:
+                    asked |= self._by_name.get(argname, frozenset({argname} & STAGE_FIXTURES))
+            return value
+
         def restore() -> None:
+            pytest.FixtureRequest.getfixturevalue = original_value  # type: ignore[method-assign]
             pytest.FixtureDef.execute = original  # type: ignore[method-assign]
+            pytest.FixtureDef.finish = original_finish  # type: ignore[method-assign]
 
         pytest.FixtureDef.execute = execute  # type: ignore[method-assign, assignment]
+        pytest.FixtureRequest.getfixturevalue = getfixturevalue  # type: ignore[method-assign, assignment]
+        pytest.FixtureDef.finish = finish  # type: ignore[method-assign, assignment]
         self._config.add_cleanup(restore)
 
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """What a fixture asked for when it was set up the last time does not count any more."""
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         self._stands_for.pop(fixturedef, None)
 
     @contextlib.contextmanager
-    def _heard(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
-        """Around each time that somebody gets the value of a fixture, one that is set up already included.
-
-        A fixture that asks for the stage by `getfixturevalue` stands for what it asked for, for as long as its value
-        is used: by further tests if its scope is wider than a test.
-        """
-        names = self._stands_for.get(fixturedef, frozenset())
-        if fixturedef.argname in STAGE_FIXTURES:
-            names = names | {fixturedef.argname}
+    def _heard(self, definition: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Around each time that somebody gets the value of a fixture, one that is set up already included."""
+        names = self._stands_for.get(definition, frozenset())
+        if definition.argname in STAGE_FIXTURES:
+            names = names | {definition.argname}
         if names:
-            for asking in self._resolving:
-                self._stands_for[asking] = self._stands_for.get(asking, frozenset()) | names
             self._claim(names)
-        self._resolving.append(fixturedef)
+        asked: set[str] = set(names)
+        self._resolving.append(asked)
         try:
             yield
         finally:
             self._resolving.pop()
+            if asked:
+                self._by_name[definition.argname] = self._stands_for[definition] = frozenset(asked)
+                for outer in self._resolving[-1:]:
+                    outer |= asked

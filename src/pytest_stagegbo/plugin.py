@@ -32,7 +32,7 @@ from pytest_stagegbo.session.demand import (
 from pytest_stagegbo.truth import LAB_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom
@@ -113,7 +113,7 @@ class StagePlugin:
         self._workers_out: set[str] = set()
         """Workers that have not said yet what they did, or died without."""
         self._described = False
-        self.asking = Asking(config, self._claim)
+        self.asking = Asking(config, self._claim, self._claim_for_end)
 
     # -- settings
 
@@ -441,6 +441,25 @@ class StagePlugin:
             item.stash[DEMAND] = wanted
         item.stash[ASKED] = item.stash.get(ASKED, frozenset()) | fixtures
 
+    def _claim_for_end(self, fixtures: frozenset[str]) -> Callable[[], None]:
+        """Have the test that runs share the containers that a fixture may use while it is torn down: one of wider
+        scope ends with a test that may not use them. It is torn down in any case; what this returns tells of trouble.
+        """
+        item = self._item
+        if item is None or self._session is None or not runs_tests(self._config):
+            return lambda: None
+        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        uses = demand(fixtures, [], self.settings).uses
+        if uses <= has.uses:
+            return lambda: None
+        error = self._begin_test(item, Demand(has.uses | uses, ()))
+
+        def tell() -> None:
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+        return tell
+
     def _not_beside_fresh(self, item: pytest.Item, fixtures: frozenset[str]) -> StageGboError | None:
         """Waiting for the stage that the test itself has as its fresh one would never end."""
         if (
@@ -471,7 +490,7 @@ class StagePlugin:
                 if TAKEN in item.stash:
                     ends.callback(self._end_fresh, item, item.stash[TAKEN])
                     del item.stash[TAKEN]
-                if DEMAND in item.stash and self._session is not None:
+                if self._session is not None:
                     ends.callback(self._session.end)
 
     def _end_fresh(self, item: pytest.Item, taken: Fresh) -> None:

@@ -225,6 +225,11 @@ ASKING = """
     @TWICE
     def test_asks_wide(request, number): use(request.getfixturevalue("wide"))
 
+    @pytest.fixture(scope="module")
+    def late(request): return request.getfixturevalue("stage_cache")
+    def test_has_it_already(stage_cache, late): use(late)
+    def test_late(late): use(late)
+
     @pytest.fixture
     def indirect(request): return request.getfixturevalue(request.param)
     @TWICE
@@ -261,8 +266,8 @@ ASKING = """
 def test_whoever_asks_for_a_fixture_gets_what_it_needs(plug: Plug) -> None:
     """In the test's body, in a fixture of any scope, a doctest, a class of unittest: each finds it clean."""
     plug.write(test_asking=ASKING)
-    plug.run("--stage-reset=cache", "--doctest-modules", "test_asking.py").assert_outcomes(passed=17)
-    assert plug.notes == ["0"] * 17
+    plug.run("--stage-reset=cache", "--doctest-modules", "test_asking.py").assert_outcomes(passed=19)
+    assert plug.notes == ["0"] * 19
 
 
 def test_whoever_asks_while_a_test_runs_waits_for_who_has_it(plug: Plug) -> None:
@@ -301,3 +306,53 @@ def test_a_fresh_stage_is_not_shared_with_its_own_test(plug: Plug) -> None:
     result = plug.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["NotHeld: the fresh stage of this test is the one that stage_cache would share*"])
+
+
+def test_a_wide_fixture_is_torn_down_when_nobody_else_has_its_container_to_himself(plug: Plug) -> None:
+    """It ends with a test that does not use it, while another process has a clean container."""
+    pytest.importorskip("xdist")
+    plug.write(
+        waiting=WAITING,
+        test_one="""
+            import time
+            from pathlib import Path
+            from waiting import until
+            def test_until_it_is_used(): until("used")
+            @pytest.mark.stage_reset("cache")
+            def test_clean(keys):
+                Path("has").touch()
+                deadline = time.monotonic() + 1
+                while time.monotonic() < deadline:
+                    assert keys("KEYS", "*") == []
+        """,
+        test_two="""
+            from pathlib import Path
+            from conftest import Keys
+            from waiting import until
+            @pytest.fixture(scope="module")
+            def named(stage_cache):
+                yield
+                Keys(stage_cache)("SET", "dirt", "1")
+                note("torn down")
+            @pytest.fixture(scope="module")
+            def asking(request):
+                cache = request.getfixturevalue("stage_cache")
+                yield
+                Keys(cache)("SET", "dirt", "2")
+                note("torn down")
+            def test_uses(named, asking): Path("used").touch()
+            def test_plain(): until("has")
+        """,
+    )
+    plug.run("-n2", "--dist=loadfile", "test_one.py", "test_two.py").assert_outcomes(passed=4)
+    assert plug.notes == ["torn down"] * 2
+
+
+WAITING = """
+    import time
+    from pathlib import Path
+    def until(name):
+        deadline = time.monotonic() + 60
+        while not Path(name).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+"""

@@ -229,7 +229,7 @@ class StageSession:
         """Let go of the test's locks."""
         self._held, self._uses, self._test = frozenset(), frozenset(), ""
         with contextlib.ExitStack() as releases:
-            for lock in (self._lock, *self._locks):
+            for lock in self._locks:
                 releases.callback(lock.release)
             self._locks = []
 
