@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +12,13 @@ import pytest
 from fakes import bare_host, finished, pool, project
 
 from pytest_stagegbo.engine import inventory
+from pytest_stagegbo.engine.dialling import Answer, Target, read_answers
 from pytest_stagegbo.errors import ServerRefused, SettingsError
 from pytest_stagegbo.incus import CommandResult, Pool, Project
+from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.verify import Check, chosen
 from pytest_stagegbo.verify.certificate import run
-from pytest_stagegbo.verify.dialling import Answer, Target, read_answers
 from pytest_stagegbo.verify.exposure import excused, foreign_rules
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, Unseen
 from pytest_stagegbo.verify.scene import Scene
@@ -136,8 +136,7 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], Scene]:
 
     monkeypatch.setattr("socket.create_connection", refuse)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr("shutil.which", lambda name, **_: f"/usr/sbin/{name}")
-    monkeypatch.setattr("subprocess.run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
+    monkeypatch.setattr(HostView, "nft", lambda *_: "")
 
     def scene(facts: Facts) -> Scene:
         return Scene(Settings(), facts, cast("Reader", MuteReader()), cast("Writer", MuteWriter()))
@@ -211,6 +210,7 @@ def test_what_was_exposed_on_purpose_is_known_until_it_expires(config: dict[str,
         pytest.param("ip nat", "tcp dport 80 dnat to 10.0.3.10:5858", 1, id="to the stage"),
         pytest.param("ip nat", "tcp dport 80 dnat to 10.0.2.10:5858", 0, id="to production"),
         pytest.param("inet fw", 'oifname "stagebr0" accept', 1, id="the bridge let in"),
+        pytest.param("ip filter", 'iifname "stagebr0" oifname "stagebr0" accept', 0, id="within the stage"),
         pytest.param("inet incus", 'ip version 4 oifname "stagebr0" accept', 0, id="Incus's own"),
     ],
 )

@@ -53,6 +53,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
         return findings
     findings.append(_networks(context, facts))
     findings.append(_subnet(context, facts))
+    findings.append(_filter(engine))
     findings.extend(_production(context, facts))
     findings.extend(_pools(context, facts))
     findings.extend(_plan(engine))
@@ -109,6 +110,19 @@ def _subnet(context: Context, facts: Facts) -> Finding:
         remedy = "on the daemon's host see `ip route show table all`"
         return Finding("warning", subject, "routes and VPNs of the daemon's host can't be seen from here", remedy)
     return Finding("ok", subject, f"none of {len(facts.host)} addresses and routes of the host is in it, but its own")
+
+
+def _filter(engine: StageEngine) -> Finding:
+    """Whether the host's packet filter lets the stage work."""
+    from pytest_stagegbo.engine.hostway import find_drop_here
+
+    drop, seen = find_drop_here(engine.reader.endpoint, engine.settings)
+    if drop is not None:
+        text = str(drop) if drop.sure else f"{drop}, unless a rule that can't be read from here lets them through"
+        return Finding("failed" if drop.sure else "warning", "packet filter", text, f"let them through: {drop.command}")
+    if not seen:
+        return Finding("ok", "packet filter", "not looked at: only root on the daemon's host may")
+    return Finding("ok", "packet filter", "no rule of the host drops what the stage needs")
 
 
 def _production(context: Context, facts: Facts) -> Iterator[Finding]:

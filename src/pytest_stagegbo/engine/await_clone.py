@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.first_boot import own_stamp
+from pytest_stagegbo.engine.hostway import HostWay
 from pytest_stagegbo.engine.journal import evidence
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
 from pytest_stagegbo.engine.unit_watch import UnitWatch
@@ -58,7 +59,8 @@ def await_clone(
     """
     began = clocks.monotonic()
     host = str(container.address)
-    reach = None if reader.is_local else Reach(writer, container)
+    far = None if reader.is_local else Reach(writer, container)
+    near = HostWay(reader.endpoint, writer, settings, container)
     units = UnitWatch(writer, container, running=running)
 
     def still_alive() -> str | None:
@@ -67,10 +69,13 @@ def await_clone(
             return "the container is gone"
         if not clone.is_running:
             return f"the container is {clone.status.lower()}"
-        return units.look() or (None if reach is None else reach.look())
+        reason = units.look()
+        # A unit may have failed because of what is in its way.
+        way = near.look(at_once=reason is not None) if far is None else far.look()
+        return way or reason
 
     def why() -> str:
-        if reach is not None and reach.lost:
+        if near.remedy or (far is not None and far.lost):
             return ""  # there is nothing wrong with the clone
         return evidence(reader, writer, settings.project, container)
 
@@ -86,10 +91,11 @@ def await_clone(
             )
         )
     except NotReady as error:
-        lost = reach is not None and reach.lost
-        if not lost and not units.remedy:
+        remedy = near.remedy or units.remedy
+        if far is not None and far.lost:
+            remedy = how_to_reach(settings, container, reader.endpoint)
+        if not remedy:
             raise
-        remedy = how_to_reach(settings, container, reader.endpoint) if lost else units.remedy
         raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
     state = "ready"
     for probe, answer in answers.items():

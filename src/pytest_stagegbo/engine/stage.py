@@ -14,6 +14,7 @@ from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
+from pytest_stagegbo.engine.hostway import refuse_dropped
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.provisioned import Provisioned
@@ -110,7 +111,10 @@ class StageEngine:
 
     def plan(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
-        return self._plan(self.facts(), recreate, renew)
+        plan = self._plan(self.facts(), recreate, renew)
+        if plan.changes:
+            refuse_dropped(self._connection.endpoint, self.settings)
+        return plan
 
     def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         plan = make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
@@ -175,6 +179,8 @@ class StageEngine:
             except NoRoom as short:  # what was deleted before may be on its way back
                 await_rooms(self.reader, self.settings, facts.rooms, self.progress, short)
                 plan = self._plan(facts := self.facts(), recreate, renew)
+            if plan.changes:
+                refuse_dropped(self._connection.endpoint, self.settings)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
             if not held:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
-from pytest_stagegbo.engine.hostway import trouble
+from pytest_stagegbo.engine.hostway import find_trouble
 from pytest_stagegbo.engine.quotas import remedy
 from pytest_stagegbo.engine.space import look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
@@ -115,7 +115,7 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
         containers=containers,
         warnings=tuple(_pool_warnings(reader, settings)) if clones else (),
         exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
-        trouble=trouble(reader.endpoint, settings) if clones else "",
+        trouble=_trouble(reader, settings) if any(each.state in {"failed", "starting"} for each in containers) else "",
     )
 
 
@@ -130,6 +130,11 @@ def _pool_warnings(reader: Reader, settings: Settings) -> Iterator[str]:
         space = room.tightest(settings)
         if space.margin < 0:
             yield f"too little room on {space}; `provision --recreate` gives back what the stage took"
+
+
+def _trouble(reader: Reader, settings: Settings) -> str:
+    found = find_trouble(reader.endpoint, settings)
+    return "" if found is None else f"{found.text}; what to do: {found.remedy}"
 
 
 def _container(

@@ -6,11 +6,14 @@ container on it gets I/O errors, production's too. `/resources` of a pool knows 
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import struct
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_stagegbo.incus import hostnet
 
@@ -89,6 +92,34 @@ class HostView:
     def ways(self, addresses: Iterable[IPv4Address]) -> Mapping[IPv4Address, str | None] | None:
         """The interfaces by which the host sends to addresses, None for those that it can't; None: unknown."""
         return self.inside(lambda: {address: hostnet.read_way(address) for address in addresses})
+
+    def rules(self) -> list[dict[str, Any]] | None:
+        """All rules of the host's packet filter, as `nft -j list ruleset` prints them; None: unknown."""
+        try:
+            return list(json.loads(self.nft("-j", "list", "ruleset") or "")["nftables"])
+        except (ValueError, KeyError):
+            return None
+
+    def nft(self, *arguments: str) -> str | None:
+        """What nft prints, which only root may ask; None: it can't be run, or fails."""
+        if self._root is None or os.geteuid():
+            return None
+        tool = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
+        argv = [tool] if tool else ["chroot", str(self._root), "/usr/sbin/nft"]  # the daemon's own
+
+        def call() -> str | None:
+            done = subprocess.run([*argv, *arguments], capture_output=True, text=True, check=False, timeout=30)
+            return done.stdout if done.returncode == 0 else None
+
+        try:
+            return self.inside(call)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def bridges_call_filter(self) -> bool:
+        """Whether packets within a bridge pass the IP filter, too: Docker sets that."""
+        text = self.inside(Path("/proc/sys/net/bridge/bridge-nf-call-iptables").read_text)
+        return text is not None and text.strip() == "1"
 
     def inside(self, function: Callable[[], T]) -> T | None:
         """What a function returns in the daemon's network namespace; None: this process can't get there."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks, shape
 from pytest_stagegbo.engine.exposure import access_list, read_forward
+from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
 
@@ -131,34 +130,31 @@ def host_rules(scene: Scene) -> Result:
         raise Skipped("the daemon is on another host")
     if os.geteuid():
         raise Skipped("only root may read the rules of the host's packet filter")
-    tool = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
-    inside = scene.place("/usr/sbin/nft") if tool is None else None
-    if tool is None and inside is None:
-        raise Unseen("there is no nft to list the host's rules with: install nftables")
-    argv = [tool] if tool else ["chroot", str(inside)[: -len("/usr/sbin/nft")], "/usr/sbin/nft"]
-    done = subprocess.run([*argv, "list", "ruleset"], capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode:
-        raise Unseen(f"nft says: {done.stderr.strip()[:200]}")
+    listed = HostView(scene.reader.endpoint).nft("list", "ruleset")
+    if listed is None:
+        raise Unseen("nft can't list the host's rules: install nftables, and see that `nft list ruleset` works")
     own = f'"{scene.settings.network.name}"'
-    lines = done.stdout.splitlines()
+    lines = listed.splitlines()
     # Those that Incus made for the bridge: a list without them is not of this host's network, or not whole.
     control = ["Incus's own rules for the bridge"]
     looked = control if any(own in line for line in lines) else []
-    return Result(tuple(foreign_rules(done.stdout, scene)), f"{len(lines)} lines of rules read", sight(control, looked))
+    return Result(tuple(foreign_rules(listed, scene)), f"{len(lines)} lines of rules read", sight(control, looked))
 
 
 def foreign_rules(listed: str, scene: Scene) -> list[str]:
     """Lines outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
-    found, table = [], ""
+    found, table, chain = [], "", ""
     for line in listed.splitlines():
         if line.startswith("table "):
             table = line
+        if line.strip().startswith(("chain ", "type ")):
+            chain = line
         words = line.replace(",", " ").split()
         if table.split()[2:3] == ["incus"]:
             continue
         led = "dnat" in words and any(in_stage(scene, word) for word in words)
-        named = f'"{scene.settings.network.name}"' in words and "accept" in words
-        if led or named:
+        named = words.count(f'"{scene.settings.network.name}"') == 1 and "accept" in words  # twice: within the stage
+        if led or (named and "hook output" not in chain):
             found.append(f"{table.strip(' {')}: {line.strip()}")
     return found
 

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.hostway import trouble
-from pytest_stagegbo.verify.dialling import ANSWERED, SILENT, Answer, Target
+from pytest_stagegbo.engine.dialling import ANSWERED, SILENT, Answer, Target
+from pytest_stagegbo.engine.hostway import find_trouble
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 from pytest_stagegbo.verify.scene import OUTSIDE, PATIENCE
 
@@ -56,6 +56,8 @@ def twins(scene: Scene) -> Result:
         if answer.name != wanted[target.host]:
             whose = next((other for other, said in dialled.names.items() if said == answer.name), answer.state)
             bad.append(f"{name}: at {target.host} should be its clone, and was {whose}")
+    why = find_trouble(scene.reader.endpoint, scene.settings) if bad else None
+    bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     return _result(scene, bad, targets, "connections, each answered by the clone whose address it is")
 
 
@@ -107,8 +109,8 @@ def host_to_stage(scene: Scene) -> Result:
             continue
         if heard != said:
             bad.append(f"{name}: somebody else answers at {address}")
-    why = trouble(scene.reader.endpoint, scene.settings) if bad else ""
-    bad += [why] if why else []
+    why = find_trouble(scene.reader.endpoint, scene.settings) if bad else None
+    bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     seen = f"connected to {_names(dialled)} from here"
     return Result(tuple(bad), seen, sight(scene.names, dialled.names), scene.idle)
 

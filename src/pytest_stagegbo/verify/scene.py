@@ -12,11 +12,10 @@ from functools import cached_property
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine import dialling, marks
+from pytest_stagegbo.engine.dialling import Answer, Target
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.verify import dialling
-from pytest_stagegbo.verify.dialling import Answer, Target
 from pytest_stagegbo.verify.finding import Unseen
 from pytest_stagegbo.verify.packets import Ears
 from pytest_stagegbo.verify.watch import Watch, is_productions

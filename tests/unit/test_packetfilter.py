@@ -1,0 +1,183 @@
+"""Whether the host's packet filter drops what the stage needs, read from rules as nft prints them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from pytest_stagegbo.engine.packetfilter import Drop, find_drop
+
+OWN, CLONES = IPv4Address("10.0.3.1"), [IPv4Address("10.0.3.10"), IPv4Address("10.0.3.11")]
+ACCEPT: dict[str, Any] = {"accept": None}
+DROP: dict[str, Any] = {"drop": None}
+
+
+def chain(name: str, hook: str = "", policy: str = "accept", table: str = "ip filter") -> dict[str, Any]:
+    family, its = table.split()
+    base = {"type": "filter", "hook": hook, "prio": 0, "policy": policy} if hook else {}
+    return {"chain": {"family": family, "table": its, "name": name, "handle": 1, **base}}
+
+
+def rule(where: str, *expressions: dict[str, Any], table: str = "ip filter") -> dict[str, Any]:
+    family, its = table.split()
+    return {"rule": {"family": family, "table": its, "chain": where, "handle": 7, "expr": list(expressions)}}
+
+
+def match(key: str, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": right}}
+
+
+def field(name: str, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": {"payload": {"protocol": "ip", "field": name}}, "right": right}}
+
+
+def states(*right: str) -> dict[str, Any]:
+    return {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": list(right)}}
+
+
+def jump(target: str) -> dict[str, Any]:
+    return {"jump": {"target": target}}
+
+
+def found(*listed: dict[str, Any], called: bool = True) -> Drop | None:
+    return find_drop(listed, "stagebr0", OWN, CLONES, called=called)
+
+
+DOCKER = [
+    chain("DOCKER-USER"),
+    chain("DOCKER-FORWARD"),
+    chain("FORWARD", "forward", "drop"),
+    rule("FORWARD", {"counter": {}}, jump("DOCKER-USER")),
+    rule("FORWARD", {"counter": {}}, jump("DOCKER-FORWARD")),
+    rule("DOCKER-FORWARD", match("oifname", "docker0"), {"xt": {"type": "match", "name": "conntrack"}}, ACCEPT),
+    rule("DOCKER-FORWARD", match("iifname", "docker0"), match("oifname", "docker0", "!="), ACCEPT),
+]
+FIREWALLD = "inet firewalld"
+FORWARD = [
+    chain("filter_FORWARD", "forward", table=FIREWALLD),
+    chain("zones", table=FIREWALLD),
+    rule("filter_FORWARD", states("established", "related"), ACCEPT, table=FIREWALLD),
+    rule(
+        "filter_FORWARD",
+        {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}},
+        ACCEPT,
+        table=FIREWALLD,
+    ),
+    rule("filter_FORWARD", match("iifname", "lo"), ACCEPT, table=FIREWALLD),
+    rule("filter_FORWARD", jump("zones"), table=FIREWALLD),
+    rule("filter_FORWARD", {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}, table=FIREWALLD),
+]
+
+
+def test_docker_drops_between_the_clones_where_bridges_call_the_filter() -> None:
+    drop = found(*DOCKER)
+    assert drop is not None
+    assert str(drop) == "packets between the clones are dropped by the host's packet filter: " + (
+        "chain ip filter FORWARD, policy drop"
+    )
+    assert drop.sure
+    assert drop.command == "iptables -I DOCKER-USER -i stagebr0 -o stagebr0 -j ACCEPT"
+    assert found(*DOCKER, called=False) is None
+    through = rule("DOCKER-USER", match("iifname", "stagebr0"), match("oifname", "stagebr0"), ACCEPT)
+    assert found(*DOCKER, through) is None
+
+
+def test_firewalld_rejects_what_no_zone_lets_through() -> None:
+    drop = found(*FORWARD)
+    assert drop is not None
+    assert drop.sure
+    assert drop.rule == "rule with handle 7: reject"
+    assert drop.command.startswith("firewall-cmd --permanent --zone=trusted --add-interface=stagebr0")
+    zone = [chain("trusted", table=FIREWALLD), rule("trusted", ACCEPT, table=FIREWALLD)]
+    pairs = [["eth0", {"goto": {"target": "public"}}], ["stagebr0", {"goto": {"target": "trusted"}}]]
+    vmap = {"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": pairs}}}
+    assert found(*FORWARD, *zone, rule("zones", vmap, table=FIREWALLD)) is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "what", "command"),
+    [
+        pytest.param(
+            [chain("OUTPUT", "output", "drop")],
+            "packets of the host to the clones",
+            "iptables -I OUTPUT -o stagebr0 -j ACCEPT",
+            id="output",
+        ),
+        pytest.param(
+            [chain("OUTPUT", "output", "drop"), chain("ufw-user-output")],
+            "packets of the host to the clones",
+            "ufw allow out on stagebr0",
+            id="ufw",
+        ),
+        pytest.param(
+            [chain("FORWARD", "forward", "drop"), chain("ufw-user-forward")],
+            "packets between the clones",
+            "ufw route allow in on stagebr0 out on stagebr0",
+            id="ufw forward",
+        ),
+        pytest.param(
+            [chain("in", "input", "drop", "inet fw"), rule("in", states("new"), ACCEPT, table="inet fw")],
+            "answers of the clones to the host",
+            "nft insert rule inet fw in iifname stagebr0 ct state established,related accept",
+            id="replies",
+        ),
+        pytest.param(
+            [chain("f", "forward", "drop", "bridge fence")],
+            "packets between the clones",
+            "nft insert rule bridge fence f meta ibrname stagebr0 meta obrname stagebr0 accept",
+            id="within bridges",
+        ),
+        pytest.param(
+            [
+                chain("f", "forward", table="inet fw"),
+                rule("f", field("daddr", {"prefix": {"addr": "10.0.0.0", "len": 8}}), DROP, table="inet fw"),
+            ],
+            "packets between the clones",
+            "nft insert rule inet fw f iifname stagebr0 oifname stagebr0 accept",
+            id="a rule by addresses",
+        ),
+    ],
+)
+def test_other_ways_to_stop_the_stage(rules: list[dict[str, Any]], what: str, command: str) -> None:
+    drop = found(*rules)
+    assert drop is not None
+    assert (drop.what, drop.command, drop.sure) == (what, command, True)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([chain("FORWARD", "forward")], id="accepted"),
+        pytest.param([chain("c", "forward", "drop", "inet incus")], id="Incus's own"),
+        pytest.param(
+            [chain("INPUT", "input", "drop"), rule("INPUT", states("established"), ACCEPT)], id="replies pass"
+        ),
+        pytest.param([chain("c", "forward"), rule("c", match("iifname", "eth*"), DROP)], id="others' interfaces"),
+        pytest.param([chain("c", "forward"), rule("c", match("mark", 1), DROP)], id="a rule that can't be read"),
+        pytest.param(
+            [chain("c", "forward"), rule("c", field("saddr", {"set": ["192.168.0.1", "192.168.0.2"]}), DROP)],
+            id="a set",
+        ),
+        pytest.param([chain("c", "forward"), rule("c", match("l4proto", "udp"), DROP)], id="another protocol"),
+        pytest.param([chain("c", "forward", table="ip6 filter", policy="drop")], id="IPv6"),
+        pytest.param([chain("c", "forward"), rule("c", jump("c"))], id="a loop"),
+    ],
+)
+def test_what_stops_nothing_of_the_stage(rules: list[dict[str, Any]]) -> None:
+    assert found(*rules) is None
+
+
+def test_a_rule_before_it_that_cannot_be_read_makes_a_drop_doubtful() -> None:
+    drop = found(chain("FORWARD", "forward", "drop"), rule("FORWARD", match("mark", 1), ACCEPT))
+    assert drop is not None
+    assert not drop.sure
+
+
+def test_what_is_sure_comes_before_what_is_doubtful() -> None:
+    doubtful = [chain("OUTPUT", "output", "drop"), rule("OUTPUT", match("mark", 1), ACCEPT)]
+    drop = found(*doubtful, *DOCKER)
+    assert drop is not None
+    assert drop.sure
