@@ -108,3 +108,60 @@ def test_a_vpn_that_comes_up_later_is_said_at_once(stage: Stage) -> None:
         (line,) = json.loads(done.stdout)["findings"]
         assert line["state"] == "red"
         assert words in "\n".join(line["evidence"])
+
+
+@contextlib.contextmanager
+def a_second_network(ground: Ground) -> Iterator[None]:
+    """Production's drive has another address, on a public bridge that Incus does not manage, and none of the host's."""
+    ground.inside("ip", "link", "add", "public0", "type", "bridge")
+    device = ("eth9", "nic", "nictype=bridged", "parent=public0", "name=eth9")
+    try:
+        ground.inside("ip", "link", "set", "public0", "up")
+        ground.incus("config", "device", "add", "drive", *device)
+        ground.exec("drive", "sh", "-c", "ip link set eth9 up; ip address add 198.51.100.14/24 dev eth9")
+        yield
+    finally:
+        ground.incus("config", "device", "remove", "drive", "eth9", check=False)
+        ground.inside("ip", "link", "del", "public0")
+
+
+@pytest.mark.both_lts
+def test_every_network_of_production_is_closed_where_the_stage_may_use_the_internet(ground: Ground) -> None:
+    """Also one that came later, is public, and that neither Incus nor the host has an address in."""
+    stage = ground.stage("STAGE-OUT", "stageout0", 45, ONLY_CACHE)
+    online = {"STAGEGBO_NETWORK__INTERNET": "true"}
+
+    def rejected() -> str:
+        rules = ground.get("network-acls/stageout0-isolation")["egress"]
+        return str(next(rule["destination"] for rule in rules if rule["description"] == "not the internet"))
+
+    def verified() -> tuple[str, str]:
+        argv = ("verify", "--check", "reach.production", "--check", "locked.project", "--json")
+        found = {each["id"]: each for each in json.loads(stage.run(*argv, check=False, env=online).stdout)["findings"]}
+        assert {each["state"] for each in found.values()} <= {"green", "red"}
+        states = {each["state"] for each in found.values()}
+        return "red" if "red" in states else "green", "\n".join(found["reach.production"]["evidence"])
+
+    try:
+        stage.run("provision", env=online)
+        assert "198.51.100." not in rejected()
+        with a_second_network(ground):
+            ground.inside("ip", "route", "add", "198.51.100.0/24", "dev", "public0")
+            ground.inside("ip", "address", "add", "192.0.2.77/32", "dev", "public0")  # the host's end of the way
+            state, evidence = verified()
+            assert state == "red", evidence
+            assert "198.51.100.14" in evidence
+            assert stage.json("provision", env=online)["changed"] is True
+            assert "198.51.100.0/24" in rejected()
+            assert stage.json("provision", env=online)["changed"] is False
+            state, evidence = verified()
+            assert state == "green", evidence
+            assert "198.51.100.14" in evidence
+            ground.inside("ip", "route", "del", "198.51.100.0/24", "dev", "public0")
+            ground.inside("ip", "address", "del", "192.0.2.77/32", "dev", "public0")
+            assert stage.json("provision", env=online)["changed"] is True  # 192.0.2.77 is open again
+            assert "198.51.100.0/24" in rejected()  # seen in the container alone
+        assert stage.json("provision", env=online)["changed"] is True
+        assert "198.51.100." not in rejected()
+    finally:
+        stage.destroy()

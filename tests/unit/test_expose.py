@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import StrictConnection, bare_host, finished, network, refused
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposure import Exposure, access_list, exposures, forward_body, over, read_forward
 from pytest_stagegbo.engine.exposure_request import new_exposure, refuse
+from pytest_stagegbo.engine.guests import Guest
 from pytest_stagegbo.engine.plan import make_plan
 from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError, StageGboError
 from pytest_stagegbo.incus import Reader
+from pytest_stagegbo.incus.hostnet import HostNetwork
 from pytest_stagegbo.settings import NetworkSettings, Settings
 from pytest_stagegbo.settings.duration import parse_duration
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.engine.facts import Facts
 
 SETTINGS = Settings()
 LISTEN = "198.51.100.7"
@@ -196,17 +202,61 @@ def test_provisioning_leaves_what_is_open_and_takes_away_what_has_expired() -> N
     assert [step.key for step in make_plan(later, SETTINGS).changes] == ["access-list:stagebr0-isolation"]
 
 
-def test_addresses_of_the_host_are_never_the_internet() -> None:
-    """Those that are private, and the stage's own, are named already."""
-    settings = replace(SETTINGS, network=replace(NetworkSettings(), internet=True))
-    addresses = ("10.0.3.1", "192.168.7.7", "203.0.113.9")
+def rejected(facts: Facts, settings: Settings) -> set[IPv4Network]:
     (kept_out,) = (
         rule["destination"]
-        for rule in shape.acl(settings, addresses)["egress"]
+        for rule in access_list(facts, settings)["egress"]
         if rule["description"] == "not the internet"
     )
-    assert "203.0.113.9/32" in kept_out.split(",")
-    assert not {"10.0.3.1/32", "192.168.7.7/32"} & set(kept_out.split(","))
+    return {IPv4Network(each) for each in kept_out.split(",")}
+
+
+def guest(*networks: str, unknown: bool = False, project: str = "default") -> Guest:
+    found = [IPv4Interface(each) for each in networks]
+    addresses = frozenset(each.ip for each in found)
+    return Guest(project, "drive", frozenset(each.network for each in found), addresses, unknown)
+
+
+ONLINE = replace(SETTINGS, network=replace(NetworkSettings(), internet=True))
+
+
+def test_networks_of_the_host_and_of_all_other_instances_are_never_the_internet() -> None:
+    """Whatever their kind: private ones are closed already."""
+    host = (
+        HostNetwork(IPv4Network("203.0.113.0/24"), "eth0", IPv4Address("203.0.113.9")),
+        HostNetwork(IPv4Network("198.51.100.128/25"), "tun0", table=220),
+        HostNetwork(IPv4Network("10.0.3.0/24"), "stagebr0", IPv4Address("10.0.3.1")),
+    )
+    others = (guest("192.0.2.5/24"), guest("198.18.0.4/32", project="shop"))
+    found = rejected(finished(ONLINE, host=host, guests=others), ONLINE)
+    for text in ("203.0.113.0/24", "198.51.100.128/25", "192.0.2.0/24", "198.18.0.4/32"):
+        assert IPv4Network(text) in found
+    assert not [each for each in found if each.overlaps(ONLINE.network.subnet)]
+
+
+def test_what_a_stopped_instance_had_stays_closed_and_what_a_running_one_had_is_opened() -> None:
+    before = finished(ONLINE, guests=(guest("192.0.2.5/24"),))
+    old = access_list(before, ONLINE)
+    stopped = replace(before, acl=old, guests=(guest(unknown=True),))
+    assert IPv4Network("192.0.2.0/24") in rejected(stopped, ONLINE)
+    moved = replace(before, acl=old, guests=(guest("198.18.0.5/24"),))
+    assert IPv4Network("192.0.2.0/24") not in rejected(moved, ONLINE)
+
+
+def test_a_changed_network_is_a_change_of_the_plan() -> None:
+    facts = finished(ONLINE, guests=())
+    facts = replace(facts, acl={"name": "x", **access_list(facts, ONLINE)})
+    assert not make_plan(facts, ONLINE).changes
+    (step,) = make_plan(replace(facts, guests=(guest("192.0.2.5/24"),)), ONLINE).changes
+    assert step.verb == "access-list"
+
+
+def test_production_does_not_come_in_from_its_other_networks() -> None:
+    """Only its own addresses there: the rest of a LAN is whom a port is exposed to."""
+    facts = finished(SETTINGS, guests=(guest("198.51.100.5/24"), guest("198.51.100.6/24", project="shop")))
+    rules = access_list(facts, SETTINGS, [exposure()])["ingress"]
+    (out,) = (rule["source"] for rule in rules if rule["action"] == "reject")
+    assert out == "10.0.2.0/24,198.51.100.5/32"
 
 
 # -- destroying

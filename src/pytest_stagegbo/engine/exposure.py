@@ -123,9 +123,9 @@ def access_list(
         exposed: Instead of what the facts have and is open.
         family: The stage that this one is a slot or the golden copy of.
     """
-    acl = shape.acl(settings, facts.host_addresses, family)
+    acl = shape.acl(settings, facts.kept_out(settings), family)
     open_now = [each for each in facts.exposed if each.state == "open"] if exposed is None else exposed
-    kept_out = ",".join(map(str, facts.production_subnets(settings)))
+    kept_out = ",".join(map(str, facts.production_sources(settings)))
     rules = [each for e in open_now for each in ({**_pass(e), "action": "reject", "source": kept_out}, _pass(e))]
     return {**acl, "ingress": [*acl["ingress"], *rules]}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.exposure import access_list, forward_body, over
 from pytest_stagegbo.engine.exposure_request import refuse
 from pytest_stagegbo.engine.facts import host_addresses
+from pytest_stagegbo.engine.guests import find_guests
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE
@@ -58,6 +60,8 @@ class Exposures:
             facts = engine.facts()
             if not dry_run and self.close_what_is_over_in(facts):
                 facts = engine.facts()
+            if facts.guests is None:
+                facts = replace(facts, guests=find_guests(engine.reader, facts.projects))
             addresses = host_addresses(engine.reader, HostView(engine.reader.endpoint))
             refuse(engine.reader, facts, settings, wanted, addresses)
             if not dry_run:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
+from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.errors import SourceMissing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-    from ipaddress import IPv4Address, IPv4Network
 
     from pytest_stagegbo.engine.space import Room
     from pytest_stagegbo.incus import Instance, Network, Project, Reader
@@ -64,6 +64,8 @@ class Facts:
     host_seen: bool = True
     """Whether `host` is what the host's kernel said. Else it is what the API knows of interfaces, which has no routes,
     and that only where it is needed: where a bridge is made, or the stage may reach the internet."""
+    guests: tuple[Guest, ...] | None = None
+    """Instances that are not the stage's; None: they don't matter, since nothing leads out of the stage or into it."""
     ways: Mapping[IPv4Address, str | None] | None = None
     """By address of a clone, the interface that the host sends by; None: there is no bridge, or nobody knows."""
 
@@ -97,6 +99,28 @@ class Facts:
             address = self.networks[name].config.get("ipv4.address", "")
             if "/" in address:
                 found.add(IPv4Interface(address).network)
+        return tuple(sorted(found))
+
+    def production_sources(self, settings: Settings) -> tuple[IPv4Network, ...]:
+        """Where packets of production come from: its networks, and the addresses that its containers have elsewhere."""
+        guests = [each for each in self.guests or () if each.project == settings.source_project]
+        own = {
+            IPv4Network(address) for each in guests for address in each.addresses if isinstance(address, IPv4Address)
+        }
+        return tuple(collapse_addresses({*self.production_subnets(settings), *own}))
+
+    def kept_out(self, settings: Settings) -> tuple[IPv4Network, ...]:
+        """Every network that is not the internet for the stage: those of all other instances, and all that the host
+        has.
+
+        An instance that does not run now may have addresses which nobody sees. While there is one, what the access list
+        rejects so far stays rejected.
+        """
+        found = {*self.production_subnets(settings), *map(IPv4Network, self.host_addresses)}
+        found |= {each.network for each in self.host if each.interface != settings.network.name}
+        for guest in self.guests or ():
+            found |= guest.networks
+            found |= shape.rejected(self.acl) if guest.unknown else frozenset()
         return tuple(sorted(found))
 
 
@@ -157,6 +181,7 @@ def gather(
             neighbours=_neighbours(reader, settings, bridge.result()) if own else (),
             host=host_networks if host_networks is not None else _by_api(reader, settings, bridge.result()),
             host_seen=host_networks is not None,
+            guests=find_guests(reader, projects) if settings.network.internet or forwards.result() else None,
             ways=host.ways(c.address for c in settings.containers.values()) if bridge.result() else None,
             acl=acl.result(),
             profile=profile,

@@ -10,17 +10,20 @@ from pytest_stagegbo.engine.allowlist import nic, root_disk
 from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pytest_stagegbo.incus import Device
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["DESCRIPTION", "acl", "acl_name", "managed_nics", "network", "profile_devices", "project"]
+__all__ = ["DESCRIPTION", "acl", "acl_name", "managed_nics", "network", "profile_devices", "project", "rejected"]
 
 DESCRIPTION = "Made by pytest-stagegbo; removed by `stagegbo destroy`"
 
 PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 """Networks that are never the internet (RFC 1918, 6598, 1122, 3927)."""
+
+NOT_THE_INTERNET = "not the internet"
+"""Describes the rule that rejects them."""
 
 MOST_CONTAINERS = 24
 """Of a stage's project: room for what somebody adds by hand, and none for a loop that makes containers.
@@ -64,7 +67,7 @@ def acl_name(settings: Settings) -> str:
     return f"{settings.network.name}-isolation"
 
 
-def acl(settings: Settings, host_addresses: Iterable[str] = (), family: str = "") -> dict[str, Any]:
+def acl(settings: Settings, others: Iterable[IPv4Network] = (), family: str = "") -> dict[str, Any]:
     """The access list on the stage's bridge, which rejects what it does not name.
 
     Into the stage: its own subnet, which holds the clones and the host's address on the bridge. Out of it: the
@@ -73,7 +76,8 @@ def acl(settings: Settings, host_addresses: Iterable[str] = (), family: str = ""
     (`net.bridge.bridge-nf-call-iptables`, which Docker sets), so it has to be named. Incus sorts rejects first.
 
     Args:
-        host_addresses: Every address of the host: with `network.internet`, its public ones would pass as the internet.
+        others: Networks of production and of the host: with `network.internet`, public ones would pass as the
+            internet.
     """
     subnet, net = str(settings.network.subnet), settings.network.subnet
     # To its subnet's broadcast addresses the host listens as to its own.
@@ -81,18 +85,24 @@ def acl(settings: Settings, host_addresses: Iterable[str] = (), family: str = ""
     host = ",".join(f"{address}/32" for address in own)
     egress = [_rule("reject", host, "the host itself"), _rule("allow", subnet, "between the clones")]
     if settings.network.internet:
-        kept_out = ",".join(str(network) for network in _not_the_internet(settings, host_addresses))
-        egress += [_rule("reject", kept_out, "not the internet"), _rule("allow", "0.0.0.0/0", "network.internet")]
+        kept_out = ",".join(str(network) for network in _not_the_internet(settings, others))
+        egress += [_rule("reject", kept_out, NOT_THE_INTERNET), _rule("allow", "0.0.0.0/0", "network.internet")]
     ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
     config = marks.of_stage(settings, family)
     return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
 
 
-def _not_the_internet(settings: Settings, host_addresses: Iterable[str]) -> list[IPv4Network]:
-    """Private networks, production's and the host's addresses, less the stage's own subnet: rejects come before it is
+def rejected(acl: Mapping[str, Any] | None) -> frozenset[IPv4Network]:
+    """Networks that an access list keeps from passing as the internet."""
+    rules = [each for each in (acl or {}).get("egress") or () if each.get("description") == NOT_THE_INTERNET]
+    return frozenset(IPv4Network(text) for rule in rules for text in rule.get("destination", "").split(",") if text)
+
+
+def _not_the_internet(settings: Settings, others: Iterable[IPv4Network]) -> list[IPv4Network]:
+    """Private networks, production's and the host's, less the stage's own subnet: rejects come before it is
     allowed."""
     found: list[IPv4Network] = []
-    for network in (*map(IPv4Network, PRIVATE), settings.network.production, *map(IPv4Network, host_addresses)):
+    for network in (*map(IPv4Network, PRIVATE), settings.network.production, *others):
         subnet = settings.network.subnet
         if subnet.subnet_of(network):
             found.extend(network.address_exclude(subnet))

@@ -26,13 +26,19 @@ def production(scene: Scene) -> Result:
     owned = _owners(scene) if scene.settings.network.twins else {}
     targets = [target for target in dialled.targets if target.host in dialled.production]
     bad = []
+
+    def near(address: str) -> bool:
+        """Whether the clones have a route of their own that leads nowhere."""
+        return scene.settings.network.twins and ip_address(address) in scene.settings.network.production
+
     for name, target, answer in _answers(dialled, targets):
         if target.host in owned:
             if target.name and answer.state == ANSWERED and answer.name not in dialled.names.values():
                 bad.append(f"{name}: {target.host} is answered by something that is not of the stage")
         elif answer.state == ANSWERED:
             bad.append(f"{name} connects to {target}, which has no twin")
-        elif answer.state == SILENT and scene.settings.network.twins:
+        # Elsewhere the access list turns packets back, and the kernel limits how often it says so.
+        elif answer.state == SILENT and near(target.host):
             bad.append(f"{name}: packets to {target} vanish instead of being turned back at once")
     for interface, packets in dialled.leaked.items():
         whose = "a bridge of production" if interface in scene.facts.production_networks else "which is not the stage's"
@@ -40,6 +46,10 @@ def production(scene: Scene) -> Result:
     listening = {} if dialled.deaf else {"packets on the host": Sight(1, int(dialled.heard_own))}
     packets_seen = f"packets were not listened for ({dialled.deaf})" if dialled.deaf else "no packet of them left it"
     seen = f"from {_names(dialled)} to {', '.join(dialled.production)}; {packets_seen}"
+    unknown = ", ".join(str(guest) for guest in scene.guests if guest.unknown and not guest.addresses)
+    seen += f"; no address is known of {unknown}, which does not run or has none" if unknown else ""
+    looked = {guest.name for guest in scene.guests if guest.project == scene.settings.source_project}
+    listening |= {f"addresses of {name}": Sight(1, int(name in looked)) for name in scene.facts.production_instances}
     return _result(scene, bad, targets, f"connections tried {seen}", listening)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import dialling, marks
 from pytest_stagegbo.engine.dialling import Answer, Target
+from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.verify.finding import Unseen
@@ -160,13 +161,16 @@ class Scene:
         return tuple(sorted(found, key=IPv4Address))
 
     @cached_property
+    def guests(self) -> tuple[Guest, ...]:
+        """Instances that are not the stage's."""
+        return find_guests(self.reader, self.facts.projects) if self.facts.guests is None else self.facts.guests
+
+    @cached_property
     def production_addresses(self) -> tuple[str, ...]:
-        """Those that production's containers have now, that the settings give them, and its bridges'."""
+        """Those that production's containers have now, on all of their network devices, that their configuration and
+        the settings give them, its bridges', and those of all other instances that are no stage's."""
         found = {str(c.production_address) for c in self.settings.containers.values() if c.production_address}
-        instances = self.reader.documents("instances", project=self.settings.source_project, recursion=2)
-        for each in instances:
-            for interface in ((each.get("state") or {}).get("network") or {}).values():
-                found.update(_global(interface.get("addresses") or ()))
+        found |= {str(address) for guest in self.guests for address in guest.addresses}
         for name in self.facts.production_networks:
             found.update(_global((self.states.get(name) or {}).get("addresses") or ()))
         return tuple(str(each) for each in sorted(map(ip_address, found), key=lambda each: (each.version, int(each))))
