@@ -83,6 +83,8 @@ class Machine:
         return ["nsenter", f"--target={self._process.pid}", "--net", "--", sys.executable, "-c", script, *args]
 
     address = "203.0.113.2"
+    beyond = "198.51.100.80"
+    """In no network that the host has."""
 
     @contextlib.contextmanager
     def listening(self, port: int) -> Iterator[None]:
@@ -116,7 +118,8 @@ def machine(ground: Ground) -> Iterator[Machine]:
             ground.inside("ip", "address", "add", f"{HOST}/24", "dev", "outside0")
             ground.inside("ip", "link", "set", "outside0", "up")
             commands = "ip address add 203.0.113.2/24 dev outside1; ip link set outside1 up; ip route add default via "
-            run(["nsenter", f"--target={held.pid}", "--net", "--", "sh", "-ec", commands + HOST])
+            commands += f"{HOST}; ip link set lo up; ip address add {Machine.beyond}/32 dev lo"
+            run(["nsenter", f"--target={held.pid}", "--net", "--", "sh", "-ec", commands])
             yield Machine(held)
         finally:
             ground.inside("ip", "link", "del", "outside0")
@@ -339,7 +342,8 @@ def test_a_dry_run_says_what_it_would_do(small: Stage, machine: Machine, engine:
 def test_with_a_way_to_the_internet_the_host_s_public_addresses_stay_out_of_reach(
     small: Stage, machine: Machine
 ) -> None:
-    """Others of that network are the internet; an address that the host gets later is found, and then closed."""
+    """And all of its networks; what lies beyond is the internet. An address that the host gets later is found, and then
+    closed."""
     plain, ground = small.config.read_text(), small.ground
     small.config.write_text(plain.replace("[network]\n", "[network]\ninternet = true\n"))
     try:
@@ -347,16 +351,19 @@ def test_with_a_way_to_the_internet_the_host_s_public_addresses_stay_out_of_reac
         found = reach_host(small)
         assert found["state"] == "green", found
         assert HOST in found["evidence"][0]
+        ground.inside("ip", "route", "add", "default", "via", machine.address)
         with machine.listening(17778):
-            assert small.exec("cache", "python3", "-c", DIAL, f"{machine.address}:17778").split() != []
-        ground.inside("ip", "address", "add", "203.0.113.9/32", "dev", "outside0")
+            where = [f"{machine.address}:17778", f"{machine.beyond}:17778"]
+            assert small.exec("cache", "python3", "-c", DIAL, *where).split() == where[1:]
+        ground.inside("ip", "address", "add", "192.0.2.9/32", "dev", "outside0")
         red = reach_host(small)
         assert red["state"] == "red", red
-        assert "connects to the host at 203.0.113.9:" in red["evidence"][0]
+        assert "connects to the host at 192.0.2.9:" in red["evidence"][0]
         assert small.json("provision")["steps"] == ["access-list:exposebr0-isolation"]
         assert reach_host(small)["state"] == "green"
     finally:
-        ground.inside("ip", "address", "del", "203.0.113.9/32", "dev", "outside0", check=False)
+        ground.inside("ip", "address", "del", "192.0.2.9/32", "dev", "outside0", check=False)
+        ground.inside("ip", "route", "del", "default", check=False)
         small.config.write_text(plain)
         small.run("provision")
 
