@@ -264,7 +264,7 @@ def test_what_has_expired_is_red_until_the_next_command_closes_it(
 @pytest.mark.parametrize(
     ("write", "command"),
     [
-        pytest.param("replace_acl", ("expose", "cache", "--listen", AT, "--for", "2h"), id="opening"),
+        pytest.param("replace_acl", ("expose", "cache", "--listen", AT, "--for", "2h", "--yes"), id="opening"),
         pytest.param("delete_forward", ("expose", "--close"), id="closing"),
     ],
 )
