@@ -234,6 +234,21 @@ def test_a_session_that_is_ended_in_a_reset_leaves_the_stage_whole(plug: Plug, n
     plug.is_whole("test_used.py")
 
 
+def test_ctrl_c_does_not_wait_for_a_service_that_never_answers(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug.stagegbo("provision")
+    settings = (plug.folder / "stagegbo.toml").read_text()
+    plug.settings("[containers.cache]\nprobes = [{ protocol = 'valkey', port = 9 }]")
+    plug.write(test_it="def test_it(stage_cache): pass")
+    with monkeypatch.context() as patch:
+        patch.setenv("STAGEGBO_TIMEOUTS__READY", "900")  # more than this test waits for the session to end
+        with plug.start("-p", "no:xdist", "test_it.py") as started:
+            started.until(lambda: list(plug.locks.glob(f"{started.process.pid}-*.holder")))
+            started.signal_all(signal.SIGINT)
+            assert started.end() == pytest.ExitCode.INTERRUPTED
+    (plug.folder / "stagegbo.toml").write_text(settings)
+    plug.is_whole()
+
+
 def test_a_forked_child_keeps_nothing_of_a_session_that_is_killed(plug: Plug) -> None:
     plug.write(
         test_forks="""

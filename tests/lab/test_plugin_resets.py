@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.plug import PROJECT
+
+from pytest_stagegbo.incus.connection import Connection
 
 if TYPE_CHECKING:
     from tests.lab.plug import Plug
@@ -356,3 +359,42 @@ WAITING = """
         while not Path(name).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
 """
+
+
+AWAY = """
+    def incus(stage, method, *path, body):
+        connection = stage._engine._connection
+        reply = connection.request(method, ("instances", *path), params={"project": stage.project}, body=body)
+        connection.wait(reply, "test", 60)
+
+    def state(stage, action):
+        incus(stage, "PUT", "cache", "state", body={"action": action, "timeout": -1, "force": action == "stop"})
+"""
+
+
+def test_a_paused_clone_goes_on_at_the_next_reset_and_one_that_is_gone_is_named(plug: Plug) -> None:
+    """At once: its kept shell, and its port, would be waited for as long as an operation may take."""
+    plug.write(
+        test_it=AWAY
+        + """
+    @pytest.mark.stage_reset("cache")
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_it(stage_gbo, keys, number):
+        assert keys("DBSIZE") == 0
+        keys("SET", "mine", number)
+        if number == 1:
+            state(stage_gbo, "freeze")
+        if number == 2:
+            state(stage_gbo, "stop")
+            incus(stage_gbo, "POST", "cache", body={"name": "away"})
+        """
+    )
+    try:
+        result = plug.run("--durations=0", "--durations-min=30")
+        result.assert_outcomes(passed=2, errors=1)
+        assert "StageMissing: STAGE-PLUG has no container cache any more" in result.stdout.str()
+        assert "s setup" not in result.stdout.str()
+    finally:
+        connection, query = Connection(plug.engine.settings.incus), {"project": PROJECT}
+        reply = connection.request("POST", ("instances", "away"), params=query, body={"name": "cache"})
+        connection.wait(reply, "renaming it back", 60)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import contextlib
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.progress import task
+from pytest_stagegbo.workers import GRACE, INTERRUPTED, Workers, interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.engine.steps import Step
     from pytest_stagegbo.progress import Progress
 
 __all__ = ["Timing", "apply"]
 
+LOOK = 0.5
+"""Seconds between two looks at whether the caller was interrupted: Python tells its main thread only."""
 AT_ONCE = 5
 """Steps that change something. More don't end sooner, and what a clone's services do while it boots begins later. Steps
 that only wait for a service are not counted."""
@@ -30,6 +37,23 @@ class Timing:
     text: str
     began: float
     ended: float
+
+
+@contextlib.contextmanager
+def _interruptible(pool: Workers, running: Mapping[Future[Timing], Step]) -> Iterator[tuple[Workers, Context]]:
+    """Threads for steps, and what they run in. When the block is left by Ctrl-C or an interruption further out, steps
+    under way write nothing more, and are not waited for longer than `GRACE`. It is as if they had been killed, which
+    the next run mends."""
+    event, context = threading.Event(), copy_context()
+    context.run(INTERRUPTED.set, event)
+    try:
+        yield pool, context
+    except BaseException:
+        event.set()
+        wait(running, timeout=GRACE)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress) -> tuple[Timing, ...]:
@@ -53,7 +77,8 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
             do(step)
         return Timing(step.key, step.text, began, clocks.monotonic() - origin)
 
-    with ThreadPoolExecutor(len(steps) or 1, thread_name_prefix="stagegbo") as pool:  # as many as are needed at once
+    # As many as are needed at once.
+    with _interruptible(Workers(len(steps) or 1, "stagegbo"), running) as (pool, context):
         while True:
             if not failures:
                 free = AT_ONCE - sum(step.changes for step in running.values())
@@ -61,10 +86,12 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
                     if not step.changes or free > 0:
                         free -= step.changes
                         waiting.remove(step)
-                        running[pool.submit(run, step)] = step
+                        running[pool.submit(context.copy().run, run, step)] = step
             if not running:
                 break
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
+            if interrupted():
+                raise OperationFailed("provisioning was interrupted", remedy="the next run goes on from here")
             for future in finished:
                 step = running.pop(future)
                 error = future.exception()

@@ -15,6 +15,7 @@ from pytest_stagegbo.errors import NotReady
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.services.readiness import wait_ready
 from pytest_stagegbo.services.unseal import unseal
+from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
@@ -64,6 +65,8 @@ def await_clone(
     units = UnitWatch(writer, container, running=running)
 
     def still_alive() -> str | None:
+        if interrupted():
+            return "it was interrupted"
         clone = reader.instance(settings.project, container.name)
         if clone is None:
             return "the container is gone"
@@ -75,7 +78,7 @@ def await_clone(
         return way or reason
 
     def why() -> str:
-        if near.remedy or (far is not None and far.lost):
+        if interrupted() or near.remedy or (far is not None and far.lost):
             return ""  # there is nothing wrong with the clone
         return evidence(reader, writer, settings.project, container)
 

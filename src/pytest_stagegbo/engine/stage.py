@@ -266,6 +266,7 @@ class StageEngine:
                 start=self._start_clone,
                 restore=self._restore_clone,
                 wait=self._await_clone,
+                thaw=self._thaw_clone,
             )
         self.exposures.close_over()
         return self._resetter.reset(containers, left_by)
@@ -277,6 +278,12 @@ class StageEngine:
             if clone.is_running:
                 return
         self._performer().do(StartClone(subject=name))
+
+    def _thaw_clone(self, container: ContainerSettings) -> None:
+        clone = self.reader.instance(self.settings.project, container.name)
+        if clone is not None and clone.status == "Frozen" and marks.is_ours(clone.config):
+            self.progress.note(f"{container.name} was paused and goes on, since it is to be reset")
+            self.clone_writer().set_state(container.name, "unfreeze")
 
     def _restore_clone(self, container: ContainerSettings) -> None:
         if self._family:

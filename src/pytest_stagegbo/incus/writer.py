@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.start_log import not_started
+from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -370,6 +371,8 @@ class Writer:
 
     def _project_of(self, method: str, path: tuple[str, ...], body: Any) -> str:
         """The project to send a write to, or an error when it isn't one that the stage may make."""
+        if interrupted():  # the stage's locks are given back by now
+            raise OperationFailed("the run was interrupted, so nothing more is written", remedy="run it again")
         scope, body = self.scope, body or {}
         kind = path[0] if path else ""
         name = path[1] if len(path) > 1 else body.get("name", "")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import Residue, SettingsError, StageGboError
+from pytest_stagegbo.errors import Residue, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.cache import HotCache
@@ -21,6 +22,7 @@ from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
 from pytest_stagegbo.resets.work import HotWork
 from pytest_stagegbo.services.answer import NoAnswer
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 HOT: Mapping[str, Hot] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
 """By the protocol of a container's first probe."""
+STALLED = 1.0
+"""Seconds of a reset after which it is worth a request whether the container is paused."""
 TRIES = 2
 """Restarts, should something be started meanwhile that may have written to what was cleared."""
 
@@ -68,6 +72,7 @@ class Resetter:
         start: Makes sure that the clone is this tool's and runs. Raises `StageGboError`.
         restore: Brings a clone back to its snapshot, and leaves it stopped.
         wait: Waits until a container answers; the flag says that its first boot has to be seen too.
+        thaw: Lets a container go on that is paused.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Resetter:
         start: Callable[[ContainerSettings], None],
         restore: Callable[[ContainerSettings], None],
         wait: Callable[[ContainerSettings, bool], None],
+        thaw: Callable[[ContainerSettings], None],
     ) -> None:
         self._settings = settings
         self._reader = reader
@@ -88,8 +94,9 @@ class Resetter:
         self._start = start
         self._bring_back = restore
         self._wait = wait
+        self._thaw = thaw
         self._places: dict[str, Place] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Workers | None = None
         self._owner = os.getpid()
 
     def reset(
@@ -113,13 +120,13 @@ class Resetter:
                 return self._one(container, left_by.get(container.name, ""), origin)
             except StageGboError as error:
                 self._place(container).forget()
-                return error
+                return self._gone(container, error) or error
 
         if len(containers) == 1:
             found = [one(containers[0])]
         else:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(8, "stagegbo reset")
+                self._threads = Workers(8, "stagegbo reset")
             found = list(self._threads.map(one, containers))
         errors = [each for each in found if isinstance(each, StageGboError)]
         for other in errors[1:]:
@@ -128,13 +135,24 @@ class Resetter:
             raise errors[0]
         return tuple(each for each in found if isinstance(each, Outcome))
 
+    def _gone(self, container: ContainerSettings, error: StageGboError) -> StageGboError | None:
+        """What to say instead where there is no such container any more; None: there is one."""
+        with contextlib.suppress(StageGboError):
+            if self._reader.instance(self._settings.project, container.name) is None:
+                return StageMissing(
+                    f"{self._settings.project} has no container {container.name} any more",
+                    seen=error.message,
+                    remedy="give it its name back if somebody renamed it, or run `python -m pytest_stagegbo provision`",
+                )
+        return None
+
     def close(self) -> None:
         """End the kept shells. A later reset opens new ones."""
         if self._owner == os.getpid():
             for place in self._places.values():
                 place.close()
             if self._threads is not None:
-                self._threads.shutdown()
+                self._threads.shutdown(wait=False)
         self._places, self._threads = {}, None
 
     # -- one container
@@ -167,11 +185,24 @@ class Resetter:
     def _one(self, container: ContainerSettings, left_by: str, origin: float) -> Outcome:
         place = self._place(container)
         began = clocks.monotonic() - origin
-        with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
-            way, doubt = self._clean(place, left_by)
+        thawing = threading.Timer(STALLED, self._thaw_if_paused, [container])
+        thawing.daemon = True
+        thawing.start()
+        try:
+            with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
+                way, doubt = self._clean(place, left_by)
+        finally:
+            thawing.cancel()
         if doubt:
             log.debug("%s: %s, since %s", container.name, way, doubt)
         return Outcome(container.name, way, began, clocks.monotonic() - origin, doubt)
+
+    def _thaw_if_paused(self, container: ContainerSettings) -> None:
+        """A paused container takes connections and answers nothing: shells and services would be waited for in vain."""
+        try:
+            self._thaw(container)
+        except StageGboError as error:
+            log.debug("%s: whether it is paused can't be told: %s", container.name, error)
 
     def _clean(self, place: Place, left_by: str) -> tuple[str, str]:
         container = place.container

@@ -15,7 +15,6 @@ depends on how fast it is filled and how often the guard looks: it looks the mor
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
@@ -25,6 +24,7 @@ from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -290,7 +290,7 @@ class DiskGuard:
         """When each of the stage's containers was made and what its volume uses, where the driver counts it."""
         settings, reader = self._engine.settings, self._engine.reader
         there = [clones[name] for name in settings.containers if name in clones]
-        with ThreadPoolExecutor(USAGES, thread_name_prefix="stagegbo usage") as pool:
+        with Workers(USAGES, "stagegbo usage") as pool:
             used = pool.map(lambda clone: reader.volume_usage(clone.pool, settings.project, clone.name), there)
             pairs = zip(there, used, strict=True)
             return {clone.name: (clone.created_at, size) for clone, size in pairs if size is not None}

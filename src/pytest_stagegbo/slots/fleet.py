@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
 from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, number_of, slot_settings
 from pytest_stagegbo.slots.moved import moved
+from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -215,8 +215,8 @@ class Fleet:
             return engines[number].provision(renew=anew, missing=missing, turn=turns)
 
         # One that is there and as it should be is only looked at, beside those that are made.
-        with self.golden.held(), ThreadPoolExecutor(count, thread_name_prefix="stagegbo slot") as threads:
-            results = dict(zip(engines, threads.map(provision, engines), strict=True))
+        with self.golden.held():
+            results = dict(zip(engines, at_once(provision, engines, "stagegbo slot"), strict=True))
         return FleetProvisioned(made or self.golden.made, results, clocks.monotonic() - began)
 
     def refuse_taken(self, count: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.slots.lease import LEASE
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -88,7 +89,7 @@ class Pool:
         self._timeout = timeout
         self._check = check
         self._places = frozenset(places)
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Workers | None = None
         self._behind: set[Future[None]] = set()
         self.cold = 0
         """How often no slot was clean in time."""
@@ -184,7 +185,7 @@ class Pool:
 
     def _later(self, call: Callable[[Pooled], None], slot: Pooled) -> None:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(BEHIND, "stagegbo pool")
+            self._threads = Workers(BEHIND, "stagegbo pool")
         self._behind = {each for each in self._behind if not each.done()}
         self._behind.add(self._threads.submit(call, slot))
 

@@ -1,0 +1,116 @@
+"""Threads that keep no process from ending, and work that stops writing once its caller was interrupted."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Executor, Future, wait
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+__all__ = ["GRACE", "INTERRUPTED", "Workers", "at_once", "interrupted"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+GRACE = 3.0
+"""Seconds for work to end, once its caller was interrupted."""
+INTERRUPTED: ContextVar[threading.Event | None] = ContextVar("INTERRUPTED", default=None)
+"""Set in threads whose caller may be interrupted: by Ctrl-C, which Python tells the main thread only."""
+
+
+def interrupted() -> bool:
+    """Whether whoever had this thread's work done was interrupted, and no longer holds the stage's locks for it."""
+    event = INTERRUPTED.get()
+    return event is not None and event.is_set()
+
+
+def at_once(call: Callable[[A], T], arguments: Collection[A], name: str) -> list[T]:
+    """The result of `call` for each argument, each in a thread. Raises the first one's error when all have ended.
+
+    When the caller is interrupted, they write nothing more and are not waited for longer than `GRACE`.
+    """
+    event = threading.Event()
+
+    def one(argument: A) -> T:
+        INTERRUPTED.set(event)
+        return call(argument)
+
+    workers = Workers(len(arguments) or 1, name)
+    running: list[Future[T]] = []
+    try:
+        for argument in arguments:
+            running.append(workers.submit(one, argument))
+        wait(running)
+    except BaseException:
+        event.set()
+        wait(running, timeout=GRACE)
+        raise
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+    return [each.result() for each in running]
+
+
+class Workers(Executor):
+    """As `ThreadPoolExecutor`, whose threads the interpreter waits for at its end, however long their calls take.
+
+    Args:
+        most: Threads at most. One is started for a call that no thread is free for.
+        name: Of the threads, for debuggers.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._open = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("these threads were told to end")
+            self._calls.put((future, lambda: fn(*args, **kwargs)))
+            self._open += 1
+            if len(self._threads) < min(self._open, self._most):
+                thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            del call
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as error:
+                    future.set_exception(error)
+            del future, function  # while this thread waits for the next call, nothing of this one stays
+            with self._lock:
+                self._open -= 1
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no further calls. Threads end when their calls have."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        while cancel_futures:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                break
+            if call is not None:
+                call[0].cancel()
+        for _ in threads:
+            self._calls.put(None)
+        if wait:
+            for thread in threads:
+                thread.join()

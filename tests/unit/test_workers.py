@@ -1,0 +1,119 @@
+"""Work in threads ends with its caller, or soon after."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo import workers
+from pytest_stagegbo.engine import apply as applying
+from pytest_stagegbo.engine.apply import apply
+from pytest_stagegbo.engine.steps import StartClone
+from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.workers import Workers, at_once, interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.engine.steps import Step
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def never() -> Iterator[threading.Event]:
+    """What a call waits for that does not end by itself."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_calls_have_results_and_errors() -> None:
+    with Workers(2, "test") as pool:
+        assert list(pool.map(lambda number: number * 2, range(20))) == list(range(0, 40, 2))
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result(PATIENCE)
+
+
+def test_a_call_that_waits_for_a_thread_can_be_cancelled(never: threading.Event) -> None:
+    pool = Workers(1, "test")
+    began = threading.Event()
+    first = pool.submit(lambda: began.set() or never.wait(PATIENCE))  # type: ignore[func-returns-value]
+    second = pool.submit(never.wait)
+    assert began.wait(PATIENCE)
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert second.cancelled()
+    never.set()
+    assert first.result(PATIENCE)
+    with pytest.raises(RuntimeError):
+        pool.submit(never.wait)
+
+
+def test_a_call_that_goes_on_keeps_no_process_from_ending() -> None:
+    code = """
+import threading
+from pytest_stagegbo.workers import Workers
+began = threading.Event()
+Workers(1, "test").submit(lambda: (began.set(), threading.Event().wait(600)))
+began.wait()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+def interrupt() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def test_ctrl_c_does_not_wait_for_the_steps_under_way(never: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told, so that they write nothing more."""
+    monkeypatch.setattr(applying, "GRACE", 0.1)
+    told: list[bool] = []
+    done = threading.Event()
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def do(_: Step) -> None:
+        if both.wait() == 0:
+            interrupt()
+        never.wait(PATIENCE)
+        told.append(interrupted())
+        if len(told) == 2:
+            done.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        apply([StartClone(subject="cache"), StartClone(subject="drive")], do, Silent())
+    assert not told
+    never.set()
+    assert done.wait(PATIENCE)
+    assert told == [True, True]
+    assert not interrupted()
+
+
+def test_nor_does_it_further_out(never: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots are provisioned in threads of their own, which Python tells nothing."""
+    monkeypatch.setattr(applying, "GRACE", 0.1)
+    monkeypatch.setattr(workers, "GRACE", PATIENCE)
+    ended: list[BaseException] = []
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def do(_: Step) -> None:
+        if both.wait() == 0:
+            interrupt()
+        never.wait(PATIENCE)
+
+    def provision(name: str) -> None:
+        try:
+            apply([StartClone(subject=name)], do, Silent())
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(provision, ["cache", "drive"], "test")
+    assert [type(error).__name__ for error in ended] == ["OperationFailed", "OperationFailed"]
