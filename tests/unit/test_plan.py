@@ -506,6 +506,11 @@ class TestOrder:
         facts = replace(facts, acl={**shape.acl(SETTINGS), "name": "x", "ingress": []})
         assert "access-list:stagebr0-isolation" in self.after("start:tables", facts)
 
+    def test_the_project_comes_before_what_names_it(self) -> None:
+        """A client that may not make projects would leave a bridge behind that belongs to none."""
+        for key in ("access-list:stagebr0-isolation", "network:stagebr0"):
+            assert "project:STAGE-GBO" in self.after(key, bare_host(SETTINGS))
+
     NEEDED = frozenset(f"await:{name}" for name in ("tables", "vault", "cache", "drive", "llm"))
 
     def test_the_services_of_a_new_clone_wait_for_those_that_they_need_while_it_boots(self) -> None:

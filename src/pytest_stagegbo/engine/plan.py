@@ -115,12 +115,14 @@ def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> li
         steps.append(SetProject(subject=settings.project, create=project is None))
     wanted_acl = access_list(facts, settings, family=family)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
-        steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None))
+        # After the project: a client that may not make it leaves nothing behind that names it.
+        after = frozenset({f"project:{settings.project}"})
+        steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None, after=after))
     network = facts.networks.get(settings.network.name)
     if network is not None and network.is_half_made:
         network = None
     if network is None or not facts.bridge_works or not _has(network.config, shape.network(settings, family)):
-        after = frozenset({f"access-list:{shape.acl_name(settings)}"})
+        after = frozenset({f"project:{settings.project}", f"access-list:{shape.acl_name(settings)}"})
         steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
     managed = project is not None and shape.managed_nics(dict(project.config))
     wanted = shape.profile_devices(settings, pool, managed=managed)
