@@ -25,8 +25,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.errors import IsolationBroken
     from pytest_stagegbo.verify import chosen, verify
 
+    checks = chosen(arguments.check)  # before anything is connected to
     context = open_context(arguments)
-    certificate = verify(context.engine(), chosen(arguments.check))
+    certificate = verify(context.engine(), checks)
     if arguments.json:
         print_json({"holds": certificate.holds, **dataclasses.asdict(certificate)})
         return 0 if certificate.holds else IsolationBroken.exit_code
