@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
+from pytest_stagegbo import clocks, notes
 from pytest_stagegbo.errors import LockTimeout, MissingRequirement
 from pytest_stagegbo.flock import FIRST_PAUSE, FairLock, FileLock
 from pytest_stagegbo.processes import born, describe, lock_holders
+from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -238,13 +239,13 @@ class StageLock:
         found: dict[int, str] = {}
         for card in sorted(self.folder.glob("*.holder")):
             try:
-                entry = json.loads(card.read_text())
+                entry = json.loads(notes.read(card))
                 pid = int(entry["pid"])
                 if born(pid) != entry["born"]:
                     card.unlink()  # of a process that was killed; its locks went with it
                     continue
                 since = time.strftime("%H:%M:%S", time.localtime(entry["since"]))
-                text = f"process {pid} ({entry['doing']}) since {since}"
+                text = printable(f"process {pid} ({entry['doing']}) since {since}")
                 found[pid] = f"{found[pid]}; {text}" if pid in found else text
             except (OSError, ValueError, KeyError, TypeError):
                 continue
@@ -269,13 +270,13 @@ class StageLock:
         """Note that the whole stage was proven clean, and which it is. For who keeps all containers to itself."""
         temporary = self._clean.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):  # without a note it is cleaned once more
-            temporary.write_text(identity)
+            notes.write(temporary, identity)
             temporary.replace(self._clean)
 
     def clean_note(self) -> str:
         """What `note_clean` was given, if nobody has used the stage since; else empty."""
         try:
-            return self._clean.read_text()
+            return notes.read(self._clean)
         except OSError:
             return ""
 
@@ -310,7 +311,7 @@ class StageLock:
             "exclusive": [name or "stage" for name in names if name in exclusive],
         }
         with contextlib.suppress(OSError):  # it is only for people; the locks themselves are the kernel's
-            self._card.write_text(json.dumps(entry))
+            notes.write(self._card, json.dumps(entry))
 
 
 @functools.lru_cache(1)  # this process's, mostly

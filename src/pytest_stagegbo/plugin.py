@@ -19,6 +19,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.asking import Asking
 from pytest_stagegbo.errors import LockTimeout, NotHeld, SettingsError, StageGboError
 from pytest_stagegbo.options import OPTIONS, SETTINGS, SWITCHES, add_options, destination
+from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.running import executed, pass_on, runs_tests, said
 from pytest_stagegbo.session.demand import (
     FRESH_STAGE,
@@ -215,6 +216,7 @@ class StagePlugin:
             self._summary = Summary()
         return self._summary
 
+    @real_files()
     def stage(self, credentials: Credentials | None = None) -> Stage:
         """The stage, provisioned: a test may ask for it by `getfixturevalue` only, which nobody sees before it runs."""
         from pytest_stagegbo.stage import Stage
@@ -243,6 +245,7 @@ class StagePlugin:
             )
         return self._fresh
 
+    @real_files()
     def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Stage:
         """A clean stage that nobody else uses until the test has been torn down."""
         self._refuse_without_tests()
@@ -406,6 +409,7 @@ class StagePlugin:
         if not runs_tests(self._config):
             pytest.skip("no test is executed, so nothing is done to the stage")
 
+    @real_files()
     def _begin_test(self, item: pytest.Item, wanted: Demand) -> StageGboError | None:
         """What kept the test from having what it asks of the stage."""
         from pytest_stagegbo.session.session import reminder
@@ -510,6 +514,7 @@ class StagePlugin:
             report.sections.extend(explained)
         return report
 
+    @real_files()
     def _explain(self, item: pytest.Item) -> list[tuple[str, str]]:
         """What is added to the report of a failed test: titles and texts. Keeps the stage if it is to be kept.
 

@@ -6,8 +6,11 @@ import re
 
 __all__ = ["age_text", "bytes_text", "printable", "printable_json"]
 
-_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
-"""Everything that moves a cursor, changes colours or titles, or turns the direction of writing; not tab and newline."""
+_CONTROL = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+"""Everything that moves a cursor, changes colours or titles, or turns the direction of writing; not tab and newline.
+And surrogates, which Python puts for bytes of file names that are not UTF-8, and which no encoding can write."""
 
 
 def printable(text: str) -> str:

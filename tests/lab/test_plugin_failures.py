@@ -307,3 +307,80 @@ def test_nothing_is_said_where_no_test_used_it(plug: Plug) -> None:
     result = plug.run()
     result.assert_outcomes(passed=1)
     assert "= stage-gbo =" not in result.stdout.str()
+
+
+UNUSUAL = "test_\udcff.py"
+"""As Python has the name of a file with the byte 0xff in it."""
+
+
+@pytest.mark.parametrize("options", [(), ("--stage-keep",)], ids=["plain", "keep"])
+def test_names_that_are_not_utf8(plug: Plug, options: tuple[str, ...]) -> None:
+    """Of test files and of tests: these use, reset and leave the stage as any others do, and reports name them."""
+    (plug.folder / UNUSUAL).write_text(
+        "import pytest\n"
+        "@pytest.mark.stage_reset('cache', 'drive')\n"
+        "def test_one(keys, files): files.put('left')\n"
+        "@pytest.mark.stage_reset('drive')\n"
+        "@pytest.mark.parametrize('value', [1], ids=['\\udcff'])\n"
+        "def test_two(files, value, stage_cache):\n"
+        "    assert files.get() == ''\n"
+        "    stage_cache.exec('false')\n"
+    )
+    unescaped = "disable_test_id_escaping_and_forfeit_all_rights_to_community_support=true"
+    result = plug.run("-p", "no:xdist", "-o", unescaped, *options)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*CommandFailed: false in cache ended with status 1", "*stage container cache: logged*"]
+    )
+    assert not list(plug.locks.glob("*.holder"))
+    if not options:
+        assert (plug.locks / "drive.user").read_text() == "test_\\udcff.py::test_two[\\udcff]"
+
+
+def test_files_that_are_faked(plug: Plug) -> None:
+    """pyfakefs has files of its own for tests; what is done to the stage sees the host's, on all threads."""
+    plug.write(
+        test_it="""
+    import gc, os, threading
+    from pathlib import Path
+
+    @pytest.fixture
+    def early(fs):
+        fs.create_file("/made/up")
+
+    @pytest.mark.stage_reset("cache")
+    def test_before(keys): keys("SET", "left", 1)
+
+    @pytest.mark.stage_reset("cache", "drive")
+    def test_faked(early, keys, stage_gbo, request):
+        keys("SET", "key", 1)
+        stage_gbo.reset("cache")
+        assert stage_gbo.drive.exec("echo", "here").stdout == "here\\n"
+        assert stage_gbo.cache.logs(lines=1)
+        (guard,) = (each for each in gc.get_objects() if type(each).__name__ == "DiskGuard")
+        guard.check()
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append((guard._look(), guard.trouble())))
+        thread.start()
+        thread.join()
+        assert seen[0][1] == "" and guard.doubt() == ""
+        assert Path("/made/up").exists()
+        assert not os.path.exists("/proc")
+
+    def test_fails(early, stage_cache):
+        assert not os.path.exists("/made/up")
+
+    def test_asks_late(early, request):
+        request.getfixturevalue("stage_cache")
+        assert os.path.exists("/made/up")
+
+    def test_client(early, stage_valkey):
+        assert stage_valkey.ping()
+        assert os.path.exists("/made/up")
+        """
+    )
+    result = plug.run("-p", "no:xdist", "--stage-verify")
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(["*stage container cache: logged since the test began*"])
+    result.stdout.no_fnmatch_line("*could not be fetched*")
+    assert not list(plug.locks.glob("*.holder"))

@@ -51,6 +51,7 @@ def test_an_age_has_the_largest_unit_that_says_enough(seconds: float, text: str)
         ("\x1b]0;title\x07\x1b[31mred", "\\x1b]0;title\\x07\\x1b[31mred"),
         ("\x9b31m\x7f\0", "\\x9b31m\\x7f\\x00"),
         ("user\u202etxt.exe", "user\\u202etxt.exe"),
+        ("test_\udcff.py[\ud800]", "test_\\udcff.py[\\ud800]"),
     ],
 )
 def test_controls_are_shown(text: str, shown: str) -> None:
@@ -63,7 +64,7 @@ def test_errors_have_none() -> None:
 
 
 def test_json_stays_json() -> None:
-    value = {"a\x9b": "\x7f\u202e\x1b"}
+    value = {"a\x9b": "\x7f\u202e\x1b", "file": "\udcff"}
     text = printable_json(json.dumps(value, ensure_ascii=False))
     assert text.isprintable()
     assert json.loads(text) == value

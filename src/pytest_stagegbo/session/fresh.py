@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.slots.pool import Pool
 from pytest_stagegbo.stage import Stage
 
@@ -82,10 +83,12 @@ class FreshStages:
     def _check_kept(self, engine: StageEngine) -> None:
         self._session(engine).check_kept()
 
+    @real_files()
     def prepare(self, *, others_only: bool) -> None:
         """Begin to make them ready, behind the caller; see `Pool.prepare`."""
         self._pool.prepare(others_only=others_only)
 
+    @real_files()
     def take(self, test: str, credentials: Credentials | None, *, others_only: bool) -> Fresh:
         """A clean stage that nobody else uses until it is given back. Or `keep` it.
 
@@ -112,18 +115,22 @@ class FreshStages:
             self._stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
         return Fresh(slot, self._stages[slot.number])
 
+    @real_files()
     def give_back(self, fresh: Fresh) -> None:
         """Have what a test left reset behind the next test."""
         self._pool.give_back(fresh.slot)
 
+    @real_files()
     def keep(self, fresh: Fresh, test: str) -> None:
         """Have no test of this run get a stage any more, which is as a failed test left it; see `let_go`."""
         self._session(fresh.slot.engine).keep(test)
 
+    @real_files()
     def let_go(self, fresh: Fresh) -> None:
         """Let go of a stage as it is, without a reset."""
         self._pool.keep(fresh.slot)
 
+    @real_files()
     def close(self) -> None:
         """Wait a while for resets, and let go of the slots."""
         self._pool.close()

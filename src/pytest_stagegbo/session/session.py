@@ -7,9 +7,10 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks, errors
+from pytest_stagegbo import clocks, errors, notes
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError, StageMissing, VaultSealed
 from pytest_stagegbo.locks import STAGE, FileLock
+from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class StageSession:
 
     # -- provisioning
 
+    @real_files()
     def ensure(self) -> None:
         """Provision the stage, or learn how another process of this run fared with it. `check` tells of failure."""
         if self._ensured:
@@ -133,6 +135,7 @@ class StageSession:
             self.listen()
             self.verify()
 
+    @real_files()
     def verify(self) -> None:
         """Prove the stage's isolation; raises `IsolationBroken` with every red line.
 
@@ -149,6 +152,7 @@ class StageSession:
 
             self._watch = listen(self.engine)
 
+    @real_files()
     def verify_events(self) -> None:
         """Prove that this process did nothing to production since `listen`. Raises `IsolationBroken`."""
         if self._watch is not None:
@@ -160,6 +164,7 @@ class StageSession:
         self._lock.make_folder()
         return _outcome(self._lock, self._run)
 
+    @real_files()
     def forget(self, run: str) -> None:
         """Remove what a run, and killed ones of yesterday, noted about the stage. For its last process."""
         with contextlib.suppress(OSError):
@@ -170,6 +175,7 @@ class StageSession:
 
     # -- tests
 
+    @real_files()
     def begin(self, test: str, demand: Demand) -> None:
         """Take the locks that a test needs and make clean what it wants clean.
 
@@ -225,6 +231,7 @@ class StageSession:
             unfinished = lock.unfinished(names)
         return tuple(name for name in wider if name in resets or name in unfinished)
 
+    @real_files()
     def end(self) -> None:
         """Let go of the test's locks."""
         self._held, self._uses, self._test = frozenset(), frozenset(), ""
@@ -233,6 +240,7 @@ class StageSession:
                 releases.callback(lock.release)
             self._locks = []
 
+    @real_files()
     def reset(self, names: tuple[str, ...]) -> None:
         """A reset in the middle of a test: only of what the test keeps to itself.
 
@@ -250,14 +258,15 @@ class StageSession:
             )
         self._reset(tuple(dict.fromkeys(wanted)))
 
+    @real_files()
     def keep(self, test: str) -> None:
         """Have no other test of this run touch the stage, which is as a failed test left it."""
-        self._kept.write_text(test)
+        notes.write(self._kept, test)
 
     def check_kept(self) -> None:
         """Raise `NotHeld` if a failed test of this run left the stage to be looked at."""
         if self.settings.pytest.keep and self._kept.exists():
-            raise NotHeld(f"the stage is kept as {self._kept.read_text()} left it")
+            raise NotHeld(f"the stage is kept as {notes.read(self._kept)} left it")
 
     @property
     def _kept(self) -> Path:
@@ -275,17 +284,18 @@ class StageSession:
         for name in names:
             if self.settings.containers[name].wipe:
                 with contextlib.suppress(OSError):  # only for people
-                    _rewrite(self._signature(name), test)
+                    notes.rewrite(self._signature(name), test)
 
     def _last_user(self, name: str) -> str:
         try:
-            return self._signature(name).read_text()
+            return notes.read(self._signature(name))
         except OSError:
             return ""
 
     def _signature(self, name: str) -> Path:
         return self._lock.folder / f"{name}.user"
 
+    @real_files()
     def close(self) -> None:
         """Let go of what resets keep open."""
         self.engine.close()
@@ -306,29 +316,18 @@ def _outcome(lock: StageLock, run: str) -> Path:
     return lock.folder / f"run-{run}.outcome"
 
 
-def _rewrite(path: Path, text: str) -> None:
-    """As `write_text`, without making the file empty first: ext4 takes that for a replacement that must be on the disk
-    when the file is closed (`auto_da_alloc`), which takes ten times as long."""
-    try:
-        with path.open("r+", encoding="utf-8") as file:
-            file.write(text)
-            file.truncate()
-    except FileNotFoundError:
-        path.write_text(text, encoding="utf-8")
-
-
 def _write(path: Path, failure: StageGboError | None) -> None:
     entry = {}
     if failure is not None:
         fields = {"message": failure.message, "seen": failure.seen, "remedy": failure.remedy}
         entry = {"type": type(failure).__name__, **fields}
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(entry))
+    notes.write(temporary, json.dumps(entry))
     temporary.replace(path)
 
 
 def _read(path: Path) -> StageGboError | None:
-    entry = json.loads(path.read_text())
+    entry = json.loads(notes.read(path))
     if not entry:
         return None
     kind: type[StageGboError] = getattr(errors, entry["type"], StageGboError)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.text import bytes_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -69,15 +69,15 @@ class Summary:
         self.trouble.extend(other.trouble)
 
     def to_json(self) -> dict[str, Any]:
-        """Lists, dicts, strings and numbers only: xdist sends nothing else between processes."""
+        """Lists, dicts, strings of whole characters and numbers only: xdist sends nothing else between processes."""
         resets = [[list(names), list(seconds)] for names, seconds in self.resets.items()]
         return {
             "resets": resets,
             "waits": list(self.waits),
             "fresh": list(self.fresh),
             "grown": dict(self.grown),
-            "broken": list(self.broken),
-            "trouble": list(self.trouble),
+            "broken": [printable(text) for text in self.broken],
+            "trouble": [printable(text) for text in self.trouble],
         }
 
     @classmethod

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import notes
 from pytest_stagegbo.locks import FileLock
 from pytest_stagegbo.slots.fit import Fit
 from pytest_stagegbo.slots.fleet import Fleet
@@ -88,12 +89,12 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
 
 def _read(path: Path) -> Fit | None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        entry = json.loads(path.read_text())
+        entry = json.loads(notes.read(path))
         return Fit(int(entry["count"]), tuple(entry["arithmetic"]))
     return None
 
 
 def _write(path: Path, found: Fit) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"count": found.count, "arithmetic": found.arithmetic}))
+    notes.write(temporary, json.dumps({"count": found.count, "arithmetic": found.arithmetic}))
     temporary.replace(path)

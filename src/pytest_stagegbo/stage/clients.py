@@ -12,12 +12,12 @@ certificates are not checked, since their names are production's.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_stagegbo.errors import MissingRequirement, NotReady
+from pytest_stagegbo.realfiles import begun_in_real_files
 from pytest_stagegbo.stage.environment import REGION
 from pytest_stagegbo.stage.service import DATABASE
 
@@ -38,7 +38,7 @@ CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
 
 
-@contextlib.contextmanager
+@begun_in_real_files
 def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """A psycopg connection to PostgreSQL, in a transaction: what is not committed in the block is rolled back.
 
@@ -85,7 +85,7 @@ def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[
         connection.close()
 
 
-@contextlib.contextmanager
+@begun_in_real_files
 def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Valkey]:
     """A valkey-py client. It connects with its first command.
 
@@ -119,7 +119,7 @@ def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Val
         client.close()  # type: ignore[no-untyped-call]
 
 
-@contextlib.contextmanager
+@begun_in_real_files
 def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
     """The client for S3 of boto3: path style, signature version 4, no checksums that older servers don't know.
 
@@ -168,7 +168,7 @@ def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
         client.close()
 
 
-@contextlib.contextmanager
+@begun_in_real_files
 def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac.Client]:
     """An hvac client with the stage's token: BotServer's own, unless the settings name another.
 
@@ -212,7 +212,7 @@ def vault(stage: Stage, service: str = "vault", **options: Any) -> Iterator[hvac
         session.close()
 
 
-@contextlib.contextmanager
+@begun_in_real_files
 def llm(stage: Stage, service: str = "llm", **options: Any) -> Iterator[openai.OpenAI]:
     """An OpenAI client for the model's server.
 

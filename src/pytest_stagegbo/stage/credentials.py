@@ -21,6 +21,7 @@ from pytest_stagegbo.errors import (
     StageGboError,
     VaultSealed,
 )
+from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS, LARGEST_FILE
 from pytest_stagegbo.services.masking import Masker
 from pytest_stagegbo.stage.kv import Failure, KeyValue
@@ -73,6 +74,7 @@ class Credentials:
     def __repr__(self) -> str:
         return f"Credentials(of {', '.join(self._found) or 'nothing yet'})"
 
+    @real_files()
     def __getitem__(self, name: str) -> Secret:
         """The credentials of a container's service; empty when neither the settings nor Vault have any.
 
@@ -94,6 +96,7 @@ class Credentials:
                 self._found[name] = found
             return self._found[name]
 
+    @real_files()
     def token(self) -> str:
         """Vault's token: from the settings, or BotServer's own. Raises like `[]`."""
         vault = self._settings.vault_probe
@@ -102,6 +105,7 @@ class Credentials:
             return given
         return self._own_token()
 
+    @real_files()
     def leads_to_production(self) -> bool:
         """Whether whoever follows what Vault holds ends in production, outside of the stage.
 
@@ -118,6 +122,7 @@ class Credentials:
         with self._lock:
             return self._masker.mask(text)
 
+    @real_files()
     def load(self) -> None:
         """Fetch everything that `mask` should know. What can't be had is left out, and not tried for a minute."""
         with self._lock:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import SettingsError, StageMissing
+from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.stage.credentials import Credentials
 from pytest_stagegbo.stage.environment import variables
 from pytest_stagegbo.stage.service import Service
@@ -106,6 +107,7 @@ class Stage:
         """Of all services, by container; fetched when they are first wanted."""
         return self._credentials
 
+    @real_files()
     def reset(self, *names: str) -> None:
         """Stop these containers' services, clear their data, start them and wait until they answer.
 
@@ -149,6 +151,7 @@ class Stage:
         """
         return variables(self, self._credentials, vault_token)
 
+    @real_files()
     def _execute(self, name: str, argv: Sequence[str], timeout: float | None) -> CommandResult:
         clone = self._engine.clone(name)
         if not clone.is_running:
