@@ -66,7 +66,7 @@ class Asking:
         @functools.wraps(original_finish)
         def finish(definition: pytest.FixtureDef[Any], request: Any) -> None:
             __tracebackhide__ = True
-            names = self._stands_for.get(definition)
+            names = None if _is_own(definition) else self._stands_for.get(definition)
             if not names or request.config is not self._config or definition.cached_result is None:
                 return original_finish(definition, request)
             then = self._claim_for_end(names)
@@ -116,3 +116,8 @@ class Asking:
                 self._by_name[definition.argname] = self._stands_for[definition] = frozenset(asked)
                 for outer in self._resolving[-1:]:
                     outer |= asked
+
+
+def _is_own(definition: pytest.FixtureDef[Any]) -> bool:
+    """Whether a fixture is this plugin's, whose teardown does nothing to a container."""
+    return definition.func.__module__.startswith("pytest_stagegbo.")

@@ -29,6 +29,7 @@ from tests.lab import starter
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.guest import PLACE
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.incus.localhost import btrfs_id
 from pytest_stagegbo.lab import Lab, api
@@ -496,7 +497,15 @@ def flat(document: Any, path: str = "") -> dict[str, Any]:
 def steady(document: Any) -> Any:
     """A document of the API without identities and times."""
     if isinstance(document, dict):
-        unsteady = {"created_at", "last_used_at", "etag", "used_by", marks.ORIGIN, marks.INSTANCE}
+        unsteady = {
+            "created_at",
+            "last_used_at",
+            "etag",
+            "used_by",
+            marks.ORIGIN,
+            marks.INSTANCE,
+            f"environment.{PLACE}",
+        }
         return {
             key: steady(value)
             for key, value in document.items()

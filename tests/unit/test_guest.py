@@ -597,12 +597,18 @@ class TestSourceThatWasAClone:
         assert clone.place == OWN
 
     def test_its_word_that_services_may_start_is_not_the_clones(self, clone: Clone) -> None:
+        """Its own may be there before its boot has come far."""
         old, own = clone.path(release("0000000000000000")), clone.path(release(OWN))
+        old.parent.mkdir()
         old.touch()
+        own.touch()
         assert clone.boot().returncode == 0
         assert not old.exists()
+        assert own.exists()
         assert f"PathExists={release(OWN)}" in clone.units(needs=("vault",))["stagegbo-services.path"]
-        assert not own.exists()
+
+    def test_the_word_goes_to_a_folder_that_is_there_before_the_boot(self) -> None:
+        assert Path(release(OWN)).parent == Path(boot_file(SYSTEM, SETTINGS).path).parent
 
     def test_the_copy_of_its_database_is_not_the_clones(self, clone: Clone) -> None:
         data = "/opt/gbo/data/pgdata"

@@ -24,7 +24,7 @@ def functions(report: str = "") -> str:
     or is no folder, ends the script with status 1.
 
     Args:
-        report: A file that gets the lines; empty: standard output.
+        report: A file that gets the lines, at the first boot; empty: standard output, for a reset.
     """
     to_report = f" >>{shlex.quote(report)}" if report else ""
     return f"""say() {{ printf '%s\\n' "$1"{to_report}; }}
@@ -34,17 +34,7 @@ is_there() {{
     [ -d "$1" ] || {{ echo "not a folder: $1" >&2; exit 1; }}
 }}
 
-mounts_below() {{ # FOLDER, a real path: sets `mounts`, a line each, as find's -path takes them
-    mounts=
-    while read -r _ _ _ _ at _; do
-        case $at in
-        "$1"/?*) mounts="$mounts$(printf %b "$(printf %s "$at" | sed 's/\\\\\\([0-7]\\{{3\\}}\\)/\\\\0\\1/g')" |
-            sed 's/[][*?\\\\]/\\\\&/g')
-" ;;
-        esac
-    done </proc/self/mountinfo
-}}
-
+{_mounts_of_boot() if not report else _mounts()}
 search() {{ # FOLDER TEST...: find below a folder, without the mounts that `mounts_below` found
     real=$1
     shift
@@ -110,6 +100,7 @@ note_mounts() {{ # FOLDER
     mounts_below "$folder"
     while read -r at; do
         [ -n "$at" ] || continue
+        printf '%s\\n' "$at" >>{MOUNTS}.list
         [ -e {MOUNTS} ] || printf 'set --' >{MOUNTS}
         at=$1${{at#"$folder"}} tests=-prune
         while [ "$at" != "$1" ]; do # the folders around it stay, and are looked into
@@ -130,6 +121,34 @@ truncate_files() {{ # files stay with owners and modes, since a service may not 
     nothing_left "$folder" -type f -size +0
     say_mounts
     say "truncated $1"
+}}
+"""
+
+
+def _mounts() -> str:
+    """What is mounted now: at a boot, by the container's own `fstab`."""
+    return """mounts_below() { # FOLDER, a real path: sets `mounts`, a line each, as find's -path takes them
+    mounts=
+    while read -r _ _ _ _ at _; do
+        case $at in
+        "$1"/?*) mounts="$mounts$(printf %b "$(printf %s "$at" | sed 's/\\\\\\([0-7]\\{3\\}\\)/\\\\0\\1/g')" |
+            sed 's/[][*?\\\\]/\\\\&/g')
+" ;;
+        esac
+    done </proc/self/mountinfo
+}
+"""
+
+
+def _mounts_of_boot() -> str:
+    """What was mounted when the container booted. A mount that a test has made is no reason to keep what is in it."""
+    return f"""mounts_below() {{ # as at the first boot
+    mounts=
+    [ -e {MOUNTS}.list ] || return 0
+    while read -r at; do
+        case $at in "$1"/?*) mounts="$mounts$at
+" ;; esac
+    done <{MOUNTS}.list
 }}
 """
 

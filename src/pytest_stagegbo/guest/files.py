@@ -69,7 +69,10 @@ exec 2>{FOLDER}/prepare.log
 {clearing.functions(report)}
 placed="placed $identity"
 if ! grep -qsxF "$placed" {STAMP}; then # a stamp of the source's is another's
-rm -f {STAMP} {FOLDER}/release-*
+rm -f {STAMP}
+for file in {units.release("*")}; do # the clone's own may be there already
+    [ "$file" = {units.release('"$identity"')} ] || rm -f "$file"
+done
 {_confined()}
 : >{report}
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_stagegbo.guest.place import INTERFACES
-from pytest_stagegbo.guest.units import FOLDER
+from pytest_stagegbo.guest.units import release
 
 __all__ = ["settle_script"]
 
@@ -13,7 +13,7 @@ def settle_script() -> str:
 
     Its machine-id is emptied, which has systemd make one for each copy and is no first boot (machine-id(5)).
     """
-    return f"""rm -f {FOLDER}/release-*
+    return f"""rm -f {release("*")}
 [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 : >/etc/machine-id
 printf 'auto lo\\niface lo inet loopback\\n' >{INTERFACES}

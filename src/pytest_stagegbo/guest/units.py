@@ -81,8 +81,9 @@ def holds_services(container: ContainerSettings) -> bool:
 
 def release(identity: str) -> str:
     """The file that starts the services of a clone that waits for others. Placed once what it needs answers, which may
-    be before its boot has come far. It bears the clone's identity, so that none of the source's counts."""
-    return f"{FOLDER}/release-{identity}"
+    be before its boot has come far: in a folder that is there before the boot. It bears the clone's identity, so that
+    none of the source's counts."""
+    return f"{BOOT_FOLDER}/release-{identity}"
 
 
 def generator(container: ContainerSettings) -> str:
