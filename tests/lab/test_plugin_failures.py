@@ -327,12 +327,13 @@ def test_names_that_are_not_utf8(plug: Plug, options: tuple[str, ...]) -> None:
         "    stage_cache.exec('false')\n"
     )
     unescaped = "disable_test_id_escaping_and_forfeit_all_rights_to_community_support=true"
+    before = set(plug.locks.glob("*.holder"))
     result = plug.run("-p", "no:xdist", "-o", unescaped, *options)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         ["*CommandFailed: false in cache ended with status 1", "*stage container cache: logged*"]
     )
-    assert not list(plug.locks.glob("*.holder"))
+    assert set(plug.locks.glob("*.holder")) <= before  # those of sessions that other tests have killed
     if not options:
         assert (plug.locks / "drive.user").read_text() == "test_\\udcff.py::test_two[\\udcff]"
 
@@ -379,8 +380,9 @@ def test_files_that_are_faked(plug: Plug) -> None:
         assert os.path.exists("/made/up")
         """
     )
+    before = set(plug.locks.glob("*.holder"))
     result = plug.run("-p", "no:xdist", "--stage-verify")
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(["*stage container cache: logged since the test began*"])
     result.stdout.no_fnmatch_line("*could not be fetched*")
-    assert not list(plug.locks.glob("*.holder"))
+    assert set(plug.locks.glob("*.holder")) <= before  # those of sessions that other tests have killed
