@@ -28,18 +28,22 @@ def interrupted() -> bool:
     return event is not None and event.is_set()
 
 
-def at_once(call: Callable[[A], T], arguments: Collection[A], name: str) -> list[T]:
+def at_once(call: Callable[[A], T], arguments: Collection[A], name: str, kept: Workers | None = None) -> list[T]:
     """The result of `call` for each argument, each in a thread. Raises the first one's error when all have ended.
 
-    When the caller is interrupted, they write nothing more and are not waited for longer than `GRACE`.
+    When the caller is interrupted, or whoever the caller itself works for, they write nothing more. They are not waited
+    for longer than `GRACE`.
+
+    Args:
+        kept: Threads of the caller to use again and again, instead of new ones.
     """
-    event = threading.Event()
+    event = INTERRUPTED.get() or threading.Event()
 
     def one(argument: A) -> T:
         INTERRUPTED.set(event)
         return call(argument)
 
-    workers = Workers(len(arguments) or 1, name)
+    workers = kept or Workers(len(arguments) or 1, name)
     running: list[Future[T]] = []
     try:
         for argument in arguments:
@@ -47,10 +51,13 @@ def at_once(call: Callable[[A], T], arguments: Collection[A], name: str) -> list
         wait(running)
     except BaseException:
         event.set()
+        for each in running:
+            each.cancel()
         wait(running, timeout=GRACE)
         raise
     finally:
-        workers.shutdown(wait=False, cancel_futures=True)
+        if workers is not kept:
+            workers.shutdown(wait=False, cancel_futures=True)
     return [each.result() for each in running]
 
 
@@ -96,6 +103,11 @@ class Workers(Executor):
             del future, function  # while this thread waits for the next call, nothing of this one stays
             with self._lock:
                 self._open -= 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Whoever is interrupted waits for no call."""
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.shutdown(wait=not interrupted, cancel_futures=interrupted)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no further calls. Threads end when their calls have."""

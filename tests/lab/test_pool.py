@@ -115,6 +115,34 @@ def test_whoever_is_killed_leaves_a_stage_that_is_not_clean(plug: Plug) -> None:
     assert used in clean_notes(plug)
 
 
+def test_ctrl_c_does_not_wait_for_a_reset_that_never_ends(plug: Plug) -> None:
+    slow = "/run/systemd/system/valkey.service.d/slow.conf"
+    unit = "[Service]\\nTimeoutStartSec=infinity\\nExecStartPre=sleep infinity\\n"
+    plug.write(
+        test_slow=f"""
+        def test_leaves_a_service_that_never_comes_up(stage_fresh):
+            stage_fresh.cache.exec("sh", "-c", "mkdir -p $(dirname {slow}); printf '{unit}' >{slow}")
+            stage_fresh.cache.exec("sh", "-c", "systemctl daemon-reload && systemctl kill -s KILL valkey")
+        def test_next():
+            block("reached")
+        """
+    )
+    with (plug.folder / "conftest.py").open("a") as conftest:
+        conftest.write("\nfrom pytest_stagegbo.slots import pool\npool.END_SECONDS = 0.5\n")
+    plug.stagegbo("provision")
+    note = plug.locks / "cache.unfinished"
+    try:
+        with plug.start("-p", "no:xdist", "test_slow.py") as session:
+            session.until(lambda: (plug.folder / "reached").exists() and note.exists())
+            session.signal_all(signal.SIGINT)
+            assert session.end() == pytest.ExitCode.INTERRUPTED
+        assert note.exists()
+        assert PROJECT not in clean_notes(plug)
+    finally:
+        plug.engine.execute("cache", ["sh", "-c", f"rm {slow}; systemctl daemon-reload; systemctl restart valkey"])
+    plug.is_whole()
+
+
 def test_a_look_inside_ends_what_was_known_of_a_stage(plug: Plug) -> None:
     plug.write(test_fresh=FRESH.format(count=1))
     plug.run("--stage-slots=2", "test_fresh.py").assert_outcomes(passed=1)

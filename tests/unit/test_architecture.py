@@ -110,6 +110,23 @@ def test_only_the_clocks_ask_what_time_it_is() -> None:
     assert found == []
 
 
+def test_no_thread_keeps_a_process_from_ending() -> None:
+    """The interpreter waits at its end for those of `ThreadPoolExecutor`, and for all that are no daemons."""
+    executors = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
+    users = [each for each in MODULES if executors & {name.rpartition(".")[2] for name in imported(each)}]
+    attributes = {node.attr for nodes in NODES.values() for node in nodes if isinstance(node, ast.Attribute)}
+    assert (users, executors & attributes) == ([], set())
+    waited_for = [
+        f"{module}: {ast.unparse(node)}"
+        for module, nodes in NODES.items()
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).rpartition(".")[2] == "Thread"
+        and ("daemon", "True") not in [(each.arg, ast.unparse(each.value)) for each in node.keywords]
+    ]
+    assert waited_for == []
+
+
 @pytest.mark.parametrize("module", READING_ONLY)
 def test_what_only_reads_knows_no_writer(module: str) -> None:
     assert not [name for name in imported(module) if name.rpartition(".")[2] in {"Writer", "writer"}]

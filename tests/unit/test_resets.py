@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
 from pytest_stagegbo.resets.strategy import Doubt
 from pytest_stagegbo.resets.strays import Census, parse_census
 from pytest_stagegbo.resets.strays import glance as glance_at_processes
+from pytest_stagegbo.workers import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +74,17 @@ def channel() -> Iterator[Channel]:
 
 
 class TestChannel:
+    def test_whoever_was_interrupted_runs_nothing_more(self, channel: Channel) -> None:
+        """By then others may have the stage."""
+        event = threading.Event()
+        event.set()
+        token = INTERRUPTED.set(event)
+        try:
+            with pytest.raises(ChannelBroken, match="interrupted"):
+                channel.run("echo one", LONG)
+        finally:
+            INTERRUPTED.reset(token)
+
     @pytest.mark.parametrize(
         ("script", "expected"),
         [

@@ -65,6 +65,46 @@ began.wait()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
+def test_a_block_that_is_interrupted_waits_for_no_call(never: threading.Event) -> None:
+    began = threading.Event()
+    calls = []
+
+    def block() -> None:
+        with Workers(1, "test") as pool:
+            calls.append(pool.submit(lambda: began.set() or never.wait(PATIENCE)))  # type: ignore[func-returns-value]
+            calls.append(pool.submit(never.wait))
+            assert began.wait(PATIENCE)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert [call.done() for call in calls] == [False, True]
+    assert calls[1].cancelled()
+
+
+def test_threads_of_a_thread_hear_of_the_interruption_and_kept_ones_work_on(
+    never: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The golden copy is stopped in threads of a slot's thread, and resets keep theirs."""
+    monkeypatch.setattr(workers, "GRACE", 0.1)
+    kept = Workers(2, "test")
+    heard: list[bool] = []
+    done = threading.Event()
+
+    def inner(_: str) -> None:
+        interrupt()
+        never.wait(PATIENCE)
+        heard.append(interrupted())
+        done.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(lambda name: at_once(inner, [name], "inner", kept), ["slot"], "outer")
+    never.set()
+    assert done.wait(PATIENCE)
+    assert heard == [True]
+    assert at_once(lambda _: interrupted(), ["again"], "again", kept) == [False]
+
+
 def interrupt() -> None:
     main = threading.main_thread().ident
     assert main is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.errors import SourceMissing
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -143,7 +143,7 @@ def gather(
     Raises:
         SourceMissing: the source project does not exist.
     """
-    with ThreadPoolExecutor(3, thread_name_prefix="stagegbo facts") as pool:
+    with Workers(3, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
         bridge = pool.submit(reader.network, settings.network.name)
         acl = pool.submit(reader.acl, shape.acl_name(settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from pytest_stagegbo.engine.quotas import remedy
 from pytest_stagegbo.engine.space import look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.services import ask
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
     def look(container: ContainerSettings) -> ContainerStatus:
         return _container(reader, settings, container, clones.get(container.name))
 
-    with ThreadPoolExecutor(max(1, len(settings.containers))) as threads:
+    with Workers(len(settings.containers) or 1, "stagegbo status") as threads:
         containers = tuple(threads.map(look, settings.containers.values()))
     return StageStatus(
         project=settings.project,

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.workers import interrupted
 
 __all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
 
@@ -72,6 +73,8 @@ class Channel:
         with self._lock:
             if not self.is_open:
                 raise ChannelBroken(f"the shell in {self._name} is closed")
+            if interrupted():  # the stage's locks are given back by now
+                raise ChannelBroken("the run was interrupted, so nothing more is done", remedy="run it again")
             mark = secrets.token_hex(8)
             framed = f"(\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
             try:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
@@ -17,6 +16,7 @@ from pytest_stagegbo.lab.host import Host
 from pytest_stagegbo.lab.paths import Paths
 from pytest_stagegbo.lab.production import Production
 from pytest_stagegbo.lab.status import LabStatus
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,7 +88,7 @@ class Lab:
 
         install_missing(progress, self.paths.log)
         make = fresh or not self._production.complete()
-        with ThreadPoolExecutor(2) as threads:
+        with Workers(2, "stagegbo lab") as threads:
             image = threads.submit(images.ensure_image, self.paths, progress) if make else None
             images.ensure_host_root(self.paths, progress)
             if make:  # of a production that was interrupted in the making, nothing is kept

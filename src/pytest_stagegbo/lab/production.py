@@ -7,7 +7,6 @@ import importlib.resources
 import json
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
@@ -16,6 +15,7 @@ from pytest_stagegbo.lab import api, probe
 from pytest_stagegbo.lab.command import write_atomic
 from pytest_stagegbo.lab.probe import ADDRESSES, VAULT_URL
 from pytest_stagegbo.progress import Progress, task
+from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from pytest_stagegbo.lab.host import Host
@@ -47,7 +47,7 @@ class Production:
     def make(self, image: Image, progress: Progress) -> None:
         """Make production in a daemon that has nothing in it."""
         incus = self.host.incus
-        with task(progress, "import", "production's network, pool and image"), ThreadPoolExecutor(1) as aside:
+        with task(progress, "import", "production's network, pool and image"), Workers(1, "stagegbo lab") as aside:
             files = (str(image.metadata), str(image.rootfs))
             words = ("image", "import", *files, "--alias", _ALIAS)
             imported = aside.submit(incus, *words, what="importing the image")  # takes the longer, and needs no pool
@@ -58,7 +58,8 @@ class Production:
         first, *others = (name for name in ADDRESSES if name != "system")
         with task(progress, "unpack", "unpacking the image"):
             incus("init", _ALIAS, first, what=f"creating {first}")
-        with ThreadPoolExecutor(len(ADDRESSES)) as threads, task(progress, "furnish", "six containers with their data"):
+        workers = Workers(len(ADDRESSES), "stagegbo lab")
+        with workers as threads, task(progress, "furnish", "six containers with their data"):
             made = {name: threads.submit(self._launch, name, credentials, progress) for name in others}
             made[first] = threads.submit(self._launch, first, credentials, progress, created=True)
             system = threads.submit(self._create_and_start, "system")
@@ -84,7 +85,7 @@ class Production:
             deadline = time.monotonic() + (_RESTORE_SECONDS if restoring else 0)
             while (stopped := self._stopped()) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-            with ThreadPoolExecutor(len(ADDRESSES)) as threads:
+            with Workers(len(ADDRESSES), "stagegbo lab") as threads:
                 list(threads.map(self._start, stopped))
         with task(progress, "unseal", "unsealing production's Vault"):
             call_inside(self.paths.netns_file, self._unseal)

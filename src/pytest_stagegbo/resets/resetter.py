@@ -22,7 +22,7 @@ from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
 from pytest_stagegbo.resets.work import HotWork
 from pytest_stagegbo.services.answer import NoAnswer
-from pytest_stagegbo.workers import Workers
+from pytest_stagegbo.workers import Workers, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +127,11 @@ class Resetter:
         else:
             if self._threads is None:
                 self._threads = Workers(8, "stagegbo reset")
-            found = list(self._threads.map(one, containers))
+            try:
+                found = at_once(one, containers, "stagegbo reset", kept=self._threads)
+            except BaseException:  # interrupted: what goes on in the shells ends with them
+                self.close()
+                raise
         errors = [each for each in found if isinstance(each, StageGboError)]
         for other in errors[1:]:
             self._progress.note(f"also failed: {other}")

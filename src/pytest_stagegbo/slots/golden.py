@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
@@ -21,6 +20,7 @@ from pytest_stagegbo.guest.settle import settle_script
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.layout import golden_settings
+from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -140,8 +140,7 @@ class Golden:
             if not clone.config.get(marks.GENERATION):
                 writer.set_instance_config(name, {marks.GENERATION: secrets.token_hex(8)})
 
-        with ThreadPoolExecutor(max(1, len(self.settings.containers))) as threads:
-            list(threads.map(settle, self.settings.containers))
+        at_once(settle, self.settings.containers, "stagegbo golden copy")
 
     def _waiting(self, holder: str) -> None:
         self._progress.note(f"waiting for the golden copy {self.project}: {holder}")

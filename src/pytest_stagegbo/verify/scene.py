@@ -6,7 +6,6 @@ import contextlib
 import secrets
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, ip_address
@@ -20,6 +19,7 @@ from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.verify.finding import Unseen
 from pytest_stagegbo.verify.packets import Ears
 from pytest_stagegbo.verify.watch import Watch, is_productions
+from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -138,9 +138,8 @@ class Scene:
 
     def in_each(self, commands: Mapping[str, list[str]]) -> dict[str, CommandResult]:
         """Run a command in each container, all at once."""
-        with ThreadPoolExecutor(max(1, len(commands))) as threads:
-            running = {name: threads.submit(self.execute, name, command) for name, command in commands.items()}
-            return {name: each.result() for name, each in running.items()}
+        results = at_once(lambda name: self.execute(name, commands[name]), commands, "stagegbo verify")
+        return dict(zip(commands, results, strict=True))
 
     @cached_property
     def states(self) -> Mapping[str, Mapping[str, Any]]:
