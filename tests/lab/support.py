@@ -31,7 +31,6 @@ from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest import PLACE
 from pytest_stagegbo.incus.connection import Connection
-from pytest_stagegbo.incus.localhost import btrfs_id
 from pytest_stagegbo.lab import Lab, api
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.settings import IncusSettings
@@ -43,7 +42,6 @@ NAME = "provisioning"
 SIX = ("system", "tables", "vault", "cache", "drive", "llm")
 TRAPS = "PROD-GBO1"
 OWNER = "user.stagegbo.owner"
-POOL_FOLDER = "/var/lib/incus/storage-pools/pool"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VOLATILE = ("volatile.", "user.stagegbo.made", "user.stagegbo.production")
 
@@ -447,36 +445,11 @@ def ground(folder: Path) -> Iterator[Ground]:
             lab.up(Silent())
         except StageGboError as error:
             pytest.fail(str(error), pytrace=False)
-        count_simply(lab)
         made = Ground(lab, folder)
         made.reset()
         yield made
         if not found_up:
             lab.down(purge=True)
-
-
-def count_simply(lab: Lab) -> None:
-    """Have a lab's pool count for each volume what it wrote itself, where kernel and tools know how (Linux 6.7).
-
-    Ordinary quotas, which Incus turns on with the first limit, count what volumes share, too: deleting a clone
-    then keeps a core busy for up to ten seconds. Tests of those have pools of their own.
-    """
-    pid = lab.status().pid
-    with FileLock(lab.paths.lock("tests-quotas")):
-        groups = Path(f"/sys/fs/btrfs/{btrfs_id(Path(f'/proc/{pid}/root{POOL_FOLDER}'))}/qgroups")
-        found = (groups / "mode").read_text().strip() if (groups / "mode").exists() else "none"
-        if found != "squota":
-            command = ["nsenter", f"--target={pid}", "--mount", "--", "env", f"PATH={PATH}"]
-            run([*command, "sh", "-c", COUNT_SIMPLY, "sh", POOL_FOLDER, found])
-
-
-COUNT_SIMPLY = """
-limits=$(btrfs qgroup show -r --raw $1 2>/dev/null | awk '$4 + 0 > 0 { print $4, $1 }')
-[ $2 = none ] || btrfs quota disable $1
-btrfs quota enable --simple $1 || [ $2 = none ] || btrfs quota enable $1
-[ -z "$limits" ] || echo "$limits" | while read -r size group; do btrfs qgroup limit $size $group $1; done
-"""
-"""Shell that keeps the limits that are there. Takes the pool's folder, and the mode of its quotas or `none`."""
 
 
 def tomlname(config: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.support import Ground, until
 
+from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.cgroups import _descendants
 from pytest_stagegbo.progress import Silent
@@ -175,7 +177,34 @@ def test_a_stopped_container_is_started_by_the_next_up(second: Lab) -> None:
     assert second.status().ready
 
 
-def test_down_stops_everything_and_keeps_the_data(second: Lab) -> None:
+def test_a_pool_of_the_stage_s_own_is_added_with_the_same_quotas(second: Lab) -> None:
+    simple = simple_quotas()
+    assert second.status().pools == {"pool": "simple" if simple else "off"}
+    second.up(Silent(), pool_layout="own")
+    assert second.status().pools == dict.fromkeys(("pool", "stage"), "simple" if simple else "off")
+    with pytest.raises(LabError, match="quotas"):
+        second.up(Silent(), quota="ordinary" if simple else "simple")
+
+
+def simple_quotas() -> bool:
+    """Whether the kernel knows them (Linux 6.7)."""
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    return (int(major), int(minor)) >= (6, 7)
+
+
+@pytest.fixture
+def limited(second: Lab) -> str:
+    """The kind of quotas that pools with a limit have."""
+    second.up(Silent(), pool_layout="own")
+    for pool in ("pool", "stage"):
+        incus(second, "init", "--empty", f"limited-{pool}", "--storage", pool, "--device", "root,size=1GiB")
+    return "simple" if simple_quotas() else "ordinary"
+
+
+@pytest.mark.both_lts
+def test_down_stops_everything_and_keeps_the_data(second: Lab, limited: str) -> None:
+    """Incus keeps the quotas that it finds: with a limit, and after a restart of the daemon."""
+    assert set(second.status().pools.values()) == {limited}
     inside(second, "drive", "touch", "/opt/gbo/data/minio/kept")
     namespace = second.paths.netns_file
     second.down()
@@ -184,3 +213,4 @@ def test_down_stops_everything_and_keeps_the_data(second: Lab) -> None:
     second.down()
     second.up(Silent())
     assert "kept" in inside(second, "drive", "ls", "/opt/gbo/data/minio")
+    assert second.status().pools == dict.fromkeys(("pool", "stage"), limited)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+LAYOUTS = ("own", "shared")
+QUOTAS = ("ordinary", "simple")
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `lab` with its own commands."""
@@ -24,6 +27,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     commands = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
     up = _add(commands, "up", "bring the lab up; from nothing this downloads Debian packages and wheels", _up)
     up.add_argument("--fresh", action="store_true", help="make production anew, from the images already downloaded")
+    up.add_argument(
+        "--quota",
+        choices=QUOTAS,
+        default="",
+        help="quotas of the btrfs pools: ordinary ones, as Incus turns them on, or simple ones; a new lab gets simple "
+        "ones if the kernel has them (Linux 6.7)",
+    )
+    up.add_argument(
+        "--pool-layout",
+        choices=LAYOUTS,
+        default="",
+        help="own: add a second pool, `stage`, in a file of its own, for `storage.pool`; shared: add none (default)",
+    )
     status = _add(commands, "status", "what runs, and where its socket and its network namespace are", _status)
     status.add_argument("--json", action="store_true", help="print one JSON object")
     execute = _add(commands, "exec", "run a command in the lab's network, aimed at its Incus", _exec)
@@ -54,7 +70,7 @@ def _up(args: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     with console_progress() as progress:
-        lab.up(progress, fresh=args.fresh)
+        lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout)
     print(f"lab {lab.paths.name} is up: {lab.socket}")
     return 0
 
@@ -68,6 +84,7 @@ def _status(args: argparse.Namespace) -> int:
     print(f"lab {status.name}: {state}, Incus {status.incus_version}")
     if status.running:
         print(f"socket: {status.socket}\nnetwork namespace: {status.netns}")
+        print("pools: " + ", ".join(f"{name} (quotas: {kind or 'unknown'})" for name, kind in status.pools.items()))
         for name, container in sorted(status.production.items()):
             print(f"  {name:8} {container:8} {status.services.get(name, '')}")
     return 0

@@ -136,7 +136,8 @@ class Host:
         if init is not None:
             self.note()
             namespace.kill([init])
-        namespace.wait_detached(self.paths.pool_image)
+        for image in self.paths.pool_images():
+            namespace.wait_detached(image)
         cgroups.sweep(self.paths.cgroups)
 
     def note(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.incus.hostnet import enter
-from pytest_stagegbo.lab import api, namespace
+from pytest_stagegbo.lab import api, namespace, pools
 from pytest_stagegbo.lab.command import PATH, install_missing, remove_tree, require_root
 from pytest_stagegbo.lab.host import Host
 from pytest_stagegbo.lab.paths import Paths
@@ -58,31 +58,48 @@ class Lab:
             raise LabError("the lab has no production yet", seen=str(error), remedy="run `lab up`") from error
         return loaded
 
-    def up(self, progress: Progress, *, fresh: bool = False) -> None:
+    def up(self, progress: Progress, *, fresh: bool = False, quota: str = "", pool_layout: str = "") -> None:
         """Make whatever is missing and start whatever is not running. A lab that is up is left alone.
 
         Args:
             progress: Is told what is being done.
             fresh: Make production anew, from cached images.
+            quota: `ordinary`, or `simple`: kind of the pools' quotas. Empty: a lab that exists keeps what it has, a new
+                one gets simple quotas if the kernel knows them.
+            pool_layout: `own`: a second pool for stages, which stays; `shared`, or empty: none is added.
 
         Raises:
             MissingRequirement: root, a tool or a package is missing and could not be installed.
-            LabError: something did not come up, or the lab was made with another version of Incus.
+            LabError: something did not come up, or the lab was made with another version of Incus or other quotas.
         """
         require_root()
         if not fresh:
             self._refuse_another_version()
         if not fresh and self._is_up():
+            self._complete_pools(quota, pool_layout)
             return
         for folder in (self.paths.cache, self.paths.lab, self.paths.state / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
         self.paths.lab.chmod(0o700)
         with self._locked(progress):
-            if not fresh and self._is_up():  # another process was quicker
-                return
-            self._up(progress, fresh=fresh)
+            if fresh or not self._is_up():  # else another process was quicker
+                self._up(progress, fresh=fresh, quota=quota)
+        self._complete_pools(quota, pool_layout)
 
-    def _up(self, progress: Progress, *, fresh: bool) -> None:
+    def _complete_pools(self, quota: str, layout: str) -> None:
+        found = pools.pools(self._host)
+        simple = found[pools.POOL] == "simple"
+        if quota and simple != (quota == "simple"):
+            raise LabError(
+                f"the lab {self.paths.name} has {'simple' if simple else 'ordinary'} quotas",
+                seen=f"its production is in {self.paths.lab}",
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or make this one anew with `lab up --quota "
+                f"{quota} --fresh`",
+            )
+        if layout == "own":
+            pools.add_stage_pool(self._host, simple=simple)
+
+    def _up(self, progress: Progress, *, fresh: bool, quota: str) -> None:
         from pytest_stagegbo.lab import image as images
         from pytest_stagegbo.progress import task
 
@@ -101,7 +118,7 @@ class Lab:
                     self._host.start()
             built = image.result() if image else None
         if built:
-            self._production.make(built, progress)
+            self._production.make(built, progress, quota)
         else:
             self._production.start(progress, restoring=cold)
         self._host.note()
@@ -145,11 +162,12 @@ class Lab:
     def status(self) -> LabStatus:
         """What can be seen of the lab right now. Never raises for a lab that is down."""
         paths = self.paths
-        version, containers, services = "", {}, {}
+        version, containers, services, found = "", {}, {}, {}
         try:
             version = str(api.get(paths.socket, "/1.0", timeout=5)["environment"]["server_version"])
             containers = self._production.containers()
             services = self._production.services()
+            found = pools.pools(self._host)
         except (OSError, KeyError):
             pass
         return LabStatus(
@@ -167,6 +185,7 @@ class Lab:
             credentials=str(paths.credentials),
             production=containers,
             services=services,
+            pools=found,
         )
 
     def environment(self) -> dict[str, str]:

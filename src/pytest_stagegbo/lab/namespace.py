@@ -108,7 +108,7 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def wait_detached(image: Path) -> None:
-    """Wait until no loop device holds the pool's file: mounting it twice is refused by btrfs.
+    """Wait until no loop device holds a pool's file: mounting it twice is refused by btrfs.
 
     Raises:
         LabError: a device still holds it.
@@ -120,7 +120,9 @@ def wait_detached(image: Path) -> None:
         if not seen:
             return
         if time.monotonic() > deadline:
-            raise LabError("the lab's pool is still in use", seen=seen, remedy="run `lab down`, then try again")
+            raise LabError(
+                "a pool of the lab is still in use", seen=f"{seen} has {image}", remedy="run `lab down`, then try again"
+            )
         time.sleep(_POLL_SECONDS)
 
 

@@ -82,10 +82,9 @@ class Paths:
         """Unix socket of the API, reachable from outside of the namespaces."""
         return self.incus / "unix.socket"
 
-    @property
-    def pool_image(self) -> Path:
-        """The sparse file that holds production's pool."""
-        return self.incus / "disks" / "pool.img"
+    def pool_images(self) -> list[Path]:
+        """The sparse files that hold pools."""
+        return sorted((self.incus / "disks").glob("*.img"))
 
     @property
     def home(self) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.incus.hostnet import call_inside
-from pytest_stagegbo.lab import api, probe
+from pytest_stagegbo.lab import api, pools, probe
 from pytest_stagegbo.lab.command import write_atomic
 from pytest_stagegbo.lab.probe import ADDRESSES, VAULT_URL
 from pytest_stagegbo.progress import Progress, task
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Production"]
 
 _GATEWAY = "10.0.2.1"
-_POOL = "pool"
-_POOL_SIZE = "12GiB"
 _ALIAS = "gbo-production"
 _READY_SECONDS = 120.0
 _RESTORE_SECONDS = 5.0
@@ -44,14 +42,20 @@ class Production:
         """Whether production was made to its end at some time."""
         return self.paths.marker.exists()
 
-    def make(self, image: Image, progress: Progress) -> None:
-        """Make production in a daemon that has nothing in it."""
+    def make(self, image: Image, progress: Progress, quota: str = "") -> None:
+        """Make production in a daemon that has nothing in it.
+
+        Args:
+            quota: `ordinary` or `simple`; empty: simple ones if the kernel knows them.
+        """
         incus = self.host.incus
         with task(progress, "import", "production's network, pool and image"), Workers(1, "stagegbo lab") as aside:
             files = (str(image.metadata), str(image.rootfs))
             words = ("image", "import", *files, "--alias", _ALIAS)
             imported = aside.submit(incus, *words, what="importing the image")  # takes the longer, and needs no pool
             incus("admin", "init", "--preseed", what="setting up the lab's Incus", stdin=json.dumps(_preseed()))
+            if quota != "ordinary":  # those are Incus's own doing
+                pools.count_simply(self.host, pools.POOL, required=quota == "simple")
             imported.result()
         credentials = _credentials()
         write_atomic(self.paths.credentials, json.dumps(credentials, indent=1), mode=0o600)
@@ -227,11 +231,11 @@ def _vault(method: str, path: str, body: object, *, token: str = "", patient: bo
 def _preseed() -> dict[str, Any]:
     network = {"ipv4.address": f"{_GATEWAY}/24", "ipv4.nat": "true", "ipv6.address": "none"}
     devices = {
-        "root": {"type": "disk", "path": "/", "pool": _POOL},
+        "root": {"type": "disk", "path": "/", "pool": pools.POOL},
         "eth0": {"type": "nic", "network": "prodbr0", "name": "eth0"},
     }
     return {
-        "storage_pools": [{"name": _POOL, "driver": "btrfs", "config": {"size": _POOL_SIZE}}],
+        "storage_pools": [{"name": pools.POOL, "driver": "btrfs", "config": {"size": pools.SIZE}}],
         "networks": [{"name": "prodbr0", "type": "bridge", "config": network}],
         "profiles": [{"name": "default", "devices": devices}],
     }

@@ -36,6 +36,8 @@ class LabStatus:
     """State of each container of production."""
     services: dict[str, str] = field(default_factory=dict)
     """`ok` or what is wrong, for each container of production."""
+    pools: dict[str, str] = field(default_factory=dict)
+    """Kind of the quotas of each pool: `simple`, `ordinary`, or `off` before the first limit on it."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
