@@ -44,14 +44,15 @@ class Volume:
 def bench_lab(*, keep: bool) -> Iterator[BenchLab]:
     """The lab `bench` (or `$STAGEGBO_LAB_NAME`), brought up.
 
-    One that was there before stays; one made here is deleted afterwards, unless `keep`.
+    One that was there before stays; one made here is deleted afterwards, unless `keep`. It has ordinary quotas, as
+    Incus sets up a pool anywhere, and since the bytes of sources are counted with them.
     """
     os.environ.setdefault("STAGEGBO_LAB_NAME", NAME)
     lab = Lab.find()
     existed = lab.paths.lab.exists()
     try:
         with console_progress() as progress:
-            lab.up(progress)
+            lab.up(progress, quota="" if existed else "ordinary")
         with ThreadPoolExecutor(1, initializer=lab.join_network) as inside:
             yield BenchLab(lab, inside)
     finally:
@@ -75,9 +76,9 @@ class BenchLab:
         """Run a command in the lab's network, aimed at its Incus; what it printed on standard output."""
         return self._run(self.lab.exec_argv(argv), env=env, stdin=stdin, check=check)
 
-    def stagegbo(self, *arguments: str, check: bool = True) -> str:
+    def stagegbo(self, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
         """Run `python -m pytest_stagegbo --lab`; what it printed on standard output."""
-        return self._run([sys.executable, "-m", "pytest_stagegbo", "--lab", *arguments], check=check)
+        return self._run([sys.executable, "-m", "pytest_stagegbo", "--lab", *arguments], env=env, check=check)
 
     def wait_answering(self, wanted: Sequence[tuple[str, str, ProbeSettings]], timeout: float = 120) -> None:
         """Ask until every service is ready, from inside the lab's network.
