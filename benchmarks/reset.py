@@ -33,7 +33,7 @@ from pytest_stagegbo.lab.standin.botserver import Cache, Drive
 from pytest_stagegbo.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -51,16 +51,28 @@ DATA = {"cache": "/opt/gbo/data/valkey", "drive": "/opt/gbo/data/minio", "system
 
 
 class Bench:
-    """The stage of a lab, for calls from a thread in the lab's network."""
+    """The stage of a lab, for calls from a thread in the lab's network.
 
-    def __init__(self, lab: BenchLab, engine: StageEngine | None = None) -> None:
+    Args:
+        engine: Of the stage; else one of the settings that the environment makes.
+        pool: The folder of the pool that the stage is on.
+    """
+
+    def __init__(
+        self,
+        lab: BenchLab,
+        engine: StageEngine | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        pool: str = POOL_PATH,
+    ) -> None:
         self.lab = lab
-        environ = {"STAGEGBO_INCUS__ENDPOINT": str(lab.lab.socket)}
+        environ = {"STAGEGBO_INCUS__ENDPOINT": str(lab.lab.socket), **(env or {})}
         unseal = {"STAGEGBO_VAULT__UNSEAL_FILE": str(lab.lab.paths.vault_init)}
         self.settings: Settings = engine.settings if engine else load(None, ROOT, {**environ, **unseal}).settings
         self.engine = engine or self.another()
         self._secrets = lab.lab.credentials()
-        self._pool = Path(f"/proc/{lab.lab.status().pid}/root{POOL_PATH}/containers")
+        self._pool = Path(f"/proc/{lab.lab.status().pid}/root{pool}/containers")
 
     def another(self, **ways: str) -> StageEngine:
         """An engine of its own; `tables="restore"` sets how a container is reset."""

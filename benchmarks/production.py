@@ -1,0 +1,446 @@
+"""What production's disk and processor feel of the stage, on ordinary and simple quotas, on its pool and beside it.
+
+    sudo python benchmarks/production.py [--quota KIND] [--pool-layout LAYOUT] [--watch disk|cpu] [--phases NAME,...]
+                                         [--resets N] [--restores N] [--slots N] [--alone SECONDS]
+                                         [--patience SECONDS] [--json FILE] [--markdown docs/benchmarks.md] [--keep]
+
+Runs on a lab of its own, whose production it makes anew for each combination, and deletes it again. See
+docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
+
+from benchmarks._bench_lab import POOL, POOL_PATH, BenchLab
+from benchmarks._finish import add_outputs, finish
+from benchmarks._measure import Machine, ProcessorTime, percentile
+from benchmarks.reset import THREE, Bench
+
+from pytest_stagegbo.cli.console import console_progress
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.incus.reader import Reader
+from pytest_stagegbo.lab import Lab
+from pytest_stagegbo.lab.pools import STAGE_POOL
+from pytest_stagegbo.settings import IncusSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
+
+LIVING = "tables"
+"""The container of production that the writer and the counters run in."""
+FOLDER = "/var/lib/stagegbo-bench"
+LONGEST = 3600.0
+"""Seconds after which the programs in production end by themselves."""
+EVERY = 0.02
+SLOW, STUCK = 0.1, 1.0
+"""Seconds of an fsync that are counted."""
+IDLE = 0.9
+AIM_ADDED = 0.05
+"""Seconds that p99.9 may grow by, on simple quotas and on a pool of the stage's own."""
+WORST = 2.815
+"""Seconds of the longest fsync on a shared pool with ordinary quotas before anything was done about it."""
+PHASES = ("provision", "resets", "restores", "recreate", "refresh", "slots", "destroy")
+
+# As PostgreSQL writes its log: 8 KiB at a time, over and over in the same file, each waited for.
+WRITER = """
+import json, os, sys, time
+folder, longest, every = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+file = os.open(folder + "/wal", os.O_RDWR | os.O_CREAT, 0o600)
+data, found, end = os.urandom(8192), [], time.monotonic() + longest
+while not os.path.exists(folder + "/end") and time.monotonic() < end:
+    began = time.monotonic()
+    os.pwrite(file, data, len(found) % 2048 * 8192)
+    os.fsync(file)
+    took = time.monotonic() - began
+    found.append((began, took))
+    time.sleep(max(0, every - took))
+with open(folder + "/writer.new", "w") as stream:
+    json.dump(found, stream)
+os.rename(folder + "/writer.new", folder + "/writer.json")
+"""
+COUNTER = """
+import json, os, sys, time
+folder, longest, name = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+count, found, now = 0, [], time.monotonic()
+end, due = now + longest, now
+while not os.path.exists(folder + "/end") and now < end:
+    found.append((now, count))
+    due += 0.1
+    while now < due:
+        for _ in range(5000):
+            count += 1
+        now = time.monotonic()
+    due = max(due, now - 0.1)
+with open(f"{folder}/{name}.new", "w") as stream:
+    json.dump(found, stream)
+os.rename(f"{folder}/{name}.new", f"{folder}/{name}.json")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """How production and stage share what they stand on."""
+
+    quota: str
+    layout: str
+
+    def __str__(self) -> str:
+        return f"{self.quota} quotas, {'shared pool' if self.layout == 'shared' else 'pool of its own'}"
+
+    @property
+    def pool(self) -> str:
+        """That the stage is on."""
+        return POOL if self.layout == "shared" else STAGE_POOL
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {} if self.layout == "shared" else {"STAGEGBO_STORAGE__POOL": STAGE_POOL}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One thing that the stage did, and what production felt until btrfs had cleaned up behind it."""
+
+    name: str
+    seconds: float
+    """That it took."""
+    cleaning: float
+    """Seconds after it until no deleted subvolume was left."""
+    left: int
+    """Deleted subvolumes that were left when nobody waited any longer."""
+    latencies: tuple[float, ...]
+    """Seconds of each fsync that began meanwhile."""
+    counted: float
+    """Per second, by all counters."""
+
+    def over(self, seconds: float) -> int:
+        return sum(each > seconds for each in self.latencies)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One combination, once."""
+
+    combination: Combination
+    watched: str
+    """`disk`: production writes and is idle otherwise. `cpu`: it counts on all cores as well."""
+    idle_before: float
+    """Share of the cores that was idle before it: below 1, others were at work."""
+    phases: tuple[Phase, ...]
+
+    @property
+    def alone(self) -> Phase:
+        return next(phase for phase in self.phases if phase.name == ALONE)
+
+    @property
+    def together(self) -> Phase:
+        """Everything that the stage did."""
+        did = [phase for phase in self.phases if phase.name != ALONE]
+        seconds = sum(phase.seconds + phase.cleaning for phase in did)
+        return Phase(
+            "all of it",
+            sum(phase.seconds for phase in did),
+            sum(phase.cleaning for phase in did),
+            did[-1].left,
+            tuple(each for phase in did for each in phase.latencies),
+            sum(phase.counted * (phase.seconds + phase.cleaning) for phase in did) / seconds,
+        )
+
+    def share(self, phase: Phase) -> float:
+        """Of what production counted alone."""
+        return phase.counted / self.alone.counted if self.alone.counted else 0.0
+
+
+ALONE = "without the stage"
+
+
+class Production:
+    """What runs in production all the while."""
+
+    def __init__(self, lab: BenchLab, counters: int) -> None:
+        self._lab = lab
+        self._names = [f"counter{number}" for number in range(counters)]
+        self._folder = Path(f"/proc/{lab.lab.status().pid}/root{POOL_PATH}/containers/{LIVING}/rootfs{FOLDER}")
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    @contextlib.contextmanager
+    def living(self) -> Iterator[None]:
+        self._lab.run("incus", "exec", LIVING, "--", "sh", "-c", f"rm -rf {FOLDER}; mkdir {FOLDER}")
+        programs = [[WRITER, FOLDER, str(LONGEST), str(EVERY)]]
+        programs += [[COUNTER, FOLDER, str(LONGEST), name] for name in self._names]
+        try:
+            for script, *words in programs:
+                argv = self._lab.lab.exec_argv(["incus", "exec", LIVING, "--", "python3", "-c", script, *words])
+                self._running.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
+            yield
+        finally:
+            (self._folder / "end").touch()
+            for process in self._running:
+                process.wait(60)
+
+    def latencies(self) -> list[tuple[float, float]]:
+        """When each fsync began, and its seconds."""
+        return [(began, took) for began, took in json.loads((self._folder / "writer.json").read_text())]
+
+    def counts(self) -> list[list[tuple[float, int]]]:
+        """Of each counter, how far it was when."""
+        files = [self._folder / f"{name}.json" for name in self._names]
+        return [[(at, count) for at, count in json.loads(file.read_text())] for file in files]
+
+
+def rate(counts: Sequence[tuple[float, int]], begin: float, end: float) -> float:
+    """Counted per second between two moments."""
+    inside = [each for each in counts if begin <= each[0] <= end]
+    if len(inside) < 2:
+        return 0.0
+    return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+
+class Doing:
+    """What the stage does, one thing after the other."""
+
+    def __init__(self, lab: BenchLab, combination: Combination, arguments: argparse.Namespace) -> None:
+        self._lab = lab
+        self._combination = combination
+        self._arguments = arguments
+        connection = Connection(IncusSettings(endpoint=str(lab.lab.socket)))
+        self._reader = Reader(connection)
+        self._host = LocalHost(str(lab.lab.socket))
+
+    def phases(self) -> dict[str, Callable[[], None]]:
+        """By name. The same for every combination."""
+        every: dict[str, Callable[[], None]] = {
+            "provision": lambda: self._run("provision"),
+            "resets": lambda: self._resets(THREE, self._arguments.resets),
+            "restores": lambda: self._resets(("vault", "llm"), self._arguments.restores),
+            "recreate": lambda: self._run("provision", "--recreate"),
+            "slots": lambda: self._run("provision", "--slots", str(self._arguments.slots)),
+            "refresh": lambda: self._run("provision", "--refresh", "tables"),
+            "destroy": lambda: self._run("destroy", "--yes"),
+        }
+        return {name: every[name] for name in PHASES if name in self._arguments.phases}
+
+    def _run(self, *arguments: str) -> None:
+        self._lab.stagegbo(*arguments, env=self._combination.env)
+
+    def _resets(self, names: tuple[str, ...], rounds: int) -> None:
+        def work() -> None:
+            folder = f"/var/lib/incus/storage-pools/{self._combination.pool}"
+            bench = Bench(self._lab, env=self._combination.env, pool=folder)
+            for number in range(rounds):
+                bench.pollute([name for name in names if name in THREE], number)
+                bench.reset(names)
+            bench.engine.close()
+
+        with ThreadPoolExecutor(1, initializer=self._lab.lab.join_network) as inside:
+            inside.submit(work).result()
+
+    def clean(self) -> int:
+        """Wait until no deleted subvolume is left; how many are. Nothing is synced: production would feel that."""
+        deadline = time.monotonic() + self._arguments.patience
+        while left := sum(
+            self._host.uncleaned(self._reader.pool(name)) or 0 for name in {POOL, self._combination.pool}
+        ):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)  # a poll with a deadline: btrfs tells nobody
+        return left
+
+
+def measure_one(lab: BenchLab, combination: Combination, watched: str, arguments: argparse.Namespace) -> Run:
+    doing = Doing(lab, combination, arguments)
+    idle = ProcessorTime.wait_idle(IDLE, arguments.patience)
+    production = Production(lab, (os.cpu_count() or 1) if watched == "cpu" else 0)
+    times: list[tuple[str, float, float, float, int]] = []
+    with production.living():
+        began = time.monotonic()
+        time.sleep(arguments.alone)  # what is looked at
+        times.append((ALONE, began, time.monotonic(), time.monotonic(), 0))
+        for name, do in doing.phases().items():
+            began = time.monotonic()
+            do()
+            ended = time.monotonic()
+            left = doing.clean()
+            times.append((name, began, ended, time.monotonic(), left))
+    latencies, counts = production.latencies(), production.counts()
+    phases = [
+        Phase(
+            name,
+            ended - began,
+            cleaned - ended,
+            left,
+            tuple(took for at, took in latencies if began <= at < cleaned),
+            sum(rate(each, began, cleaned) for each in counts),
+        )
+        for name, began, ended, cleaned, left in times
+    ]
+    return Run(combination, watched, idle, tuple(phases))
+
+
+class Report:
+    """All combinations."""
+
+    def __init__(self, runs: Sequence[Run], version: str) -> None:
+        self.runs = runs
+        self.machine = Machine.this()
+        self.version = version
+
+    columns = ("", "takes", "cleaning", "fsyncs", "p50", "p99", "p99.9", "longest", ">100ms", ">1s", "processor")
+
+    def rows(self, run: Run) -> list[list[str]]:
+        rows = []
+        for phase in (*run.phases, run.together):
+            found = phase.latencies
+            if not found:
+                continue
+            figures = [_ms(percentile(found, percent)) for percent in (50, 99, 99.9)]
+            cleaning = f"{phase.cleaning:.1f} s" + (f", {phase.left} left" if phase.left else "")
+            rows.append(
+                [
+                    phase.name,
+                    f"{phase.seconds:.1f} s",
+                    cleaning,
+                    str(len(found)),
+                    *figures,
+                    _ms(max(found)),
+                    str(phase.over(SLOW)),
+                    str(phase.over(STUCK)),
+                    f"{run.share(phase):.0%}" if run.watched == "cpu" else "-",
+                ]
+            )
+        return rows
+
+    def headlines(self) -> list[str]:
+        lines = []
+        for run in self.runs:
+            alone, together = run.alone.latencies, run.together.latencies
+            if run.watched == "cpu":
+                lines.append(
+                    f"{run.combination}: production, which wanted all cores, got {run.share(run.together):.0%} of them "
+                    "while the stage worked"
+                )
+                continue
+            added = percentile(together, 99.9) - percentile(alone, 99.9)
+            aim = f"aim {_ms(AIM_ADDED)}"
+            if run.combination == Combination("ordinary", "shared"):
+                aim = f"aim for the longest {_ms(WORST / 3)}"
+            lines.append(
+                f"{run.combination}: the stage added {_ms(added)} to p99.9 of production's fsync; the longest took "
+                f"{_ms(max(together))}, {run.together.over(STUCK)} more than a second ({aim})"
+            )
+        idle = percentile([run.idle_before for run in self.runs], 50)
+        lines.append(f"before the runs {idle:.0%} of the cores were idle (median): where others work, read no figure")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        runs = []
+        for run in self.runs:
+            found = asdict(run)
+            for phase in found["phases"]:
+                phase["latencies"] = [round(each, 5) for each in phase["latencies"]]
+            runs.append(found)
+        return {"machine": self.machine.to_json(), "incus": self.version, "runs": runs}
+
+    def print(self, console: Console) -> None:
+        console.print(f"{self.machine}; Incus {self.version}", soft_wrap=True)
+        for run in self.runs:
+            table = Table(title=f"{run.combination} ({run.watched})")
+            for number, column in enumerate(self.columns):
+                table.add_column(column, justify="right" if number else "left")
+            for row in self.rows(run):
+                table.add_row(*row)
+            console.print(table, width=max(console.width, 130), crop=False)
+        for line in self.headlines():
+            console.print(line, soft_wrap=True)
+
+    def markdown(self) -> str:
+        parts = [
+            f"Measured on {self.machine}; Incus {self.version}.",
+            "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines()),
+        ]
+        for run in self.runs:
+            title = f"**{str(run.combination).capitalize()}**"
+            lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
+            lines += [f"| {' | '.join(row)} |" for row in self.rows(run)]
+            parts += [f"{title}, production counts on all cores" if run.watched == "cpu" else title, "\n".join(lines)]
+        return "\n\n".join(parts)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms" if abs(seconds) >= 0.02 else f"{seconds * 1000:.1f} ms"
+
+
+def combinations(arguments: argparse.Namespace) -> list[Combination]:
+    layouts = list(dict.fromkeys(arguments.pool_layout or ["shared", "own"]))
+    return [Combination(quota, layout) for quota in arguments.quota or ["ordinary", "simple"] for layout in layouts]
+
+
+def _measure(console: Console, arguments: argparse.Namespace) -> Report:
+    os.environ["STAGEGBO_LAB_NAME"] = f"{os.environ.get('STAGEGBO_LAB_NAME') or 'bench'}-production"
+    lab = Lab.find()
+    runs: list[Run] = []
+    version = ""
+    try:
+        for combination in combinations(arguments):
+            for watched in arguments.watch or ["disk", "cpu"]:
+                with console_progress() as progress:
+                    lab.up(progress, fresh=True, quota=combination.quota, pool_layout=combination.layout)
+                version = lab.status().incus_version
+                with ThreadPoolExecutor(1, initializer=lab.join_network) as inside:
+                    runs.append(measure_one(BenchLab(lab, inside), combination, watched, arguments))
+                console.print(f"{combination}, {watched}: {runs[-1].together.seconds:.0f} s of work measured")
+    finally:
+        if not arguments.keep:
+            lab.down(purge=True)
+    return Report(runs, version)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quota", action="append", choices=("ordinary", "simple"), help="only these (default: both)")
+    parser.add_argument("--pool-layout", action="append", choices=("shared", "own"), help="only these (default: both)")
+    parser.add_argument(
+        "--watch",
+        action="append",
+        choices=("disk", "cpu"),
+        help="disk: production writes; cpu: it counts on all cores as well (default: one after the other)",
+    )
+    parser.add_argument("--phases", default=",".join(PHASES), help=f"default: {','.join(PHASES)}")
+    parser.add_argument("--resets", type=int, default=200, help="of cache, drive and system, hot (default 200)")
+    parser.add_argument("--restores", type=int, default=10, help="of vault and llm (default 10)")
+    parser.add_argument("--slots", type=int, default=8, help="to resize the stage to (default 8)")
+    parser.add_argument("--alone", type=float, default=60.0, help="seconds without the stage (default 60)")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for btrfs, or idle cores (60)")
+    add_outputs(parser)
+    arguments = parser.parse_args()
+    arguments.phases = arguments.phases.split(",")
+    if unknown := set(arguments.phases) - set(PHASES):
+        parser.error(f"no such phases: {', '.join(sorted(unknown))}")
+    if min(arguments.resets, arguments.restores, arguments.slots) < 1 or arguments.alone < 1:
+        parser.error("--resets, --restores, --slots and --alone must be at least 1")
+    if "own" in (arguments.pool_layout or ["own"]) and "storage" not in {each.name for each in fields(Settings)}:
+        parser.error("this version has no pool of the stage's own: --pool-layout shared")
+    return finish(lambda console: _measure(console, arguments), arguments, "production")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
