@@ -279,7 +279,9 @@ class StageEngine:
         if self._family:
             self._copy_again(container)
         else:
-            restore(self.reader, self._performer().writer, container.name)
+            performer = self._performer()
+            restore(self.reader, performer.writer, container.name)
+            performer.limit_restored(container.name)
 
     def _copy_again(self, container: ContainerSettings) -> None:
         """A slot's clone from the golden one; what comes next is its first boot."""
