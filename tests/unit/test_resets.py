@@ -299,7 +299,7 @@ def test_a_valkey_that_saved_or_never_did_is_not(said: dict[str, str]) -> None:
 class TestStrays:
     """Processes of a container that is laid out as files."""
 
-    known = Census(frozenset({"1:5", "28:6"}), ("valkey.service", "user@0.service"), "7")
+    known = Census(frozenset({"1:22", "28:22"}), ("valkey.service", "user@0.service"), "7")
 
     def container(self, folder: Path, cgroups: dict[str, str], slept: str = "7", environ: str = "") -> Path:
         (folder / "status").write_text(
@@ -355,6 +355,15 @@ class TestStrays:
     def test_what_ended_is_forgotten(self, tmp_path: Path) -> None:
         known = Census(self.known.processes | {"30:9"}, self.known.units, "7")
         assert glance_at_processes(self.container(tmp_path, {}), known) == self.known
+
+    def test_a_number_that_was_given_again_is_another_process(self, tmp_path: Path) -> None:
+        known = Census(frozenset({"1:22", "99:5"}), self.known.units, "7")
+        assert glance_at_processes(self.container(tmp_path, {"99": "0::/.lxc"}), known) is None
+
+    def test_another_start_of_the_container_is_an_error(self, tmp_path: Path) -> None:
+        known = Census(frozenset({"1:21", "28:22"}), self.known.units, "7")
+        with pytest.raises(ValueError, match="another start"):
+            glance_at_processes(self.container(tmp_path, {"1": "0::/system.slice/valkey.service"}), known)
 
     def test_the_script_s_answer(self) -> None:
         said = b"ended process 9 (sh -c PGPASSWORD=secret-word psql)\nslept 7\nunits  a.service \n"

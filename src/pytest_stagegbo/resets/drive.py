@@ -36,10 +36,11 @@ CONFIGURATION = ("config", "format.json", "pool.bin")
 class HotDrive:
     """For containers whose first probe speaks S3."""
 
-    def clean(self, place: Place) -> bool:
+    def untouched(self, place: Place) -> bool:
         seen = place.unchanged(accepted=True)
-        if seen is not None and not seen.established:
-            return False
+        return seen is not None and not seen.established
+
+    def clean(self, place: Place) -> bool:
         look = place.look()
         if place.mark == _state(look) and not look.established:
             place.settle(_state(look), look, idle=True)

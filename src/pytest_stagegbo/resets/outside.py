@@ -66,9 +66,9 @@ def glance(process: Path, folders: Sequence[str], processes: Sequence[Process]) 
         OSError, ValueError: it can't be seen from here, or is too much. A folder that is reached through a link is not:
             followed from here, a link may lead elsewhere.
     """
-    accepted, established = parse_counters((process / "net/snmp").read_text().splitlines())
-    root = os.open(process / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(f"{process}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        accepted, established = parse_counters(_read(f"{process}/net/snmp", root).splitlines())
         found = tuple(_process(root, each.pid) for each in processes)
         entries = frozenset(seen for folder in folders for seen in _walk(root, folder))
     finally:
@@ -77,9 +77,13 @@ def glance(process: Path, folders: Sequence[str], processes: Sequence[Process]) 
 
 
 def _process(root: int, pid: int) -> Process:
-    file = os.open(f"proc/{pid}/stat", _FILE, dir_fd=root)
+    return parse_process(_read(f"proc/{pid}/stat", root))
+
+
+def _read(path: str, root: int) -> str:
+    file = os.open(path, _FILE, dir_fd=root)
     try:
-        return parse_process(os.read(file, _LONGEST).decode("utf-8", "replace"))
+        return os.read(file, _LONGEST).decode("utf-8", "replace")
     finally:
         os.close(file)
 

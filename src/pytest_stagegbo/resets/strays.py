@@ -11,13 +11,13 @@ processes and one number: systemd is asleep until somebody talks to it, and the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.incus.channel import MARK
-from pytest_stagegbo.resets.listing import parse_process
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ __all__ = ["Census", "glance", "parse_census", "strays_script"]
 
 ROUNDS = 50
 """How often what is left is killed again, with 20 ms in between."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_CLOEXEC
+_MOST = 1 << 12
+"""Bytes of one read."""
 _SLEPT = "voluntary_ctxt_switches:"
 _TYPES = "service,timer,path,socket,scope"
 _STATES = "active,activating,reloading,deactivating"
@@ -48,10 +52,6 @@ class Census:
     left: tuple[str, ...] = ()
     """What could not be ended."""
 
-    @property
-    def pids(self) -> frozenset[str]:
-        return frozenset(each.partition(":")[0] for each in self.processes)
-
 
 def glance(process: Path, known: Census) -> Census | None:
     """What runs, as the host's kernel shows it; None as soon as there is a process that may have to be ended.
@@ -62,28 +62,59 @@ def glance(process: Path, known: Census) -> Census | None:
     Raises:
         OSError, ValueError: it can't be seen from here.
     """
-    status = (process / "status").read_text()
+    base = str(process)
+    status = _read(f"{base}/status").decode("ascii", "replace")
     slept = status.rpartition(f"\n{_SLEPT}")[2].split(None, 1)[0]
-    folder = process / "root/proc"
-    now = {each.name for each in os.scandir(folder) if each.name.isdigit()}
-    there = {each for each in known.processes if each.partition(":")[0] in now}
-    new = now - known.pids
-    for pid in new:
-        try:
-            unit = _unit(folder / pid)
-            fine = unit in known.units if unit else f"{MARK}=".encode() in (folder / pid / "environ").read_bytes()
-            started = parse_process((folder / pid / "stat").read_text(errors="replace")).started
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
-        if not fine:
-            return None
-        there.add(f"{pid}:{started}")
+    folder = os.open(f"{base}/root/proc", _FOLDER)
+    try:
+        there = {f"{pid}:{_started(folder, pid)}" for pid in os.listdir(folder) if pid.isdecimal()}  # noqa: PTH208
+        new = there - known.processes
+        for each in new:
+            pid, _, started = each.partition(":")
+            if not started:
+                there.discard(each)  # it has ended
+            elif not _may_run(folder, pid, known):
+                return None
+    finally:
+        os.close(folder)
+    if not any(each.startswith("1:") for each in there & known.processes):
+        raise ValueError("another start of the container, or not its processes")
+    if slept == known.slept and there == known.processes:
+        return known
     return replace(known, processes=frozenset(there), slept=slept, ended=())
 
 
-def _unit(folder: Path) -> str:
-    """The unit that a process belongs to, by its folder below /proc; empty: none."""
-    for line in (folder / "cgroup").read_text().splitlines():
+def _started(folder: int, pid: str) -> str:
+    """When a process was started; empty: it has ended. The number alone is no proof: the kernel gives it again."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return _read(f"{pid}/stat", folder).rpartition(b")")[2].split(None, 20)[19].decode()
+    return ""
+
+
+def _may_run(folder: int, pid: str, known: Census) -> bool:
+    """Whether a new process is of a unit that may run, or this tool's own, or has ended."""
+    try:
+        unit = _unit(_read(f"{pid}/cgroup", folder).decode("utf-8", "replace"))
+        return unit in known.units if unit else f"{MARK}=".encode() in _read(f"{pid}/environ", folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _read(path: str, folder: int | None = None) -> bytes:
+    """A file of /proc; the kernel makes up its content when it is read."""
+    file = os.open(path, _FILE, dir_fd=folder)
+    try:
+        data = b""
+        while more := os.read(file, _MOST):
+            data += more
+        return data
+    finally:
+        os.close(file)
+
+
+def _unit(cgroup: str) -> str:
+    """The unit that a process belongs to, by its `cgroup` below /proc; empty: none."""
+    for line in cgroup.splitlines():
         number, controllers, path = line.split(":", 2)
         if (number, controllers) == ("0", "") or controllers == "name=systemd":
             for part in path.split("/"):

@@ -27,9 +27,10 @@ SECONDS = 1.0
 class HotWork:
     """For containers whose first probe is HTTP."""
 
+    def untouched(self, place: Place) -> bool:
+        return place.unchanged(accepted=True) is not None
+
     def clean(self, place: Place) -> bool:
-        if place.unchanged(accepted=True):
-            return False
         look = place.look()
         if place.mark == _state(look):
             place.settle(_state(look), look, idle=True)
