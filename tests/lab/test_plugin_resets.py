@@ -171,8 +171,8 @@ def test_a_failed_reset_fails_the_test_and_is_tried_again_by_the_next(plug: Plug
             def test_trapped(keys): note("ran")
             def test_used(keys): note("ran")
             def test_freed(stage_drive, pytestconfig):
-                from pytest_stagegbo.plugin import plugin_of
-                plugin_of(pytestconfig).engine().execute("cache", ["umount", "{trap}"])
+                from pytest_stagegbo.plugin.stash import PROCESS
+                pytestconfig.stash[PROCESS].engine().execute("cache", ["umount", "{trap}"])
             def test_after(keys):
                 assert keys("DBSIZE") == 0
         """

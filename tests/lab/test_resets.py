@@ -12,9 +12,10 @@ import pytest
 from filelock import FileLock
 from tests.lab.clean import THREE, CleanStage, kill
 from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads, residues
-from tests.lab.support import immutable, until
+from tests.lab.support import Ground, immutable, until
 
 from pytest_stagegbo.errors import Residue
+from pytest_stagegbo.incus.localhost import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -405,7 +406,23 @@ def test_restore_brings_all_of_a_container_back(clean: CleanStage, in_network: I
             assert outcomes["tables"].way == "restore"
             assert clean.shell("tables", "ls /root; stat -c %a /opt/gbo/bin; ls -A /opt/gbo") == before
             assert clean.sql("SELECT to_regclass('left_over') IS NULL") == "t"
+            assert limit_in_force(clean, "tables") == 10_000_000_000, "the new volume has the old one's limit"
         engine.close()
         assert clean.engine.plan().changes == ()
 
     in_network(check, timeout=120)
+
+
+def limit_in_force(clean: CleanStage, name: str) -> int | None:
+    engine = clean.engine
+    pool = engine.reader.pool("pool")
+    return LocalHost(engine.reader.endpoint).limit(pool, f"{engine.settings.project}_{name}")
+
+
+def test_provisioning_sets_a_limit_that_was_lost(lab: Lab, clean: CleanStage, in_network: InNetwork) -> None:
+    """The clone runs, and its device names the limit: to Incus there is nothing to do."""
+    volume = f"/var/lib/incus/storage-pools/pool/containers/{clean.engine.settings.project}_cache"
+    Ground(lab, lab.paths.lab).lab_command("btrfs", "qgroup", "limit", "none", volume)
+    assert limit_in_force(clean, "cache") == 0
+    in_network(clean.engine.provision, timeout=60)
+    assert limit_in_force(clean, "cache") == 10_000_000_000

@@ -66,6 +66,15 @@ def test_only_the_connection_talks_through_pylxd() -> None:
     assert users == ["incus/connection.py"]
 
 
+def test_only_the_plugin_knows_pytest() -> None:
+    """The rest is used by the command line too, where pytest need not be installed."""
+    users = [
+        module for module in MODULES if any(name.split(".")[0] in {"pytest", "_pytest"} for name in imported(module))
+    ]
+    assert users
+    assert not [module for module in users if not module.startswith("plugin/")]
+
+
 def test_only_the_stages_engine_makes_a_writer() -> None:
     assert [module for module in MODULES if "Writer" in called(module)] == ["engine/stage.py"]
 

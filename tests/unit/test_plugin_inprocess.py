@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_plugin import HEAVY
 
-from pytest_stagegbo import options, plugin
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.paths import Paths
+from pytest_stagegbo.plugin import options
+from pytest_stagegbo.plugin.configuration import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +119,7 @@ class TestNoDaemon:
         text = nowhere.runpytest_inprocess().stdout.str()
         assert "Traceback" not in text
         assert "During handling" not in text
-        assert "plugin.py" not in text
+        assert "pytest_stagegbo/plugin" not in text
 
     def test_a_test_that_asks_for_it_only_while_it_runs_fails_too(self, nowhere: pytest.Pytester) -> None:
         nowhere.makepyfile("def test_it(request): request.getfixturevalue('stage_gbo')")
@@ -318,8 +319,8 @@ class TestOptions:
     @staticmethod
     def settings(pytester: pytest.Pytester, *arguments: str) -> Settings:
         (pytester.path / "other.toml").write_text('source_project = "PROD-2"\n')
-        found = pytester.parseconfigure(*arguments).pluginmanager.get_plugin(plugin.PLUGIN_NAME)
-        assert isinstance(found, plugin.StagePlugin)
+        found = pytester.parseconfigure(*arguments).pluginmanager.get_plugin("stagegbo-configuration")
+        assert isinstance(found, Configuration)
         return found.settings
 
     @staticmethod

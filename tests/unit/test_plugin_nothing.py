@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_stagegbo import plugin
 from pytest_stagegbo.lab import Lab
-from pytest_stagegbo.running import executed
+from pytest_stagegbo.plugin.configuration import Configuration
+from pytest_stagegbo.plugin.process import StageProcess
+from pytest_stagegbo.plugin.running import executed
 
 if TYPE_CHECKING:
     from pytest_stagegbo.session.session import StageSession
@@ -46,13 +47,13 @@ def sessions(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list
     (pytester.path / "stagegbo.toml").write_text('incus.endpoint = "/nonexistent/unix.socket"\n')
     monkeypatch.setenv("STAGEGBO_LAB_DIR", str(pytester.path / "labs"))  # a lab that is up is nobody's to use here
     found: list[str] = []
-    original = plugin.StagePlugin.session
+    original = StageProcess.session
 
-    def session(self: plugin.StagePlugin) -> StageSession:
+    def session(self: StageProcess) -> StageSession:
         found.append("connects")
         return original(self)
 
-    monkeypatch.setattr(plugin.StagePlugin, "session", session)
+    monkeypatch.setattr(StageProcess, "session", session)
     monkeypatch.setattr(Lab, "join_network", lambda _: found.append("joins"))
     return found
 
@@ -198,7 +199,8 @@ def test_commands_to_copy_are_aimed_at_what_the_run_uses(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     pytester.makeini(f"[pytest]\n{ini}\n")
-    found = plugin.plugin_of(pytester.parseconfigure(*arguments))
+    found = pytester.parseconfigure(*arguments).pluginmanager.get_plugin("stagegbo-configuration")
+    assert isinstance(found, Configuration)
     assert found.settings
     assert found.command(0) == expected
     assert found.command(2) == f"{expected} --slot 2"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fakes import GIB, Journal, pool
+from fakes import GIB, Journal, clone, pool
 
 from pytest_stagegbo.engine.quotas import Limits, remedy
 from pytest_stagegbo.engine.room import await_room
@@ -50,13 +50,15 @@ class Btrfs:
         assert path.endswith("tank.img")
         return None
 
-    def metadata_bytes(self, pool: Pool) -> int:
-        assert pool.name == "tank"
-        return 0
-
     def unwritten_bytes(self, pool: Pool) -> int:
         assert pool.name == "tank"
         return 0
+
+    force: int | None = 0
+
+    def limit(self, pool: Pool, volume: str) -> int | None:
+        assert (pool.name, volume) == ("tank", "STAGE-GBO_cache")
+        return self.force
 
     # the reader
     def pool(self, name: str) -> Pool:
@@ -142,3 +144,20 @@ def test_where_nothing_is_left_to_clean_up_there_is_no_waiting() -> None:
     assert (
         room(Btrfs([RIGHT], left=[0], free=[GIB])) == "too little room on pool tank: 1 GiB free, 5 GiB must stay free"
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "force", "lost"),
+    [
+        pytest.param(Quotas("squota"), 0, True, id="none"),
+        pytest.param(Quotas("squota"), 5_000_000_000, True, id="another"),
+        pytest.param(Quotas("squota"), 10_000_000_000 // 4096 * 4096, False, id="in force"),
+        pytest.param(RIGHT, 0, True, id="ordinary"),
+        pytest.param(Quotas("off"), 0, False, id="quotas that are off are not turned on"),
+        pytest.param(None, None, None, id="unseen"),
+    ],
+)
+def test_a_limit_is_lost_when_the_volume_has_another_than_its_device(
+    counts: Quotas | None, force: int | None, lost: bool | None
+) -> None:
+    assert limits(Btrfs([counts], force=force), Journal()).lost(clone("cache", Settings())) is lost

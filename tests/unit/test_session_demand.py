@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.errors import SettingsError
-from pytest_stagegbo.plugin import DEMAND
+from pytest_stagegbo.plugin.stash import DEMAND
 from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, check_production_access, demand
 from pytest_stagegbo.settings import Layer, Settings, build
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_stagegbo.errors import SettingsError
-from pytest_stagegbo.options import SETTINGS
+from pytest_stagegbo.plugin.options import SETTINGS
 from pytest_stagegbo.session.options import read_settings
 
 if TYPE_CHECKING:

@@ -299,6 +299,12 @@ class Performer:
         devices["root"] = root_disk(clone.pool, step.limit)
         self.writer.set_instance_devices(step.subject, devices)
 
+    def limit_restored(self, name: str) -> None:
+        """See that a clone which was brought back from a snapshot has its limit, also where nobody can look."""
+        clone = self._clone(name)
+        if self.limits.lost(clone) is not False:
+            self.limits.set_again(self.writer, clone)
+
     def start_clone(self, step: steps.StartClone) -> None:
         self.limits.see()
 
@@ -314,6 +320,8 @@ class Performer:
                 self._refuse_unsafe(clone)
                 if make_safe(self._reader, self.writer, self._settings, self._settings.containers[step.subject]):
                     clone = self._clone(step.subject)
+            if self.limits.lost(clone):
+                self.limits.set_again(self.writer, clone)
             if clone.is_running:
                 return
             self._started.add(step.subject)
@@ -328,6 +336,11 @@ class Performer:
         patiently(start, self._settings.timeouts.operation)
 
     def await_clone(self, step: steps.AwaitClone) -> None:
+        running = self._facts.clones.get(step.subject)
+        if running is not None and step.subject not in self._started and self.limits.lost(running):
+            clone = self._clone(step.subject)  # it may have another limit by now
+            if self.limits.lost(clone):
+                self.limits.set_again(self.writer, clone)
         if step.prove and holds_services(step.container):  # what it needs answers now
             own = own_identity(self._clone(step.subject))
             self.writer.put_file(step.subject, release(own), b"\n", mode=0o644)

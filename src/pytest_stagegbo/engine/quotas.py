@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.progress import task
+from pytest_stagegbo.settings import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_stagegbo.incus import Pool
-    from pytest_stagegbo.incus.localhost import Host, Quotas
+    from pytest_stagegbo.incus import Instance, Pool, Writer
+    from pytest_stagegbo.incus.localhost import LocalHost, Quotas
     from pytest_stagegbo.progress import Progress
 
 __all__ = ["Limits", "remedy"]
 
+ROUNDING = 4096
+"""Bytes by which a limit in force may differ."""
 POLL = 0.1
 CLEANING = 20.0
 """Seconds to wait for btrfs to clean up first: a subvolume that goes later may make the quotas inconsistent again."""
@@ -49,7 +52,7 @@ class Limits:
         patience: Seconds to wait for btrfs to have counted again.
     """
 
-    def __init__(self, host: Host, pools: Iterable[Pool], progress: Progress, patience: float) -> None:
+    def __init__(self, host: LocalHost, pools: Iterable[Pool], progress: Progress, patience: float) -> None:
         self._host = host
         self._pools = [pool for pool in pools if pool.driver == "btrfs"]
         self._progress = progress
@@ -92,6 +95,30 @@ class Limits:
                     self.see()
                     return
         yield
+
+    def lost(self, clone: Instance) -> bool | None:
+        """Whether a clone's volume lacks the limit that its root device names; None where that can't be seen.
+
+        With simple quotas a volume that was restored from a snapshot has none (Incus 6.0 and 7.0): ordinary ones hand
+        it on in the kernel, simple ones do not, and Incus sets a limit only when the device changes.
+        """
+        pool = next((each for each in self._pools if each.name == clone.pool), None)
+        size = clone.devices.get("root", {}).get("size", "")
+        if pool is None or not size:
+            return False
+        quotas = self._host.quotas(pool)
+        if quotas is not None and quotas.mode == "off":
+            return False  # `see` speaks of it
+        found = self._host.limit(pool, f"{clone.project}_{clone.name}")
+        return None if quotas is None or found is None else abs(found - parse_size(size)) > ROUNDING
+
+    def set_again(self, writer: Writer, clone: Instance) -> None:
+        """Have Incus set the limit that the root device names. Whoever is killed in between leaves one that is as good,
+        and that the next provisioning corrects."""
+        devices = {name: dict(device) for name, device in clone.devices.items()}
+        size = devices["root"]["size"]
+        for each in (str(parse_size(size) + ROUNDING), size):
+            writer.set_instance_devices(clone.name, {**devices, "root": {**devices["root"], "size": each}})
 
     def _mend(self, pool: Pool, quotas: Quotas) -> Quotas:
         began = clocks.monotonic()

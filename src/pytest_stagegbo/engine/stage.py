@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import foreign, inventory, marks, reset, shape
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pytest_stagegbo.engine.origin import Origin
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
@@ -52,18 +53,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.stage.replacements import Replacements
 
-__all__ = ["Origin", "Provisioned", "StageEngine"]
-
-
-class Origin(Protocol):
-    """Where clones are copied from instead of production."""
-
-    @property
-    def project(self) -> str:
-        """The project that the instances to copy are in, by the names of the containers."""
-
-    def held(self) -> AbstractContextManager[None]:
-        """See that they are fit to be copied, and keep them so while the block runs."""
+__all__ = ["Provisioned", "StageEngine"]
 
 
 class StageEngine:
@@ -289,7 +279,9 @@ class StageEngine:
         if self._family:
             self._copy_again(container)
         else:
-            restore(self.reader, self._performer().writer, container.name)
+            performer = self._performer()
+            restore(self.reader, performer.writer, container.name)
+            performer.limit_restored(container.name)
 
     def _copy_again(self, container: ContainerSettings) -> None:
         """A slot's clone from the golden one; what comes next is its first boot."""

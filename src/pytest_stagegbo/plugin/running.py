@@ -1,4 +1,4 @@
-"""Which tests a run executes, and what may be raised on the way. Imports pytest; knows nothing of the stage."""
+"""Which tests a run executes, and what may be raised on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests ask for by name: the stage, its containers, connected clients. Each asks the plugin for what it gives."""
+"""What tests ask for by name: the stage, its containers, connected clients. Each asks a part of the plugin for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_stagegbo.plugin import plugin_of
+from pytest_stagegbo.plugin.stash import PROCESS, PROVISIONING, RESERVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def stage_settings(pytestconfig: pytest.Config) -> Settings:
     """The settings of this run, as options, environment, ini and file give them; in a slot, with its addresses."""
-    return plugin_of(pytestconfig).stage_settings()
+    return pytestconfig.stash[PROCESS].settings()
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def stage_credentials() -> Credentials | None:
 
 @pytest.fixture(scope="session")
 def _stage(pytestconfig: pytest.Config, stage_credentials: Credentials | None) -> Stage:
-    return plugin_of(pytestconfig).stage(stage_credentials)
+    return pytestconfig.stash[PROVISIONING].stage(stage_credentials)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def stage_gbo(_stage: Stage) -> Stage:
 def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Stage:
     """A whole stage that is clean, and this test's alone. What it leaves is reset behind it, while the next test has
     another one: with more slots than workers (`--stage-slots`) there is one in stock."""
-    return plugin_of(request.config).fresh(request.node, stage_credentials)
+    return request.config.stash[RESERVATIONS].fresh(request.node, stage_credentials)
 
 
 @pytest.fixture(scope="session")

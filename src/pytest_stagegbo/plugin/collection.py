@@ -1,0 +1,81 @@
+"""What each collected test asks of the stage, and errors of tests whose markers can't mean anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.plugin.stash import DEMAND, FRESH, MARKED
+from pytest_stagegbo.session.demand import (
+    FRESH_STAGE,
+    MARKER,
+    PRODUCTION_ACCESS,
+    Demand,
+    asks_for_stage,
+    check_production_access,
+    demand,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.plugin.provisioning import Provisioning
+
+__all__ = ["Collection"]
+
+
+class Collection:
+    """Notes at each test what it asks for, once all tests have been collected."""
+
+    def __init__(self, configuration: Configuration, process: StageProcess, provisioning: Provisioning) -> None:
+        self._configuration = configuration
+        self._process = process
+        self._provisioning = provisioning
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """After the hooks of everybody else, which add markers and fixtures to tests, and leave tests out.
+
+        A test whose markers say nothing that can be done is an error of its collection: pytest ends after those, and
+        pytest-xdist reports them and goes on with the other tests.
+        """
+        result = yield
+        problem = ""
+        wrong = []
+        for item in items:
+            try:
+                self._look_at(item)
+            except SettingsError as error:
+                wrong.append(item)
+                text = f"{item.nodeid}: {error}"
+                item.ihook.pytest_collectreport(report=pytest.CollectReport(item.nodeid, "failed", text, []))
+            except pytest.UsageError as error:
+                problem = str(error)
+        items[:] = [item for item in items if item not in wrong]
+        if problem and not self._process.is_worker:
+            raise pytest.UsageError(problem)
+        if problem:  # pytest-xdist breaks down on an error here, and does not say which
+            self._provisioning.no_stage = SettingsError(problem)
+        return result
+
+    def _look_at(self, item: pytest.Item) -> None:
+        """Note what the test asks of the stage.
+
+        Raises:
+            SettingsError: a marker of it can't mean anything.
+            pytest.UsageError: the settings are malformed.
+        """
+        for mark in item.iter_markers(PRODUCTION_ACCESS):
+            check_production_access(mark)
+        fixtures = getattr(item, "fixturenames", ())
+        marks = list(item.iter_markers(MARKER))
+        item.stash[MARKED] = marks[:1]
+        if FRESH_STAGE in fixtures:
+            item.stash[FRESH] = True
+        if asks_for_stage(fixtures, marked=bool(marks)):
+            item.stash[DEMAND] = Demand(frozenset(), ())
+            item.stash[DEMAND] = demand(fixtures, marks, self._configuration.settings)

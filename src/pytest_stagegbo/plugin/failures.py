@@ -1,0 +1,102 @@
+"""What the report of a failed test shows of the stages that it used, and whether they stay as it left them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.plugin.running import pass_on, said
+from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, KEPT, SECTIONS, TAKEN, UNTOUCHED
+from pytest_stagegbo.realfiles import real_files
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.plugin.provisioning import Provisioning
+    from pytest_stagegbo.stage import Stage
+
+__all__ = ["Failures"]
+
+
+class Failures:
+    """Adds sections to the reports of failed tests, and keeps the stage for `--stage-keep`."""
+
+    def __init__(self, configuration: Configuration, process: StageProcess, provisioning: Provisioning) -> None:
+        self._configuration = configuration
+        self._process = process
+        self._provisioning = provisioning
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed:
+            explained = item.stash.get(SECTIONS, []) if call.when == "teardown" else self.explain(item)
+            report.sections.extend(explained)
+        return report
+
+    @real_files()
+    def explain(self, item: pytest.Item) -> list[tuple[str, str]]:
+        """What is added to the report of a failed test: titles and texts. Keeps the stage if it is to be kept.
+
+        Raises nothing: the test's own failure has to be reported, whatever the test has done to this process.
+        """
+        found: list[tuple[str, str]] = []
+        for part in (self._keep_stages, self._look_inside):  # first what nobody may reset meanwhile
+            try:
+                found += part(item)
+            except BaseException as error:
+                pass_on(error)
+                found.append(("stage: not all of it could be looked at", said(error)))
+        return found
+
+    def _stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
+        """The stages that a test used: with the containers that it used, the slot, and how to call it."""
+        if DEMAND in item.stash and self._provisioning.guard is not None and not item.stash.get(UNTOUCHED, False):
+            seat = self._process.seat
+            number = seat.number if seat is not None else 0
+            yield self._process.engine(), sorted(item.stash[DEMAND].uses), number, self._provisioning.shared, ""
+        if TAKEN in item.stash:
+            slot, stage = item.stash[TAKEN].slot, item.stash[TAKEN].stage
+            yield slot.engine, list(stage.services), slot.number, stage, f"fresh stage {stage.project}: "
+
+    def _keep_stages(self, item: pytest.Item) -> list[tuple[str, str]]:
+        used = list(self._stages_of(item))
+        if not used or not self._configuration.settings.pytest.keep:
+            return []
+        item.stash[KEPT] = True
+        item.session.shouldstop = f"--stage-keep: {item.nodeid} failed and the stage is left as it was"
+        if TAKEN in item.stash and self._provisioning.fresh is not None:
+            self._provisioning.fresh.keep(item.stash[TAKEN], item.nodeid)
+        if DEMAND in item.stash:
+            self._process.session().keep(item.nodeid)
+        command = self._configuration.command
+        looks = [f"{command(number)} shell {name}" for _, names, number, *_ in used for name in names]
+        return [("stage kept as the test left it; to look inside", "\n".join(looks))]
+
+    def _look_inside(self, item: pytest.Item) -> list[tuple[str, str]]:
+        found = []
+        for engine, names, _, stage, whose in self._stages_of(item):
+            for title, text in _logs(engine, names, item.stash.get(BEGAN, 0.0), stage):
+                found.append((whose + title.removeprefix("stage ") if whose else title, text))
+        return found
+
+
+def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
+    """What containers logged since then. Raises nothing but what ends pytest."""
+    from pytest_stagegbo.session.failure import sections
+    from pytest_stagegbo.stage import Credentials
+
+    try:
+        known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)
+        known.load()  # what is not known can't be masked
+        return [(title, known.mask(text)) for title, text in sections(engine, names, since, ())]
+    except BaseException as error:
+        pass_on(error)
+        title = f"stage containers {', '.join(names)}: logged since the test began"
+        return [(title, f"(the logs could not be fetched: {said(error)})")]

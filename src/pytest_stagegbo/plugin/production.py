@@ -1,0 +1,55 @@
+"""The ban on connections of this process to production, and the marker that lifts it for a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.session.demand import PRODUCTION_ACCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.session.production_guard import ProductionGuard
+
+__all__ = ["ProductionBan"]
+
+
+class ProductionBan:
+    """Holds from when the stage is first wanted until tests have been run."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._guard: ProductionGuard | None = None
+        self._item: pytest.Item | None = None
+
+    def begin(self) -> None:
+        """From now on, this process does not connect to production."""
+        if self._guard is None and self._configuration.settings.pytest.production_access == "refuse":
+            from pytest_stagegbo.session.production_guard import ProductionGuard
+
+            self._guard = ProductionGuard(self._configuration.settings)
+            self._guard.begin()
+            self._name_test(self._item)
+
+    def end(self) -> None:
+        """This process may connect to production again."""
+        if self._guard is not None:
+            self._guard.end()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Errors about production name the test; a marker lifts the ban for it, its fixtures included."""
+        self._name_test(item)
+        try:
+            return (yield)
+        finally:
+            self._name_test(None)
+
+    def _name_test(self, item: pytest.Item | None) -> None:
+        self._item = item
+        if self._guard is not None:
+            lifted = item is not None and item.get_closest_marker(PRODUCTION_ACCESS) is not None
+            self._guard.now(item.nodeid if item is not None else "", lifted=lifted)

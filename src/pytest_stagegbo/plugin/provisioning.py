@@ -1,0 +1,152 @@
+"""What is done before the first test, so that there is a stage, and after the last one, so that it is let go of."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.running import executed, pass_on, runs_tests, said
+from pytest_stagegbo.plugin.stash import DEMAND, FRESH
+from pytest_stagegbo.realfiles import real_files
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.errors import NoRoom
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.plugin.production import ProductionBan
+    from pytest_stagegbo.plugin.reports import Reports
+    from pytest_stagegbo.session.fresh import FreshStages
+    from pytest_stagegbo.session.guard import DiskGuard
+    from pytest_stagegbo.stage import Credentials, Stage
+
+__all__ = ["Provisioning"]
+
+
+class Provisioning:
+    """Makes the stages that tests ask for, once a process."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        configuration: Configuration,
+        process: StageProcess,
+        production: ProductionBan,
+        reports: Reports,
+    ) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._process = process
+        self._production = production
+        self._reports = reports
+        self._begun = False
+        self.no_stage: StageGboError | None = None
+        """Why no test can have the stage."""
+        self.guard: DiskGuard | None = None
+        """Of the disk of the stage that this process's tests share; there once it has been provisioned."""
+        self.shared: Stage | None = None
+        """What `stage` gave, if it was asked for one."""
+        self.fresh: FreshStages | None = None
+        """What `fresh_stages` gave, if it was asked for them."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Provision before the first test, outside any test's own time limit."""
+        items = executed(getattr(session, "items", []))
+        shared = any(DEMAND in item.stash for item in items)
+        if shared:
+            self._reports.describe_early()
+            self.begin(session)
+        if any(FRESH in item.stash for item in items):
+            self._prepare_fresh(session, others_only=shared)
+        try:
+            return (yield)
+        finally:
+            for each in (self.fresh, self.guard, self._process.opened):
+                if each is not None:
+                    with self._process.noting_trouble("the stage could not be let go of"):
+                        each.close()
+            self._production.end()
+
+    def begin(self, session: pytest.Session) -> None:
+        """Have the stage provisioned that tests share, and its disk watched. `no_stage` says why it could not be."""
+        from pytest_stagegbo.session.logsizes import remember
+
+        if self.no_stage is not None or self._begun:
+            return
+        self._begun = True
+        try:
+            self._production.begin()
+            stage_session = self._process.session()
+            stage_session.ensure()
+            if stage_session.failed:
+                return
+            engine = stage_session.engine
+            self.guard = _watched(engine, session)
+        except StageGboError as error:
+            self.no_stage = error
+            return
+        except BaseException as error:
+            pass_on(error)
+            self.no_stage = StageGboError("the stage can't be used", seen=said(error))
+            return
+        used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
+        threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
+
+    def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
+        with contextlib.suppress(Exception):  # which the first test that wants a stage is told
+            self.fresh_stages(session).prepare(others_only=others_only)
+
+    def refuse_without_tests(self) -> None:
+        """`--setup-only` has the fixtures of tests set up, and here there would be a reset for no test."""
+        if not runs_tests(self._config):
+            pytest.skip("no test is executed, so nothing is done to the stage")
+
+    @real_files()
+    def stage(self, credentials: Credentials | None = None) -> Stage:
+        """The stage, provisioned: a test may ask for it by `getfixturevalue` only, which nobody sees before it runs."""
+        from pytest_stagegbo.stage import Stage
+
+        self.refuse_without_tests()
+        self._production.begin()
+        session = self._process.session()
+        session.ensure()
+        session.check()
+        self.shared = Stage(session.engine, credentials=credentials, reset=session.reset)
+        return self.shared
+
+    def fresh_stages(self, session: pytest.Session) -> FreshStages:
+        """The stages that tests may have to themselves."""
+        if self.fresh is None:
+            from pytest_stagegbo.session.fresh import FreshStages
+            from pytest_stagegbo.session.session import StageSession
+
+            process = self._process
+            self.fresh = FreshStages(
+                process.session(),
+                process.seat,
+                process.place()[1],
+                lambda engine: StageSession(engine, process.run, process.summary()),
+                lambda engine: _watched(engine, session),
+                process.summary(),
+            )
+        return self.fresh
+
+
+def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:
+    """The guard of a stage's disk, which has looked once and goes on. Raises as `DiskGuard.check` does."""
+    from pytest_stagegbo.session.guard import DiskGuard
+
+    def stop(error: NoRoom) -> None:
+        session.shouldstop = str(error)
+
+    guard = DiskGuard(engine, stop)
+    guard.check()
+    guard.start()
+    return guard

@@ -1,0 +1,75 @@
+"""What pytest prints of the stage: a line in the header, a line before the first test, a summary at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.running import pass_on, said
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.session.summary import Summary
+
+__all__ = ["Reports"]
+
+
+class Reports:
+    """Prints what others have found. Only the process that has the terminal does."""
+
+    def __init__(self, config: pytest.Config, configuration: Configuration, process: StageProcess) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._process = process
+        self._described = False
+
+    def pytest_report_header(self) -> str | None:
+        """Project and server, where the stage was spoken of when pytest began. Connects to nothing."""
+        return self._configuration.header if not self._process.is_worker else None
+
+    def describe_early(self) -> None:
+        """Say which stage tests are about to use, and how much room it has."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not self._process.is_worker and self._config.get_verbosity() >= 0:
+            reporter.write_line(self._describe())
+
+    def _describe(self) -> str:
+        self._described = True
+        from pytest_stagegbo.session.summary import header, pool_line
+
+        try:
+            line = pool_line(self._process.engine())
+            seat = self._process.seat
+            return "\n".join([line, *seat.lines()]) if seat is not None else line
+        except StageGboError as error:
+            return f"{header(self._configuration.settings)}: {error.message}"
+        except BaseException as error:
+            pass_on(error)
+            return f"{header(self._configuration.settings)}: {said(error)}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        summary = self._process.noted
+        if summary is None or self._process.is_worker:
+            return
+        with self._process.noting_trouble("the summary could not be made"):
+            self._summarize(terminalreporter, summary)
+        if summary.trouble:
+            terminalreporter.section("stage-gbo: trouble", yellow=True)
+            for line in "\n".join(summary.trouble).splitlines():
+                terminalreporter.line(line)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter, summary: Summary) -> None:
+        lines = summary.lines(self._configuration.known)
+        if lines and not self._described:  # the workers collected the tests
+            lines.insert(0, self._describe())
+        if lines:
+            terminalreporter.section("stage-gbo")
+            for line in lines:
+                terminalreporter.line(line)
+        if summary.broken:
+            terminalreporter.section("stage-gbo: isolation", red=True)
+            for line in "\n".join(summary.broken).splitlines():
+                terminalreporter.line(line)

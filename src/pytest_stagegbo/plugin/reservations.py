@@ -1,0 +1,194 @@
+"""What is done around one test: it reserves what it asks for, finds clean what it wants clean, and gives all back."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo import clocks
+from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
+from pytest_stagegbo.plugin.running import pass_on, runs_tests
+from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
+from pytest_stagegbo.realfiles import real_files
+from pytest_stagegbo.session.demand import MARKER, Demand, demand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.failures import Failures
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.plugin.production import ProductionBan
+    from pytest_stagegbo.plugin.provisioning import Provisioning
+    from pytest_stagegbo.session.fresh import Fresh
+    from pytest_stagegbo.stage import Credentials, Stage
+
+__all__ = ["Reservations"]
+
+
+class Reservations:
+    """Takes the locks of a test, has containers reset for it, and lends it a fresh stage."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        configuration: Configuration,
+        process: StageProcess,
+        production: ProductionBan,
+        provisioning: Provisioning,
+        failures: Failures,
+    ) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._process = process
+        self._production = production
+        self._provisioning = provisioning
+        self._failures = failures
+        self._item: pytest.Item | None = None
+        """The test that runs, its setup and teardown included."""
+        self._told = False
+        """Whether a test has said already why there is no stage."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._item = item
+        try:
+            return (yield)
+        finally:
+            self._item = None
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
+        item.stash[BEGAN] = clocks.now()
+        for key in (UNTOUCHED, KEPT):
+            item.stash[key] = False
+        item.stash[ASKED] = frozenset()
+        if DEMAND in item.stash and not self._config.getoption("setupplan", False):
+            self._provisioning.refuse_without_tests()
+            error = self._begin_test(item, item.stash[DEMAND])
+            item.stash[UNTOUCHED] = self._provisioning.no_stage is not None or isinstance(error, (LockTimeout, NotHeld))
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """A fixture may have added a marker (`request.applymarker`) when the time for the reset was over."""
+        if list(item.iter_markers(MARKER))[:1] != item.stash.get(MARKED, []):
+            pytest.fail(
+                f"{MARKER} was added to this test after the collection, too late for the reset that it asks for\n"
+                "what to do: mark the test in its source, or add the marker in pytest_collection_modifyitems",
+                pytrace=False,
+            )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        """The stage is the test's own until here; so a teardown that fails is explained now."""
+        try:
+            return (yield)
+        except BaseException as error:
+            pass_on(error)
+            if not isinstance(error, pytest.skip.Exception):
+                item.stash[SECTIONS] = self._failures.explain(item)
+            raise
+        finally:
+            with contextlib.ExitStack() as ends:  # each of them, whatever becomes of the others
+                if TAKEN in item.stash:
+                    ends.callback(self._end_fresh, item, item.stash[TAKEN])
+                    del item.stash[TAKEN]
+                if self._process.opened is not None:
+                    ends.callback(self._process.opened.end)
+
+    @real_files()
+    def _begin_test(self, item: pytest.Item, wanted: Demand) -> StageGboError | None:
+        """Reserve what a test asks of the stage; what kept the test from having it."""
+        from pytest_stagegbo.session.session import reminder
+
+        provisioning = self._provisioning
+        provisioning.begin(item.session)
+        try:
+            if provisioning.no_stage is None:
+                if provisioning.guard is not None and wanted.resets:
+                    provisioning.guard.check()
+                self._process.session().begin(item.nodeid, wanted)
+                return None
+            error: StageGboError = reminder(provisioning.no_stage) if self._told else provisioning.no_stage
+            self._told = True
+            return error
+        except StageGboError as error:
+            return error
+
+    # -- fixtures that are asked for while a test runs; see `Asking`
+
+    def claim(self, fixtures: frozenset[str]) -> None:
+        """Have the test that runs take the locks and resets that fixtures need, if it has not yet."""
+        item = self._item
+        if item is None or fixtures <= item.stash.get(ASKED, frozenset()) or self._config.getoption("setupplan", False):
+            return
+        self._provisioning.refuse_without_tests()
+        asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
+        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        wanted = demand(asked, list(item.iter_markers(MARKER)), self._configuration.settings)
+        if not wanted.uses <= has.uses:
+            error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            item.stash[DEMAND] = wanted
+        item.stash[ASKED] = item.stash.get(ASKED, frozenset()) | fixtures
+
+    def claim_for_end(self, fixtures: frozenset[str]) -> Callable[[], None]:
+        """Have the test that runs share the containers that a fixture may use while it is torn down: one of wider
+        scope ends with a test that may not use them. It is torn down in any case; what this returns tells of trouble.
+        """
+        item = self._item
+        if item is None or self._process.opened is None or not runs_tests(self._config):
+            return lambda: None
+        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        uses = demand(fixtures, [], self._configuration.settings).uses
+        if uses <= has.uses:
+            return lambda: None
+        error = self._begin_test(item, Demand(has.uses | uses, ()))
+
+        def tell() -> None:
+            if error is not None:
+                pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+        return tell
+
+    def _not_beside_fresh(self, item: pytest.Item, fixtures: frozenset[str]) -> StageGboError | None:
+        """Waiting for the stage that the test itself has as its fresh one would never end."""
+        session = self._process.opened
+        if TAKEN not in item.stash or session is None or item.stash[TAKEN].slot.engine is not session.engine:
+            return None
+        names = ", ".join(sorted(fixtures))
+        return NotHeld(
+            f"the fresh stage of this test is the one that {names} would share with other tests",
+            remedy=f"name {names} in the test's arguments and let there be more slots (--stage-slots=2): the test gets "
+            "another one as its fresh stage then",
+        )
+
+    # -- a stage of the test's own
+
+    @real_files()
+    def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Stage:
+        """A clean stage that nobody else uses until the test has been torn down."""
+        self._provisioning.refuse_without_tests()
+        problem = ""
+        try:
+            self._production.begin()
+            stages, shared = self._provisioning.fresh_stages(item.session), DEMAND in item.stash
+            item.stash[TAKEN] = stages.take(item.nodeid, credentials, others_only=shared)
+        except StageGboError as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:  # said here, since within the `except` pytest would print both errors
+            pytest.fail(problem, pytrace=False)
+        return item.stash[TAKEN].stage
+
+    def _end_fresh(self, item: pytest.Item, taken: Fresh) -> None:
+        stages = self._provisioning.fresh
+        assert stages is not None  # the test has taken one of them
+        if item.stash.get(KEPT, False):
+            stages.let_go(taken)
+        else:
+            stages.give_back(taken)

@@ -1,0 +1,104 @@
+"""What is done at the end of the session: isolation is proven, growth measured, and what the run noted is removed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.running import pass_on, said
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.process import StageProcess
+    from pytest_stagegbo.plugin.provisioning import Provisioning
+    from pytest_stagegbo.plugin.workers import Workers
+
+__all__ = ["SessionEnd"]
+
+
+class SessionEnd:
+    """The last that this process does to the stage. What it finds goes to the summary."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        configuration: Configuration,
+        process: StageProcess,
+        provisioning: Provisioning,
+        workers: Workers,
+    ) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._process = process
+        self._provisioning = provisioning
+        self._workers = workers
+
+    @pytest.hookimpl(trylast=True)  # xdist has ended its workers by then
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        process, workers = self._process, self._workers
+        if not process.is_worker and (process.opened is not None or workers.used_stage or workers.out):
+            self._verify(session)
+        if process.noted is None:
+            return
+        if process.opened is not None:
+            self._verify_events()
+        self._measure_growth()
+        if process.is_worker:
+            self._config.workeroutput["stagegbo"] = process.noted.to_json()  # type: ignore[attr-defined] # xdist's
+        elif process.opened is not None or workers.used_stage:
+            with process.noting_trouble("what this run noted could not be removed"):
+                self._forget()
+
+    def _verify(self, session: pytest.Session) -> None:
+        """Once a run: workers have ended when their controller does. What can't be tried is not proven."""
+        try:
+            if not self._configuration.settings.pytest.verify:
+                return
+            from pytest_stagegbo.session.proof import prove
+
+            lost = [f"worker {each}" for each in sorted(self._workers.out)]
+            broken = prove(self._process.session(), self._process.seat, self._process.run, lost)
+        except (StageGboError, pytest.UsageError) as error:
+            broken = [str(error)]
+        except BaseException as error:
+            pass_on(error)
+            broken = [f"the stage's isolation could not be proven: {said(error)}"]
+        summary = self._process.summary()
+        summary.broken += broken
+        if summary.broken and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _verify_events(self) -> None:
+        """A worker's part of the proof: what it did itself. The controller's `verify` has proven the rest."""
+        assert self._process.opened is not None
+        try:
+            if self._process.is_worker:
+                self._process.opened.verify_events()
+            if self._provisioning.fresh is not None:
+                self._provisioning.fresh.verify_events()
+        except BaseException as error:
+            pass_on(error)
+            self._process.summary().broken.append(said(error))
+        finally:
+            with self._process.noting_trouble("production could not be let go of"):
+                self._process.opened.stop_listening()
+
+    def _measure_growth(self) -> None:
+        guard, summary = self._provisioning.guard, self._process.summary()
+        if guard is None:
+            return
+        with self._process.noting_trouble("the stage's growth could not be measured"):
+            doubt = guard.doubt()
+            if doubt:
+                summary.trouble.append(f"disk limits did not hold all the time: {doubt}; see `doctor`")
+            else:
+                summary.growth(guard.growth())
+
+    def _forget(self) -> None:
+        with contextlib.suppress(StageGboError):  # then nothing is known of it either
+            self._process.session().forget(self._process.run)
+            if self._process.seat is not None:
+                self._process.seat.forget(self._process.run)
