@@ -50,6 +50,10 @@ class Btrfs:
         assert path.endswith("tank.img")
         return None
 
+    def metadata_bytes(self, pool: Pool) -> int:
+        assert pool.name == "tank"
+        return 0
+
     def unwritten_bytes(self, pool: Pool) -> int:
         assert pool.name == "tank"
         return 0

@@ -34,6 +34,7 @@ class World:
     free: int = 100 * GIB
     below: int | None = None
     unwritten: int = 0
+    metadata: int = 0
     counts: Quotas | None = field(default_factory=lambda: Quotas("qgroup"))
     time: float = 1000.0
     used: dict[str, int | None] = field(default_factory=dict)
@@ -97,6 +98,10 @@ class World:
         assert pool.name == "tank"
         return self.unwritten
 
+    def metadata_bytes(self, pool: Pool) -> int:
+        assert pool.name == "tank"
+        return self.metadata
+
     def quotas(self, pool: Pool) -> Quotas | None:
         assert pool.name == "tank"
         return self.counts
@@ -151,6 +156,7 @@ def test_room_enough_is_silence() -> None:
             {"below": 3 * GIB}, "the host's file system that holds the file of pool tank: 3 GiB free", id="host"
         ),
         pytest.param({"free": 50 * GIB, "unwritten": 46 * GIB}, "pool tank: 4 GiB free", id="promised-to-writers"),
+        pytest.param({"free": 9 * GIB, "metadata": 5 * GIB}, "pool tank: 4 GiB free", id="kept-for-metadata"),
         pytest.param(
             {"below": 6 * GIB, "unwritten": 2 * GIB},
             "that holds the file of pool tank: 4 GiB free",

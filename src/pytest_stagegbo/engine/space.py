@@ -22,7 +22,7 @@ class Space:
 
     where: str
     free: int
-    """Less what is promised to writers and not on the disk yet."""
+    """Less what is promised to writers and not on the disk yet, and what only metadata may use."""
     floor: int
     """What must stay free."""
 
@@ -44,6 +44,8 @@ class Room:
     """None: not loop-backed, or this process may not look."""
     unwritten: int = 0
     """Promised to writers and not on the disk yet."""
+    metadata: int = 0
+    """Free as the daemon counts, but kept for the file system's own metadata."""
     quotas: Quotas | None = None
     """None: not btrfs, or this process can't know."""
 
@@ -52,10 +54,15 @@ class Room:
         """Whether the pool is a file, and the room below it unknown: another host's, or this process is not root's."""
         return self.host_free is None and self.pool.source.endswith(".img")
 
+    @property
+    def free(self) -> int:
+        """What may still be written to the pool."""
+        return self.pool.free - self.unwritten - self.metadata
+
     def spaces(self, settings: Settings) -> list[Space]:
         """The room in the pool, and below it."""
         floor, name = floor_bytes(settings, self.pool), self.pool.name
-        found = [Space(f"pool {name}", self.pool.free - self.unwritten, floor)]
+        found = [Space(f"pool {name}", self.free, floor)]
         if self.host_free is not None:
             below = f"the host's file system that holds the file of pool {name}"
             found.append(Space(below, self.host_free - self.unwritten, floor))
@@ -69,7 +76,7 @@ def look(reader: Reader, name: str, host: Host) -> Room:
     """How full a pool is now. Raises as `Reader.pool` does."""
     pool = reader.pool(name)
     below = host.free_bytes(pool.source) if pool.source.endswith(".img") else None
-    return Room(pool, below, host.unwritten_bytes(pool), host.quotas(pool))
+    return Room(pool, below, host.unwritten_bytes(pool), host.metadata_bytes(pool), host.quotas(pool))
 
 
 def spaces(reader: Reader, name: str, settings: Settings, host: Host) -> list[Space]:

@@ -3,8 +3,9 @@ its quotas count, and what it has yet to clean up.
 
 btrfs and the page cache take writes at the speed of memory and give them a place on the disk up to half a minute
 later. Until then `statvfs`, and with it Incus, count them as free space, while the file system has promised it
-already: whoever writes next, production too, gets "no space left" on a pool that looks half empty. The kernel says
-in /sys/fs/btrfs how much it has promised; file systems such as ext4 and XFS count it themselves.
+already: whoever writes next, production too, gets "no space left" on a pool that looks half empty. Incus also counts
+as free what btrfs keeps for its metadata (`f_bfree`, not `f_bavail`), which no file ever gets. The kernel says in
+/sys/fs/btrfs how much both are; file systems such as ext4 and XFS count their promises themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_stagegbo.incus.hostview import HostView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_stagegbo.incus.records import Pool
 
@@ -72,6 +73,9 @@ class Host(Protocol):
     def unwritten_bytes(self, pool: Pool) -> int:
         """Bytes that a pool has promised and that its free space does not show; 0 when this process can't know."""
 
+    def metadata_bytes(self, pool: Pool) -> int:
+        """Bytes that the daemon counts as free and that only metadata may use; 0 when this process can't know."""
+
     def quotas(self, pool: Pool) -> Quotas | None:
         """How a pool counts; None when it is not btrfs, or this process can't know."""
 
@@ -101,14 +105,20 @@ class LocalHost(HostView):
         self._folders: dict[str, Path | None] = {}
 
     def unwritten_bytes(self, pool: Pool) -> int:
+        return self._allocation(pool, _unwritten_bytes)
+
+    def metadata_bytes(self, pool: Pool) -> int:
+        return self._allocation(pool, _metadata_bytes)
+
+    def _allocation(self, pool: Pool, count: Callable[[Path], int]) -> int:
+        """What the kernel says about the use of a pool's space; 0 when this process can't know."""
         folder = self._folder(pool)
         if folder is None:
             return 0
         try:
-            found = folder / "allocation/data"
-            return sum(int((found / name).read_text()) for name in ("bytes_may_use", "bytes_reserved"))
+            return count(folder / "allocation")
         except (OSError, ValueError):
-            del self._folders[pool.name]  # unmounted, or mounted anew
+            self._folders.pop(pool.name, None)  # unmounted, or mounted again
             return 0
 
     def quotas(self, pool: Pool) -> Quotas | None:
@@ -231,6 +241,22 @@ class LocalHost(HostView):
             if any((folder / "devices" / loop).exists() for loop in loops)
         ]
         return systems[0] if len(systems) == 1 else None
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text())
+
+
+def _unwritten_bytes(allocation: Path) -> int:
+    return _number(allocation / "data/bytes_may_use") + _number(allocation / "data/bytes_reserved")
+
+
+def _metadata_bytes(allocation: Path) -> int:
+    """Blocks that are allocated for metadata and hold nothing, as `f_bfree` counts them: every copy of each, but for
+    the global reserve, which it leaves out. A mixed file system keeps nothing apart."""
+    kinds = [allocation / kind for kind in ("metadata", "system") if (allocation / kind).is_dir()]
+    unused = sum(_number(kind / "disk_total") - _number(kind / "disk_used") for kind in kinds)
+    return max(0, unused - _number(allocation / "global_rsv_size"))
 
 
 def pool_folder(pool: Pool) -> str:

@@ -254,7 +254,7 @@ class DiskGuard:
     def _judge(self, room: Room, host: Host) -> None:
         """Note whether a pool's counts can be relied on, and have btrfs count again where they can't."""
         name, quotas = room.pool.name, room.quotas
-        self._room.setdefault(name, room.pool.free - room.unwritten)
+        self._room.setdefault(name, room.free)
         if quotas is None:
             self._seen = False
         elif not quotas.hold:
@@ -274,7 +274,7 @@ class DiskGuard:
         except Exception as error:
             self._remember(error)
             return "the pools could not be looked at"
-        lost = sum(self._room[room.pool.name] - (room.pool.free - room.unwritten) for room in rooms)
+        lost = sum(self._room[room.pool.name] - room.free for room in rooms)
         if self._doubt:
             return self._doubt
         if not self._seen and lost > 2 * max(SMALLEST_GROWTH, sum(size for size in grown.values() if size > 0)):
