@@ -9,7 +9,7 @@ import pytest
 
 from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
-from pytest_stagegbo.engine.journal import NO_CONTROLS
+from pytest_stagegbo.guest.logs import NO_CONTROLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,11 @@ def outcome(*argv: str) -> int:
     "argv",
     [
         pytest.param(("logs", "cache", "-n", "-5"), id="a negative number"),
+        pytest.param(("logs", "cache", "--since", "yesterday"), id="no time"),
+        pytest.param(("logs", "cache", "--since", "2026-02-31"), id="no such day"),
+        pytest.param(("logs", "cache", "--grep", "["), id="no regular expression"),
+        pytest.param(("logs", "cache", "drive", "-f"), id="two at once"),
+        pytest.param(("logs", "cache", "-f", "--grep", "x"), id="chosen lines, followed"),
         pytest.param(("logs", "cache", "-n", ""), id="no number"),
         pytest.param(("logs", "cache", "-n", "nan"), id="not a number"),
         pytest.param(("logs", "cache", "-n", "9" * 5000), id="a number that no computer likes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from fakes import clone, refused
 
+from pytest_stagegbo import clocks
+from pytest_stagegbo.guest import logs
+from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, remember_script, show
 from pytest_stagegbo.guest.stamps import UTC, Zones, parse_zones, stamp, zones_script
 from pytest_stagegbo.incus import CommandResult
-from pytest_stagegbo.services.masking import Masker
-from pytest_stagegbo.session import failure, logsizes
-from pytest_stagegbo.session.failure import LINES, fetch_script, read_fetched, sections
-from pytest_stagegbo.session.logsizes import remember, remember_script
+from pytest_stagegbo.services.masking import Masker, mask
+from pytest_stagegbo.session import failure
+from pytest_stagegbo.session.failure import LINES, LONGEST_LINE, SOME_LINES, sections
+from pytest_stagegbo.session.logsizes import remember
 from pytest_stagegbo.session.together import together
 from pytest_stagegbo.settings import ContainerSettings, Settings
 
@@ -34,13 +38,24 @@ SINCE = datetime(2026, 11, 23, 12, 48, 17, 500000, tzinfo=timezone.utc).timestam
 TOKEN = "t0ken"
 
 
-def read(*parts: str, secrets: Sequence[str] = (), noisy: bool = False) -> str:
+def read(*parts: str, secrets: Sequence[str] = (), **wanted: Any) -> str:
+    """As the report of a failed test shows it."""
     printed = "".join(f"{TOKEN} {part}\n" for part in parts)
-    return read_fetched(printed, TOKEN, SINCE, NOW, Masker(secrets), noisy=noisy)
+    return shown(printed, replace(Wanted(LINES + 1, SINCE, untimed=SOME_LINES), **wanted), Masker(secrets).mask)
+
+
+def shown(printed: str, wanted: Wanted, hide: Callable[[str], str] = mask) -> str:
+    return show(parse(printed, TOKEN, wanted, hide), LINES, LONGEST_LINE)
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a line without a year is of."""
+    monkeypatch.setattr(clocks, "now", lambda: NOW)
 
 
 def file(content: str, *, inode: int = 7, size: int | None = None, path: str = "/opt/gbo/logs/x.log") -> str:
-    return f"file {NOW} {inode} {len(content) if size is None else size} {path}\n{content}"
+    return f"file {inode} {len(content) if size is None else size} {path}\n{content}"
 
 
 # -- times in lines
@@ -131,7 +146,7 @@ def test_a_time_without_a_year_is_of_the_past_year() -> None:
 
 def test_lines_before_the_test_are_left_out_and_lines_without_a_time_go_with_the_one_before() -> None:
     log = "2026-11-23 12:48:17.400 old\n  of old\n2026-11-23 12:48:17.600 new\n  of new\n"
-    assert read("zone +0000", file(log)) == "/opt/gbo/logs/x.log:\n2026-11-23 12:48:17.600 new\n  of new"
+    assert read("zone +0000", file(log)) == "file /opt/gbo/logs/x.log:\n2026-11-23 12:48:17.600 new\n  of new"
 
 
 def test_a_time_that_is_exact_to_a_second_may_be_any_in_it() -> None:
@@ -152,13 +167,36 @@ def test_lines_before_the_first_time_of_a_new_file_belong_to_it() -> None:
 def test_files_without_times_are_told_by_their_noted_size() -> None:
     sizes = f"sizes\n7 9 {SINCE - 60}\n0 0 {SINCE - 60}"
     shown = read("zone +0000", sizes, file("old plain\nnew plain\n"))
-    assert shown == ("/opt/gbo/logs/x.log, whose lines carry no times: what was added since 12:47:17:\nnew plain")
+    assert shown == ("file /opt/gbo/logs/x.log, whose lines carry no times: what was added since 12:47:17:\nnew plain")
 
 
 def test_a_file_that_was_not_there_or_was_longer_is_new() -> None:
     sizes = f"sizes\n7 900 {SINCE - 60}\n0 0 {SINCE - 60}"
     assert "whole" in read(sizes, file("whole\n", inode=8))
     assert "whole" in read(sizes, file("whole\n", inode=7))
+
+
+def test_noted_sizes_fit_files_that_are_no_utf8() -> None:
+    """Each byte of those comes back as one character, of three bytes."""
+    sizes = f"sizes\n7 8 {SINCE - 60}\n0 0 {SINCE - 60}"
+    old = b"caf\xe9 \xfc\xfc\n".decode("utf-8", "replace")
+    assert read("zone +0000", sizes, file(f"{old}new plain\n", size=19)).splitlines()[1:] == ["new plain"]
+
+
+def test_colours_hide_no_time() -> None:
+    log = "\x1b[2m2026-11-23T12:48:17.400Z\x1b[0m old\n\x1b[2m2026-11-23T12:48:17.600Z\x1b[0m new\n"
+    assert [line[-3:] for line in read(file(log)).splitlines()[1:]] == ["new"]
+
+
+def test_a_pattern_chooses_lines_and_the_last_of_these_are_shown() -> None:
+    log = "".join(f"2026-11-23 12:48:18 {word} {number}\n" for number in range(9) for word in ("a", "b"))
+    found = read(file(log), pattern=re.compile("b [0-5]$"), lines=2)
+    assert [line[-3:] for line in found.splitlines()[1:]] == ["b 4", "b 5"]
+
+
+def test_files_stand_below_the_journal_in_the_order_of_their_names() -> None:
+    found = read(file("x", path="/b"), file("x", path="/a"), "journal\nx", untimed=None)
+    assert found.index("journal") < found.index("/a") < found.index("/b")
 
 
 def test_without_noted_sizes_the_last_lines_are_shown_and_called_so() -> None:
@@ -169,8 +207,8 @@ def test_without_noted_sizes_the_last_lines_are_shown_and_called_so() -> None:
 
 def test_of_a_tail_the_broken_first_line_is_dropped_and_noted_sizes_still_fit() -> None:
     content = "roken\nold\nnew\n"
-    size = failure.TAIL_BYTES + 1000
-    noted = size - failure.TAIL_BYTES + len("roken\nold\n")
+    size = Wanted().size + 1000
+    noted = size - Wanted().size + len("roken\nold\n")
     shown = read(f"sizes\n7 {noted} {SINCE - 1}", file(content, size=size))
     assert shown.splitlines()[1:] == ["new"]
     assert "roken" not in read(file(content, size=size))
@@ -190,7 +228,7 @@ def test_secrets_are_masked_by_value_and_by_shape() -> None:
 def test_lines_of_probes_that_came_too_early_are_dropped_where_postgresql_is() -> None:
     log = "2026-11-23 12:48:18 UTC [1] FATAL:  the database system is starting up\n2026-11-23 12:48:18 UTC x\n"
     assert "starting up" in read(file(log))
-    assert "starting up" not in read(file(log), noisy=True)
+    assert "starting up" not in read(file(log), quiet=True)
 
 
 def test_two_hundred_lines_are_shared_out() -> None:
@@ -215,7 +253,7 @@ def test_a_very_long_line_is_cut() -> None:
     "printed", ["", "garbage", f"{TOKEN} file\n", f"{TOKEN} zone nowhere\n{TOKEN} sizes\na b c d\na b c\n"]
 )
 def test_whatever_comes_back_is_borne(printed: str) -> None:
-    assert read_fetched(printed, TOKEN, SINCE, NOW, Masker()) == ""
+    assert shown(printed, Wanted(since=SINCE)) == ""
 
 
 # -- the scripts, in a real shell
@@ -230,10 +268,10 @@ def run(script: str) -> str:
 @pytest.fixture
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerSettings:
     """One whose log folder and notes are files here. It has no units: there may be no journal here."""
-    monkeypatch.setattr(logsizes, "SIZES", str(tmp_path / "sizes"))
-    logs = tmp_path / "the logs"
-    logs.mkdir()
-    return replace(Settings().containers["cache"], logs=(str(logs),), units=())
+    monkeypatch.setattr(logs, "SIZES", str(tmp_path / "sizes"))
+    folder = tmp_path / "the logs"
+    folder.mkdir()
+    return replace(Settings().containers["cache"], logs=(str(folder),), units=())
 
 
 def test_only_what_was_written_since_comes_back(container: ContainerSettings, tmp_path: Path) -> None:
@@ -246,19 +284,18 @@ def test_only_what_was_written_since_comes_back(container: ContainerSettings, tm
     with plain.open("a") as stream:
         stream.write("new plain, no line end")
     for _ in range(2):  # a failed test has sizes noted again, which takes nothing from a test that began before
-        printed = run(fetch_script(container, since, TOKEN))
-        shown = read_fetched(printed, TOKEN, since, time.time(), Masker())
-        assert shown.splitlines()[1:] == ["new plain, no line end"]
+        printed = run(fetch_script(container, TOKEN, Wanted(since=since)))
+        assert shown(printed, Wanted(since=since)).splitlines()[1:] == ["new plain, no line end"]
+        run(remember_script(container))
     later = time.time()
     os.utime(plain)
-    printed = run(fetch_script(container, later, TOKEN))
-    assert read_fetched(printed, TOKEN, later, time.time(), Masker()) == ""
+    assert shown(run(fetch_script(container, TOKEN, Wanted(since=later))), Wanted(since=later)) == ""
 
 
 def test_notes_do_not_grow_for_ever(
     container: ContainerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logsizes, "SIZES_KEPT", 5)
+    monkeypatch.setattr(logs, "SIZES_KEPT", 5)
     (tmp_path / "the logs/a.log").write_text("a")
     for _ in range(10):
         run(remember_script(container))
@@ -268,7 +305,7 @@ def test_notes_do_not_grow_for_ever(
 def test_a_container_without_logs_and_units_has_nothing_to_run(container: ContainerSettings) -> None:
     bare = replace(container, logs=())
     run(remember_script(bare))
-    assert read_fetched(run(fetch_script(bare, 0.0, TOKEN)), TOKEN, 0.0, NOW, Masker()) == ""
+    assert shown(run(fetch_script(bare, TOKEN, Wanted(since=0.0))), Wanted(since=0.0)) == ""
 
 
 # -- the whole
@@ -317,7 +354,7 @@ class World:
 
 def test_each_container_is_asked_once() -> None:
     world = World(lambda name, token: f"{token} journal\n2026-11-23T12:49:00+0000 {name} hunter2secret\n")
-    found = sections(world.engine, ["cache", "tables"], SINCE, ["hunter2secret"])
+    found = sections(world.engine, ["cache", "tables"], SINCE, Masker(["hunter2secret"]).mask)
     assert sorted(command[0] for command in world.commands) == ["cache", "tables"]
     assert found == [
         (
@@ -329,18 +366,18 @@ def test_each_container_is_asked_once() -> None:
 
 
 def test_a_container_that_logged_nothing_says_so() -> None:
-    ((_, text),) = sections(World().engine, ["llm"], SINCE, [])
+    ((_, text),) = sections(World().engine, ["llm"], SINCE, mask)
     assert text == "nothing"
 
 
 def test_failures_to_fetch_are_told_and_never_raised() -> None:
     stopped = World(clones={"cache": clone("cache", Settings(), status="Stopped")})
-    texts = [text for _, text in sections(stopped.engine, ["cache", "llm"], SINCE, [])]
+    texts = [text for _, text in sections(stopped.engine, ["cache", "llm"], SINCE, mask)]
     assert texts[0] == "cache is stopped: a container that is not running tells nothing"
     assert texts[1] == "(the logs could not be fetched: STAGE-GBO has no container llm)"
-    ((_, text),) = sections(World(fails=refused(500)).engine, ["llm"], SINCE, [])
+    ((_, text),) = sections(World(fails=refused(500)).engine, ["llm"], SINCE, mask)
     assert text == "(the logs could not be fetched: Incus refused)"
-    ((_, text),) = sections(World(fails=RuntimeError("odd")).engine, ["llm"], SINCE, [])
+    ((_, text),) = sections(World(fails=RuntimeError("odd")).engine, ["llm"], SINCE, mask)
     assert text == "(the logs could not be fetched: odd)"
 
 
@@ -354,7 +391,7 @@ def test_a_container_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch
         return f"{token} journal\n2026-11-23T12:49:00+0000 here\n"
 
     try:
-        found = dict(sections(World(prints).engine, ["cache", "llm"], SINCE, []))
+        found = dict(sections(World(prints).engine, ["cache", "llm"], SINCE, mask))
     finally:
         hang.set()
     assert [("no answer within" in text, "here" in text) for text in found.values()] == [(True, False), (False, True)]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show
 from pytest_stagegbo.guest.stamps import UTC, is_new, stamp
 from pytest_stagegbo.settings.model import ContainerSettings, default_containers
-from pytest_stagegbo.stage.logs import moment, script, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,31 +42,42 @@ def test_a_line_is_judged_by_its_time(line: str, expected: bool | None) -> None:
     assert (None if found is None else is_new(found, NOON + 0.0005)) is expected
 
 
+def read(*parts: str, since: float | None = NOON) -> str:
+    """As `Service.logs` gives it."""
+    return show(parse("".join(f"t0ken {part}\n" for part in parts), "t0ken", Wanted(since=since)))
+
+
 def test_a_line_without_a_time_goes_with_the_one_before_it() -> None:
-    output = (
-        "\x1ezone +0000\n\x1efile /a.log\n2026-01-31 11:00:00 old\n  old, too\n2026-01-31 12:30:00 new\n  new, too\n"
+    log = "2026-01-31 11:00:00 old\n  old, too\n2026-01-31 12:30:00 new\n  new, too"
+    assert read("zone +0000", f"file 7 70 /a.log\n{log}") == "file /a.log:\n2026-01-31 12:30:00 new\n  new, too"
+
+
+def test_a_file_that_knows_no_times_is_shown_whole_and_called_so() -> None:
+    assert read("file 7 14 /llm.log\nloading\nready") == (
+        "file /llm.log, whose lines carry no times, so some may be older:\nloading\nready"
     )
-    assert written(output, NOON) == "file /a.log:\n2026-01-31 12:30:00 new\n  new, too"
-
-
-def test_a_file_that_knows_no_times_is_shown_whole() -> None:
-    assert written("\x1efile /llm.log\nloading\nready\n", NOON) == "file /llm.log:\nloading\nready"
 
 
 def test_a_file_without_new_lines_is_not_named() -> None:
-    assert written("\x1efile /a.log\n2026-01-31 11:00:00 old\n\x1efile /b.log\nnew", NOON) == "file /b.log:\nnew"
-
-
-def test_the_journal_is_taken_as_it_is() -> None:
-    assert (
-        written("\x1ezone +0000\n2026-01-31T11:00:00 system x: y\n\x1efile /a", NOON)
-        == "2026-01-31T11:00:00 system x: y"
+    assert read("file 7 23 /a.log\n2026-01-31 11:00:00 old", "file 8 23 /b.log\n2026-01-31 12:30:00 new") == (
+        "file /b.log:\n2026-01-31 12:30:00 new"
     )
 
 
+def test_the_journal_is_taken_as_it_is() -> None:
+    assert read("journal\n2026-01-31T11:00:00 system x: y\n") == "journal:\n2026-01-31T11:00:00 system x: y"
+
+
 def test_without_a_moment_everything_is_shown() -> None:
-    output = "\x1ezone +0000\n\x1efile /a.log\n2020-01-01 00:00:00 old\nodd \x1e line\x0b\n"
-    assert written(output, None) == "file /a.log:\n2020-01-01 00:00:00 old\nodd \x1e line\x0b"
+    assert read("file 7 40 /a.log\n2020-01-01 00:00:00 old\nodd \x1e line\x0b", since=None) == (
+        "file /a.log:\n2020-01-01 00:00:00 old\nodd \x1e line\x0b"
+    )
+
+
+def test_what_was_cut_begins_with_a_whole_line() -> None:
+    wanted = Wanted(size=20)
+    printed = "t0ken journal\nroken line\nwhole line\nt0ken file 7 1000 /a\noken\nwhole"
+    assert show(parse(printed, "t0ken", wanted)) == "journal:\nwhole line\n\nfile /a:\nwhole"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +103,8 @@ def test_the_script_prints_files_written_to_since_then(tmp_path: Path) -> None:
     container = ContainerSettings(
         "system", default_containers()["system"].address, units=("not-there.service",), logs=(str(folder),)
     )
-    done = subprocess.run(["sh", "-c", script(container, 3, 1000.5)], capture_output=True, text=True, check=True)
-    shown = [line for line in written(done.stdout, 1000.5).splitlines() if "journal" not in line]
-    assert shown[-4:] == [f"file {folder}/new.log:", "line 8", "line 9", "no end of line"]
-    assert "old" not in "".join(shown[:-4])
+    wanted = Wanted(3, 1000.5)
+    script = fetch_script(container, "t0ken", wanted)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    (log,) = [log for log in parse(done.stdout, "t0ken", wanted) if log.title != "journal"]
+    assert (log.title, log.lines) == (f"file {folder}/new.log", ["line 8", "line 9", "no end of line"])

@@ -14,6 +14,7 @@ from stage_fakes import HERE, PASSWORD, TOKEN, FakeEngine, FakeReader, Vault, at
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError, StageMissing
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.settings import Layer, Settings, build
+from pytest_stagegbo.stage import service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,20 +152,24 @@ class TestExec:
 
 
 class TestLogs:
+    @pytest.fixture(autouse=True)
+    def token(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(service, "token", lambda: "t0ken")
+
     def test_they_are_masked_and_cut_at_the_moment(self, vault: Vault) -> None:
-        output = f"\x1efile /a.log\n2020-01-01 00:00:00 old\n2020-01-01 00:00:09 login with {PASSWORD}\n"
-        engine = FakeEngine(settings_for(vault), result=CommandResult(0, output, ""))
+        lines = f"2020-01-01 00:00:00 old\n2020-01-01 00:00:09 login with {PASSWORD}"
+        engine = FakeEngine(settings_for(vault), result=CommandResult(0, f"t0ken file 7 99 /a.log\n{lines}\n", ""))
         logs = engine.stage().tables.logs(since=1577836805.5, lines=7)
         assert logs == "file /a.log:\n2020-01-01 00:00:09 login with ***"
         ((name, argv, _),) = engine.executed
         assert (name, *argv[:2]) == ("tables", "sh", "-c")
         assert "--since=@1577836805.500000" in argv[2]
-        assert "-n 7 " in argv[2]
 
     def test_a_sealed_vault_does_not_keep_them_away(self, vault: Vault) -> None:
         vault.sealed = True
-        engine = FakeEngine(settings_for(vault), result=CommandResult(0, "Root Token: hvs.abcdefghijkl", ""))
-        assert engine.stage().vault.logs() == "Root Token: ***"
+        printed = "t0ken journal\nRoot Token: hvs.abcdefghijkl"
+        engine = FakeEngine(settings_for(vault), result=CommandResult(0, printed, ""))
+        assert engine.stage().vault.logs() == "journal:\nRoot Token: ***"
 
 
 def test_a_reset_is_handed_on(vault: Vault) -> None:

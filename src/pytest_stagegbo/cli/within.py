@@ -9,19 +9,21 @@ client, `exec` and `logs` go through the API and print what was said at the end.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 import tempfile
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
-from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.settings.duration import parse_duration
 from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+LOG_BYTES = 4 << 20
+"""Of each log."""
+
+
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     execute = commands.add_parser("exec", help="run a command in a clone", usage="%(prog)s [options] NAME -- CMD ...")
     execute.add_argument("name", metavar="NAME")
@@ -42,10 +48,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     shell = commands.add_parser("shell", help="a root shell in a clone")
     shell.add_argument("name", metavar="NAME")
     shell.set_defaults(run=_shell)
-    logs = commands.add_parser("logs", help="the journal of a clone's units, and its log files")
-    logs.add_argument("name", metavar="NAME")
+    logs = commands.add_parser("logs", help="the journal of clones' units, and their log files")
+    logs.add_argument("names", metavar="NAME", nargs="+")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines are written")
     logs.add_argument("-n", "--lines", type=_lines, default=100, metavar="N", help="lines of each log (default 100)")
+    logs.add_argument("--since", type=_since, metavar="WHEN", help="10m, 2h, 2026-01-31T12:00: only lines from then on")
+    logs.add_argument("--grep", type=_pattern, metavar="REGEX", help="only lines that match")
     logs.set_defaults(run=_logs)
 
 
@@ -54,6 +62,23 @@ def _lines(text: str) -> int:
     if not re.fullmatch("[0-9]{1,6}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999999")
     return int(text)
+
+
+def _since(text: str) -> float:
+    """Epoch seconds."""
+    with contextlib.suppress(ValueError):
+        return time.time() - parse_duration(text)
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a length of time (10m, 2h) nor a time") from None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
 
 
 def _exec(arguments: argparse.Namespace) -> int:
@@ -84,24 +109,40 @@ def _shell(arguments: argparse.Namespace) -> int:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.engine.journal import follow_script, script
+    from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, show, token
 
+    names = tuple(dict.fromkeys(arguments.names))
+    if arguments.follow and (len(names) > 1 or arguments.since is not None or arguments.grep):
+        raise SettingsError(
+            "logs -f follows all lines of one clone", remedy="logs -f NAME, in a terminal for each; `| grep` chooses"
+        )
     context = open_context(arguments)
     engine = context.engine()
-    container = context.loaded.settings.containers.get(arguments.name)
-    _running(engine, arguments.name)
-    assert container is not None  # the line above refuses unknown names
-    if not arguments.follow:
-        result = engine.execute(arguments.name, ["sh", "-c", script(container, arguments.lines)])
-        sys.stdout.write(printable(result.stdout))
+    for name in names:
+        _running(engine, name)
+    if arguments.follow:
+        return _follow(context, engine, names[0], arguments.lines)
+    wanted = Wanted(
+        arguments.lines, arguments.since, arguments.grep, units=not (arguments.since or arguments.grep), size=LOG_BYTES
+    )
+    for name in names:
+        head = token()
+        script = fetch_script(context.loaded.settings.containers[name], head, wanted)
+        result = engine.execute(name, ["sh", "-c", script])
+        text = printable(show(parse(result.stdout, head, wanted)))
+        if text:
+            print("\n".join(f"{name} | {line}" for line in text.split("\n")) if len(names) > 1 else text)
         sys.stderr.write(printable(result.stderr))
-        return result.status
+    return 0
+
+
+def _follow(context: Context, engine: StageEngine, name: str, lines: int) -> int:
+    from pytest_stagegbo.guest.logs import follow_command
+
     client = _client(context, engine)
     if client is None:
         raise _no_client("logs -f")
-    following = shlex.quote(follow_script(container, arguments.lines))
-    marked = f"{MARK}=1 exec sh -c {following}"  # a reset lets it be
-    return _hand_over(client, context, arguments.name, ["sh", "-c", marked])
+    return _hand_over(client, context, name, follow_command(context.loaded.settings.containers[name], lines))
 
 
 def _running(engine: StageEngine, name: str) -> None:

@@ -95,7 +95,7 @@ def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage 
     try:
         known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)
         known.load()  # what is not known can't be masked
-        return [(title, known.mask(text)) for title, text in sections(engine, names, since, ())]
+        return sections(engine, names, since, known.mask)
     except BaseException as error:
         pass_on(error)
         title = f"stage containers {', '.join(names)}: logged since the test began"

@@ -1,31 +1,26 @@
 """How large a container's log files were at a moment: what tells new lines from old where lines carry no times.
 
-Beside `failure`, which reads the notes: every session takes them, and most sessions have no failed test.
+`guest.logs` reads the notes. Every session takes them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shlex
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.guest.logs import remember_script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["SIZES", "remember", "remember_script"]
+__all__ = ["remember"]
 
 SECONDS = 5.0
 """For one container."""
-SIZES = "/run/stagegbo-log-sizes"
-"""In a container: when, inode and size, a line for each file and time that sizes were noted. Gone with a reboot."""
-SIZES_KEPT = 2000
-"""Lines."""
 
 
 def remember(engine: StageEngine, names: Sequence[str]) -> None:
@@ -43,14 +38,3 @@ def remember(engine: StageEngine, names: Sequence[str]) -> None:
                     writer.execute(name, ["sh", "-c", remember_script(settings.containers[name])], timeout=SECONDS)
     except StageGboError:
         pass
-
-
-def remember_script(container: ContainerSettings) -> str:
-    """POSIX shell that notes the time and every log file's inode and size, and keeps notes of earlier times."""
-    if not container.logs:
-        return ":"
-    folders = " ".join(shlex.quote(f"{folder}/") for folder in container.logs)
-    return f"""umask 077
-{{ tail -n {SIZES_KEPT} {SIZES} 2>/dev/null; now=$(date +%s.%N); \
-find {folders} -type f -printf "$now %i %s\\n" 2>/dev/null; echo "$now 0 0"; }} >{SIZES}.$$ && mv {SIZES}.$$ {SIZES}
-"""

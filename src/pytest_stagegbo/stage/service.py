@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pytest_stagegbo.engine.status import endpoints
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
-from pytest_stagegbo.stage import logs
+from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show, token
 from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ DATABASE = "botserver"
 """The database of BotServer, when neither the settings nor Vault name another."""
 LINES = 200
 LOG_SECONDS = 30.0
+LOG_BYTES = 4 << 20
+"""Of each log."""
 
 
 class Service:
@@ -168,22 +170,24 @@ class Service:
         return result
 
     def logs(self, since: datetime | float | None = None, lines: int = LINES) -> str:
-        """The journal of its units, and the files in its log folders under headings `file /opt/gbo/logs/...:`.
+        """The journal of its units, and the ten files in its log folders that were written to last.
+
+        Each has a heading: `journal:`, `file /opt/gbo/logs/...:`.
 
         Secrets are masked: those of the stage's services, and what looks like one.
 
         Args:
             since: A moment; a number is seconds since the epoch, as `time.time()` gives them. Lines before it are
                 left out. None: whatever is there.
-            lines: At most so many of the journal and of each file, the last ones.
+            lines: At most so many of the journal and of each file, the last ones, and at most 4 MiB.
 
         Raises:
             StageMissing: The container does not exist or does not run.
         """
-        after = None if since is None else logs.moment(since)
-        result = self._execute(self.name, ("sh", "-c", logs.script(self._container, lines, after)), LOG_SECONDS)
+        head, wanted = token(), Wanted(lines, None if since is None else moment(since), size=LOG_BYTES)
+        result = self._execute(self.name, ("sh", "-c", fetch_script(self._container, head, wanted)), LOG_SECONDS)
         self._credentials.load()
-        return self._credentials.mask(logs.written(result.stdout, after))
+        return show(parse(result.stdout, head, wanted, self._credentials.mask))
 
     def __repr__(self) -> str:
         where = self._endpoints[0].url if self._endpoints else self.host
