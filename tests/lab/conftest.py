@@ -155,8 +155,8 @@ def trapped(sprung: Stage) -> Stage:
 
 @pytest.fixture(scope="module")
 def _plug_is_free(lab: Lab) -> Iterator[None]:
-    """One run of these tests at a time."""
-    with FileLock(lab.paths.lock("tests-plug")):
+    """One run of these tests at a time in each lab."""
+    with FileLock(lab.paths.lock(f"tests-plug-{lab.paths.name}")):
         yield
 
 
