@@ -162,6 +162,13 @@ def test_services_that_wait_are_started_by_one_file_and_by_nothing_else(stage: S
     stage.run("provision")  # waits until it answers
 
 
+def test_no_file_of_a_running_clone_is_read(first: FirstRun) -> None:
+    """Each such file starts a process of the daemon's, which then has all of the pool written, production's data too:
+    what a first boot did is read from the console."""
+    actions = [(each["metadata"]["action"], each["metadata"]["source"]) for each in first.events]
+    assert not [source for action, source in actions if action == "instance-file-retrieved"]
+
+
 def test_all_six_answered(first: FirstRun) -> None:
     assert {name: each["state"] for name, each in first.result["containers"].items()} == dict.fromkeys(SIX, "ready")
 

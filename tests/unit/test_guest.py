@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, variable
+from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, shown_stamp, variable
 from pytest_stagegbo.guest.clearing import MOUNTS
 from pytest_stagegbo.guest.place import INTERFACES, NETWORK, PLACE, TWINS
 from pytest_stagegbo.guest.units import BOOT, FOLDER, PREPARE, UNIT_FOLDER
@@ -846,3 +846,29 @@ class TestUnits:
         assert "postgresql.service" not in found
         assert "Wants=" not in found["default.target"]
         assert "SuccessAction=poweroff-force" in found[PREPARE]
+
+
+class TestShownStamp:
+    """The stamp as it is on the console."""
+
+    WHOLE = (
+        "Welcome\r\n\r\nstagegbo-stamp 1a emptied /opt/x\r\nstagegbo-stamp 1a placed 1a\r\n"
+        "stagegbo-stamp 1a lines 2\r\nlogin:"
+    )
+
+    def test_it_is_what_the_file_says(self) -> None:
+        assert shown_stamp(self.WHOLE, "1a") == "emptied /opt/x\nplaced 1a\n"
+
+    @pytest.mark.parametrize(
+        ("console", "own"),
+        [
+            pytest.param("", "1a", id="nothing"),
+            pytest.param(WHOLE, "2b", id="another's"),
+            pytest.param(WHOLE, "", id="no identity"),
+            pytest.param(WHOLE.partition("lines")[0], "1a", id="no end"),
+            pytest.param(WHOLE.replace("stagegbo-stamp 1a emp", "emp"), "1a", id="beginning lost"),
+            pytest.param(WHOLE.replace("2\r", "3\r"), "1a", id="a line lost"),
+        ],
+    )
+    def test_nothing_where_it_is_not_whole(self, console: str, own: str) -> None:
+        assert shown_stamp(console, own) == ""

@@ -669,6 +669,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "memory_available": (lambda r: r.memory_available(), {}, [(("resources",), {})]),
     "cores": (lambda r: r.cores(), {}, [(("resources",), {})]),
     "snapshots": (lambda r: r.snapshots("P", "n"), [], [(("instances", "n", "snapshots"), {"project": "P"})]),
+    "console": (lambda r: r.console("P", "n"), None, [(("instances", "n", "console"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
 }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import NotReady, ServerRefused
-from pytest_stagegbo.guest import CONFINED, PLACE, STAMP, identity
+from pytest_stagegbo.guest import CONFINED, PLACE, STAMP, identity, shown_stamp
 from pytest_stagegbo.guest.units import FOLDER
 from pytest_stagegbo.services.masking import mask
 
@@ -29,11 +29,13 @@ def own_identity(clone: Instance) -> str:
 
 def own_stamp(reader: Reader, clone: Instance) -> str:
     """What the clone's own first boot wrote down as done; empty before that, whatever stamp came with its source."""
-    try:
-        content = reader.file(clone.project, clone.name, STAMP)
-    except ServerRefused:
-        return ""  # between two states of a container the daemon can't reach its files
-    text = (content or b"").decode("utf-8", "replace")
+    text = shown_stamp(reader.console(clone.project, clone.name), own_identity(clone)) if clone.is_running else ""
+    if not text:
+        try:
+            content = reader.file(clone.project, clone.name, STAMP)
+        except ServerRefused:
+            return ""  # between two states of a container the daemon can't reach its files
+        text = (content or b"").decode("utf-8", "replace")
     return text if f"placed {own_identity(clone)}" in text.splitlines() else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.guest.files import STAMP, SYSTEM_LOGS, GuestFile, boot_file
+from pytest_stagegbo.guest.files import STAMP, SYSTEM_LOGS, GuestFile, boot_file, shown_stamp
 from pytest_stagegbo.guest.place import PLACE, identity, variable
 from pytest_stagegbo.guest.units import CONFINED, boot_environment, holds_services, release
 
@@ -17,5 +17,6 @@ __all__ = [
     "holds_services",
     "identity",
     "release",
+    "shown_stamp",
     "variable",
 ]

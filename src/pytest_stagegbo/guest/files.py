@@ -19,10 +19,12 @@ from pytest_stagegbo.guest.units import BOOT, FOLDER
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["STAMP", "SYSTEM_LOGS", "GuestFile", "boot_file"]
+__all__ = ["STAMP", "SYSTEM_LOGS", "GuestFile", "boot_file", "shown_stamp"]
 
 STAMP = f"{FOLDER}/prepared"
 """Written when the wipes are done and checked. A boot that does not find one of this very clone's wipes."""
+SHOWN = "stagegbo-stamp"
+"""Begins each line of the stamp that the first boot shows on the container's console."""
 SYSTEM_LOGS = ("/var/log",)
 """Emptied where `containers.NAME.system_logs` says so."""
 
@@ -42,6 +44,20 @@ def boot_file(container: ContainerSettings, settings: Settings) -> GuestFile:
     One file, since each is a request of some ten milliseconds: it writes the others.
     """
     return GuestFile(BOOT, boot_script(container, settings), mode=0o755)
+
+
+def shown_stamp(console: str, identity: str) -> str:
+    """The stamp as a clone's first boot showed it on the console; empty where it is not there as a whole. Pure.
+
+    The daemon reads a console in one cheap request. A file takes a process of the daemon's, which afterwards writes
+    everything on the pool to its disk, production's data too. Each line bears the clone's identity, and the last line
+    counts the others: what the console's buffer has lost, or another's output has cut, shows.
+    """
+    begin = f"{SHOWN} {identity} "
+    lines = [line.removeprefix(begin) for line in console.splitlines() if line.startswith(begin)]
+    if not identity or not lines or lines[-1] != f"lines {len(lines) - 1}":
+        return ""
+    return "".join(f"{line}\n" for line in lines[:-1])
 
 
 def boot_script(container: ContainerSettings, settings: Settings) -> str:
@@ -86,6 +102,8 @@ else
 {place_script(container, settings)}fi
 say "$placed"
 mv {report} {STAMP}
+show="{SHOWN} $identity"
+{{ echo; sed "s/^/$show /" {STAMP}; echo "$show lines $(wc -l <{STAMP})"; }} >/dev/console || true
 fi
 {clearing.note_mounts(container.wipe)}{_every_boot()}"""
 

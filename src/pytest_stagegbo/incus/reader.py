@@ -192,6 +192,14 @@ class Reader:
         used = usage.get("used")
         return int(used) if isinstance(used, int) and used >= 0 else None
 
+    def console(self, project: str, instance: str) -> str:
+        """What a running container has written to its console lately; empty where the daemon can't tell."""
+        try:
+            content = self._connection.read_bytes("instances", instance, "console", project=project)
+        except ServerRefused:
+            return ""
+        return content.decode("utf-8", "replace")
+
     def file(self, project: str, instance: str, path: str) -> bytes | None:
         """The content of a file inside an instance; None when it does not exist."""
         try:
