@@ -274,7 +274,7 @@ def _seconds(value: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each way (default 5)")
+    parser.add_argument("--rounds", type=int, default=10, help="of each way (default 10)")
     add_outputs(parser)
     arguments = parser.parse_args()
     if arguments.rounds < 1:

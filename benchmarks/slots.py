@@ -376,7 +376,7 @@ def _measure(lab: BenchLab, console: Console, arguments: argparse.Namespace) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=200, help="of the pool (default 200)")
-    parser.add_argument("--rival-rounds", type=int, default=5, help="by hand, and of a second stage (default 5)")
+    parser.add_argument("--rival-rounds", type=int, default=10, help="by hand, and of a second stage (default 10)")
     parser.add_argument("--suites", type=int, default=5, help="runs of each suite (default 5)")
     parser.add_argument("--tests", type=int, default=100, help="in a suite (default 100)")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for idle cores (default 60)")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
 
-__all__ = ["plan_json", "print_plan", "register", "result_json"]
+__all__ = ["plan_json", "print_plan", "print_timings", "register", "result_json"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +29,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "may have changed",
     )
     provision.add_argument("--vault-keys", metavar="FILE", help="file with Vault's unseal keys (vault.unseal_file)")
+    provision.add_argument("--timings", action="store_true", help="print where the time went, step by step")
     provision.add_argument("--json", action="store_true", help="print one JSON object")
     provision.set_defaults(run=_provision)
     reset = commands.add_parser("reset", help="make containers clean, each in the way of its settings, and prove it")
@@ -64,12 +65,21 @@ def _provision(arguments: argparse.Namespace) -> int:
         done = f"{len(result.plan.changes)} steps" if result.changed else "nothing to change"
         states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
         print(f"{context.loaded.settings.project}: {done} in {result.seconds:.2f} s; {states}")
+    if arguments.timings and not arguments.json:
+        print_timings(result)
     if result.sealed:
         from pytest_stagegbo.errors import VaultSealed
         from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
         raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
     return 0
+
+
+def print_timings(result: Provisioned) -> None:
+    from pytest_stagegbo.cli import timings
+    from pytest_stagegbo.cli.console import print_table
+
+    print_table(timings.COLUMNS, timings.rows(result.timings, tuple(result.readiness), result.seconds))
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

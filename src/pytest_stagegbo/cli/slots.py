@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli.change import plan_json, print_plan, result_json
+from pytest_stagegbo.cli.change import plan_json, print_plan, print_timings, result_json
 from pytest_stagegbo.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
             done = f"{len(each.plan.changes)} steps" if each.changed else "nothing to change"
             states = ", ".join(f"{name} {ready.state}" for name, ready in each.readiness.items())
             print(f"{names[number]}: {done} in {each.seconds:.2f} s; {states}")
+            if arguments.timings:
+                print_timings(each)
         print(f"{len(result.slots)} slots in {result.seconds:.2f} s")
     sealed = [f"{names[n]}/{name}" for n, each in result.slots.items() for name in each.sealed]
     if sealed:

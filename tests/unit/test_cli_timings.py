@@ -1,0 +1,26 @@
+"""The table of where the time of one provisioning went."""
+
+from __future__ import annotations
+
+from pytest_stagegbo.cli import timings
+from pytest_stagegbo.engine.apply import Timing
+
+
+def test_each_step_is_in_the_row_of_its_container_or_has_its_own() -> None:
+    steps = [
+        Timing("network:stagebr0", "", 0.0, 0.25),
+        Timing("copy:cache", "", 0.25, 0.5),
+        Timing("start:cache", "", 0.5, 1.0),
+        Timing("hooks:cache", "", 1.0, 1.125),
+        Timing("await:cache", "", 1.125, 2.125),
+    ]
+    assert timings.rows(steps, ("cache", "llm"), 2.5) == [
+        ("network stagebr0", "", "", "", "", "", "0.25 s", "0.00 s", "0.25 s"),
+        ("cache", "", "0.25 s", "", "0.50 s", "1.00 s", "0.12 s", "0.25 s", "2.12 s"),
+        ("before and after the steps", "", "", "", "", "", "0.38 s", "", ""),
+    ]
+    assert all(len(row) == len(timings.COLUMNS) for row in timings.rows(steps, ("cache",), 2.5))
+
+
+def test_nothing_to_change_is_a_table_too() -> None:
+    assert timings.rows([], (), 0.5) == [("before and after the steps", "", "", "", "", "", "0.50 s", "", "")]
