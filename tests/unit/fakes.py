@@ -257,7 +257,7 @@ class StrictConnection:
         assert reply is not None
         return (None, None, None)
 
-    def wait(self, reply: Reply, what: str, timeout: float) -> Any:
+    def wait(self, reply: Reply, what: str, timeout: float, moved: object = None) -> Any:  # noqa: ARG002
         self.waited.append((what, timeout))
         return reply.metadata
 

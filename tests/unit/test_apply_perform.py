@@ -85,8 +85,16 @@ class Stage:
         return self.takes_own_networks
 
     def copy_instance(
-        self, name: str, source: str, *, config: Mapping[str, str], devices: Mapping[str, Any], target: str = ""
+        self,
+        name: str,
+        source: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Any],
+        target: str = "",
+        moved: object = None,
     ) -> None:
+        assert moved is None, "nothing is copied in full"
         assert config[marks.STATE] == marks.BUILDING
         self.write("copy", name, source, target, devices)
         self.clones[name] = replace(clone(name, SETTINGS, status="Stopped"), config=dict(config))

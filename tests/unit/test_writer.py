@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +23,8 @@ SCOPE = WriterScope(
     acl="stagebr0-isolation",
     source_project="PROD-GBO",
     production_networks=frozenset({"prodbr0"}),
+    pool="stage",
+    production_pools=frozenset({"tank"}),
 )
 CONFIG = {"key": "value"}
 
@@ -126,6 +128,40 @@ CASES: dict[str, Case] = {
                 {"config": CONFIG, "devices": {"root": {}}, "description": "text"},
             )
         ],
+    ),
+    "create_pool": Case(
+        lambda w: w.create_pool("btrfs", CONFIG, "text"),
+        [
+            Sent(
+                "POST",
+                ("storage-pools",),
+                HOST,
+                {"name": "stage", "driver": "btrfs", "config": CONFIG, "description": "text"},
+            )
+        ],
+    ),
+    "delete_pool": Case(lambda w: w.delete_pool(), [Sent("DELETE", ("storage-pools", "stage"), HOST)]),
+    "refresh_instance": Case(
+        lambda w: w.refresh_instance("cache", "valkey", moved=lambda _: None),
+        [
+            Sent(
+                "POST",
+                ("instances",),
+                STAGE,
+                {
+                    "name": "cache",
+                    "source": {
+                        "type": "copy",
+                        "source": "valkey",
+                        "project": "PROD-GBO",
+                        "instance_only": True,
+                        "allow_inconsistent": True,
+                        "refresh": True,
+                    },
+                },
+            )
+        ],
+        waits=True,
     ),
     "copy_instance": Case(
         lambda w: w.copy_instance("cache", "valkey", config=CONFIG, devices={"web": {"type": "none"}}),
@@ -284,7 +320,7 @@ class TestEveryMethod:
             if sent.method == "GET":
                 continue
             assert sent.params.get("project", "STAGE-GBO") in {"STAGE-GBO", "default"}
-            on_the_host = sent.path[0] in {"networks", "network-acls"}
+            on_the_host = sent.path[0] in {"networks", "network-acls", "storage-pools"}
             assert (sent.params.get("project") == "default") == on_the_host
             assert "PROD-GBO" not in (*sent.path, *sent.params.values())
 
@@ -300,6 +336,23 @@ class TestEveryMethod:
         with pytest.raises(ProductionProtected):
             CASES[name].call(writer_on(connection, scope))
         assert [sent for sent in connection.sent if sent.method != "GET"] == []
+
+
+class TestOwnPool:
+    @pytest.mark.parametrize("pool", ["tank", ""], ids=["production's", "none"])
+    def test_no_other_pool_is_written_to(self, pool: str) -> None:
+        """A scope can't be made so; one that was tampered with still opens nothing."""
+        scope = replace(SCOPE, pool="")
+        object.__setattr__(scope, "pool", pool)
+        connection = StrictConnection()
+        for call in (lambda w: w.create_pool("btrfs", {}, ""), Writer.delete_pool):
+            with pytest.raises(ProductionProtected):
+                call(writer_on(connection, scope))
+        assert connection.sent == []
+
+    def test_production_s_is_no_stage_s(self) -> None:
+        with pytest.raises(ProductionProtected, match="pool tank is production's"):
+            replace(SCOPE, pool="tank")
 
 
 class TestDetails:
@@ -661,6 +714,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         {},
         [(("storage-pools", "tank"), {}), (("storage-pools", "tank", "resources"), {})],
     ),
+    "has_pool": (lambda r: r.has_pool("tank"), {}, [(("storage-pools", "tank"), {})]),
     "volume_usage": (
         lambda r: r.volume_usage("tank", "P", "n"),
         {},

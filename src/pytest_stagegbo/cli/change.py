@@ -19,7 +19,12 @@ __all__ = ["plan_json", "print_plan", "print_timings", "register", "result_json"
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     provision = commands.add_parser("provision", help="make the stage what the settings say, whatever is there")
     provision.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
-    provision.add_argument("--recreate", action="store_true", help="replace every clone by a new copy of production")
+    provision.add_argument(
+        "--recreate",
+        action="store_true",
+        help="replace every clone by a new copy of production; with storage.pool, by one of the golden copy on that "
+        "pool, which --refresh brings up to date",
+    )
     provision.add_argument("--slots", metavar="N", help="this many stages, or `auto` (slots.count)")
     provision.add_argument(
         "--refresh",
@@ -38,6 +43,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     reset.set_defaults(run=_reset)
     destroy = commands.add_parser("destroy", help="remove the stage and its slots, and nothing that anybody else made")
     destroy.add_argument("--dry-run", action="store_true", help="print what would be removed")
+    destroy.add_argument(
+        "--pool", action="store_true", help="remove the stage's own storage pool, too, if provisioning created it"
+    )
     destroy.add_argument("--yes", action="store_true", help="do not ask")
     destroy.set_defaults(run=_destroy)
 
@@ -46,7 +54,8 @@ def _provision(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     context = open_context(arguments)
-    if context.loaded.settings.slots.count != 1 or arguments.refresh is not None:
+    settings = context.loaded.settings
+    if settings.slots.count != 1 or settings.storage.own or arguments.refresh is not None:
         from pytest_stagegbo.cli.slots import provision
 
         return provision(context, arguments)
@@ -142,19 +151,25 @@ def _destroy(arguments: argparse.Namespace) -> int:
         need_answer("destroy")
     context = open_context(arguments)
     project = context.loaded.settings.project
-    steps = [step for steps in context.fleet().plan_destroy().values() for step in steps]
-    if not steps:
+    lines = [step.text for steps in context.fleet().plan_destroy().values() for step in steps]
+    pool = context.fleet().own_pool() if arguments.pool else ""
+    if pool:
+        lines.append(f"remove storage pool {pool}")
+    if not lines:
         print(f"there is no stage {project}: nothing to remove")
         return 0
     if not arguments.yes or arguments.dry_run:
-        for step in steps:
-            print(step.text)
+        for line in lines:
+            print(line)
     if arguments.dry_run:
         return 0
     if asks and not ask(f"remove stage {project}?"):
         print("nothing was removed")
         return 1
     with console_progress() as progress:
-        context.fleet(progress).destroy()
+        fleet = context.fleet(progress)
+        fleet.destroy()
+        if pool:
+            fleet.remove_pool()
     print(f"stage {project} is gone")
     return 0

@@ -55,6 +55,8 @@ class Context:
             fleet = self.fleet(progress)
             fleet.refuse_others([self.slot])
             return fleet.engine(self.slot)
+        if self.stage.storage.own:
+            return self.fleet(progress).engine(0)
         return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
 
     def fleet(self, progress: Progress | None = None) -> Fleet:

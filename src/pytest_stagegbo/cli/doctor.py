@@ -47,7 +47,8 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
         server = engine.reader.server()
         findings.append(Finding("ok", "daemon", f"Incus {server.version} at {engine.reader.endpoint}"))
         findings.append(_release(server.version))
-        facts = engine.facts()
+        own = context.stage.storage.own and not context.slot
+        facts = (context.fleet().golden.engine if own else engine).facts()  # the golden copy's sources are production's
     except StageGboError as error:
         findings.append(_failed("connection", error))
         return findings
@@ -56,7 +57,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
     findings.append(_filter(engine))
     findings.extend(_production(context, facts))
     findings.extend(_pools(context, facts))
-    findings.extend(_plan(engine))
+    findings.extend(_plan(context, engine))
     findings.extend(_vault(context))
     findings.append(_client(context))
     return findings
@@ -166,16 +167,18 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
             yield Finding("warning", f"pool {room.pool.name}", f"{seen}; no copy-on-write", remedy)
 
 
-def _plan(engine: StageEngine) -> Iterator[Finding]:
+def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
     from pytest_stagegbo.engine.reach import how_to_reach
 
     try:
-        plan = engine.plan()
+        own = context.stage.storage.own and not context.slot
+        plans = context.fleet().plans(1).values() if own else (engine.plan(),)
     except StageGboError as error:
         yield _failed("stage", error)
         return
-    if plan.changes:
-        yield Finding("warning", "stage", f"{len(plan.changes)} steps to do", "run provision (--dry-run shows them)")
+    changes = sum(len(plan.changes) for plan in plans)
+    if changes:
+        yield Finding("warning", "stage", f"{changes} steps to do", "run provision (--dry-run shows them)")
         return
     status = engine.status()
     for container in status.containers:

@@ -32,7 +32,10 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
         if arguments.refresh is not None:
             print("to be taken from production anew: " + (", ".join(renew) or "nothing: nothing has changed there"))
     if arguments.dry_run:
-        plans = fleet.plans(count, renew=tuple(context.loaded.settings.containers) if arguments.recreate else renew)
+        own = context.loaded.settings.storage.own
+        if arguments.recreate and not own:
+            renew = tuple(context.loaded.settings.containers)
+        plans = fleet.plans(count, recreate=arguments.recreate, renew=renew)
         if arguments.json:
             plans_json = {project: plan_json(plan) for project, plan in plans.items()}
             print_json({"slots": plans_json, "arithmetic": list(found.arithmetic), "renewed": list(renew)})

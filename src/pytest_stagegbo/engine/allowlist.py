@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.guest import CONFINED, PLACE, boot_environment, variable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device, Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["CloneConfig", "clone_config", "clone_nic", "nic", "root_disk", "unconfined", "unsafe"]
+__all__ = ["CloneConfig", "clone_config", "clone_nic", "disk_limit", "nic", "root_disk", "unconfined", "unsafe"]
 
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
@@ -78,7 +79,18 @@ def clone_nic(container: ContainerSettings, settings: Settings, *, managed: bool
 
 
 def root_disk(pool: str, size: str) -> Device:
-    return {"type": "disk", "path": "/", "pool": pool, "size": size}
+    """Without a size there is no limit."""
+    return {"type": "disk", "path": "/", "pool": pool, **({"size": size} if size else {})}
+
+
+def disk_limit(container: ContainerSettings, settings: Settings, *, golden: bool) -> str:
+    """Of a clone's root disk; empty: none. A golden copy on a pool of the stage's own is as large as production, and
+    the pool is its limit.
+
+    Args:
+        golden: The clone is copied from a golden clone.
+    """
+    return "" if settings.storage.own and not golden else container.disk_limit or settings.disk_limit
 
 
 def clone_config(
@@ -111,9 +123,8 @@ def clone_config(
         marks.GENERATION: source.config.get(marks.GENERATION, "") if golden else "",
         marks.ORIGIN: (source.config.get(marks.ORIGIN) if golden else "") or marks.origin(source),
     }
-    size = container.disk_limit or settings.disk_limit
     devices: dict[str, Device] = {name: {"type": "none"} for name in source.devices}
-    devices["root"] = root_disk(source.pool, size)
+    devices["root"] = root_disk(clone_pool(source, settings), disk_limit(container, settings, golden=golden))
     devices["eth0"] = clone_nic(container, settings, managed=managed)
     return CloneConfig(config, devices, _dropped(source, kept))
 

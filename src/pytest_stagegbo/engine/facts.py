@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_stagegbo.engine import marks, ownership, shape
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.guests import Guest, find_guests
+from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.errors import SourceMissing
+from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Facts:
     """By pool name, of the pools that the named sources live on."""
     full_copy_bytes: Mapping[str, int | None] = field(default_factory=dict)
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
+    new_pool_free: int | None = None
+    """Bytes free where the file of a pool that is yet to be created would be; None: there is none, or nobody knows."""
     golden: str = ""
     """The project that the sources are golden clones in; empty where they are production's own."""
     production: Mapping[str, Instance] = field(default_factory=dict)
@@ -83,6 +87,11 @@ class Facts:
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
         return _bridges(self.production_instances)
+
+    @property
+    def production_pools(self) -> frozenset[str]:
+        """Storage pools that instances of the source project are on."""
+        return frozenset(each.pool for each in self.production_instances.values() if each.pool)
 
     def with_prepared(self, names: Collection[str]) -> Facts:
         """As they will be once these clones' first boots are proven."""
@@ -186,7 +195,8 @@ def gather(
             acl=acl.result(),
             profile=profile,
             rooms=rooms,
-            full_copy_bytes=_full_copies(host, settings, sources, clones, rooms),
+            new_pool_free=_new_pool_free(host, settings, rooms),
+            full_copy_bytes=_full_copies(reader, host, settings, sources, clones, rooms),
             golden=golden,
             production=production if golden else {},
         )
@@ -258,10 +268,24 @@ def _is_made(settings: Settings, bridge: Network | None) -> bool:
 
 def _rooms(reader: Reader, host: LocalHost, settings: Settings, sources: Mapping[str, Instance]) -> Mapping[str, Room]:
     wanted = [sources[c.source_name] for c in settings.containers.values() if c.source_name in sources]
-    return {name: look(reader, name, host) for name in sorted({each.pool for each in wanted if each.pool})}
+    pools = {clone_pool(each, settings) for each in wanted}
+    own = settings.storage.own
+    if own and not reader.has_pool(own):
+        pools.discard(own)
+    return {name: look(reader, name, host) for name in sorted(filter(None, pools))}
+
+
+def _new_pool_free(host: LocalHost, settings: Settings, rooms: Mapping[str, Room]) -> int | None:
+    wanted = settings.storage.own and settings.storage.own not in rooms
+    return host.free_bytes(DISKS) if wanted else None
+
+
+DISKS = "/var/lib/incus"
+"""Incus puts the files of pools below this."""
 
 
 def _full_copies(
+    reader: Reader,
     host: HostView,
     settings: Settings,
     sources: Mapping[str, Instance],
@@ -271,7 +295,15 @@ def _full_copies(
     full_copies: dict[str, int | None] = {}
     for container in settings.containers.values():
         source = sources.get(container.source_name)
-        if source is None or container.name in clones:
+        target = "" if source is None else clone_pool(source, settings)
+        there = clones.get(container.name)
+        if source is None or (there is not None and there.pool == target):
+            continue
+        if target != source.pool:
+            found = reader.pool(source.pool)
+            size = host.tree_bytes(f"{pool_folder(found)}/containers/{_volume_name(source)}")
+            known = reader.volume_usage(source.pool, source.project, source.name) if size is None else size
+            full_copies[source.name] = known
             continue
         pool = rooms[source.pool].pool
         if not pool.copy_on_write:

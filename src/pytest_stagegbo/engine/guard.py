@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine.own_pool import clone_pool, refuse_pool
 from pytest_stagegbo.engine.space import floor_bytes
 from pytest_stagegbo.engine.subnets import free_place
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
@@ -45,6 +46,7 @@ def refuse(
     """
     refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, family, facts.host)
     _refuse_production(facts, settings)
+    refuse_pool(facts, settings)
     missing = [c for c in settings.containers.values() if c.source_name not in facts.sources]
     if missing:
         where = facts.golden or settings.source_project
@@ -56,7 +58,7 @@ def refuse(
         )
     refuse_foreign(facts, settings)
     _refuse_neighbours(facts, settings, copying)
-    for pool, cost in costs(facts, copying).items():
+    for pool, cost in costs(facts, settings, copying).items():
         error = shortage(facts.rooms[pool], settings, cost)
         hopeless = floor_bytes(settings, facts.rooms[pool].pool) + cost > facts.rooms[pool].pool.total
         if error is not None and (hopeless or pool not in freeing):
@@ -195,12 +197,14 @@ def _refuse_production(facts: Facts, settings: Settings) -> None:
         )
 
 
-def costs(facts: Facts, copying: Iterable[ContainerSettings]) -> dict[str, int]:
-    """By pool, the bytes that copies take at once; 0 where they share everything with their source."""
+def costs(facts: Facts, settings: Settings, copying: Iterable[ContainerSettings]) -> dict[str, int]:
+    """By pool that is there, the bytes that copies take at once; 0 where they share everything with their source."""
     found: dict[str, int] = {}
     for container in copying:
         source = facts.sources[container.source_name]
-        found[source.pool] = found.get(source.pool, 0) + (facts.full_copy_bytes.get(source.name) or 0)
+        pool = clone_pool(source, settings)
+        if pool in facts.rooms:
+            found[pool] = found.get(pool, 0) + (facts.full_copy_bytes.get(source.name) or 0)
     return found
 
 

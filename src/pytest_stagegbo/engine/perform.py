@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import posixpath
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
 from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
 from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.engine.own_pool import is_own, pool_config
 from pytest_stagegbo.engine.quotas import Limits
-from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
+from pytest_stagegbo.engine.removal import let_end, let_stop, patiently, remove_clone
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.errors import (
     LimitTooSmall,
+    NoRoom,
     NotReady,
     OperationFailed,
     ServerRefused,
@@ -32,6 +36,8 @@ from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Performer"]
 
+NEWS = 10.0
+"""Seconds between two notes about how far a full copy is."""
 LARGEST_LIMIT = 1 << 50
 """Bytes. A driver that refuses more than this refuses for another reason than the size."""
 
@@ -82,6 +90,9 @@ class Performer:
         self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
+        self._counting = threading.Lock()
+        self._in_full = threading.Lock()
+        """Held while files are read from production: one after the other, so that its disk stays quick."""
         self.bootable: set[str] = set() if bootable is None else bootable
 
     def do(self, step: steps.Step) -> None:
@@ -99,12 +110,16 @@ class Performer:
                 self.set_network(step)
             case steps.SetProfile():
                 self.set_profile(step)
+            case steps.CreatePool():
+                self.writer.create_pool("btrfs", pool_config(self._settings, self._family), shape.DESCRIPTION)
             case steps.RemoveClone():
                 self.remove_clone(step)
             case steps.AwaitRoom():
                 self.await_room(step)
             case steps.CopyClone():
                 self.copy_clone(step)
+            case steps.RefreshClone():
+                self.refresh_clone(step)
             case steps.PrepareClone():
                 self.prepare_clone(step)
             case steps.ResizeClone():
@@ -201,22 +216,96 @@ class Performer:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
         wanted = self._clone_config(step, source)
+        in_full = step.pool != source.pool
+        if in_full:
+            self._count_simply(step.pool)
+        moved = self._moved(name) if in_full else None
         try:
-            with self.limits.copying(step.pool):
-                self._copy(name, source.name, wanted, target=step.location)
+            with self._in_full if in_full else self.limits.copying(step.pool):
+                self._copy(name, source.name, wanted, target=step.location, moved=moved)
         except (OperationFailed, ServerRefused) as error:
-            if dialect.over_quota(error):
+            if dialect.is_full(error):
+                raise self._full(step, error) from None
+            if dialect.over_quota(error) and not in_full:
                 raise self._limit_error(step, source) from None
             raise
         if step.bootable:
             self.bootable.add(name)
 
+    def _count_simply(self, name: str) -> None:
+        """Before the first copy to a pool that this tool made: Incus turns ordinary quotas on with the first limit."""
+        with self._counting:
+            pool = self._reader.pool(name)
+            quotas = self._host.quotas(pool)
+            if is_own(pool, self._family or self._settings.project) and quotas is not None and quotas.mode == "off":
+                self._host.count_simply(pool)
+
+    def _moved(self, name: str) -> Callable[[str], None]:
+        """Notes every now and then how much of a full copy is there."""
+        last = clocks.monotonic()
+
+        def moved(text: str) -> None:
+            nonlocal last
+            if text and clocks.monotonic() - last >= NEWS:
+                last = clocks.monotonic()
+                self._progress.note(f"copying {name}: {text.rpartition(': ')[2]}")
+
+        return moved
+
+    def _full(self, step: steps.CopyClone, error: OperationFailed | ServerRefused) -> NoRoom:
+        return NoRoom(
+            f"pool {step.pool} became full while {step.subject} was copied",
+            seen=error.seen,
+            remedy="make it larger (`incus storage set "
+            f"{step.pool} size=SIZE` for a pool in a file), or remove what is on it and not needed; the next run goes "
+            "on from here",
+        )
+
+    def refresh_clone(self, step: steps.RefreshClone) -> None:
+        """Copy what differs. The clone is marked as unfinished meanwhile, so a run that is killed is done again."""
+        name, copy = step.subject, step.copy
+        source = self._facts.sources[copy.container.source_name]
+        clone = self._clone(name)
+        self.writer.set_instance_config(name, {marks.STATE: marks.BUILDING, marks.PROVEN: "", marks.GENERATION: ""})
+        if clone.status != "Stopped":
+            self.writer.set_state(name, "stop", force=True)
+        let_end(self._reader, self._settings, name)
+        self._count_simply(copy.pool)
+        try:
+            with self._in_full:
+                self.writer.refresh_instance(name, source.name, moved=self._moved(name))
+        except (OperationFailed, ServerRefused) as error:
+            if dialect.is_full(error):
+                raise self._full(copy, error) from None
+            if not dialect.lost_its_volume(error):
+                raise
+            remove_clone(self._reader, self.writer, self._settings, name)
+            self.copy_clone(copy)
+            return
+        # As a new copy would have it: nothing stays of what the clone was told before, or the source has no more.
+        wanted = self._clone_config(copy, source)
+        gone = [key for key in self._clone(name).config if not key.startswith("volatile.")]
+        config = {**dict.fromkeys(gone, ""), **wanted.config}
+        devices = {device: each for device, each in wanted.devices.items() if each.get("type") != "none"}
+        self.writer.set_instance_config(name, config)
+        self.writer.set_instance_devices(name, devices)
+
     def _clone_config(self, step: steps.CopyClone, source: Instance) -> CloneConfig:
         golden = bool(self._facts.golden)
         return clone_config(source, step.container, self._settings, managed=self._managed, golden=golden)
 
-    def _copy(self, name: str, source: str, wanted: CloneConfig, *, target: str = "") -> None:
-        self.writer.copy_instance(name, source, config=wanted.config, devices=wanted.devices, target=target)
+    def _copy(
+        self,
+        name: str,
+        source: str,
+        wanted: CloneConfig,
+        *,
+        target: str = "",
+        moved: Callable[[str], None] | None = None,
+    ) -> None:
+        self.writer.copy_instance(
+            name, source, config=wanted.config, devices=wanted.devices, target=target, moved=moved
+        )
 
     def _limit_error(self, step: steps.CopyClone, source: Instance) -> LimitTooSmall:
         referenced = self._referenced_bytes(step, source)

@@ -8,10 +8,11 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks, shape
-from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, root_disk, unconfined
+from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
 from pytest_stagegbo.engine.hooks import RunHooks
+from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AdoptClone,
@@ -19,7 +20,9 @@ from pytest_stagegbo.engine.steps import (
     AwaitClone,
     AwaitRoom,
     CopyClone,
+    CreatePool,
     PrepareClone,
+    RefreshClone,
     RemoveClone,
     ResizeClone,
     SetAcl,
@@ -69,7 +72,8 @@ def make_plan(
     Raises:
         StageGboError: something is in the way; see `guard.refuse`.
     """
-    pools = [facts.sources[c.source_name].pool for c in settings.containers.values() if c.source_name in facts.sources]
+    sources = [facts.sources[c.source_name] for c in settings.containers.values() if c.source_name in facts.sources]
+    pools = [clone_pool(source, settings) for source in sources]
     anew = frozenset(settings.containers if recreate else renew)
     copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
     leaving = [facts.clones[c.name].pool for c in copying if c.name in facts.clones]
@@ -82,7 +86,7 @@ def make_plan(
     removals = frozenset(f"remove:{name}" for name in facts.clones)
     steps.extend(
         AwaitRoom(subject=pool, cost=cost, after=founded | removals)
-        for pool, cost in costs(facts, copying).items()
+        for pool, cost in costs(facts, settings, copying).items()
         if shortage(facts.rooms[pool], settings, cost) is not None
     )
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
@@ -118,6 +122,9 @@ def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> li
         # After the project: a client that may not make it leaves nothing behind that names it.
         after = frozenset({f"project:{settings.project}"})
         steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None, after=after))
+    own = settings.storage.own
+    if own and own not in facts.rooms:
+        steps.append(CreatePool(subject=own, size=settings.storage.create))
     network = facts.networks.get(settings.network.name)
     if network is not None and network.is_half_made:
         network = None
@@ -127,7 +134,7 @@ def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> li
     managed = project is not None and shape.managed_nics(dict(project.config))
     wanted = shape.profile_devices(settings, pool, managed=managed)
     if project is None or facts.profile is None or facts.profile.get("devices") != wanted:
-        after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}"})
+        after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}", f"pool:{pool}"})
         steps.append(SetProfile(subject="default", create=False, pool=pool, after=after))
     return steps
 
@@ -160,20 +167,23 @@ def _clone_steps(
         source = facts.sources[container.source_name]
         # Slots go back to their golden copy; the stage itself, to a snapshot.
         bootable = bool(facts.golden) and (bool(family) or not container.may_restore)
-        if clone is not None:
-            steps.append(RemoveClone(subject=name, reason=reason, after=founded))
-        steps.append(
-            CopyClone(
-                subject=name,
-                container=container,
-                pool=source.pool,
-                limit=_limit(container, settings),
-                location=source.location if facts.server.clustered else "",
-                dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
-                bootable=bootable,
-                after=founded | {f"remove:{name}", f"room:{source.pool}"} | _holders(facts, container),
-            )
+        pool = clone_pool(source, settings)
+        copy = CopyClone(
+            subject=name,
+            container=container,
+            pool=pool,
+            limit=_limit(facts, container, settings),
+            location=source.location if facts.server.clustered else "",
+            dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
+            bootable=bootable,
+            after=founded | {f"remove:{name}", f"room:{pool}"} | _holders(facts, container),
         )
+        if clone is not None and _may_refresh(clone, source, pool):
+            steps.append(RefreshClone(subject=name, copy=copy, reason=reason, after=copy.after))
+        else:
+            if clone is not None:
+                steps.append(RemoveClone(subject=name, reason=reason, after=founded))
+            steps.append(copy)
         # What the hooks of a golden clone have changed is in its copies.
         prepared = dataclasses.replace(container, hooks=()) if facts.golden else container
         if not bootable:
@@ -186,9 +196,9 @@ def _clone_steps(
             before_start = secured  # where production's secrets are replaced, not even the boot comes before that
     else:
         assert clone is not None  # else it were stale
-        wanted = root_disk(clone.pool, _limit(container, settings))
+        wanted = root_disk(clone.pool, _limit(facts, container, settings))
         if dict(clone.devices.get("root", {})) != wanted:
-            steps.append(ResizeClone(subject=name, limit=wanted["size"], after=founded))
+            steps.append(ResizeClone(subject=name, limit=wanted.get("size", ""), after=founded))
         if marks.INSTANCE not in clone.config:
             steps.append(AdoptClone(subject=name, after=founded))
         off = _off_the_bridge(facts, settings, container, clone)
@@ -242,6 +252,8 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew:
         return "Incus reports it as broken"
     if unconfined(clone, settings):
         return "what confines its boot was taken away"
+    if settings.storage.own and clone.pool != settings.storage.own:
+        return f"it is on pool {clone.pool}"
     if facts.golden and _older(clone, facts.sources.get(container.source_name)):
         return "its golden copy was taken from production anew"
     return "production's state is asked for anew" if container.name in anew else None
@@ -254,8 +266,17 @@ def _older(clone: Instance, golden: Instance | None) -> bool:
     return bool(own) and golden is not None and golden.config.get(marks.GENERATION) != own
 
 
-def _limit(container: ContainerSettings, settings: Settings) -> str:
-    return container.disk_limit or settings.disk_limit
+def _limit(facts: Facts, container: ContainerSettings, settings: Settings) -> str:
+    return disk_limit(container, settings, golden=bool(facts.golden))
+
+
+def _may_refresh(clone: Instance, source: Instance, pool: str) -> bool:
+    """Whether a full copy on another pool need not be made again: what differs is enough. Incus copies owners of files
+    as they are on the disk, so both must have them shifted alike."""
+    shift = "volatile.last_state.idmap"
+    if clone.pool != pool or source.pool == pool or clone.status == "Error":
+        return False
+    return (clone.config.get(shift) or "[]") == (source.config.get(shift) or "[]")
 
 
 def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -298,6 +319,8 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         dropped = clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped
         if dropped and not facts.golden:  # whose own notes have said it
             notes.append(f"{container.name}: the clone will not have {', '.join(dropped)}")
+        if clone_pool(source, settings) != source.pool:
+            continue
         pool = facts.rooms[source.pool].pool
         if not pool.copy_on_write:
             size = facts.full_copy_bytes.get(source.name)

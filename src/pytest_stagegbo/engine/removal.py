@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["let_stop", "patiently", "remove_clone"]
+__all__ = ["let_end", "let_stop", "patiently", "remove_clone"]
 
 SETTLING = 10.0
 """Seconds at most for a container that failed to start to be stopped."""
@@ -40,7 +40,7 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
         if not marks.is_clone(clone, settings):
             raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
         if clone.status == "Stopped":
-            _let_end(reader, settings, name)
+            let_end(reader, settings, name)
         elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
             if clone.config.get(marks.STATE) != marks.BUILDING:
                 writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
@@ -50,7 +50,7 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
     patiently(remove, settings.timeouts.operation)
 
 
-def _let_end(reader: Reader, settings: Settings, name: str) -> None:
+def let_end(reader: Reader, settings: Settings, name: str) -> None:
     """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
     volume of that, which Incus then neither deletes nor knows.
 

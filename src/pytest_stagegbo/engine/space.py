@@ -93,7 +93,10 @@ def pool_names(reader: Reader, settings: Settings) -> list[str]:
     """The pools that the stage's containers live on; before there are any, those of production's."""
     found = reader.instances(settings.project)
     names = {found[name].pool for name in settings.containers if name in found}
-    if not names:
+    own = settings.storage.own
+    if not names and own:
+        names = {own} if reader.has_pool(own) else set()
+    elif not names:
         sources = reader.instances(settings.source_project)
         names = {sources[c.source_name].pool for c in settings.containers.values() if c.source_name in sources}
     return sorted(filter(None, names))

@@ -15,6 +15,7 @@ from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.hostway import refuse_dropped
+from pytest_stagegbo.engine.own_pool import foreign_users, is_own, refuse_elsewhere
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.provisioned import Provisioned
@@ -31,7 +32,7 @@ from pytest_stagegbo.engine.steps import (
     Step,
     Verify,
 )
-from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
+from pytest_stagegbo.errors import NoRoom, NotOurs, OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE, StageLock
@@ -101,6 +102,7 @@ class StageEngine:
 
     def plan(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
+        self.refuse_elsewhere(recreate, renew)
         plan = self._plan(self.facts(), recreate, renew)
         if plan.changes:
             refuse_dropped(self._connection.endpoint, self.settings)
@@ -134,8 +136,16 @@ class StageEngine:
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
+        self.refuse_elsewhere(recreate, renew)
         with self._origin.held() if self._origin is not None else nullcontext():
             return self._provision(recreate, renew, held, missing, turn or nullcontext())
+
+    def refuse_elsewhere(self, recreate: bool = False, renew: Collection[str] = ()) -> None:
+        """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
+        that anybody would miss."""
+        if self.settings.storage.own and self._origin is not None:
+            anew = self.settings.containers if recreate else renew
+            refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(anew))
 
     def _provision(
         self,
@@ -343,6 +353,45 @@ class StageEngine:
             performer = self._new_performer(self.facts(need_source=False), None)
             return apply(steps, performer.do, self.progress)
 
+    def own_pool(self, members: Collection[str]) -> str:
+        """The name of the pool that was created for this stage, if it is there and only these projects use it;
+        empty: it is not there.
+
+        Raises:
+            SettingsError: the settings name no pool of the stage's own.
+            NotOurs: somebody else created it, or has something on it.
+        """
+        name = self.settings.storage.own
+        if not name:
+            raise SettingsError(
+                "the stage has no pool of its own to remove",
+                seen="storage.pool is auto: the stage is on production's pool",
+                remedy="run `destroy` without --pool",
+            )
+        if not self.reader.has_pool(name):
+            return ""
+        pool = self.reader.pool(name)
+        if not is_own(pool, self.settings.project):
+            raise NotOurs(
+                f"pool {name} was not created for stage {self.settings.project}, so it is left alone",
+                seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE} with {marks.PROJECT}={self.settings.project}",
+                remedy=f"run `destroy` without --pool, and `incus storage delete {name}` if nobody needs it",
+            )
+        others = foreign_users(pool, members)
+        if others:
+            raise NotOurs(
+                f"pool {name} has something on it that is not the stage's, so it is left alone",
+                seen=", ".join(others),
+                remedy="move that elsewhere, then destroy again; `destroy` without --pool removes the stage alone",
+            )
+        return name
+
+    def remove_pool(self) -> None:
+        """Remove the stage's own pool, which nothing is on any more. Raises as `own_pool` does."""
+        with self.lock().hold("destroy", self.waiting):
+            if self.own_pool(()):
+                self.writer(self.facts(need_source=False)).delete_pool()
+
     def status(self) -> StageStatus:
         """What the stage is like right now; asks every service once."""
         return stage_status(self.reader, self.settings, self._family)
@@ -384,6 +433,8 @@ class StageEngine:
             source_project=facts.golden or self.settings.source_project,
             production_networks=facts.production_networks,
             production=self.settings.source_project,
+            pool=self.settings.storage.own,
+            production_pools=facts.production_pools,
         )
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 

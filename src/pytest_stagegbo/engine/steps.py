@@ -14,7 +14,9 @@ __all__ = [
     "AwaitClone",
     "AwaitRoom",
     "CopyClone",
+    "CreatePool",
     "PrepareClone",
+    "RefreshClone",
     "RemoveClone",
     "ResizeClone",
     "SetAcl",
@@ -84,6 +86,18 @@ class SetProfile(_CreateOrUpdate):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreatePool(Step):
+    """The stage's own storage pool: btrfs in a file."""
+
+    verb: ClassVar[str] = "pool"
+    size: str
+
+    @property
+    def text(self) -> str:
+        return f"create storage pool {self.subject}: btrfs in a file of {self.size}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoveClone(Step):
     verb: ClassVar[str] = "remove"
     reason: str
@@ -122,7 +136,24 @@ class CopyClone(Step):
 
     @property
     def text(self) -> str:
-        return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}, limit {self.limit}"
+        limit = f"limit {self.limit}" if self.limit else "in full"
+        return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}, {limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshClone(Step):
+    """Bring what differs from the source into a clone on another pool than the source's. It has the key of a copy: what
+    follows is the same."""
+
+    verb: ClassVar[str] = "copy"
+    copy: CopyClone
+    """What to do where there is nothing to start from."""
+    reason: str
+
+    @property
+    def text(self) -> str:
+        source = self.copy.container.source_name
+        return f"refresh {self.subject} from {source}, only what differs is copied: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

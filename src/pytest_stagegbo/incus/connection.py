@@ -28,7 +28,7 @@ from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.incus.channel import Stream
     from pytest_stagegbo.incus.events import EventSource
@@ -43,6 +43,8 @@ _CONNECT_SECONDS = 10.0
 """For a daemon on another host, whose address may be one where nobody answers."""
 _WAIT_SLICE = 20
 """Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
+_NEWS_SLICE = 5
+"""Likewise, where somebody wants to know how far it is."""
 _LOG_BODY_CHARACTERS = 200
 _NEWS_SECONDS = 1.0
 """How long after a write an event may still be its."""
@@ -197,11 +199,14 @@ class Connection:
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
         return _reply(response, raw)
 
-    def wait(self, reply: Reply, what: str, timeout: float) -> Any:
+    def wait(self, reply: Reply, what: str, timeout: float, moved: Callable[[str], None] | None = None) -> Any:
         """Wait for the background operation of a reply; its metadata.
 
         Incus forgets an operation five seconds after it has ended. One that is unknown has ended: None is
         returned, and the caller, who looks at the object anyway, sees how.
+
+        Args:
+            moved: Is told of a copy's progress, in the daemon's words. `timeout` counts from the last such news then.
 
         Raises:
             OperationFailed: it failed, or did not end within `timeout` seconds.
@@ -209,7 +214,7 @@ class Connection:
         if not reply.operation:
             return reply.metadata
         with self._write():
-            return self._wait(reply, what, timeout)
+            return self._wait(reply, what, timeout, moved)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
@@ -239,12 +244,14 @@ class Connection:
         self.server()  # whose certificate is checked, and who trusts this client
         return Events(self._stream(PATH), self)
 
-    def _wait(self, reply: Reply, what: str, timeout: float) -> Any:
+    def _wait(self, reply: Reply, what: str, timeout: float, moved: Callable[[str], None] | None) -> Any:
         segments = _segments(reply.operation)
         deadline = clocks.monotonic() + timeout
+        news = ""
+        longest = _WAIT_SLICE if moved is None else _NEWS_SLICE
         while True:
             left = deadline - clocks.monotonic()
-            portion = max(1, min(_WAIT_SLICE, int(left) + 1))
+            portion = max(1, min(longest, int(left) + 1))
             try:
                 reply = self.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
                 operation = reply.metadata
@@ -254,17 +261,29 @@ class Connection:
                 if not dialect.has_not_ended(error):
                     raise
                 operation = {"status": "Running", "status_code": 103}
+                if moved is not None:
+                    operation = self._look(segments) or operation
             code = int(operation.get("status_code", 0))
             if code == 200:
                 return operation.get("metadata")
             if code >= 400:
                 raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
+            if moved is not None and (told := str((operation.get("metadata") or {}).get("fs_progress", ""))) != news:
+                news, deadline = told, clocks.monotonic() + timeout
+                moved(told)
+                continue
             if left <= 0:
                 raise OperationFailed(
                     f"{what} did not end within {timeout:.0f} s",
                     seen=f"operation {segments[-1]} is {operation.get('status')}",
                     remedy="look at `incus operation list`; raise timeouts.operation if the pool is slow",
                 )
+
+    def _look(self, segments: Sequence[str]) -> Any:
+        """An operation as it is; None when the daemon has forgotten it."""
+        with contextlib.suppress(ServerRefused):
+            return self.request("GET", segments).metadata
+        return None
 
     def streams(self, reply: Reply) -> tuple[Stream, Stream, Stream]:
         """Standard input, output and errors of a command that was started with `wait-for-websocket`.

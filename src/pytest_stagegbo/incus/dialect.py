@@ -24,7 +24,9 @@ __all__ = [
     "Standing",
     "file_headers",
     "is_busy",
+    "is_full",
     "knows_no",
+    "lost_its_volume",
     "over_quota",
     "refuses_low_level",
     "refuses_own_networks",
@@ -126,6 +128,16 @@ def over_quota(error: OperationFailed | ServerRefused) -> bool:
     """Whether a storage driver refused a limit that is below what is already there; btrfs and ZFS say it in words of
     their own."""
     return any(words in error.seen for words in ("Disk quota exceeded", "quota", "qgroup limit"))
+
+
+def is_full(error: OperationFailed | ServerRefused) -> bool:
+    """Whether a pool, or the file system below it, had no room left while something was copied."""
+    return "No space left on device" in error.seen
+
+
+def lost_its_volume(error: OperationFailed | ServerRefused) -> bool:
+    """Whether an instance has no files: the daemon was killed while it made them, and left only its records (6.0.4)."""
+    return "exists in database but not on storage" in error.seen
 
 
 def is_busy(error: OperationFailed | ServerRefused) -> bool:

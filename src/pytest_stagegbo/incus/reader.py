@@ -169,7 +169,12 @@ class Reader:
             source=str((data.get("config") or {}).get("source", "")),
             total=int(space.get("total", 0)),
             used=int(space.get("used", 0)),
+            config=data.get("config") or {},
+            used_by=tuple(data.get("used_by") or ()),
         )
+
+    def has_pool(self, name: str) -> bool:
+        return self._find("storage-pools", name) is not None
 
     def memory_available(self) -> int:
         """Bytes of the host's memory that are not in use, as the daemon counts them."""

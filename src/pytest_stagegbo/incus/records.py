@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ class Pool:
     """Path of the loop file, block device, dataset or folder that holds it, as the daemon sees it."""
     total: int
     used: int
+    config: Mapping[str, str] = field(default_factory=dict)
+    used_by: tuple[str, ...] = ()
+    """URLs of everything that is on it or names it."""
 
     @property
     def free(self) -> int:

@@ -46,6 +46,10 @@ class WriterScope:
     source_project: str
     production_networks: frozenset[str]
     """Bridges that production's instances or profiles use."""
+    pool: str = ""
+    """Of the stage's own, if it has one."""
+    production_pools: frozenset[str] = frozenset()
+    """Storage pools that production's instances are on."""
     production: str = ""
     """Production's project, where `source_project` is that of golden clones."""
 
@@ -61,6 +65,12 @@ class WriterScope:
                 f"network {self.network} is used by production",
                 seen="production uses " + ", ".join(sorted(self.production_networks)),
                 remedy="set another `network.name` for the stage",
+            )
+        if self.pool and self.pool in self.production_pools:
+            raise ProductionProtected(
+                f"pool {self.pool} is production's",
+                seen="production is on " + ", ".join(sorted(self.production_pools)),
+                remedy="set another `storage.pool`, or leave it out: the stage is on production's pool then",
             )
 
 
@@ -156,6 +166,15 @@ class Writer:
         body = {"config": dict(config), "devices": dict(devices), "description": description}
         self._send("PUT", ("profiles", "default"), body=body)
 
+    # -- a pool of the stage's own
+
+    def create_pool(self, driver: str, config: Mapping[str, str], description: str) -> None:
+        body = {"name": self.scope.pool, "driver": driver, "config": dict(config), "description": description}
+        self._send("POST", ("storage-pools",), body=body)
+
+    def delete_pool(self) -> None:
+        self._send("DELETE", ("storage-pools", self.scope.pool))
+
     # -- instances
 
     def copy_instance(
@@ -166,6 +185,7 @@ class Writer:
         config: Mapping[str, str],
         devices: Mapping[str, Any],
         target: str = "",
+        moved: Callable[[str], None] | None = None,
     ) -> None:
         """Clone an instance of the source project, without its snapshots.
 
@@ -173,6 +193,10 @@ class Writer:
         source's own config below what the request names. `allow_inconsistent` keeps Incus from freezing the
         source on pools without snapshots; on the others it changes nothing. A project's restrictions refuse low-level
         keys even in a request that takes them away: that one is lifted for the length of the copy.
+
+        Args:
+            moved: Is told by the daemon's words how much of a full copy is there. Such a copy may take as long as it
+                goes on.
         """
         body = {
             "name": name,
@@ -191,9 +215,27 @@ class Writer:
         params = {"target": target} if target else {}
 
         def copy() -> None:
-            self._run(f"copying {source} to {name}", "POST", ("instances",), body=body, params=params)
+            self._run(f"copying {source} to {name}", "POST", ("instances",), body=body, params=params, moved=moved)
 
         self._with_low_level(copy)
+
+    def refresh_instance(self, name: str, source: str, *, moved: Callable[[str], None]) -> None:
+        """Make the files of a stopped clone those that its source has now; only what differs is copied.
+
+        Incus changes nothing of the clone's configuration. It may be repeated: what an earlier try has copied is there.
+        """
+        body = {
+            "name": name,
+            "source": {
+                "type": "copy",
+                "source": source,
+                "project": self.scope.source_project,
+                "instance_only": True,
+                "allow_inconsistent": True,
+                "refresh": True,
+            },
+        }
+        self._run(f"refreshing {name} from {source}", "POST", ("instances",), body=body, moved=moved)
 
     def _with_low_level(self, request: Callable[[], None]) -> None:
         """Make a request, again without the restriction of low-level keys if that is what it is refused for."""
@@ -336,8 +378,12 @@ class Writer:
         *,
         body: Any = None,
         params: Mapping[str, str | int] | None = None,
+        moved: Callable[[str], None] | None = None,
     ) -> Any:
-        return self._connection.wait(self._send(method, path, body=body, params=params), what, self._timeout)
+        reply = self._send(method, path, body=body, params=params)
+        if moved is None:
+            return self._connection.wait(reply, what, self._timeout)
+        return self._connection.wait(reply, what, self._timeout, moved)
 
     def _send_patiently(self, method: str, path: tuple[str, ...], **more: Any) -> None:
         """Again while what the host's other containers do comes between."""
@@ -383,6 +429,9 @@ class Writer:
                 return ""
             of_it = len(path) <= 2 or path[2] == "forwards"
             if kind == "networks" and name == scope.network and name not in scope.production_networks and of_it:
+                return HOST_PROJECT
+            own_pool = scope.pool and name == scope.pool and name not in scope.production_pools
+            if kind == "storage-pools" and own_pool and len(path) <= 2:
                 return HOST_PROJECT
             if kind == "network-acls" and name == scope.acl:
                 return HOST_PROJECT

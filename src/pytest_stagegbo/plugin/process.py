@@ -68,7 +68,11 @@ class StageProcess:
                 require_root()
                 lab.join_network()
             connection = Connection(settings.incus)
-            if settings.slots.count == 1:
+            if settings.slots.count == 1 and settings.storage.own:
+                from pytest_stagegbo.slots.fleet import Fleet
+
+                engine = Fleet(settings, connection).engine(0)
+            elif settings.slots.count == 1:
                 engine = StageEngine(settings, connection)
             else:
                 from pytest_stagegbo.slots.seat import seat

@@ -16,6 +16,7 @@ from pytest_stagegbo.settings.model import (
     PytestSettings,
     Settings,
     SlotSettings,
+    StorageSettings,
     TimeoutSettings,
     VaultSettings,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "PytestSettings",
     "Settings",
     "SlotSettings",
+    "StorageSettings",
     "TimeoutSettings",
     "VaultSettings",
     "build",

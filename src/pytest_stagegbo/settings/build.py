@@ -27,6 +27,7 @@ from pytest_stagegbo.settings.model import (
     PytestSettings,
     Settings,
     SlotSettings,
+    StorageSettings,
     TimeoutSettings,
     VaultSettings,
     default_containers,
@@ -108,6 +109,7 @@ class _Resolution:
             pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
             expose=ExposeSettings(**self._fields(ExposeSettings, ("expose",))),
             slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
+            storage=StorageSettings(**self._fields(StorageSettings, ("storage",))),
         )
         settings = dataclasses.replace(
             settings,

@@ -256,6 +256,23 @@ def slots(settings: Settings) -> Iterator[Problem]:
             yield Problem(f"{name!r} is not a container of the stage; there are {there}", ("slots.clean",))
 
 
+def storage(settings: Settings) -> Iterator[Problem]:
+    found = settings.storage
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", found.pool):
+        yield Problem(f"{found.pool!r} is not a name that Incus takes for a storage pool", ("storage.pool",))
+    if not found.create:
+        return
+    if not found.own:
+        yield Problem("a pool that is created needs a name: set storage.pool", ("storage.create", "storage.pool"))
+    try:
+        if parse_size(found.create) < SMALLEST_POOL:
+            yield Problem(f"{found.create!r} is too small for a pool: 1GiB at least", ("storage.create",))
+    except ValueError as error:
+        yield Problem(f"{found.create!r} is {error}", ("storage.create",))
+
+
+SMALLEST_POOL = 1 << 30
+"""Bytes."""
 MOST_SLOTS = 64
 """More are a mistake."""
 
@@ -274,5 +291,6 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     credentials,
     secrets,
     slots,
+    storage,
     *CONTAINER_CHECKS,
 )

@@ -26,6 +26,7 @@ __all__ = [
     "Reset",
     "Settings",
     "SlotSettings",
+    "StorageSettings",
     "TimeoutSettings",
     "VaultSettings",
     "default_containers",
@@ -161,6 +162,23 @@ class SlotSettings:
     clean: tuple[str, ...] = ()
     """Containers that are reset, and proven clean, before a slot that a test had for itself goes to the next one.
     Empty: those whose data the stage wipes, and databases that have `data`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Where the stage's disks are."""
+
+    pool: str = "auto"
+    """Storage pool of the stage, its slots and its golden copy. `auto`: production's. Any other pool gets one full copy
+    of production, from which everything else is copied there, so that production's pool is left alone."""
+    create: str = ""
+    """Size of the pool, such as `20GB`, if provisioning may create it: a btrfs pool in a file of that size, which
+    `destroy --pool` removes. Empty: the pool must exist."""
+
+    @property
+    def own(self) -> str:
+        """The name of the pool that is not production's; empty: there is none."""
+        return "" if self.pool == "auto" else self.pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +344,7 @@ class Settings:
     pytest: PytestSettings = field(default_factory=PytestSettings)
     expose: ExposeSettings = field(default_factory=ExposeSettings)
     slots: SlotSettings = field(default_factory=SlotSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`

@@ -174,22 +174,32 @@ class Fleet:
 
     # -- provision
 
-    def plans(self, count: int, *, renew: Collection[str] = ()) -> dict[str, Plan]:
+    def plans(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> dict[str, Plan]:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
-        if count == 1 and not self.has_golden():
+        if not self._needs_golden(count):
             return {self.settings.project: self._member(self.settings).plan(renew=renew)}
         self.refuse_others(range(count))
         self.refuse_taken(count)
+        self._refuse_elsewhere(range(count), recreate, renew)
         if renew or not self.golden.is_fit():
             return {self.golden.project: self.golden.engine.plan(renew=renew)}
         engines = [self.engine(number) for number in range(count)]
-        return {engine.settings.project: engine.plan() for engine in engines}
+        return {engine.settings.project: engine.plan(recreate=recreate) for engine in engines}
+
+    def _needs_golden(self, count: int) -> bool:
+        """Whether the slots are copied from a golden copy: on a pool of the stage's own the first is, too."""
+        return bool(count > 1 or self.settings.storage.own or self.has_golden())
+
+    def _refuse_elsewhere(self, numbers: Iterable[int], recreate: bool, renew: Collection[str]) -> None:
+        """Before production is copied: see `StageEngine.refuse_elsewhere`."""
+        for number in numbers:
+            self.engine(number).refuse_elsewhere(recreate, renew)
 
     def provision(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> FleetProvisioned:
         """Make slots 0 to `count` - 1 what the settings say. Production is copied at most once, for the golden copy.
 
         Args:
-            recreate: Take everything from production anew.
+            recreate: Take everything from production anew; on a pool of the stage's own, from the golden copy there.
             renew: Names of containers to take from production anew, in the golden copy and every slot.
 
         Raises:
@@ -198,19 +208,23 @@ class Fleet:
         if not 0 < count <= MOST_SLOTS:
             raise SettingsError(f"{count} is no number of slots from 1 to {MOST_SLOTS}")
         began = clocks.monotonic()
-        if count == 1 and not self.has_golden():
+        if not self._needs_golden(count):
             result = self._member(self.settings).provision(recreate=recreate, renew=renew)
             return FleetProvisioned(None, {0: result}, clocks.monotonic() - began)
         self.refuse_others(range(count))
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
-        made = self._make_golden(engines.values(), recreate, renew) if recreate or renew else None
+        self._refuse_elsewhere(engines, recreate, renew)
+        own = bool(self.settings.storage.own)
+        copied = recreate and not own
+        made = self._make_golden(engines.values(), copied, renew) if copied or renew else None
         there = self._reader.projects()
         turns = threading.BoundedSemaphore(AT_ONCE)
 
         def provision(number: int) -> Provisioned:
             # Slot 0 may have been copied from production before there was a golden copy to compare it with.
-            anew = () if number else tuple(self.settings.containers) if recreate else tuple(renew)
+            all_anew = recreate and (own or not number)
+            anew = tuple(self.settings.containers) if all_anew else () if number else tuple(renew)
             missing = engines[number].settings.project not in there
             return engines[number].provision(renew=anew, missing=missing, turn=turns)
 
@@ -289,6 +303,15 @@ class Fleet:
         self.plan_destroy()  # says what it refuses before anything is gone
         for number in sorted(members, key=lambda number: (number < 0, number == 0, number)):
             self._member(members[number]).destroy()
+
+    def own_pool(self) -> str:
+        """The pool that `destroy` may remove as well. Raises as `StageEngine.own_pool` does."""
+        projects = [settings.project for settings in self.members().values()]
+        return self._member(self.settings).own_pool(projects)
+
+    def remove_pool(self) -> None:
+        """Remove the stage's own pool, once everything on it is gone."""
+        self._member(self.settings).remove_pool()
 
     def _member(self, settings: Settings) -> StageEngine:
         family = "" if settings.project == self.settings.project else self.settings.project

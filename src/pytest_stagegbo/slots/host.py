@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.space import Space, look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.slots.fit import Host
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def measure(reader: Reader, settings: Settings, there: int) -> Host:
     """
     host = LocalHost(reader.endpoint)
     found = [look(reader, name, host).tightest(settings) for name in pool_names(reader, settings)]
-    least = min(found, key=lambda space: space.margin, default=Space("nowhere", 0, 0))
+    new = parse_size(settings.storage.create) if settings.storage.create else 0  # where the pool is yet to be created
+    least = min(found, key=lambda space: space.margin, default=Space("nowhere", new, 0))
     if reader.is_local:
         memory, cores = _available(), os.cpu_count() or 1
     else:

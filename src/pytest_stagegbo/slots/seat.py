@@ -78,7 +78,7 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
         if found is None:
             found = fleet.fit(workers)
             fleet.refuse_others(range(found.count))
-            if lease and settings.pytest.provision == "recreate":
+            if lease and settings.pytest.provision == "recreate" and not settings.storage.own:
                 fleet.golden.make(recreate=True)
             if lease:
                 _write(noted, found)
