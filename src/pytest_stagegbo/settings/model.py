@@ -116,7 +116,7 @@ class PytestSettings:
 
     provision: Provision = "auto"
     """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production anew, once a
-    session."""
+    session; with `storage.pool`, copy the golden copy on that pool anew."""
     reset: tuple[str, ...] = ()
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`.
     tables, vault and llm are reset only when they are named."""
