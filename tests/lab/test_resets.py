@@ -313,6 +313,30 @@ def test_a_container_that_was_started_again_is_reset(clean: CleanStage, in_netwo
     in_network(check, timeout=120)
 
 
+def test_what_is_mounted_below_a_folder_is_not_entered(clean: CleanStage, in_network: InNetwork) -> None:
+    """Neither by a restart nor by a hot reset, which have ways of their own to clear a folder."""
+    work = clean.place.rootfs["system"] / WORK
+
+    def check() -> None:
+        mount = f"/srv/kept /{WORK}/mounted none bind 0 0"
+        clean.shell("system", f"mkdir -p srv/kept {WORK}/mounted; touch srv/kept/theirs; echo {mount} >>etc/fstab")
+        try:
+            clean.incus("restart", "--force", "system")
+            clean.wait("system")
+            for way in ("restart", "hot"):
+                clean.shell("system", f"mkdir {WORK}/left; touch {WORK}/left/file; mountpoint -q {WORK}/mounted")
+                assert clean.ways("system") == {"system": way}
+                assert [each.name for each in work.iterdir()] == ["mounted"]
+                assert clean.shell("system", f"ls {WORK}/mounted") == "theirs"
+        finally:
+            clean.shell("system", "sed -i '\\,^/srv/kept ,d' etc/fstab; rm -rf srv/kept/theirs")
+            clean.incus("restart", "--force", "system")
+            clean.reset("system")
+        assert residues(clean.place) == []
+
+    in_network(check, timeout=120)
+
+
 def test_a_killed_reset_is_done_again(clean: CleanStage, in_network: InNetwork) -> None:
     """Whenever it is killed, whoever is next learns of it, and what it then does leaves everything clean."""
 
