@@ -331,6 +331,7 @@ def test_what_is_mounted_below_a_folder_is_not_entered(clean: CleanStage, in_net
         finally:
             clean.shell("system", "sed -i '\\,^/srv/kept ,d' etc/fstab; rm -rf srv/kept/theirs")
             clean.incus("restart", "--force", "system")
+            clean.wait("system")
             clean.reset("system")
         assert residues(clean.place) == []
 
