@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["age_text", "bytes_text", "printable", "printable_json"]
+__all__ = ["age_text", "bytes_text", "count_text", "printable", "printable_json"]
 
 _CONTROL = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
@@ -46,6 +46,11 @@ def age_text(seconds: float) -> str:
         if seconds < size * most:
             return f"{max(0, int(seconds / size))} {unit}"
     return f"{int(seconds / 86400)} days"
+
+
+def count_text(number: int, noun: str) -> str:
+    """A number of things, with an `s` unless it is one: `1 step`, `2 steps`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _three_digits(value: float) -> str:

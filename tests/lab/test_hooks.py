@@ -138,7 +138,7 @@ def test_a_reset_goes_back_to_masked_rows(hooked: Stage, way: str, done: str) ->
     """The golden copy and the snapshot are both of the moment after the hooks."""
     hooked.sql("UPDATE users SET mail = 'of a test ' || id; CREATE TABLE of_a_test (id integer)")
     found = hooked.json("reset", "tables", env={"STAGEGBO_CONTAINERS__TABLES__RESET": way})
-    assert found["ways"] == {"tables": {"way": done, "doubt": ""}}
+    assert found["methods"] == {"tables": {"method": done}}
     assert hooked.sql("SELECT to_regclass('of_a_test') IS NULL") == "t"
     question = "SELECT count(*), count(*) FILTER (WHERE mail LIKE '%@masked.invalid') FROM users"
     assert hooked.sql(question) == "500|500"

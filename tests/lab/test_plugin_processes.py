@@ -93,7 +93,7 @@ def test_every_way_to_distribute_tests(plug: Plug, arguments: str) -> None:
     result = plug.run(*arguments.split())
     result.assert_outcomes(passed=12)
     result.stdout.fnmatch_lines(
-        ["*= stage-gbo =*", "reset cache: 4 times, p50 * p95 *", "waited for locks: * of 12 tests*"]
+        ["*= stage-gbo =*", "reset cache: 4 times, median * longest *", "waited for locks: * of 12 tests*"]
     )
     assert set(plug.locks.glob("run-*")) == before
 

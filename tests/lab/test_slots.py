@@ -96,7 +96,7 @@ def test_a_slot_goes_back_to_its_golden_copy(plug: Plug) -> None:
         assert list(engine.reader.snapshots(engine.settings.project, "cache")) == snapshots
         engine.execute("cache", ["sh", "-c", "rm /etc/hostname; echo x >/opt/gbo/left"])
         done = plug.stagegbo(*(("--slot", "1") if number else ()), "reset", "cache", "--json")
-        assert json.loads(done.stdout)["ways"]["cache"]["way"] == "restore", done.stderr
+        assert json.loads(done.stdout)["methods"]["cache"]["method"] == "restore", done.stderr
         left = engine.execute("cache", ["ls", "/etc/hostname", "/opt/gbo"]).stdout
         assert "/etc/hostname" in left
         assert "left" not in left

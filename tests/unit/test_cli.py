@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,14 @@ import pytest
 
 from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
+from pytest_stagegbo.cli.change import methods_json
+from pytest_stagegbo.cli.console import console_progress
+from pytest_stagegbo.engine.destroy import RemoveProject
+from pytest_stagegbo.engine.steps import RemoveClone
 from pytest_stagegbo.guest.logs import NO_CONTROLS
+from pytest_stagegbo.progress import task
+from pytest_stagegbo.resets.resetter import Outcome
+from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +111,31 @@ def test_what_the_system_refuses_is_an_error(
     said = capsys.readouterr().err
     assert f"{tmp_path}/missing: No such file or directory" in said.replace("\n", "")
     assert "--debug" in said
+
+
+def test_quiet_progress_shows_notes_only() -> None:
+    stream = io.StringIO()
+    with console_progress(stream, quiet=True) as progress, task(progress, "copy:cache", "copy cache"):
+        progress.note("limits do not hold")
+    assert stream.getvalue() == "limits do not hold\n"
+
+
+def test_what_destroy_deletes_is_named() -> None:
+    assert RemoveClone(subject="cache").text == "delete container cache"
+    assert RemoveClone(subject="cache", reason="a new copy was requested").text == (
+        "delete container cache (a new copy was requested)"
+    )
+    assert RemoveProject(subject="STAGE-GBO").text == "delete project STAGE-GBO"
+
+
+def test_a_reset_names_its_method_and_a_reason_where_there_is_one() -> None:
+    outcomes = (Outcome("cache", "hot", 0, 1), Outcome("drive", "restart", 0, 1, "something was started"))
+    assert methods_json(outcomes) == {
+        "cache": {"method": "online"},
+        "drive": {"method": "restart", "reason": "something was started"},
+    }
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
+def test_one_thing_has_no_plural(number: int, text: str) -> None:
+    assert count_text(number, "step") == text

@@ -756,7 +756,12 @@ class TestNotes:
         facts = bare_host(SETTINGS, rooms={"tank": Room(pool(driver=driver), None)})
         assert "copy-on-write" not in self.notes(facts)
 
-    def test_which_kind_of_isolation_the_project_has_is_said(self) -> None:
-        assert "features.networks=true is asked for" in self.notes(bare_host(SETTINGS))
-        assert "has features.networks=false" in self.notes(finished(SETTINGS))
-        assert "features.networks" not in self.notes(changed_project(**{"features.networks": "true"}))
+    def test_which_kind_of_isolation_the_project_has_is_a_detail(self) -> None:
+        def details(facts: Facts) -> str:
+            plan = make_plan(facts, SETTINGS)
+            assert "features.networks" not in "\n".join(plan.notes)
+            return "\n".join(plan.details)
+
+        assert "features.networks=true is requested" in details(bare_host(SETTINGS))
+        assert "has features.networks=false" in details(finished(SETTINGS))
+        assert details(changed_project(**{"features.networks": "true"})) == ""

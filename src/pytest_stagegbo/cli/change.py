@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.resets.resetter import Outcome
 
-__all__ = ["plan_json", "print_plan", "print_timings", "register", "result_json"]
+__all__ = ["methods_json", "plan_json", "print_plan", "print_timings", "register", "result_json"]
+
+METHODS = {"hot": "online"}
+"""What people call a way of resetting, where that differs."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,12 +72,12 @@ def _provision(arguments: argparse.Namespace) -> int:
         else:
             print_plan(plan)
         return 0
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         result = context.engine(progress).provision(recreate=arguments.recreate)
     if arguments.json:
         print_json(result_json(result))
     else:
-        done = f"{len(result.plan.changes)} steps" if result.changed else "nothing to change"
+        done = count_text(len(result.plan.changes), "step") if result.changed else "nothing to change"
         states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
         print(f"{context.loaded.settings.project}: {done} in {result.seconds:.2f} s; {states}")
     if arguments.timings and not arguments.json:
@@ -93,7 +99,7 @@ def print_timings(result: Provisioned) -> None:
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
-    return {"steps": steps, "notes": list(plan.notes)}
+    return {"steps": steps, "notes": list(plan.notes), "details": list(plan.details)}
 
 
 def print_plan(plan: Plan) -> None:
@@ -129,18 +135,25 @@ def _reset(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     context = open_context(arguments)
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         engine = context.engine(progress)
         outcomes = engine.reset(arguments.names)
         engine.close()
     seconds = max((outcome.ended for outcome in outcomes), default=0.0)
     names = [outcome.name for outcome in outcomes]
     if arguments.json:
-        ways = {each.name: {"way": each.way, "doubt": each.doubt} for each in outcomes}
-        print_json({"reset": names, "ways": ways, "seconds": round(seconds, 3)})
+        print_json({"reset": names, "methods": methods_json(outcomes), "seconds": round(seconds, 3)})
     else:
         print(f"{', '.join(names)}: clean and answering after {seconds:.2f} s")
     return 0
+
+
+def methods_json(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
+    """By which method each container was reset and, where a quicker one was not enough, for which reason."""
+    return {
+        each.name: {"method": METHODS.get(each.way, each.way), **({"reason": each.doubt} if each.doubt else {})}
+        for each in outcomes
+    }
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
@@ -151,10 +164,13 @@ def _destroy(arguments: argparse.Namespace) -> int:
         need_answer("destroy")
     context = open_context(arguments)
     project = context.loaded.settings.project
-    lines = [step.text for steps in context.fleet().plan_destroy().values() for step in steps]
-    pool = context.fleet().own_pool() if arguments.pool else ""
+    fleet = context.fleet()
+    members = fleet.members()
+    steps = [(members[number].project, step) for number, plan in fleet.plan_destroy().items() for step in plan]
+    lines = [f"{of}: {step.text}" for of, step in steps]
+    pool = fleet.own_pool() if arguments.pool else ""
     if pool:
-        lines.append(f"remove storage pool {pool}")
+        lines.append(f"delete storage pool {pool}")
     if not lines:
         print(f"there is no stage {project}: nothing to remove")
         return 0
@@ -166,7 +182,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
     if asks and not ask(f"remove stage {project}?"):
         print("nothing was removed")
         return 1
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         fleet = context.fleet(progress)
         fleet.destroy()
         if pool:

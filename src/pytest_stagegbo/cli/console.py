@@ -46,6 +46,18 @@ class _Lines:
             print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {printable(text)}", file=self._stream, flush=True)
 
 
+class _Notes(_Lines):
+    """Nothing of progress but its notes."""
+
+    def begin(self, key: str, text: str) -> None: ...
+
+    def end(self, key: str, error: BaseException | None = None) -> None: ...
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            print(printable(text), file=self._stream, flush=True)
+
+
 class _Live:
     """Progress on a terminal: what runs has a spinner and a clock, what is done stays as a line above."""
 
@@ -102,11 +114,15 @@ class _Live:
 
 
 @contextlib.contextmanager
-def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """Show progress on standard error while the block runs: live on a terminal, as lines elsewhere."""
+def console_progress(stream: TextIO | None = None, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress on standard error while the block runs: live on a terminal, as lines elsewhere.
+
+    Args:
+        quiet: Show notes only, which may be warnings.
+    """
     target = sys.stderr if stream is None else stream
-    if not target.isatty():
-        yield _Lines(target)
+    if quiet or not target.isatty():
+        yield (_Notes if quiet else _Lines)(target)
         return
     with _Live() as live:
         yield live

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.text import bytes_text, count_text
 
 if TYPE_CHECKING:
     import argparse
@@ -178,7 +178,8 @@ def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
         return
     changes = sum(len(plan.changes) for plan in plans)
     if changes:
-        yield Finding("warning", "stage", f"{changes} steps to do", "run provision (--dry-run shows them)")
+        found = f"{count_text(changes, 'step')} to do"
+        yield Finding("warning", "stage", found, "run provision (--dry-run shows them)")
         return
     status = engine.status()
     for container in status.containers:

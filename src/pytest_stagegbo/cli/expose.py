@@ -57,7 +57,7 @@ def _open(arguments: argparse.Namespace, context: Context) -> int:
 
     settings = context.loaded.settings
     wanted = new_exposure(settings, arguments.target, arguments.listen, arguments.length)
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         engine = context.engine(progress)
         engine.exposures.open(wanted, dry_run=True)
     if arguments.dry_run:
@@ -67,7 +67,7 @@ def _open(arguments: argparse.Namespace, context: Context) -> int:
         if not ask(f"expose {wanted} to everybody who reaches {wanted.listen}?"):
             print("nothing was exposed")
             return 1
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         context.engine(progress).exposures.open(wanted)
     return _tell(arguments, "exposed", (wanted,))
 
@@ -75,7 +75,7 @@ def _open(arguments: argparse.Namespace, context: Context) -> int:
 def _close(arguments: argparse.Namespace, context: Context) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         closed = context.engine(progress).exposures.close(arguments.close, dry_run=arguments.dry_run)
     return _tell(arguments, "would close" if arguments.dry_run else "closed", closed)
 

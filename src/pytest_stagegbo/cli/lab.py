@@ -69,7 +69,7 @@ def _up(args: argparse.Namespace) -> int:
     lab = _find(args)
     from pytest_stagegbo.cli.console import console_progress
 
-    with console_progress() as progress:
+    with console_progress(quiet=args.quiet) as progress:
         lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout)
     print(f"lab {lab.paths.name} is up: {lab.socket}")
     return 0

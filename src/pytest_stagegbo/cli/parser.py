@@ -59,4 +59,5 @@ def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
     option("--slot", "N", "a further stage than the first, by its number (not for provision and destroy)")
     switch = False if default is None else default
     group.add_argument("--lab", action="store_true", default=switch, help="aim at the lab and join its network")
+    group.add_argument("-q", "--quiet", action="store_true", default=switch, help="show no progress, only notes")
     group.add_argument("--debug", action="store_true", default=switch, help="log every request; show tracebacks")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.change import plan_json, print_plan, print_timings, result_json
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
     import argparse
@@ -30,7 +31,7 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
         for line in found.arithmetic if count > 1 else ():
             print(line)
         if arguments.refresh is not None:
-            print("to be taken from production anew: " + (", ".join(renew) or "nothing: nothing has changed there"))
+            print("to copy again from production: " + (", ".join(renew) or "nothing, since nothing has changed there"))
     if arguments.dry_run:
         own = context.loaded.settings.storage.own
         if arguments.recreate and not own:
@@ -44,7 +45,7 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
             print(f"{project}:")
             print_plan(plan)
         return 0
-    with console_progress() as progress:
+    with console_progress(quiet=arguments.quiet) as progress:
         result = context.fleet(progress).provision(count, recreate=arguments.recreate, renew=renew)
     names = {number: fleet.engine(number).settings.project for number in result.slots}
     if arguments.json:
@@ -58,12 +59,12 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
         )
     else:
         for number, each in result.slots.items():
-            done = f"{len(each.plan.changes)} steps" if each.changed else "nothing to change"
+            done = count_text(len(each.plan.changes), "step") if each.changed else "nothing to change"
             states = ", ".join(f"{name} {ready.state}" for name, ready in each.readiness.items())
             print(f"{names[number]}: {done} in {each.seconds:.2f} s; {states}")
             if arguments.timings:
                 print_timings(each)
-        print(f"{len(result.slots)} slots in {result.seconds:.2f} s")
+        print(f"{count_text(len(result.slots), 'slot')} in {result.seconds:.2f} s")
     sealed = [f"{names[n]}/{name}" for n, each in result.slots.items() for name in each.sealed]
     if sealed:
         raise VaultSealed(f"the slots are up, and {', '.join(sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)

@@ -22,7 +22,7 @@ class RemoveProject(Step):
 
     @property
     def text(self) -> str:
-        return f"remove project {self.subject}"
+        return f"delete project {self.subject}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class RemoveNetwork(Step):
 
     @property
     def text(self) -> str:
-        return f"remove network {self.subject}"
+        return f"delete network {self.subject}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class RemoveAcl(Step):
 
     @property
     def text(self) -> str:
-        return f"remove access list {self.subject}"
+        return f"delete access list {self.subject}"
 
 
 def plan_destroy(reader: Reader, settings: Settings, family: str = "") -> tuple[Step, ...]:
@@ -70,7 +70,7 @@ def plan_destroy(reader: Reader, settings: Settings, family: str = "") -> tuple[
         found += foreign.in_project(project, settings, clones)
         own = [name for name, clone in clones.items() if marks.is_clone(clone, settings)]
         found += foreign.in_clones(reader, settings, own)
-        steps.extend(RemoveClone(subject=name, reason="the stage is destroyed") for name in own)
+        steps.extend(RemoveClone(subject=name) for name in own)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveProject(subject=settings.project, after=after))
     network = reader.network(settings.network.name)

@@ -53,7 +53,7 @@ def new_exposure(settings: Settings, target: str, listen: str, length: str) -> E
         )
     if address in settings.network.subnet or address.is_unspecified or address.is_loopback or address.is_multicast:
         raise SettingsError(
-            f"--listen {address}: not one address of the host that others reach",
+            f"--listen {address}: must be one non-loopback address of this host",
             remedy="name a single address of the host, not all of them (0.0.0.0), loopback or the stage's own",
         )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import posixpath
 import threading
 from dataclasses import replace
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Performer"]
+
+log = logging.getLogger("stagegbo.provision")
 
 NEWS = 10.0
 """Seconds between two notes about how far a full copy is."""
@@ -166,9 +169,11 @@ class Performer:
             shape.project(self._settings, own_networks=own, family=self._family) for own in (True, False)
         )
         if not self.writer.create_project(wanted, otherwise, shape.DESCRIPTION):
-            self._progress.note(
-                f"this server refuses features.networks=true without OVN, so project {self._settings.project} gets "
-                f"features.networks=false and access to network {self._settings.network.name} only"
+            log.debug(
+                "this server refuses features.networks=true without OVN, so project %s gets features.networks=false "
+                "and access to network %s only",
+                self._settings.project,
+                self._settings.network.name,
             )
 
     def set_acl(self, step: steps.SetAcl) -> None:

@@ -53,6 +53,8 @@ class Plan:
 
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    """What only a look at the details is about, for `--debug`."""
 
     @property
     def changes(self) -> tuple[Step, ...]:
@@ -101,7 +103,7 @@ def make_plan(
         for name, clone in sorted(facts.clones.items())
         if _unnamed(settings, name, clone)
     )
-    return Plan(tuple(steps), tuple(_notes(facts, settings, copying)))
+    return Plan(tuple(steps), tuple(_notes(facts, settings, copying)), tuple(_details(facts, settings)))
 
 
 def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
@@ -255,8 +257,8 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew:
     if settings.storage.own and clone.pool != settings.storage.own:
         return f"it is on pool {clone.pool}"
     if facts.golden and _older(clone, facts.sources.get(container.source_name)):
-        return "its golden copy was taken from production anew"
-    return "production's state is asked for anew" if container.name in anew else None
+        return "its golden copy was refreshed"
+    return "a new copy was requested" if container.name in anew else None
 
 
 def _older(clone: Instance, golden: Instance | None) -> bool:
@@ -283,24 +285,26 @@ def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(config.get(key) == value for key, value in wanted.items())
 
 
-def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -> list[str]:
-    notes = []
+def _details(facts: Facts, settings: Settings) -> Iterator[str]:
     if settings.project not in facts.projects:
-        notes.append(
-            "features.networks=true is asked for as the staging guide does; a server that refuses it without OVN gets "
-            f"features.networks=false with access to {settings.network.name} only. The bridge itself is made in "
-            "project default, where Incus keeps all bridges"
+        yield (
+            "features.networks=true is requested, as in the staging guide; if the server refuses it without OVN, the "
+            f"project gets features.networks=false with access to {settings.network.name} only. The bridge itself is "
+            "made in project default, where Incus keeps all bridges"
         )
     elif not _own_networks(facts, settings):
-        notes.append(
+        yield (
             f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
             f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
         )
-    notes.extend(
+
+
+def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -> list[str]:
+    notes = [
         f"the host's other network {each.network} ({each}) is wider than the stage's subnet {settings.network.subnet}: "
         "what it has there can't be reached from this host while the stage is up; set another network.address"
         for each in neighbours(settings, facts.host)
-    )
+    ]
     if not facts.host_seen and settings.network.name not in facts.networks:
         notes.append(
             f"whether a route or a VPN of the daemon's host has {settings.network.subnet} can't be seen from here: its "

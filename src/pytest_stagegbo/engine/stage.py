@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import nullcontext, suppress
 from types import MappingProxyType
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Provisioned", "StageEngine"]
+
+log = logging.getLogger("stagegbo.provision")
 
 
 class StageEngine:
@@ -111,6 +114,8 @@ class StageEngine:
     def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
         plan = make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
         foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
+        for detail in plan.details if plan.changes else ():
+            log.debug("%s", detail)
         return plan
 
     def provision(

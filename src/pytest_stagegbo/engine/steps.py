@@ -100,11 +100,12 @@ class CreatePool(Step):
 @dataclass(frozen=True, kw_only=True)
 class RemoveClone(Step):
     verb: ClassVar[str] = "remove"
-    reason: str
+    reason: str = ""
+    """Why, for people; empty where the whole stage goes."""
 
     @property
     def text(self) -> str:
-        return f"remove {self.subject}: {self.reason}"
+        return f"delete container {self.subject}" + (f" ({self.reason})" if self.reason else "")
 
 
 @dataclass(frozen=True, kw_only=True)

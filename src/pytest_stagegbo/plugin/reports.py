@@ -62,7 +62,7 @@ class Reports:
                 terminalreporter.line(line)
 
     def _summarize(self, terminalreporter: pytest.TerminalReporter, summary: Summary) -> None:
-        lines = summary.lines(self._configuration.known)
+        lines = summary.lines(self._configuration.known) if self._config.get_verbosity() >= 0 else []
         if lines and not self._described:  # the workers collected the tests
             lines.insert(0, self._describe())
         if lines:

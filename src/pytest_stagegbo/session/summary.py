@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.text import bytes_text, printable
+from pytest_stagegbo.text import bytes_text, count_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +24,8 @@ SMALLEST_GROWTH = 2**20
 """Bytes below which a container's growth is not worth a line: file systems breathe."""
 SHORTEST_WAIT = 0.001
 """Seconds below which a lock was had at once."""
+ENOUGH_FOR_P95 = 20
+"""Values; of fewer, the 95th percentile by nearest rank is the largest, and is called that."""
 
 
 @dataclass(slots=True)
@@ -108,18 +110,14 @@ class Summary:
         if len(self.resets) > 1:
             lines.append(f"resets in all: {_times([second for each in self.resets.values() for second in each])}")
         if waited := [second for second in self.waits if second >= SHORTEST_WAIT]:
-            lines.append(
-                f"waited for locks: {len(waited)} of {len(self.waits)} tests, {sum(waited):.1f} s in all, "
-                f"p95 {_seconds(percentile(self.waits, 95))}"
-            )
-        elif self.waits:
-            lines.append(f"waited for locks: none of {len(self.waits)} tests")
+            total = f"{_seconds(sum(waited))} in all, longest {_seconds(max(waited))}"
+            lines.append(f"waited for locks: {len(waited)} of {count_text(len(self.waits), 'test')}, {total}")
         if self.fresh:
             lines.append(f"fresh stages: {_times(self.fresh)}")
         grown = {name: self.grown[name] for name in _ordered(self.grown, settings)}
         shown_growth = [f"{name} {bytes_text(size)}" for name, size in grown.items() if size >= SMALLEST_GROWTH]
-        if grown:
-            lines.append("grew: " + (", ".join(shown_growth) or f"no container by {bytes_text(SMALLEST_GROWTH)}"))
+        if shown_growth:
+            lines.append("grew: " + ", ".join(shown_growth))
         return lines
 
 
@@ -165,8 +163,12 @@ def _ordered(names: Iterable[str], settings: Settings | None) -> list[str]:
 
 
 def _times(seconds: Sequence[float]) -> str:
-    count = f"{len(seconds)} times" if len(seconds) != 1 else "once"
-    return f"{count}, p50 {_seconds(percentile(seconds, 50))}, p95 {_seconds(percentile(seconds, 95))}"
+    if len(seconds) == 1:
+        return f"once, {_seconds(seconds[0])}"
+    middle = _seconds(percentile(seconds, 50))
+    if len(seconds) < ENOUGH_FOR_P95:
+        return f"{len(seconds)} times, median {middle}, longest {_seconds(max(seconds))}"
+    return f"{len(seconds)} times, p50 {middle}, p95 {_seconds(percentile(seconds, 95))}"
 
 
 def _seconds(seconds: float) -> str:
