@@ -64,10 +64,13 @@ def test_status_tells_of_each_clone(stage: Stage) -> None:
     assert 0 < found["cache"]["disk_used"] < 1 << 30
 
 
-def test_status_is_a_table_for_people(stage: Stage) -> None:
-    said = stage.run("status").stdout
-    for word in (*SIX, "10.0.3.10", "ready", "10GB"):
-        assert word in said
+def test_status_is_one_line_a_container(stage: Stage) -> None:
+    head, *lines = stage.run("status").stdout.splitlines()
+    assert head.split("\t") == ["container", "state", "address", "port", "age"]
+    rows = {name: rest for name, *rest in (line.split("\t") for line in lines[: len(SIX)])}
+    assert set(rows) == set(SIX)
+    assert rows["cache"][:3] == ["ready", "10.0.3.13", "6379"]
+    assert "10GB" in stage.run("status", "--wide").stdout
 
 
 def test_status_of_no_stage_ends_with_1(ground: Ground) -> None:

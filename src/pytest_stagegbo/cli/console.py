@@ -151,20 +151,21 @@ def ask(question: str) -> bool:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """A table on standard output; coloured where a terminal shows it."""
+    """A table on standard output: aligned and coloured on a terminal, tab-separated elsewhere, one line a row."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join("; ".join(printable(cell).replace("\t", " ").splitlines()) for cell in row))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column.upper(), overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell), style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def print_loudly(text: str) -> None:

@@ -14,16 +14,22 @@ from pytest_stagegbo.text import age_text, bytes_text
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-    from pytest_stagegbo.engine.status import ContainerStatus
+    from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
+    from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.slots.census import SlotStatus
 
-__all__ = ["register"]
+__all__ = ["fault_lines", "register", "short_rows", "use_lines"]
+
+WIDE = ("container", "state", "address", "answers", "disk of its own", "limit", "copied", "production since")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="each clone: state, address, answers, disk")
-    status.add_argument("--json", action="store_true", help="print one JSON object")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--wide", action="store_true", help="also answers, disk use and what production has changed")
     status.set_defaults(run=_status)
     endpoints = commands.add_parser("endpoints", help="where the stage's services are; no credentials")
     form = endpoints.add_mutually_exclusive_group()
@@ -41,6 +47,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.slots.census import census
 
     context = open_context(arguments)
+    settings = context.loaded.settings
     status = context.engine().status()
     fleet = context.fleet()
     slots, moved = census(fleet), fleet.moved()
@@ -51,10 +58,14 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         from pytest_stagegbo.cli.console import print_loudly, print_table
 
-        title = f"{status.project} on {status.network}, {status.server}"
-        columns = ("container", "state", "address", "answers", "disk of its own", "limit", "copied", "production since")
-        rows = [(*_row(container), moved.get(container.name, "")) for container in status.containers]
-        print_table(columns, rows, title=title)
+        if arguments.wide:
+            print(f"{status.project} on {status.network}, {status.server}")
+            rows = [(*_row(container), moved.get(container.name, "")) for container in status.containers]
+            print_table(WIDE, rows)
+        else:
+            print_table(("container", "state", "address", "port", "age"), short_rows(status, settings))
+        for line in (*use_lines(slots), *fault_lines(status)):
+            print(line)
         if len(slots) > 1:
             print_table(("slot", "project", "on", "state", "copied", "used by"), [_slot_row(slot) for slot in slots])
         if status.trouble:
@@ -64,6 +75,34 @@ def _status(arguments: argparse.Namespace) -> int:
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1
+
+
+def short_rows(status: StageStatus, settings: Settings) -> list[tuple[str, ...]]:
+    """A line for each container."""
+    return [
+        (
+            each.name,
+            each.state,
+            each.address,
+            ",".join(str(probe.port) for probe in settings.containers[each.name].probes),
+            _age(each.created_at),
+        )
+        for each in status.containers
+    ]
+
+
+def use_lines(slots: Sequence[SlotStatus]) -> list[str]:
+    """Who holds locks of the stage, or of one of its slots."""
+    return [f"{slot.project} is used by {slot.used_by}" for slot in slots if slot.used_by]
+
+
+def fault_lines(status: StageStatus) -> list[str]:
+    """What each container that is not ready answers, in its service's words."""
+    return [
+        f"{each.name} is {each.state}" + (": " + "; ".join(each.answers) if each.answers else "")
+        for each in status.containers
+        if each.state != "ready"
+    ]
 
 
 def _row(container: ContainerStatus) -> tuple[str, ...]:
@@ -80,10 +119,15 @@ def _slot_row(slot: SlotStatus) -> tuple[str, ...]:
 
 
 def _copied(created_at: str) -> str:
-    if not created_at:
-        return "-"
-    made = datetime.fromisoformat(created_at[:19]).replace(tzinfo=timezone.utc)  # the daemon writes UTC
-    return f"{made:%Y-%m-%d %H:%M:%S}, {age_text(clocks.now() - made.timestamp())} ago"
+    return f"{_made(created_at):%Y-%m-%d %H:%M:%S}, {_age(created_at)} ago" if created_at else "-"
+
+
+def _age(created_at: str) -> str:
+    return age_text(clocks.now() - _made(created_at).timestamp()) if created_at else "-"
+
+
+def _made(created_at: str) -> datetime:
+    return datetime.fromisoformat(created_at[:19]).replace(tzinfo=timezone.utc)  # the daemon writes UTC
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:

@@ -10,8 +10,9 @@ from pytest_stagegbo.cli.output import print_json
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-__all__ = ["register"]
+__all__ = ["count_line", "register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,6 +20,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     verify.add_argument("--json", action="store_true", help="print one JSON object")
     verify.add_argument("--check", action="append", metavar="ID", help="this check only (may be repeated)")
     verify.set_defaults(run=_verify)
+
+
+def count_line(states: Sequence[str]) -> str:
+    """How many checks hold, of those that were made."""
+    skipped = states.count("skipped")
+    line = f"{states.count('green')} of {len(states) - skipped} hold"
+    return f"{line}, {skipped} skipped" if skipped else line
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -37,4 +45,5 @@ def _verify(arguments: argparse.Namespace) -> int:
     print_table(("", "check", "what holds", "seen"), rows, title=f"Isolation of {certificate.project}")
     for finding in certificate.red:
         print(f"{finding.id}: {finding.means}\n  what to do: {finding.remedy}")
+    print(count_line([finding.state for finding in certificate.findings]))
     return 0 if certificate.holds else IsolationBroken.exit_code
