@@ -327,6 +327,28 @@ def test_a_slot_is_isolated_from_the_others_and_from_production(plug: Plug) -> N
     assert engine.execute("cache", ["bash", "-c", "</dev/tcp/10.0.6.14/9100"]).status == 0  # its own drive it reaches
 
 
+def test_verify_proves_all_slots_and_the_golden_copy(plug: Plug) -> None:
+    """A slot that lost its access list is red, although slot 0 is as it should be; `--slot 0` proves that one alone."""
+    provision(plug)
+    bridge = fleet(plug).engine(1).settings.network.name
+    body = {"config": {"security.acls.default.ingress.action": "allow"}}
+    Connection(plug.engine.settings.incus).request(
+        "PATCH", ("networks", bridge), params={"project": "default"}, body=body
+    )
+    try:
+        done = plug.stagegbo("verify", "--json", "--check", "locked.project")
+        assert done.returncode == 9, done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        assert found["holds"] is False
+        assert [each["state"] for each in found["findings"]] == ["green"]
+        states = {name: [each["state"] for each in one["findings"]] for name, one in found["slots"].items()}
+        assert states == {"1": ["red"], "golden": ["green"]}
+        assert plug.stagegbo("--slot", "0", "verify", "--check", "locked.project").returncode == 0
+    finally:
+        provision(plug)
+    assert plug.stagegbo("verify", "--check", "locked.project").returncode == 0
+
+
 @pytest.mark.parametrize("state", ["Stopped", "Running"])
 def test_a_slots_clone_whose_first_boot_nobody_saw_is_made_anew(plug: Plug, state: str) -> None:
     """Its maker was killed: nobody knows whether it was copied whole."""

@@ -1,16 +1,20 @@
-"""`verify`: the certificate of the stage's isolation."""
+"""`verify`: the certificate of the isolation of the stage, with all its slots unless one is named."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from pytest_stagegbo.cli.context import Context
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.verify import Certificate, Check
 
 __all__ = ["count_line", "register"]
 
@@ -35,10 +39,51 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     checks = chosen(arguments.check)  # before anything is connected to
     context = open_context(arguments)
-    certificate = verify(context.engine(), checks)
+    found = {
+        name: verify(engine, of_it)
+        for name, engine, of_it in _stages(context, getattr(arguments, "slot", None) is None, checks)
+    }
+    holds = all(certificate.holds for certificate in found.values())
+    first, *others = found
     if arguments.json:
-        print_json({"holds": certificate.holds, **dataclasses.asdict(certificate)})
-        return 0 if certificate.holds else IsolationBroken.exit_code
+        more = {"slots": {name: _certificate_json(found[name]) for name in others}} if others else {}
+        print_json({**_certificate_json(found[first]), "holds": holds, **more})
+    else:
+        for certificate in found.values():
+            _print_certificate(certificate)
+    return 0 if holds else IsolationBroken.exit_code
+
+
+def _stages(
+    context: Context, every: bool, checks: Sequence[Check] | None
+) -> Iterator[tuple[str, StageEngine, Sequence[Check] | None]]:
+    """What is to be proven, by slot: the one that was named, or all of them with their golden copy.
+
+    A golden copy is stopped, so only what can be seen from outside is tried of it. Where checks were chosen and none of
+    them can be tried of it, it is left out.
+    """
+    from pytest_stagegbo.verify import AT_REST, chosen
+
+    yield str(context.slot), context.engine(), checks
+    if not every:
+        return
+    fleet = context.fleet()
+    for number in fleet.members():
+        if number > 0:
+            fleet.refuse_others([number])
+            yield str(number), fleet.engine(number), checks
+    if fleet.has_golden():
+        if not fleet.golden_runs():
+            checks = [check for check in checks or chosen(AT_REST) or () if check.id in AT_REST]
+        if checks is None or checks:
+            yield "golden", fleet.golden.engine, checks
+
+
+def _certificate_json(certificate: Certificate) -> dict[str, Any]:
+    return {"holds": certificate.holds, **dataclasses.asdict(certificate)}
+
+
+def _print_certificate(certificate: Certificate) -> None:
     from pytest_stagegbo.cli.console import print_table
 
     rows = [(finding.state, finding.id, finding.title, "\n".join(finding.evidence)) for finding in certificate.findings]
@@ -46,4 +91,3 @@ def _verify(arguments: argparse.Namespace) -> int:
     for finding in certificate.red:
         print(f"{finding.id}: {finding.means}\n  what to do: {finding.remedy}")
     print(count_line([finding.state for finding in certificate.findings]))
-    return 0 if certificate.holds else IsolationBroken.exit_code

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.session.session import was_used
-from pytest_stagegbo.verify import chosen, verify
+from pytest_stagegbo.verify import AT_REST, chosen, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,18 +16,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.slots.seat import Seat
 
 __all__ = ["prove"]
-
-AT_REST = (
-    "exposure.devices",
-    "exposure.networks",
-    "exposure.bridge",
-    "exposure.host-rules",
-    "locked.project",
-    "locked.instances",
-    "locked.filters",
-    "production.unchanged",
-)
-"""What can be tried of a golden copy that is stopped: nothing in it dials, and no file of it is read."""
 
 
 def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = ()) -> list[str]:
@@ -64,6 +52,4 @@ def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = 
 
 def _prove_golden(fleet: Fleet) -> None:
     if fleet.has_golden():
-        clones = fleet.clones(fleet.golden.project).values()
-        running = any(clone.status != "Stopped" for clone in clones)
-        verify(fleet.golden.engine, None if running else chosen(AT_REST)).check()
+        verify(fleet.golden.engine, None if fleet.golden_runs() else chosen(AT_REST)).check()

@@ -172,6 +172,10 @@ class Fleet:
         project = self._reader.projects().get(f"{self.settings.project}-{GOLDEN}")
         return project is not None and _is_of(project.config, self.settings.project)
 
+    def golden_runs(self) -> bool:
+        """Whether any clone of the golden copy is not stopped."""
+        return any(clone.status != "Stopped" for clone in self.clones(self.golden.project).values())
+
     # -- provision
 
     def plans(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> dict[str, Plan]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.verify.certificate import Certificate, chosen, listen, verify
+from pytest_stagegbo.verify.certificate import AT_REST, Certificate, chosen, listen, verify
 from pytest_stagegbo.verify.finding import Check, Finding
 
-__all__ = ["Certificate", "Check", "Finding", "chosen", "listen", "verify"]
+__all__ = ["AT_REST", "Certificate", "Check", "Finding", "chosen", "listen", "verify"]

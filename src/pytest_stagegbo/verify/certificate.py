@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.verify.watch import Watch
 
-__all__ = ["Certificate", "chosen", "listen", "verify"]
+__all__ = ["AT_REST", "Certificate", "chosen", "listen", "verify"]
+
+AT_REST = (
+    "exposure.devices",
+    "exposure.networks",
+    "exposure.bridge",
+    "exposure.host-rules",
+    "locked.project",
+    "locked.instances",
+    "locked.filters",
+    "production.unchanged",
+)
+"""What can be tried of clones that are stopped, as those of a golden copy are: nothing in them dials or is read."""
 
 
 @dataclass(frozen=True, slots=True)
