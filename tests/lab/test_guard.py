@@ -346,7 +346,13 @@ def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Gro
 
     done = small.run("provision")
     assert f"pool {POOL}: btrfs quotas are inconsistent" in done.stderr
-    assert small.json("status")["warnings"] == []
+    status = small.json("status")
+    assert status["warnings"] == []
+    assert [text for text in status["burdens"] if f"pool {POOL} has ordinary btrfs quotas" in text]
+    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)
+    (found,) = (each for each in doctor if each["subject"] == f"quotas of pool {POOL}")
+    assert found["state"] == "warning"
+    assert f"btrfs quota enable --simple {FOLDER}" in found["remedy"]
     assert verified(small)["state"] == "green"
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fakes import GIB, Journal, clone, pool
+from fakes import GIB, Journal, bare_host, clone, pool
 
-from pytest_stagegbo.engine.quotas import Limits, remedy
+from pytest_stagegbo.engine.plan import make_plan
+from pytest_stagegbo.engine.quotas import Limits, burden, remedy
 from pytest_stagegbo.engine.room import await_room
+from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.incus.localhost import Quotas
 from pytest_stagegbo.settings import Settings
 
@@ -165,3 +167,27 @@ def test_a_limit_is_lost_when_the_volume_has_another_than_its_device(
     counts: Quotas | None, force: int | None, lost: bool | None
 ) -> None:
     assert limits(Btrfs([counts], force=force), Journal()).lost(clone("cache", Settings())) is lost
+
+
+@pytest.mark.parametrize(
+    ("driver", "counts", "said"),
+    [
+        ("btrfs", RIGHT, "pool tank has ordinary btrfs quotas: "),
+        ("btrfs", Quotas("off"), "pool tank gets ordinary btrfs quotas with the first limit: "),
+        ("btrfs", Quotas("squota"), ""),
+        ("btrfs", None, ""),
+        ("zfs", None, ""),
+    ],
+)
+def test_ordinary_quotas_are_a_burden(driver: str, counts: Quotas | None, said: str) -> None:
+    text = burden(pool(driver=driver), counts)
+    assert text.startswith(said) if said else not text
+
+
+def test_the_plan_says_once_what_copies_cost_production() -> None:
+    settings = Settings()
+    sources = bare_host(settings, rooms={"tank": Room(pool(), None, quotas=RIGHT)})
+    (note,) = (text for text in make_plan(sources, settings).notes if "ordinary btrfs quotas" in text)
+    assert "doctor" in note
+    simple = bare_host(settings, rooms={"tank": Room(pool(), None, quotas=Quotas("squota"))})
+    assert not [text for text in make_plan(simple, settings).notes if "quotas" in text]

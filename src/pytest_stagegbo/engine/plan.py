@@ -13,6 +13,7 @@ from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
 from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.own_pool import clone_pool
+from pytest_stagegbo.engine.quotas import burden
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AdoptClone,
@@ -317,6 +318,11 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         "daemon's host, since a stage that fills it stops production too"
         for name, room in sorted(facts.rooms.items())
         if room.is_blind and copying
+    )
+    notes.extend(
+        f"{text}; `python -m pytest_stagegbo doctor` says what can be done"
+        for _, room in sorted(facts.rooms.items())
+        if copying and not facts.golden and (text := burden(room.pool, room.quotas))
     )
     for container in copying:
         source = facts.sources[container.source_name]

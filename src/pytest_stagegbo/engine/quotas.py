@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.localhost import LocalHost, Quotas
     from pytest_stagegbo.progress import Progress
 
-__all__ = ["Limits", "remedy"]
+__all__ = ["Limits", "burden", "relief", "remedy"]
 
 ROUNDING = 4096
 """Bytes by which a limit in force may differ."""
@@ -43,6 +43,30 @@ def remedy(pool: Pool, quotas: Quotas) -> str:
     if quotas.rescanning:
         return f"wait for it: as root on the daemon's host, `btrfs quota rescan -W {folder}`"
     return f"as root on the daemon's host: `btrfs quota rescan -w {folder}`"
+
+
+def burden(pool: Pool, quotas: Quotas | None) -> str:
+    """What a pool's quotas cost production while stages come and go; empty: nothing, or nobody can know."""
+    if pool.driver != "btrfs" or quotas is None or quotas.mode == "squota":
+        return ""
+    has = "gets" if quotas.mode == "off" else "has"
+    first = " with the first limit" if quotas.mode == "off" else ""
+    return (
+        f"pool {pool.name} {has} ordinary btrfs quotas{first}: whenever a clone or a snapshot is deleted there, "
+        "all that writes to the pool waits, production's databases too, for up to some seconds"
+    )
+
+
+def relief(pool: Pool) -> str:
+    """What an administrator can do about `burden`."""
+    folder = pool_folder(pool)
+    return (
+        "an administrator decides: simple quotas (Linux and btrfs-progs 6.7 or newer) cost nothing of that, and count "
+        f"what each container writes from then on. As root on the daemon's host: `btrfs quota disable {folder}; btrfs "
+        f"quota enable --simple {folder}`. That drops every limit on the pool. The stage's are set again by `python -m "
+        f"pytest_stagegbo provision`, production's by `btrfs qgroup limit SIZE {folder}/containers/NAME` for each "
+        "container that had one"
+    )
 
 
 class Limits:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine import marks, ownership, shape, space
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.hostway import find_trouble
-from pytest_stagegbo.engine.quotas import remedy
-from pytest_stagegbo.engine.space import look, pool_names
+from pytest_stagegbo.engine.quotas import burden, remedy
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.services import ask
 from pytest_stagegbo.workers import Workers
@@ -17,6 +16,7 @@ from pytest_stagegbo.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_stagegbo.engine.space import Room
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
 
@@ -68,6 +68,8 @@ class StageStatus:
     """What keeps the host from the whole stage; empty: nothing that can be seen from here."""
     warnings: tuple[str, ...] = ()
     """What endangers production's pool now, with what to do."""
+    burdens: tuple[str, ...] = ()
+    """What the pools' quotas cost production while stages come and go."""
 
     @property
     def ready(self) -> bool:
@@ -102,6 +104,9 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
     if acl is not None:
         own = ownership.belongs(acl.get("config") or {}, settings, family, projects)
 
+    host = LocalHost(reader.endpoint)
+    rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []
+
     def look(container: ContainerSettings) -> ContainerStatus:
         return _container(reader, settings, container, clones.get(container.name))
 
@@ -113,23 +118,21 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
         network=settings.network.name,
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
-        warnings=tuple(_pool_warnings(reader, settings)) if clones else (),
+        warnings=tuple(text for room in rooms for text in _warnings(room, settings)),
+        burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas))),
         exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
         trouble=_trouble(reader, settings) if any(each.state in {"failed", "starting"} for each in containers) else "",
     )
 
 
-def _pool_warnings(reader: Reader, settings: Settings) -> Iterator[str]:
-    """What is wrong with the pools: limits that do not hold, too little room."""
-    host = LocalHost(reader.endpoint)
-    for name in pool_names(reader, settings):
-        room = look(reader, name, host)
-        if room.quotas is not None and not room.quotas.hold:
-            advice = remedy(room.pool, room.quotas)
-            yield f"disk limits on pool {name} do not hold now: {room.quotas}; {advice}"
-        space = room.tightest(settings)
-        if space.margin < 0:
-            yield f"too little room on {space}; `provision --recreate` gives back what the stage took"
+def _warnings(room: Room, settings: Settings) -> Iterator[str]:
+    """What is wrong with a pool: limits that do not hold, too little room."""
+    if room.quotas is not None and not room.quotas.hold:
+        advice = remedy(room.pool, room.quotas)
+        yield f"disk limits on pool {room.pool.name} do not hold now: {room.quotas}; {advice}"
+    tightest = room.tightest(settings)
+    if tightest.margin < 0:
+        yield f"too little room on {tightest}; `provision --recreate` gives back what the stage took"
 
 
 def _trouble(reader: Reader, settings: Settings) -> str:
