@@ -61,7 +61,9 @@ def relief(pool: Pool) -> str:
     """What an administrator can do about `burden`."""
     folder = pool_folder(pool)
     return (
-        "an administrator decides: simple quotas (Linux and btrfs-progs 6.7 or newer) cost nothing of that, and count "
+        'give the stage a pool of its own: `storage.pool = "stage"` and `storage.create = "20GB"` in the settings, '
+        "then `python -m pytest_stagegbo provision --recreate`. Or have an administrator turn to simple quotas: they "
+        "(Linux and btrfs-progs 6.7 or newer) cost nothing of that, and count "
         f"what each container writes from then on. As root on the daemon's host: `btrfs quota disable {folder}; btrfs "
         f"quota enable --simple {folder}`. That drops every limit on the pool. The stage's are set again by `python -m "
         f"pytest_stagegbo provision`, production's by `btrfs qgroup limit SIZE {folder}/containers/NAME` for each "
