@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 GRACE = 3.0
 """Seconds for work to end, once its caller was interrupted."""
+LOOK = 0.5
+"""Seconds after which a thread that waits for others looks up. A signal that comes in the moment before the main thread
+falls asleep does not wake it: CPython would notice Ctrl-C only once the work is done."""
 INTERRUPTED: ContextVar[threading.Event | None] = ContextVar("INTERRUPTED", default=None)
 """Set in threads whose caller may be interrupted: by Ctrl-C, which Python tells the main thread only."""
 
@@ -48,7 +51,8 @@ def at_once(call: Callable[[A], T], arguments: Collection[A], name: str, kept: W
     try:
         for argument in arguments:
             running.append(workers.submit(one, argument))
-        wait(running)
+        while wait(running, timeout=LOOK).not_done:
+            pass
     except BaseException:
         event.set()
         for each in running:

@@ -136,6 +136,50 @@ def test_no_thread_keeps_a_process_from_ending() -> None:
     assert waited_for == []
 
 
+def needed(module: str) -> set[str]:
+    """The modules of this package that a module needs to work; not those that only type checkers look at."""
+    typing = {
+        id(inner)
+        for node in NODES[module]
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in NODES[module]:
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing:
+            for alias in node.names:
+                path = str(node.module).removeprefix("pytest_stagegbo").lstrip(".").replace(".", "/")
+                inside = f"{path}/{alias.name}".lstrip("/")
+                files = (f"{inside}.py", f"{inside}/__init__.py", f"{path}.py", f"{path}/__init__.py")
+                found |= {next((file for file in files if file in MODULES), module)}
+    return found - {module}
+
+
+def circle(needs: dict[str, set[str]]) -> set[str]:
+    """What is left when everything is taken away that needs nothing that is left: circles, and what leads to them."""
+    left = dict(needs)
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+def test_no_module_needs_itself_through_others() -> None:
+    needs = {module: needed(module) for module in MODULES}
+    assert "engine/plan.py" in needs["engine/stage.py"], "the sources are not where this test looks"
+    assert circle(needs) == set()
+
+
+def test_no_package_needs_itself_through_others() -> None:
+    needs: dict[str, set[str]] = {}
+    for module in MODULES:
+        package = module.partition("/")[0]
+        if "/" in module:
+            others = {other.partition("/")[0] for other in needed(module) if "/" in other}
+            needs.setdefault(package, set()).update(others - {package})
+    assert circle(needs) == set()
+
+
 @pytest.mark.parametrize("module", READING_ONLY)
 def test_what_only_reads_knows_no_writer(module: str) -> None:
     assert not [name for name in imported(module) if name.rpartition(".")[2] in {"Writer", "writer"}]

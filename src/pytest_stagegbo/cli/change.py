@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.plans import plan_json, print_plan, print_timings, result_json
 from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from pytest_stagegbo.engine.plan import Plan
-    from pytest_stagegbo.engine.stage import Provisioned
     from pytest_stagegbo.resets.resetter import Outcome
 
-__all__ = ["methods_json", "plan_json", "print_plan", "print_timings", "register", "result_json"]
+__all__ = ["methods_json", "register"]
 
 METHODS = {"hot": "online"}
 """What people call a way of resetting, where that differs."""
@@ -88,47 +87,6 @@ def _provision(arguments: argparse.Namespace) -> int:
 
         raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
     return 0
-
-
-def print_timings(result: Provisioned) -> None:
-    from pytest_stagegbo.cli import timings
-    from pytest_stagegbo.cli.console import print_table
-
-    print_table(timings.COLUMNS, timings.rows(result.timings, tuple(result.readiness), result.seconds))
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
-    return {"steps": steps, "notes": list(plan.notes), "details": list(plan.details)}
-
-
-def print_plan(plan: Plan) -> None:
-    for note in plan.notes:
-        print(f"note: {note}")
-    if not plan.changes:
-        print("nothing to change")
-    for number, step in enumerate(plan.changes, 1):
-        print(f"{number:3}. {step.text}")
-
-
-def result_json(result: Provisioned) -> dict[str, Any]:
-    containers = {
-        name: {
-            "state": found.state,
-            "answers": {str(port): str(answer) for port, answer in found.answers},
-            "warnings": list(found.warnings),
-        }
-        for name, found in result.readiness.items()
-    }
-    timings = [{"key": t.key, "began": round(t.began, 4), "ended": round(t.ended, 4)} for t in result.timings]
-    return {
-        "changed": result.changed,
-        "steps": [step.key for step in result.plan.changes],
-        "notes": list(result.plan.notes),
-        "containers": containers,
-        "timings": timings,
-        "seconds": round(result.seconds, 3),
-    }
 
 
 def _reset(arguments: argparse.Namespace) -> int:

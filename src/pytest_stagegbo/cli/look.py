@@ -133,7 +133,7 @@ def _made(created_at: str) -> datetime:
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.engine.status import endpoints
+    from pytest_stagegbo.settings.addresses import endpoints
 
     found = endpoints(open_context(arguments).loaded.settings)
     if arguments.json:

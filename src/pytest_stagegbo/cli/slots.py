@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli.change import plan_json, print_plan, print_timings, result_json
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.plans import plan_json, print_plan, print_timings, result_json
 from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import unsafe
 from pytest_stagegbo.engine.first_boot import make_safe
+from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.engine.steps import Step
 from pytest_stagegbo.errors import CommandFailed, NotReady, StageGboError, StageMissing, UnsafeClone
 from pytest_stagegbo.guest.keeping import keep_script
 from pytest_stagegbo.guest.units import FOLDER
-from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:

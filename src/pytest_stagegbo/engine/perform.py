@@ -20,6 +20,7 @@ from pytest_stagegbo.engine.own_pool import is_own, pool_config
 from pytest_stagegbo.engine.quotas import Limits
 from pytest_stagegbo.engine.removal import let_end, let_stop, patiently, remove_clone
 from pytest_stagegbo.engine.room import await_room
+from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.errors import (
     LimitTooSmall,
     NoRoom,
@@ -32,7 +33,6 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.guest import boot_file, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.resets.restore import take_snapshot
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 

@@ -22,6 +22,7 @@ from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.room import await_rooms
 from pytest_stagegbo.engine.secrets import plan_secrets
+from pytest_stagegbo.engine.snapshots import restore
 from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.engine.steps import (
     AwaitClone,
@@ -38,7 +39,6 @@ from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent
-from pytest_stagegbo.resets.restore import restore
 from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
 

@@ -18,22 +18,9 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.space import Room
     from pytest_stagegbo.incus import Instance, Reader
-    from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+    from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["ContainerStatus", "Endpoint", "StageStatus", "endpoints", "stage_status"]
-
-SCHEMES = {"postgresql": "postgresql", "valkey": "redis", "vault": "http", "s3": "http", "http": "http", "tcp": "tcp"}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a service of the stage answers. Carries no credentials."""
-
-    container: str
-    protocol: str
-    host: str
-    port: int
-    url: str
+__all__ = ["ContainerStatus", "StageStatus", "stage_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +61,6 @@ class StageStatus:
     @property
     def ready(self) -> bool:
         return bool(self.containers) and all(container.state == "ready" for container in self.containers)
-
-
-def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
-    """Every endpoint that the settings describe, whether it answers or not."""
-    return tuple(
-        _endpoint(container, probe) for container in settings.containers.values() for probe in container.probes
-    )
-
-
-def _endpoint(container: ContainerSettings, probe: ProbeSettings) -> Endpoint:
-    scheme = SCHEMES[probe.protocol] + ("s" if probe.tls and probe.protocol in {"http", "vault", "s3"} else "")
-    host = str(container.address)
-    return Endpoint(container.name, probe.protocol, host, probe.port, f"{scheme}://{host}:{probe.port}")
 
 
 def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageStatus:

@@ -98,7 +98,7 @@ class SessionEnd:
                 summary.growth(guard.growth())
 
     def _forget(self) -> None:
+        from pytest_stagegbo.session.proof import forget
+
         with contextlib.suppress(StageGboError):  # then nothing is known of it either
-            self._process.session().forget(self._process.run)
-            if self._process.seat is not None:
-                self._process.seat.forget(self._process.run)
+            forget(self._process.session(), self._process.seat, self._process.run)

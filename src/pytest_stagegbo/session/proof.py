@@ -1,21 +1,21 @@
-"""Proves, at the end of a run, the isolation of every stage that any of its processes used."""
+"""The end of a run: every stage that any of its processes used is proven, and what was noted of them removed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.session.session import was_used
+from pytest_stagegbo.session.session import StageSession, was_used
+from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.verify import AT_REST, chosen, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.slots.fleet import Fleet
     from pytest_stagegbo.slots.seat import Seat
 
-__all__ = ["prove"]
+__all__ = ["forget", "prove"]
 
 
 def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = ()) -> list[str]:
@@ -48,6 +48,14 @@ def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = 
     if used:
         broken += [f"production.events: {each} died, and what it did to production is not proven" for each in lost]
     return broken
+
+
+def forget(own: StageSession, seat: Seat | None, run: str) -> None:
+    """Remove what a run noted about its stages. For its last process."""
+    own.forget(run)
+    for engine in seat.engines().values() if seat is not None else ():
+        if engine is not own.engine:
+            StageSession(engine, run, Summary()).forget(run)
 
 
 def _prove_golden(fleet: Fleet) -> None:

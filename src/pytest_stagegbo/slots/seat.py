@@ -48,14 +48,6 @@ class Seat:
         count = self.fit.count
         return [f"stage-gbo: {count} {'slot' if count == 1 else 'slots'}; " + "; ".join(self.fit.arithmetic)]
 
-    def forget(self, run: str) -> None:
-        """Remove what a run noted about the slots. For its last process."""
-        from pytest_stagegbo.session.session import StageSession
-        from pytest_stagegbo.session.summary import Summary
-
-        for number in range(1, self.fit.count):
-            StageSession(self.fleet.engine(number), run, Summary()).forget(run)
-
 
 def seat(settings: Settings, connection: Connection, run: str, index: int, workers: int, *, lease: bool) -> Seat:
     """Find this process's slot. It is provisioned by who uses it.

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pytest_stagegbo.engine.status import endpoints
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show, token
+from pytest_stagegbo.settings.addresses import endpoints
 from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from pytest_stagegbo.engine.status import Endpoint
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.settings import ContainerSettings, Settings
+    from pytest_stagegbo.settings.addresses import Endpoint
     from pytest_stagegbo.stage.credentials import Credentials
     from pytest_stagegbo.stage.secret import Secret
 

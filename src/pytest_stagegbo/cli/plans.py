@@ -1,0 +1,52 @@
+"""What `provision` prints of a plan, and of what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.engine.plan import Plan
+    from pytest_stagegbo.engine.stage import Provisioned
+
+__all__ = ["plan_json", "print_plan", "print_timings", "result_json"]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
+    return {"steps": steps, "notes": list(plan.notes), "details": list(plan.details)}
+
+
+def print_plan(plan: Plan) -> None:
+    for note in plan.notes:
+        print(f"note: {note}")
+    if not plan.changes:
+        print("nothing to change")
+    for number, step in enumerate(plan.changes, 1):
+        print(f"{number:3}. {step.text}")
+
+
+def result_json(result: Provisioned) -> dict[str, Any]:
+    containers = {
+        name: {
+            "state": found.state,
+            "answers": {str(port): str(answer) for port, answer in found.answers},
+            "warnings": list(found.warnings),
+        }
+        for name, found in result.readiness.items()
+    }
+    timings = [{"key": t.key, "began": round(t.began, 4), "ended": round(t.ended, 4)} for t in result.timings]
+    return {
+        "changed": result.changed,
+        "steps": [step.key for step in result.plan.changes],
+        "notes": list(result.plan.notes),
+        "containers": containers,
+        "timings": timings,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def print_timings(result: Provisioned) -> None:
+    from pytest_stagegbo.cli import timings
+    from pytest_stagegbo.cli.console import print_table
+
+    print_table(timings.COLUMNS, timings.rows(result.timings, tuple(result.readiness), result.seconds))
