@@ -204,8 +204,8 @@ def test_keep_stops_and_says_how_to_look_inside(plug: Plug, form: str) -> None:
     result.stdout.fnmatch_lines(
         [
             "*stage kept as the test left it; to look inside*",
-            "python -m pytest_stagegbo --lab --project STAGE-PLUG shell cache",
-            "python -m pytest_stagegbo --lab --project STAGE-PLUG shell drive",
+            "stagegbo --lab --project STAGE-PLUG shell cache",
+            "stagegbo --lab --project STAGE-PLUG shell drive",
             "*Interrupted: --stage-keep: test_it.py::test_fails failed and the stage is left as it was*",
         ]
     )

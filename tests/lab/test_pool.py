@@ -213,7 +213,7 @@ def test_keep_leaves_a_fresh_stage_as_the_failed_test_left_it(plug: Plug, when: 
     result.stdout.fnmatch_lines(
         [
             "*stage kept as the test left it; to look inside*",
-            f"python -m pytest_stagegbo --lab --project {PROJECT}{number} shell cache",
+            f"stagegbo --lab --project {PROJECT}{number} shell cache",
             "*Interrupted: --stage-keep: test_it.py::test_fails failed and the stage is left as it was*",
         ]
     )

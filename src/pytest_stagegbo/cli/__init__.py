@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         from pytest_stagegbo.cli.console import print_error
+        from pytest_stagegbo.cli.remedies import aimed
 
+        error.remedy = aimed(error.remedy, arguments)
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:

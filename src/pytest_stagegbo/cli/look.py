@@ -73,7 +73,7 @@ def _status(arguments: argparse.Namespace) -> int:
         for warning in status.warnings:
             print_loudly(warning)
         for text in status.burdens:
-            print(f"{text}; `python -m pytest_stagegbo doctor` says what can be done")
+            print(f"{text}; `stagegbo doctor` says what can be done")
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1

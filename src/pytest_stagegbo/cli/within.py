@@ -148,7 +148,7 @@ def _follow(context: Context, engine: StageEngine, name: str, lines: int) -> int
 def _running(engine: StageEngine, name: str) -> None:
     clone = engine.clone(name)
     if not clone.is_running:
-        raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
+        raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
 
 
 def _through_api(engine: StageEngine, name: str, argv: Sequence[str]) -> int:

@@ -100,8 +100,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
         if each.listen == wanted.listen:
             raise SettingsError(
                 f"{wanted.listen} exposes something already: {each}",
-                remedy=f"close it with `python -m pytest_stagegbo expose --close {wanted.listen}`, or name another "
-                "address",
+                remedy=f"close it with `stagegbo expose --close {wanted.listen}`, or name another address",
             )
     for network, forward in _forwards(reader):
         if forward["listen_address"] == wanted.listen:

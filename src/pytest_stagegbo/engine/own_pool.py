@@ -118,6 +118,6 @@ def refuse_elsewhere(clones: Mapping[str, Instance], settings: Settings, anew: C
         raise NotOurs(
             f"stage {settings.project} is on pool {there}, and storage.pool says {name}",
             seen=f"clones there: {', '.join(sorted(left))}. Nothing was changed",
-            remedy="`python -m pytest_stagegbo provision --recreate` makes the stage again on its own pool; what tests "
+            remedy="`stagegbo provision --recreate` makes the stage again on its own pool; what tests "
             "left in its clones is lost then. To keep them, leave storage.pool out",
         )

@@ -214,7 +214,7 @@ class Performer:
     def await_room(self, step: steps.AwaitRoom) -> None:
         missing = await_room(self._reader, self._host, self._settings, step.subject, step.cost, removed=True)
         if missing is not None:
-            missing.remedy += "; the old clones are gone, and `python -m pytest_stagegbo provision` makes them again"
+            missing.remedy += "; the old clones are gone, and `stagegbo provision` makes them again"
             raise missing
 
     def copy_clone(self, step: steps.CopyClone) -> None:

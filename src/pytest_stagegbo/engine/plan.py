@@ -320,7 +320,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         if room.is_blind and copying
     )
     notes.extend(
-        f"{text}; `python -m pytest_stagegbo doctor` says what can be done"
+        f"{text}; `stagegbo doctor` says what can be done"
         for _, room in sorted(facts.rooms.items())
         if copying and not facts.golden and (text := burden(room.pool, room.quotas))
     )

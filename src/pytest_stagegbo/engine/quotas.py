@@ -38,7 +38,7 @@ def remedy(pool: Pool, quotas: Quotas) -> str:
     if quotas.mode == "off":
         return (
             f"as root on the daemon's host: `btrfs quota enable {folder}`, set every limit on this pool again, "
-            "production's too, then `python -m pytest_stagegbo provision --recreate`"
+            "production's too, then `stagegbo provision --recreate`"
         )
     if quotas.rescanning:
         return f"wait for it: as root on the daemon's host, `btrfs quota rescan -W {folder}`"
@@ -62,11 +62,11 @@ def relief(pool: Pool) -> str:
     folder = pool_folder(pool)
     return (
         'give the stage a pool of its own: `storage.pool = "stage"` and `storage.create = "20GB"` in the settings, '
-        "then `python -m pytest_stagegbo provision --recreate`. Or have an administrator turn to simple quotas: they "
+        "then `stagegbo provision --recreate`. Or have an administrator turn to simple quotas: they "
         "(Linux and btrfs-progs 6.7 or newer) cost nothing of that, and count "
         f"what each container writes from then on. As root on the daemon's host: `btrfs quota disable {folder}; btrfs "
-        f"quota enable --simple {folder}`. That drops every limit on the pool. The stage's are set again by `python -m "
-        f"pytest_stagegbo provision`, production's by `btrfs qgroup limit SIZE {folder}/containers/NAME` for each "
+        f"quota enable --simple {folder}`. That drops every limit on the pool. The stage's are set again by "
+        f"`stagegbo provision`, production's by `btrfs qgroup limit SIZE {folder}/containers/NAME` for each "
         "container that had one"
     )
 

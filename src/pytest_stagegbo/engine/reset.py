@@ -51,7 +51,7 @@ def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance
     if clone is None or clone.config.get(marks.STATE, marks.PREPARED) != marks.PREPARED:
         raise StageMissing(
             f"{settings.project} has no {'finished ' if clone else ''}container {name}",
-            remedy="run `python -m pytest_stagegbo provision`",
+            remedy="run `stagegbo provision`",
         )
     if not marks.is_clone(clone, settings):
         raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")

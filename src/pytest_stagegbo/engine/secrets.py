@@ -100,4 +100,4 @@ def _refuse(vault: ContainerSettings, path: str, failure: Failure | str) -> NoRe
             remedy="the token needs `read` and `update` on the secret's data/ path, `read` on its metadata/ path and "
             f"`update` on its destroy/ path; BotServer's own may not have them: {HOW_TO_GIVE_A_TOKEN}",
         )
-    raise NotReady(message, seen=failure.text, remedy="check with `python -m pytest_stagegbo status` that it answers")
+    raise NotReady(message, seen=failure.text, remedy="check with `stagegbo status` that it answers")

@@ -38,7 +38,7 @@ def restore(reader: Reader, writer: Writer, name: str) -> None:
         raise StageMissing(
             f"{name} in {project} has no snapshot {marks.SNAPSHOT} to go back to",
             seen=f"it was provisioned with another containers.{name}.reset, or somebody deleted the snapshot",
-            remedy="run `python -m pytest_stagegbo provision`; with --recreate if that finds nothing to do",
+            remedy="run `stagegbo provision`; with --recreate if that finds nothing to do",
         )
     clone = reader.instance(project, name)
     if clone is not None and clone.status not in {"Stopped", "Error"}:

@@ -411,7 +411,7 @@ class StageEngine:
         """Run a command in a running clone; its status and output."""
         clone = self.clone(name)
         if not clone.is_running:
-            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
+            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
         return self.clone_writer().execute(name, command, timeout=timeout)
 
     def clone_writer(self) -> Writer:

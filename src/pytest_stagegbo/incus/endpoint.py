@@ -39,7 +39,7 @@ def find_endpoint(settings: IncusSettings, environ: Mapping[str, str] = os.envir
         "no Incus daemon was found",
         seen="no socket at " + ", ".join(places),
         remedy="install Incus, or name its socket or address with --endpoint (incus.endpoint); "
-        "to try things without one: `python -m pytest_stagegbo lab up`, then add --lab",
+        "to try things without one: `stagegbo lab up`, then add --lab",
     )
 
 

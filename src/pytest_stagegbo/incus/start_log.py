@@ -29,5 +29,5 @@ def not_started(
         f"container {name} of {project} could not be started",
         seen=mask("\n".join(lines)),
         remedy=f"all of the log: `incus info --show-log {name} --project {project}`. If the source has the same fault, "
-        "mend it there; otherwise `python -m pytest_stagegbo provision --recreate` makes the clone again",
+        "mend it there; otherwise `stagegbo provision --recreate` makes the clone again",
     )

@@ -67,7 +67,7 @@ class Configuration:
 
     def command(self, slot: int) -> str:
         """The command line aimed at what this run uses, for somebody to copy."""
-        words = ["python", "-m", "pytest_stagegbo"]
+        words = ["stagegbo"]
         if self.lab is not None:
             words.append("--lab")
             chosen = self._chosen_lab()

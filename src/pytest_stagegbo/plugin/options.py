@@ -25,7 +25,7 @@ OPTIONS = {
 }
 """Option without its prefix: the setting that it is, its placeholder, its help."""
 SWITCHES = {
-    "lab": ("", "aim at the lab (`python -m pytest_stagegbo lab up`) and join its network"),
+    "lab": ("", "aim at the lab (`stagegbo lab up`) and join its network"),
     "verify": ("pytest.verify", "prove the stage's isolation at both ends of the session"),
     "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
 }

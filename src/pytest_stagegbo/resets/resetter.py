@@ -165,7 +165,7 @@ class Resetter:
                 return StageMissing(
                     f"{self._settings.project} has no container {container.name} any more",
                     seen=error.message,
-                    remedy="give it its name back if somebody renamed it, or run `python -m pytest_stagegbo provision`",
+                    remedy="give it its name back if somebody renamed it, or run `stagegbo provision`",
                 )
         return None
 
@@ -342,6 +342,6 @@ def _residue(place: Place, left: Sequence[str], left_by: str) -> Residue:
         left[:SHOWN],
         left_by,
         seen="it did not run when the container was clean",
-        remedy=f"look inside with `python -m pytest_stagegbo shell {place.name}`, or restart the container: "
+        remedy=f"look inside with `stagegbo shell {place.name}`, or restart the container: "
         f"`incus restart --force --project {place.settings.project} {place.name}`",
     )

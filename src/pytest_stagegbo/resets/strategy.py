@@ -224,7 +224,7 @@ class Place:
             raise CommandFailed(
                 f"a command in {self.name} failed with status {status}",
                 seen=mask(output.decode("utf-8", "replace").strip()[-500:]),
-                remedy=f"look inside with `python -m pytest_stagegbo shell {self.name}`",
+                remedy=f"look inside with `stagegbo shell {self.name}`",
             )
         return output
 

@@ -126,7 +126,7 @@ class StageSession:
                 raise StageMissing(
                     f"stage {self.settings.project} is not what the settings say, and this session may not change it",
                     seen="left to do: " + "; ".join(step.text for step in left),
-                    remedy="run `python -m pytest_stagegbo provision`, or pytest without --stage-provision=never",
+                    remedy="run `stagegbo provision`, or pytest without --stage-provision=never",
                 )
         result = engine.provision(recreate=mode == "recreate")
         if result.sealed:

@@ -77,7 +77,7 @@ def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[
         raise NotReady(
             f"{tables.name} refused a connection",
             seen=stage.credentials.mask(refused),
-            remedy="check with `python -m pytest_stagegbo status` that it answers, and its credentials",
+            remedy="check with `stagegbo status` that it answers, and its credentials",
         )
     try:
         yield connection
@@ -273,7 +273,7 @@ def _pin(session: requests.Session, name: str, url: str) -> None:
         raise NotReady(
             f"{name} gave no certificate at {place[0]}:{place[1]}",
             seen=str(error),
-            remedy="check with `python -m pytest_stagegbo status` that it answers, and its probe's tls setting",
+            remedy="check with `stagegbo status` that it answers, and its probe's tls setting",
         ) from None
     fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
     session.mount("https://", Pinned())

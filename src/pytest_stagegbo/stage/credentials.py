@@ -228,7 +228,7 @@ class Credentials:
         raise NotReady(
             f"{name} gave no usable answer about {path}",
             seen=failure.text,
-            remedy="check with `python -m pytest_stagegbo status` that it answers, and the setting vault.kv_path; "
+            remedy="check with `stagegbo status` that it answers, and the setting vault.kv_path; "
             "the stage's addresses are those of its host, so a remote one has to be tunnelled",
         )
 

@@ -165,7 +165,7 @@ class Service:
             raise CommandFailed(
                 f"{argv[0]} in {self.name} ended with status {result.status}",
                 seen=printed,
-                remedy=f"look inside with `python -m pytest_stagegbo shell {self.name}`",
+                remedy=f"look inside with `stagegbo shell {self.name}`",
             )
         return result
 

@@ -155,5 +155,5 @@ class Stage:
     def _execute(self, name: str, argv: Sequence[str], timeout: float | None) -> CommandResult:
         clone = self._engine.clone(name)
         if not clone.is_running:
-            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `python -m pytest_stagegbo provision`")
+            raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
         return self._engine.clone_writer().execute(name, argv, timeout=timeout)

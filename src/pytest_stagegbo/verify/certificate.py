@@ -85,7 +85,7 @@ def listen(engine: StageEngine) -> Watch:
     try:
         return scene.listen()
     except Unseen as why:
-        raise StageMissing(str(why), remedy="run `python -m pytest_stagegbo provision`") from None
+        raise StageMissing(str(why), remedy="run `stagegbo provision`") from None
 
 
 def verify(engine: StageEngine, checks: Sequence[Check] | None = None, *, watch: Watch | None = None) -> Certificate:
@@ -131,9 +131,7 @@ def _scene(engine: StageEngine, watch: Watch | None) -> Scene:
     facts = engine.facts()
     project = facts.projects.get(engine.settings.project)
     if project is None:
-        raise StageMissing(
-            f"there is no stage {engine.settings.project} to verify", remedy="run `python -m pytest_stagegbo provision`"
-        )
+        raise StageMissing(f"there is no stage {engine.settings.project} to verify", remedy="run `stagegbo provision`")
     if not marks.is_ours(project.config):
         raise NotOurs(f"project {project.name} was not made by pytest-stagegbo, so nothing is tried in it")
     return Scene(engine.settings, facts, engine.reader, engine.writer(facts), watch)

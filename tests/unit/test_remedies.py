@@ -1,0 +1,88 @@
+"""Commands that errors and messages name can be copied: they exist, and are aimed at what the run was aimed at."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pytest_stagegbo
+from pytest_stagegbo.cli.parser import parse
+from pytest_stagegbo.cli.remedies import aimed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(pytest_stagegbo.__file__).parent
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """Every text of a module, with `NAME` for what is put into it when it is shown."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "NAME" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+COMMANDS = sorted(
+    {
+        command
+        for path in ROOT.rglob("*.py")
+        for text in texts(ast.parse(path.read_text()))
+        for command in re.findall(r"`(stagegbo [^`]+)`", text)
+    }
+)
+
+
+def test_there_are_commands() -> None:
+    assert {"stagegbo provision", "stagegbo provision --recreate", "stagegbo shell NAME"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_named_exists(command: str) -> None:
+    assert parse(shlex.split(command)[1:]).run
+
+
+def test_no_text_names_the_module() -> None:
+    """One name for one thing: `python -m pytest_stagegbo` is the same, and only documents say so."""
+    named = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for path in ROOT.rglob("*.py")
+        for text in texts(ast.parse(path.read_text()))
+        if "python -m pytest_stagegbo " in text
+    ]
+    assert named == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "expected"),
+    [
+        pytest.param([], "run `stagegbo provision`", "run `stagegbo provision`", id="nothing"),
+        pytest.param(
+            ["--lab", "--slot", "1"],
+            "`stagegbo shell cache`",
+            "`stagegbo --lab --slot 1 shell cache`",
+            id="lab and slot",
+        ),
+        pytest.param(
+            ["--project", "MY STAGE", "--config", "a.toml"],
+            "`stagegbo provision`, then `stagegbo verify`",
+            "`stagegbo --config a.toml --project 'MY STAGE' provision`, "
+            "then `stagegbo --config a.toml --project 'MY STAGE' verify`",
+            id="two",
+        ),
+        pytest.param(["--lab"], "`stagegbo lab up`, `incus list`", "`stagegbo lab up`, `incus list`", id="others"),
+    ],
+)
+def test_a_command_is_aimed_as_its_run_was(options: list[str], text: str, expected: str) -> None:
+    assert aimed(text, parse([*options, "status"])) == expected
+
+
+def test_what_a_run_was_not_given_is_not_added() -> None:
+    assert aimed("`stagegbo status`", argparse.Namespace()) == "`stagegbo status`"
