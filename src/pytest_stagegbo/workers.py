@@ -57,7 +57,7 @@ def at_once(call: Callable[[A], T], arguments: Collection[A], name: str, kept: W
         event.set()
         for each in running:
             each.cancel()
-        wait(running, timeout=GRACE)
+        workers.settle(GRACE)
         raise
     finally:
         if workers is not kept:
@@ -78,6 +78,7 @@ class Workers(Executor):
         self._name = name
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._open = 0
         self._closed = False
@@ -87,8 +88,8 @@ class Workers(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("these threads were told to end")
+            self._open += 1  # before anybody else can see the call, should this thread be interrupted here
             self._calls.put((future, lambda: fn(*args, **kwargs)))
-            self._open += 1
             if len(self._threads) < min(self._open, self._most):
                 thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -105,8 +106,15 @@ class Workers(Executor):
                 except BaseException as error:
                     future.set_exception(error)
             del future, function  # while this thread waits for the next call, nothing of this one stays
-            with self._lock:
+            with self._settled:
                 self._open -= 1
+                self._settled.notify_all()
+
+    def settle(self, timeout: float) -> None:
+        """Wait until no call is under way, also one whose `submit` was interrupted before it returned; no longer than
+        `timeout` seconds."""
+        with self._settled:
+            self._settled.wait_for(lambda: self._open <= 0, timeout)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Whoever is interrupted waits for no call."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -80,6 +80,28 @@ def test_a_block_that_is_interrupted_waits_for_no_call(never: threading.Event) -
         block()
     assert [call.done() for call in calls] == [False, True]
     assert calls[1].cancelled()
+
+
+def test_a_call_whose_submission_was_interrupted_is_waited_for(never: threading.Event) -> None:
+    """Ctrl-C may come when the thread is there and its future is not yet returned."""
+    ended: list[str] = []
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    class Interrupted(Workers):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            future = super().submit(fn, *args, **kwargs)
+            if args == ("second",):
+                raise KeyboardInterrupt
+            return future
+
+    def call(name: str) -> None:
+        both.wait()
+        never.wait(0.2)
+        ended.append(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(call, ["first", "second"], "test", Interrupted(2, "test"))
+    assert sorted(ended) == ["first", "second"]
 
 
 def test_threads_of_a_thread_hear_of_the_interruption_and_kept_ones_work_on(

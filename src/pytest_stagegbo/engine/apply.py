@@ -15,7 +15,7 @@ from pytest_stagegbo.progress import task
 from pytest_stagegbo.workers import GRACE, INTERRUPTED, Workers, interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_stagegbo.engine.steps import Step
     from pytest_stagegbo.progress import Progress
@@ -40,7 +40,7 @@ class Timing:
 
 
 @contextlib.contextmanager
-def _interruptible(pool: Workers, running: Mapping[Future[Timing], Step]) -> Iterator[tuple[Workers, Context]]:
+def _interruptible(pool: Workers) -> Iterator[tuple[Workers, Context]]:
     """Threads for steps, and what they run in. When the block is left by Ctrl-C or an interruption further out, steps
     under way write nothing more, and are not waited for longer than `GRACE`. It is as if they had been killed, which
     the next run mends."""
@@ -50,7 +50,7 @@ def _interruptible(pool: Workers, running: Mapping[Future[Timing], Step]) -> Ite
         yield pool, context
     except BaseException:
         event.set()
-        wait(running, timeout=GRACE)
+        pool.settle(GRACE)
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -78,7 +78,7 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
         return Timing(step.key, step.text, began, clocks.monotonic() - origin)
 
     # As many as are needed at once.
-    with _interruptible(Workers(len(steps) or 1, "stagegbo"), running) as (pool, context):
+    with _interruptible(Workers(len(steps) or 1, "stagegbo")) as (pool, context):
         while True:
             if not failures:
                 free = AT_ONCE - sum(step.changes for step in running.values())
