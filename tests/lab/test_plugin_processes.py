@@ -92,9 +92,7 @@ def test_every_way_to_distribute_tests(plug: Plug, arguments: str) -> None:
     before = set(plug.locks.glob("run-*"))
     result = plug.run(*arguments.split())
     result.assert_outcomes(passed=12)
-    result.stdout.fnmatch_lines(
-        ["*= stage-gbo =*", "reset cache: 4 times, median * longest *", "waited for locks: * of 12 tests*"]
-    )
+    result.stdout.fnmatch_lines(["*= stage-gbo =*", "reset cache: 4 times, median * longest *"])
     assert set(plug.locks.glob("run-*")) == before
 
 

@@ -24,14 +24,14 @@ __all__ = ["AT_REST", "Certificate", "chosen", "listen", "verify"]
 AT_REST = (
     "exposure.devices",
     "exposure.networks",
-    "exposure.bridge",
     "exposure.host-rules",
     "locked.project",
     "locked.instances",
     "locked.filters",
     "production.unchanged",
 )
-"""What can be tried of clones that are stopped, as those of a golden copy are: nothing in them dials or is read."""
+"""What can be tried of clones that are stopped, as those of a golden copy are: nothing in them dials or is read, and
+their bridge has no ports, so that whoever is on it reaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
