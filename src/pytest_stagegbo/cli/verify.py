@@ -90,4 +90,4 @@ def _print_certificate(certificate: Certificate) -> None:
     print_table(("", "check", "what holds", "seen"), rows, title=f"Isolation of {certificate.project}")
     for finding in certificate.red:
         print(f"{finding.id}: {finding.means}\n  what to do: {finding.remedy}")
-    print(count_line([finding.state for finding in certificate.findings]))
+    print(f"{certificate.project}: {count_line([finding.state for finding in certificate.findings])}")

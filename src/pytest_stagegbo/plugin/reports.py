@@ -62,9 +62,11 @@ class Reports:
                 terminalreporter.line(line)
 
     def _summarize(self, terminalreporter: pytest.TerminalReporter, summary: Summary) -> None:
-        lines = summary.lines(self._configuration.known) if self._config.get_verbosity() >= 0 else []
-        if lines and not self._described:  # the workers collected the tests
-            lines.insert(0, self._describe())
+        lines = []
+        if summary.used and self._config.get_verbosity() >= 0:
+            lines = summary.lines(self._configuration.known)
+            if not self._described:  # the workers collected the tests
+                lines.insert(0, self._describe())
         if lines:
             terminalreporter.section("stage-gbo")
             for line in lines:

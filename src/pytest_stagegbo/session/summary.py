@@ -94,6 +94,11 @@ class Summary:
             trouble=list(data.get("trouble", ())),
         )
 
+    @property
+    def used(self) -> bool:
+        """Whether any test used the stage."""
+        return bool(self.resets or self.waits or self.grown or self.fresh)
+
     def lines(self, settings: Settings | None = None, pool_text: str = "") -> list[str]:
         """For the end of the session; none when no test used the stage.
 
@@ -101,7 +106,7 @@ class Summary:
             settings: Give the containers their order; without them they are sorted by name.
             pool_text: What `pool_line` said, to be repeated.
         """
-        if not (self.resets or self.waits or self.grown or self.fresh):
+        if not self.used:
             return []
         lines = [pool_text] if pool_text else []
         for names, seconds in sorted(self.resets.items(), key=lambda item: (-len(item[1]), item[0])):
