@@ -4,21 +4,18 @@
                                          [--resets N] [--restores N] [--slots N] [--alone SECONDS]
                                          [--patience SECONDS] [--json FILE] [--markdown docs/benchmarks.md] [--keep]
 
-Runs on a lab of its own, whose production it makes anew for each combination, and deletes it again. See
+Runs on a lab of its own, whose production it replaces for each combination, and deletes it in the end. See
 docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +24,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
-from benchmarks._bench_lab import POOL, POOL_PATH, BenchLab
+from benchmarks._bench_lab import POOL, BenchLab
 from benchmarks._finish import add_outputs, finish
+from benchmarks._living import Production, rate
 from benchmarks._measure import Machine, ProcessorTime, percentile
 from benchmarks.reset import THREE, Bench
 
@@ -38,19 +36,13 @@ from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.incus.reader import Reader
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.pools import STAGE_POOL
-from pytest_stagegbo.settings import IncusSettings, Settings
+from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
-LIVING = "tables"
-"""The container of production that the writer and the counters run in."""
-FOLDER = "/var/lib/stagegbo-bench"
-LONGEST = 3600.0
-"""Seconds after which the programs in production end by themselves."""
-EVERY = 0.02
 SLOW, STUCK = 0.1, 1.0
 """Seconds of an fsync that are counted."""
 IDLE = 0.9
@@ -59,41 +51,6 @@ AIM_ADDED = 0.05
 WORST = 2.815
 """Seconds of the longest fsync on a shared pool with ordinary quotas before anything was done about it."""
 PHASES = ("provision", "resets", "restores", "recreate", "refresh", "slots", "destroy")
-
-# As PostgreSQL writes its log: 8 KiB at a time, over and over in the same file, each waited for.
-WRITER = """
-import json, os, sys, time
-folder, longest, every = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-file = os.open(folder + "/wal", os.O_RDWR | os.O_CREAT, 0o600)
-data, found, end = os.urandom(8192), [], time.monotonic() + longest
-while not os.path.exists(folder + "/end") and time.monotonic() < end:
-    began = time.monotonic()
-    os.pwrite(file, data, len(found) % 2048 * 8192)
-    os.fsync(file)
-    took = time.monotonic() - began
-    found.append((began, took))
-    time.sleep(max(0, every - took))
-with open(folder + "/writer.new", "w") as stream:
-    json.dump(found, stream)
-os.rename(folder + "/writer.new", folder + "/writer.json")
-"""
-COUNTER = """
-import json, os, sys, time
-folder, longest, name = sys.argv[1], float(sys.argv[2]), sys.argv[3]
-count, found, now = 0, [], time.monotonic()
-end, due = now + longest, now
-while not os.path.exists(folder + "/end") and now < end:
-    found.append((now, count))
-    due += 0.1
-    while now < due:
-        for _ in range(5000):
-            count += 1
-        now = time.monotonic()
-    due = max(due, now - 0.1)
-with open(f"{folder}/{name}.new", "w") as stream:
-    json.dump(found, stream)
-os.rename(f"{folder}/{name}.new", f"{folder}/{name}.json")
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,48 +128,6 @@ class Run:
 
 
 ALONE = "without the stage"
-
-
-class Production:
-    """What runs in production all the while."""
-
-    def __init__(self, lab: BenchLab, counters: int) -> None:
-        self._lab = lab
-        self._names = [f"counter{number}" for number in range(counters)]
-        self._folder = Path(f"/proc/{lab.lab.status().pid}/root{POOL_PATH}/containers/{LIVING}/rootfs{FOLDER}")
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    @contextlib.contextmanager
-    def living(self) -> Iterator[None]:
-        self._lab.run("incus", "exec", LIVING, "--", "sh", "-c", f"rm -rf {FOLDER}; mkdir {FOLDER}")
-        programs = [[WRITER, FOLDER, str(LONGEST), str(EVERY)]]
-        programs += [[COUNTER, FOLDER, str(LONGEST), name] for name in self._names]
-        try:
-            for script, *words in programs:
-                argv = self._lab.lab.exec_argv(["incus", "exec", LIVING, "--", "python3", "-c", script, *words])
-                self._running.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
-            yield
-        finally:
-            (self._folder / "end").touch()
-            for process in self._running:
-                process.wait(60)
-
-    def latencies(self) -> list[tuple[float, float]]:
-        """When each fsync began, and its seconds."""
-        return [(began, took) for began, took in json.loads((self._folder / "writer.json").read_text())]
-
-    def counts(self) -> list[list[tuple[float, int]]]:
-        """Of each counter, how far it was when."""
-        files = [self._folder / f"{name}.json" for name in self._names]
-        return [[(at, count) for at, count in json.loads(file.read_text())] for file in files]
-
-
-def rate(counts: Sequence[tuple[float, int]], begin: float, end: float) -> float:
-    """Counted per second between two moments."""
-    inside = [each for each in counts if begin <= each[0] <= end]
-    if len(inside) < 2:
-        return 0.0
-    return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
 
 
 class Doing:
@@ -437,8 +352,6 @@ def main() -> int:
         parser.error(f"no such phases: {', '.join(sorted(unknown))}")
     if min(arguments.resets, arguments.restores, arguments.slots) < 1 or arguments.alone < 1:
         parser.error("--resets, --restores, --slots and --alone must be at least 1")
-    if "own" in (arguments.pool_layout or ["own"]) and "storage" not in {each.name for each in fields(Settings)}:
-        parser.error("this version has no pool of the stage's own: --pool-layout shared")
     return finish(lambda console: _measure(console, arguments), arguments, "production")
 
 

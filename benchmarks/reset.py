@@ -3,7 +3,7 @@
     sudo python benchmarks/reset.py [--rounds N] [--rival-rounds N] [--json FILE]
                                     [--markdown docs/benchmarks.md] [--keep]
 
-Before each reset, keys, objects, files or rows are written anew. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
+Before each reset, keys, objects, files or rows are written again. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
 which it brings up and deletes again.
 """
 

@@ -78,7 +78,7 @@ def test_llm_answers(stage_openai: openai.OpenAI) -> None:
 
 def test_botserver_is_healthy(stage_gbo: Stage, eventually: Callable[[Callable[[], Any]], Any]) -> None:
     # It uses the other five, so the test asks for all: then nobody resets any of them while it runs. A reset just
-    # before may have cost BotServer a connection, which it makes anew within seconds.
+    # before may have cost BotServer a connection, and BotServer connects again within seconds.
     def status() -> bool:
         try:
             with urlopen(f"{stage_gbo.system.url}/health") as answer:

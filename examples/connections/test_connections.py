@@ -49,7 +49,7 @@ def cache(stage_cache: Service) -> Iterator[valkey.Valkey]:
     retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=5)
     found = valkey.Valkey.from_url(str(stage_cache.dsn), retry=retry, retry_on_error=[Lost])
     yield found
-    found.close()  # type: ignore[no-untyped-call]
+    found.close()  # type: ignore[no-untyped-call] # valkey-py's own
 
 
 def _pid(connection: Any) -> int:
@@ -98,7 +98,7 @@ class TestCache:
 @pytest.mark.stage_reset("cache")
 def test_a_subscription_is_made_again(cache: valkey.Valkey, stage_gbo: Stage) -> None:
     """What was published while it was cut off is lost: pub/sub keeps nothing. Publish again, or use a stream."""
-    with cache.pubsub() as subscription:  # type: ignore[no-untyped-call]
+    with cache.pubsub() as subscription:  # type: ignore[no-untyped-call] # valkey-py's own
         subscription.subscribe("news")
         assert _next(subscription)["type"] == "subscribe"
         stage_gbo.reset("cache")

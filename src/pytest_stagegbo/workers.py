@@ -87,7 +87,7 @@ class Workers(Executor):
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
-                raise RuntimeError("these threads were told to end")
+                raise RuntimeError("these threads have been shut down")
             self._open += 1  # before anybody else can see the call, should this thread be interrupted here
             self._calls.put((future, lambda: fn(*args, **kwargs)))
             if len(self._threads) < min(self._open, self._most):

@@ -79,7 +79,7 @@ def test_what_was_logged_since_the_test_began_and_nothing_before(engine: StageEn
 
 
 def test_a_later_test_sees_only_its_own(engine: StageEngine) -> None:
-    """Each failed test has sizes noted anew."""
+    """Each failed test has sizes noted again."""
     remember(engine, ["cache"])
     first = time.time()
     _shell(engine, f"echo first >>{FOLDER}/plain.log")

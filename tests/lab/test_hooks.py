@@ -96,7 +96,7 @@ def test_a_missing_one_is_an_error_before_anything_is_done(hooked: Stage, folder
 
 
 def test_one_that_is_killed_is_not_taken_for_done(hooked: Stage, folder: Folder) -> None:
-    """What follows makes the clone anew."""
+    """What follows replaces the clone."""
     folder.write(look=BLOCKED)
     process = hooked.start("provision")
     with process:

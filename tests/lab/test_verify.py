@@ -325,7 +325,7 @@ def test_a_red_line_is_an_exit_status_and_a_remedy(stage: Stage) -> None:
     with unfiltered(stage):
         done = stage.run("verify", "--check", "locked.filters", check=False)
     assert done.returncode == 9, done.stdout
-    assert "what to do: make the clone anew" in done.stdout
+    assert "what to do: replace the clone" in done.stdout
 
 
 @contextlib.contextmanager

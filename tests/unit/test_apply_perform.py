@@ -12,7 +12,8 @@ from fakes import Journal, bare_host, clone, copied, finished, project, refused
 
 from pytest_stagegbo.engine import marks, steps
 from pytest_stagegbo.engine.allowlist import clone_config
-from pytest_stagegbo.engine.perform import LARGEST_LIMIT, Performer
+from pytest_stagegbo.engine.copying import LARGEST_LIMIT
+from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.removal import remove_clone
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, STAMP, variable

@@ -131,7 +131,7 @@ def test_what_destroy_deletes_is_named() -> None:
 def test_a_reset_names_its_method_and_a_reason_where_there_is_one() -> None:
     outcomes = (Outcome("cache", "hot", 0, 1), Outcome("drive", "restart", 0, 1, "something was started"))
     assert methods_json(outcomes) == {
-        "cache": {"method": "online"},
+        "cache": {"method": "hot"},
         "drive": {"method": "restart", "reason": "something was started"},
     }
 

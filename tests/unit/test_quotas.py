@@ -14,6 +14,7 @@ from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.incus.localhost import Quotas
 from pytest_stagegbo.settings import Settings
+from pytest_stagegbo.settings.model import StorageSettings
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Pool
@@ -180,8 +181,10 @@ def test_a_limit_is_lost_when_the_volume_has_another_than_its_device(
     ],
 )
 def test_ordinary_quotas_are_a_burden(driver: str, counts: Quotas | None, said: str) -> None:
-    text = burden(pool(driver=driver), counts)
+    text = burden(pool(driver=driver), counts, Settings())
     assert text.startswith(said) if said else not text
+    own = Settings(storage=StorageSettings(pool="tank"))
+    assert not burden(pool(driver=driver), counts, own), "production is not on it"
 
 
 def test_the_plan_says_once_what_copies_cost_production() -> None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception, debug: bool) -> int:
-    """Of the system's errors, that it is one; the traceback for whoever asks for it."""
+    """Of the system's errors, that it is one; the traceback with `--debug`."""
     if debug:
         raise error
     from pytest_stagegbo.cli.console import print_error

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["methods_json", "register"]
 
-METHODS = {"hot": "online"}
-"""What people call a way of resetting, where that differs."""
-
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     provision = commands.add_parser("provision", help="make the stage what the settings say, whatever is there")
@@ -108,10 +105,7 @@ def _reset(arguments: argparse.Namespace) -> int:
 
 def methods_json(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
     """By which method each container was reset and, where a quicker one was not enough, for which reason."""
-    return {
-        each.name: {"method": METHODS.get(each.way, each.way), **({"reason": each.doubt} if each.doubt else {})}
-        for each in outcomes
-    }
+    return {each.name: {"method": each.way, **({"reason": each.doubt} if each.doubt else {})} for each in outcomes}
 
 
 def _destroy(arguments: argparse.Namespace) -> int:

@@ -153,7 +153,7 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
             state = "failed" if facts.clones else "warning"
             seen = f"limits do not hold now: {room.quotas}"
             yield Finding(state, f"limits on pool {room.pool.name}", seen, mend(room.pool, room.quotas))
-        if text := burden(room.pool, room.quotas):
+        if text := burden(room.pool, room.quotas, context.stage):
             yield Finding("warning", f"quotas of pool {room.pool.name}", text, relief(room.pool))
         seen = f"{room.pool.driver}, {bytes_text(room.pool.free)} of {bytes_text(room.pool.total)} free"
         if room.host_free is not None:

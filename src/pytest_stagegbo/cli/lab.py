@@ -26,7 +26,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     commands = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
     up = _add(commands, "up", "bring the lab up; from nothing this downloads Debian packages and wheels", _up)
-    up.add_argument("--fresh", action="store_true", help="make production anew, from the images already downloaded")
+    up.add_argument(
+        "--fresh", action="store_true", help="replace production by a new one, from the images already downloaded"
+    )
     up.add_argument(
         "--quota",
         choices=QUOTAS,

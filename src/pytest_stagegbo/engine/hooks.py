@@ -3,7 +3,7 @@
 They run in the clone's first boot, which for a clone with hooks is one without a network device: its services are up,
 and nothing but what runs inside can reach them, nor can anything inside reach out. Then the clone is shut down, gets
 its network device back, and only now is it marked as safe to start. So whatever goes wrong, or is killed, on the way
-leaves a clone that nobody starts and that the next run makes anew.
+leaves a clone that nobody starts and that the next run replaces.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _run(writer: Writer, settings: Settings, container: ContainerSettings, hook:
         raise CommandFailed(
             f"hook {hook.name} of {name} ended with status {result.status}, so the clone stays stopped",
             seen=mask("\n".join(said[-LINES:])) or "no output",
-            remedy="correct the hook and provision again: the clone is made anew",
+            remedy="correct the hook and provision again: the clone is then replaced",
         )
 
 

@@ -140,7 +140,7 @@ def replaced_fields(settings: Settings) -> tuple[tuple[str, tuple[str, ...]], ..
 
 def origin(source: Instance) -> str:
     """Of all that the daemon says of production's instance and that does not change by itself: with another one,
-    production was changed, started, stopped or made anew. What a running instance writes leaves no trace here."""
+    production was changed, started, stopped or replaced. What a running instance writes leaves no trace here."""
     own = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
     when = [source.created_at, source.last_used_at, source.is_running]
     parts = [when, own, {name: dict(dev) for name, dev in source.devices.items()}]

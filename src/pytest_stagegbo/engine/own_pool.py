@@ -1,4 +1,4 @@
-"""A storage pool of the stage's own: what clones lie on, what is in the way of that, and whose it is. Pure."""
+"""A storage pool of the stage's own: what clones lie on, what is in the way of that, and whose it is. Reads only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from pytest_stagegbo.engine.facts import Facts
-    from pytest_stagegbo.incus import Instance, Pool
+    from pytest_stagegbo.incus import Instance, Pool, Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["clone_pool", "foreign_users", "is_own", "pool_config", "refuse_elsewhere", "refuse_pool"]
+__all__ = ["clone_pool", "foreign_users", "is_own", "pool_config", "refuse_elsewhere", "refuse_pool", "removable_pool"]
 
 
 def clone_pool(source: Instance, settings: Settings) -> str:
@@ -121,3 +121,37 @@ def refuse_elsewhere(clones: Mapping[str, Instance], settings: Settings, anew: C
             remedy="`stagegbo provision --recreate` makes the stage again on its own pool; what tests "
             "left in its clones is lost then. To keep them, leave storage.pool out",
         )
+
+
+def removable_pool(reader: Reader, settings: Settings, members: Collection[str]) -> str:
+    """The name of the pool that was created for this stage, if it is there and only these projects use it; empty: it is
+    not there.
+
+    Raises:
+        SettingsError: the settings name no pool of the stage's own.
+        NotOurs: somebody else created it, or has something on it.
+    """
+    name = settings.storage.own
+    if not name:
+        raise SettingsError(
+            "the stage has no pool of its own to remove",
+            seen="storage.pool is auto: the stage is on production's pool",
+            remedy="run `destroy` without --pool",
+        )
+    if not reader.has_pool(name):
+        return ""
+    pool = reader.pool(name)
+    if not is_own(pool, settings.project):
+        raise NotOurs(
+            f"pool {name} was not created for stage {settings.project}, so it is left alone",
+            seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE} with {marks.PROJECT}={settings.project}",
+            remedy=f"run `destroy` without --pool, and `incus storage delete {name}` if nobody needs it",
+        )
+    others = foreign_users(pool, members)
+    if others:
+        raise NotOurs(
+            f"pool {name} has something on it that is not the stage's, so it is left alone",
+            seen=", ".join(others),
+            remedy="move that elsewhere, then destroy again; `destroy` without --pool removes the stage alone",
+        )
+    return name

@@ -5,25 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import posixpath
-import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
-from pytest_stagegbo.engine.allowlist import clone_config, root_disk, unsafe
+from pytest_stagegbo.engine.allowlist import root_disk, unsafe
 from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
+from pytest_stagegbo.engine.copying import Copies
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
-from pytest_stagegbo.engine.own_pool import is_own, pool_config
+from pytest_stagegbo.engine.own_pool import pool_config
 from pytest_stagegbo.engine.quotas import Limits
-from pytest_stagegbo.engine.removal import let_end, let_stop, patiently, remove_clone
+from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.errors import (
-    LimitTooSmall,
-    NoRoom,
     NotReady,
     OperationFailed,
     ServerRefused,
@@ -33,13 +29,8 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.guest import boot_file, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.settings import parse_size
-from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pytest_stagegbo.engine.allowlist import CloneConfig
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.incus import Instance, Reader, Writer
@@ -52,11 +43,6 @@ __all__ = ["Performer"]
 
 log = logging.getLogger("stagegbo.provision")
 
-NEWS = 10.0
-"""Seconds between two notes about how far a full copy is."""
-LARGEST_LIMIT = 1 << 50
-"""Bytes. A driver that refuses more than this refuses for another reason than the size."""
-
 
 class Performer:
     """Does steps, from several threads at once.
@@ -65,7 +51,7 @@ class Performer:
         limits: Of the pools that it copies on.
         readiness: What each awaited container answered, by name.
         bootable: Names of clones that were copied whole and are marked as prepared only once their first boot is
-            proven. Whoever comes after a kill does not know of a copy whether it is whole, and makes it anew.
+            proven. A run that comes after a kill does not know whether a copy is whole, and replaces it.
     """
 
     def __init__(
@@ -93,9 +79,7 @@ class Performer:
         self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
-        self._counting = threading.Lock()
-        self._in_full = threading.Lock()
-        """Held while files are read from production: one after the other, so that its disk stays quick."""
+        self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, family)
         self.bootable: set[str] = set() if bootable is None else bootable
 
     def do(self, step: steps.Step) -> None:
@@ -120,9 +104,11 @@ class Performer:
             case steps.AwaitRoom():
                 self.await_room(step)
             case steps.CopyClone():
-                self.copy_clone(step)
+                self._copies.copy(step, managed=self._managed)
+                if step.bootable:
+                    self.bootable.add(step.subject)
             case steps.RefreshClone():
-                self.refresh_clone(step)
+                self._copies.refresh(step, managed=self._managed)
             case steps.PrepareClone():
                 self.prepare_clone(step)
             case steps.ResizeClone():
@@ -216,147 +202,6 @@ class Performer:
         if missing is not None:
             missing.remedy += "; the old clones are gone, and `stagegbo provision` makes them again"
             raise missing
-
-    def copy_clone(self, step: steps.CopyClone) -> None:
-        name = step.subject
-        source = self._facts.sources[step.container.source_name]
-        wanted = self._clone_config(step, source)
-        in_full = step.pool != source.pool
-        if in_full:
-            self._count_simply(step.pool)
-        moved = self._moved(name) if in_full else None
-        try:
-            with self._in_full if in_full else self.limits.copying(step.pool):
-                self._copy(name, source.name, wanted, target=step.location, moved=moved)
-        except (OperationFailed, ServerRefused) as error:
-            if dialect.is_full(error):
-                raise self._full(step, error) from None
-            if dialect.over_quota(error) and not in_full:
-                raise self._limit_error(step, source) from None
-            raise
-        if step.bootable:
-            self.bootable.add(name)
-
-    def _count_simply(self, name: str) -> None:
-        """Before the first copy to a pool that this tool made: Incus turns ordinary quotas on with the first limit."""
-        with self._counting:
-            pool = self._reader.pool(name)
-            quotas = self._host.quotas(pool)
-            if is_own(pool, self._family or self._settings.project) and quotas is not None and quotas.mode == "off":
-                self._host.count_simply(pool)
-
-    def _moved(self, name: str) -> Callable[[str], None]:
-        """Notes every now and then how much of a full copy is there."""
-        last = clocks.monotonic()
-
-        def moved(text: str) -> None:
-            nonlocal last
-            if text and clocks.monotonic() - last >= NEWS:
-                last = clocks.monotonic()
-                self._progress.note(f"copying {name}: {text.rpartition(': ')[2]}")
-
-        return moved
-
-    def _full(self, step: steps.CopyClone, error: OperationFailed | ServerRefused) -> NoRoom:
-        return NoRoom(
-            f"pool {step.pool} became full while {step.subject} was copied",
-            seen=error.seen,
-            remedy="make it larger (`incus storage set "
-            f"{step.pool} size=SIZE` for a pool in a file), or remove what is on it and not needed; the next run goes "
-            "on from here",
-        )
-
-    def refresh_clone(self, step: steps.RefreshClone) -> None:
-        """Copy what differs. The clone is marked as unfinished meanwhile, so a run that is killed is done again."""
-        name, copy = step.subject, step.copy
-        source = self._facts.sources[copy.container.source_name]
-        clone = self._clone(name)
-        self.writer.set_instance_config(name, {marks.STATE: marks.BUILDING, marks.PROVEN: "", marks.GENERATION: ""})
-        if clone.status != "Stopped":
-            self.writer.set_state(name, "stop", force=True)
-        let_end(self._reader, self._settings, name)
-        self._count_simply(copy.pool)
-        try:
-            with self._in_full:
-                self.writer.refresh_instance(name, source.name, moved=self._moved(name))
-        except (OperationFailed, ServerRefused) as error:
-            if dialect.is_full(error):
-                raise self._full(copy, error) from None
-            if not dialect.lost_its_volume(error):
-                raise
-            remove_clone(self._reader, self.writer, self._settings, name)
-            self.copy_clone(copy)
-            return
-        # As a new copy would have it: nothing stays of what the clone was told before, or the source has no more.
-        wanted = self._clone_config(copy, source)
-        gone = [key for key in self._clone(name).config if not key.startswith("volatile.")]
-        config = {**dict.fromkeys(gone, ""), **wanted.config}
-        devices = {device: each for device, each in wanted.devices.items() if each.get("type") != "none"}
-        self.writer.set_instance_config(name, config)
-        self.writer.set_instance_devices(name, devices)
-
-    def _clone_config(self, step: steps.CopyClone, source: Instance) -> CloneConfig:
-        golden = bool(self._facts.golden)
-        return clone_config(source, step.container, self._settings, managed=self._managed, golden=golden)
-
-    def _copy(
-        self,
-        name: str,
-        source: str,
-        wanted: CloneConfig,
-        *,
-        target: str = "",
-        moved: Callable[[str], None] | None = None,
-    ) -> None:
-        self.writer.copy_instance(
-            name, source, config=wanted.config, devices=wanted.devices, target=target, moved=moved
-        )
-
-    def _limit_error(self, step: steps.CopyClone, source: Instance) -> LimitTooSmall:
-        referenced = self._referenced_bytes(step, source)
-        size = "bytes" if referenced is None else f"about {bytes_text(referenced)}"
-        return LimitTooSmall(
-            f"{step.subject}: the disk limit {step.limit} ({bytes_text(parse_size(step.limit))}) is below the {size} "
-            f"that {source.project}/{source.name} already references",
-            seen="the storage driver refused the limit; shared bytes count against it",
-            remedy=f"raise disk_limit, or set containers.{step.subject}.disk_limit",
-        )
-
-    def _referenced_bytes(self, step: steps.CopyClone, source: Instance) -> int | None:
-        """Bytes that a clone references, found by asking which limits the driver takes for one without a limit.
-
-        Drivers report only the bytes that a volume has for itself. The clones never start, and are removed.
-        """
-        wanted = self._clone_config(step, source)
-        try:
-            low, high = parse_size(step.limit), parse_size(step.limit) * 2
-            while not self._takes_limit(step, source, wanted, high):
-                if high > LARGEST_LIMIT:
-                    return None
-                low, high = high, high * 2
-            while high - low > max(high // 20, 1 << 20):
-                middle = (low + high) // 2
-                if self._takes_limit(step, source, wanted, middle):
-                    high = middle
-                else:
-                    low = middle
-        except (OperationFailed, ServerRefused):
-            return None
-        finally:
-            remove_clone(self._reader, self.writer, self._settings, step.subject)
-        return high
-
-    def _takes_limit(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig, size: int) -> bool:
-        """Of a new clone each time: btrfs keeps a limit that it refused, and then refuses every other one, too."""
-        remove_clone(self._reader, self.writer, self._settings, step.subject)
-        root = {**wanted.devices["root"], "size": ""}
-        self._copy(step.subject, source.name, replace(wanted, devices={**wanted.devices, "root": root}))
-        try:
-            limited = {**wanted.devices, "root": {**root, "size": str(size)}}
-            self.writer.set_instance_devices(step.subject, limited)
-        except (OperationFailed, ServerRefused):
-            return False
-        return True
 
     def prepare_clone(self, step: steps.PrepareClone) -> None:
         """Check the stopped clone's configuration, place its files, and only then mark it as safe to start."""

@@ -322,7 +322,7 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
     notes.extend(
         f"{text}; `stagegbo doctor` says what can be done"
         for _, room in sorted(facts.rooms.items())
-        if copying and not facts.golden and (text := burden(room.pool, room.quotas))
+        if copying and not facts.golden and (text := burden(room.pool, room.quotas, settings))
     )
     for container in copying:
         source = facts.sources[container.source_name]

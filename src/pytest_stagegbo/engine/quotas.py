@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance, Pool, Writer
     from pytest_stagegbo.incus.localhost import LocalHost, Quotas
     from pytest_stagegbo.progress import Progress
+    from pytest_stagegbo.settings import Settings
 
 __all__ = ["Limits", "burden", "relief", "remedy"]
 
@@ -45,9 +46,10 @@ def remedy(pool: Pool, quotas: Quotas) -> str:
     return f"as root on the daemon's host: `btrfs quota rescan -w {folder}`"
 
 
-def burden(pool: Pool, quotas: Quotas | None) -> str:
-    """What a pool's quotas cost production while stages come and go; empty: nothing, or nobody can know."""
-    if pool.driver != "btrfs" or quotas is None or quotas.mode == "squota":
+def burden(pool: Pool, quotas: Quotas | None, settings: Settings) -> str:
+    """What a pool's quotas cost production while stages come and go; empty: nothing, or nobody can know. On a pool of
+    the stage's own they cost production nothing: it is not there."""
+    if settings.storage.own or pool.driver != "btrfs" or quotas is None or quotas.mode == "squota":
         return ""
     has = "gets" if quotas.mode == "off" else "has"
     first = " with the first limit" if quotas.mode == "off" else ""

@@ -16,7 +16,7 @@ from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.hostway import refuse_dropped
-from pytest_stagegbo.engine.own_pool import foreign_users, is_own, refuse_elsewhere
+from pytest_stagegbo.engine.own_pool import refuse_elsewhere, removable_pool
 from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.provisioned import Provisioned
@@ -34,7 +34,7 @@ from pytest_stagegbo.engine.steps import (
     Step,
     Verify,
 )
-from pytest_stagegbo.errors import NoRoom, NotOurs, OperationFailed, SettingsError, StageMissing
+from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE, StageLock
@@ -366,30 +366,7 @@ class StageEngine:
             SettingsError: the settings name no pool of the stage's own.
             NotOurs: somebody else created it, or has something on it.
         """
-        name = self.settings.storage.own
-        if not name:
-            raise SettingsError(
-                "the stage has no pool of its own to remove",
-                seen="storage.pool is auto: the stage is on production's pool",
-                remedy="run `destroy` without --pool",
-            )
-        if not self.reader.has_pool(name):
-            return ""
-        pool = self.reader.pool(name)
-        if not is_own(pool, self.settings.project):
-            raise NotOurs(
-                f"pool {name} was not created for stage {self.settings.project}, so it is left alone",
-                seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE} with {marks.PROJECT}={self.settings.project}",
-                remedy=f"run `destroy` without --pool, and `incus storage delete {name}` if nobody needs it",
-            )
-        others = foreign_users(pool, members)
-        if others:
-            raise NotOurs(
-                f"pool {name} has something on it that is not the stage's, so it is left alone",
-                seen=", ".join(others),
-                remedy="move that elsewhere, then destroy again; `destroy` without --pool removes the stage alone",
-            )
-        return name
+        return removable_pool(self.reader, self.settings, members)
 
     def remove_pool(self) -> None:
         """Remove the stage's own pool, which nothing is on any more. Raises as `own_pool` does."""

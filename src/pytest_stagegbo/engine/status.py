@@ -93,7 +93,7 @@ def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageS
         server=f"Incus {server.version} at {reader.endpoint}",
         containers=containers,
         warnings=tuple(text for room in rooms for text in _warnings(room, settings)),
-        burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas))),
+        burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas, settings))),
         exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
         trouble=_trouble(reader, settings) if any(each.state in {"failed", "starting"} for each in containers) else "",
     )

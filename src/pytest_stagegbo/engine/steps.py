@@ -133,7 +133,7 @@ class CopyClone(Step):
     dropped: tuple[str, ...]
     """What of the source's configuration the clone will not have, for people."""
     bootable: bool = False
-    """Whether there is nothing to prepare: a copy of a golden clone is told its place by its environment."""
+    """Whether there is nothing to prepare: a copy of a golden clone gets its addresses from its environment."""
 
     @property
     def text(self) -> str:

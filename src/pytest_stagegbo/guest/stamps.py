@@ -126,7 +126,7 @@ def _epoch(parts: dict[str, str | None], now: float, zones: Zones) -> tuple[floa
 
 
 def _in_zone(when: datetime, named: str | None, zones: Zones) -> float:
-    """Epoch seconds of a time. An hour that a zone has twice is told by its abbreviation."""
+    """Epoch seconds of a time. In an hour that a zone has twice, the abbreviation decides."""
     if named and named[0] in "+-":
         return when.replace(tzinfo=timezone(timedelta(seconds=_seconds_east(named)))).timestamp()
     if named in {"Z", "UTC", "GMT"}:

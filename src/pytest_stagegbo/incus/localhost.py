@@ -167,7 +167,7 @@ class LocalHost(HostView):
             with self._opened(pool) as descriptor:
                 if descriptor is None:
                     return False
-                fcntl.ioctl(descriptor, _QUOTA_CTL, struct.pack("2Q", _ENABLE_SIMPLE, 0))
+                enable_simple_quotas(descriptor)
         except OSError:
             return False
         return True
@@ -256,6 +256,12 @@ class LocalHost(HostView):
             if any((folder / "devices" / loop).exists() for loop in loops)
         ]
         return systems[0] if len(systems) == 1 else None
+
+
+def enable_simple_quotas(descriptor: int) -> None:
+    """Have the btrfs file system of an open folder count for each volume what it wrote itself (Linux 6.7). By ioctl,
+    since btrfs-progs know it only from 6.7 on. Raises `OSError` where the kernel does not know it."""
+    fcntl.ioctl(descriptor, _QUOTA_CTL, struct.pack("2Q", _ENABLE_SIMPLE, 0))
 
 
 def _number(file: Path) -> int:

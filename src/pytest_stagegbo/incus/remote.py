@@ -1,4 +1,4 @@
-"""A daemon on another host, over HTTPS: how it is told from another, and how this client is known to it.
+"""A daemon on another host, over HTTPS: how it is recognised, and how this client is known to it.
 
 Incus makes itself a certificate when it is installed, for the names that the host has then, and no authority signs
 it. So a server is known by the certificate alone (`incus.server_cert`), whatever name or address leads to it, which is
@@ -145,7 +145,7 @@ def certificate_trouble(settings: IncusSettings, endpoint: str, text: str) -> Se
         return ServerUnreachable(
             f"the server at {endpoint} is not the one that incus.server_cert names",
             seen=f"its certificate has the fingerprint {found[2]}; {settings.server_cert} has {found[1]}",
-            remedy="if the server was set up anew, " + HOW_TO_PIN + "; otherwise something is in between",
+            remedy="if the server was set up again, " + HOW_TO_PIN + "; otherwise something is in between",
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text[:200]

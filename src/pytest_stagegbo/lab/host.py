@@ -163,7 +163,7 @@ class Host:
                     seen=self._last_lines(),
                     remedy=f"see {self.paths.daemon_log} and {self.paths.lab / 'log' / 'start.log'}",
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # a poll with a deadline: a socket that nobody listens on tells nothing
 
     def _ended_at_once(self) -> bool:
         """The first process shows up some milliseconds after it was asked for, so one look is not enough."""
@@ -171,7 +171,7 @@ class Host:
         while time.monotonic() < deadline:
             if self.namespace.init() is not None or self.answers():
                 return False
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # a poll with a deadline, of another's process
         return True
 
     def _last_lines(self) -> str:

@@ -63,7 +63,7 @@ class Lab:
 
         Args:
             progress: Is told what is being done.
-            fresh: Make production anew, from cached images.
+            fresh: Replace production by a new one, from cached images.
             quota: `ordinary`, or `simple`: kind of the pools' quotas. Empty: a lab that exists keeps what it has, a new
                 one gets simple quotas if the kernel knows them.
             pool_layout: `own`: a second pool for stages, which stays; `shared`, or empty: none is added.
@@ -93,7 +93,7 @@ class Lab:
             raise LabError(
                 f"the lab {self.paths.name} has {'simple' if simple else 'ordinary'} quotas",
                 seen=f"its production is in {self.paths.lab}",
-                remedy=f"give the other one another STAGEGBO_LAB_NAME, or make this one anew with `lab up --quota "
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with `lab up --quota "
                 f"{quota} --fresh`",
             )
         if layout == "own":
@@ -130,7 +130,7 @@ class Lab:
             raise LabError(
                 f"the lab {self.paths.name} has Incus {made_with}, not {self.paths.version}",
                 seen=f"its production is in {self.paths.lab}",
-                remedy=f"give the other one another STAGEGBO_LAB_NAME, or make this one anew with `lab up --incus "
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with `lab up --incus "
                 f"{self.paths.version} --fresh`",
             )
 

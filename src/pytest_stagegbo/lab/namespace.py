@@ -104,7 +104,7 @@ def kill(pids: Iterable[int]) -> None:
                 seen=", ".join(f"pid {pid}" for pid, _ in left),
                 remedy="see what they wait for: cat /proc/PID/stack",
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # a poll with a deadline: they are no children of this process
 
 
 def wait_detached(image: Path) -> None:
@@ -123,7 +123,7 @@ def wait_detached(image: Path) -> None:
             raise LabError(
                 "a pool of the lab is still in use", seen=f"{seen} has {image}", remedy="run `lab down`, then try again"
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # a poll with a deadline: the kernel lets go of loop devices later
 
 
 def _ancestors() -> Iterable[int]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import LabError
-from pytest_stagegbo.incus.localhost import btrfs_id
+from pytest_stagegbo.incus.localhost import btrfs_id, enable_simple_quotas
 from pytest_stagegbo.lab import api
 
 if TYPE_CHECKING:
@@ -22,10 +20,6 @@ POOL = "pool"
 STAGE_POOL = "stage"
 """A second one, in another file: `lab up --pool-layout own`."""
 SIZE = "12GiB"
-
-# Of linux/btrfs.h. The ioctl, since btrfs-progs know simple quotas only from 6.7 on.
-_QUOTA_CTL = 0xC0109428
-_ENABLE_SIMPLE = 4
 
 
 def count_simply(host: Host, pool: str, *, required: bool) -> None:
@@ -42,7 +36,7 @@ def count_simply(host: Host, pool: str, *, required: bool) -> None:
     """
     descriptor = os.open(_folder(host, pool), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.ioctl(descriptor, _QUOTA_CTL, struct.pack("QQ", _ENABLE_SIMPLE, 0))
+        enable_simple_quotas(descriptor)
     except OSError as error:
         if required:
             raise LabError(

@@ -88,7 +88,7 @@ class Production:
             # The daemon itself starts what ran when it ended; only what it leaves is for us.
             deadline = time.monotonic() + (_RESTORE_SECONDS if restoring else 0)
             while (stopped := self._stopped()) and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)  # a poll with a deadline: the daemon is starting them
             with Workers(len(ADDRESSES), "stagegbo lab") as threads:
                 list(threads.map(self._start, stopped))
         with task(progress, "unseal", "unsealing production's Vault"):
@@ -119,7 +119,7 @@ class Production:
                         seen="\n".join(f"{name}: {state}" for name, state in failing.items()),
                         remedy=f"look inside: lab exec -- incus exec {next(iter(failing))} -- journalctl -b",
                     )
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)  # a poll with a deadline, of services without events
 
     def _launch(self, name: str, credentials: dict[str, Any], progress: Progress, *, created: bool = False) -> None:
         with task(progress, name, name):
@@ -152,7 +152,7 @@ class Production:
             raise LabError(
                 f"the lab's production lacks {', '.join(sorted(missing))}",
                 seen=f"present: {', '.join(sorted(states)) or 'none'}",
-                remedy="run `lab up --fresh` to make production anew",
+                remedy="run `lab up --fresh` to replace production",
             )
         return [name for name, state in states.items() if state != "Running"]
 
@@ -201,7 +201,7 @@ class Production:
                 if status == 503:
                     for key in init["unseal_keys_b64"][: init["unseal_threshold"]]:
                         probe.vault_call("PUT", "/v1/sys/unseal", {"key": key})
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # a poll with a deadline: Vault elects itself first
         raise LabError(
             "production's Vault could not be unsealed",
             seen=str(seen),
@@ -225,7 +225,7 @@ def _vault(method: str, path: str, body: object, *, token: str = "", patient: bo
                 seen=seen[:500],
                 remedy="look inside: lab exec -- incus exec vault -- journalctl -b",
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # a poll with a deadline: as above
 
 
 def _preseed() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What this run is told: settings from options, environment, ini and file, and the lab that it is aimed at."""
+"""The configuration of this run: settings from options, environment, ini and file, and the lab that it is aimed at."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ __all__ = ["OPTIONS", "SETTINGS", "SWITCHES", "add_options", "destination"]
 
 OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
-    "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy anew (auto)"),
+    "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy again (auto)"),
     "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
     "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
     "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),

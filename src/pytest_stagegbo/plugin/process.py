@@ -105,7 +105,7 @@ class StageProcess:
 
     @contextlib.contextmanager
     def noting_trouble(self, doing: str) -> Iterator[None]:
-        """Any error of the block is told at the end of the session, and ends nothing else: a test may have patched
+        """Any error of the block is reported at the end of the session, and ends nothing else: a test may have patched
         anything that is called there."""
         try:
             yield

@@ -100,7 +100,7 @@ class Provisioning:
         threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
 
     def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
-        with contextlib.suppress(Exception):  # which the first test that wants a stage is told
+        with contextlib.suppress(Exception):  # the first test that wants a stage reports it
             self.fresh_stages(session).prepare(others_only=others_only)
 
     def refuse_without_tests(self) -> None:

@@ -67,7 +67,7 @@ _DOINGS: tuple[tuple[str, ...], ...] = (
 _SERVER: tuple[tuple[str, ...], ...] = (("CONFIG", "GET", "*"), ("ACL", "LIST"), ("MODULE", "LIST"))
 # fmt: on
 State = tuple["str | None", dict[str, int], "str | None"]
-"""Which server it is, what it was told to do, and how many clients wait for something."""
+"""Which server it is, which commands it got, and how many clients wait for something."""
 
 
 class HotCache:
@@ -220,7 +220,7 @@ def _digest(*answers: Value) -> str:
     refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
     if refused is not None:
         raise Doubt(f"Valkey refused: {refused.code}")
-    # Settings are told as names and values in turns, in no order.
+    # Settings come as names and values in turns, in no order.
     parts = [
         sorted(zip(each[::2], each[1::2], strict=False), key=repr) if isinstance(each, list) else each
         for each in answers[:1]

@@ -2,7 +2,7 @@
 
 A look from inside costs two processes there, some 3 ms; this one costs 0.2 ms. It takes root on the daemon's own host,
 and counts only where it showed exactly what a look from inside showed: a process that sees other numbers for processes
-than the daemon, or another file system, is told from one that sees the same by the inodes and the times of all entries.
+than the daemon, or another file system, differs from one that sees the same in the inodes and the times of all entries.
 """
 
 from __future__ import annotations

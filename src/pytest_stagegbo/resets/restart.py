@@ -66,7 +66,7 @@ def restart(writer: Writer, place: Place, left_by: str) -> None:
     if result.status == 0:
         return
     seen = mask((result.stderr or result.stdout).strip()[-1000:])
-    remedy = f"look inside with `stagegbo shell {place.name}`, or make the clone anew with "
+    remedy = f"look inside with `stagegbo shell {place.name}`, or replace the clone with "
     remedy += "`provision --recreate`"
     left = _left(place)
     if left:

@@ -338,7 +338,7 @@ def pause(margin: int, rate: float, interval: float) -> float:
 def growers(ours: Iterable[str], grown: Mapping[str, int]) -> list[str]:
     """Which of the stage's containers to stop: those that grew at least a tenth as much as the one that grew most.
 
-    None when none grew. All of them when it is known of none: a stage can be made anew, production can't.
+    None when none grew. All of them when it is known of none: a stage can be replaced, production can't.
     """
     names = list(ours)
     if not grown:

@@ -41,7 +41,7 @@ def reminder(failure: StageGboError) -> StageMissing:
 
 
 def _out_of_order(error: LockTimeout, test: str, names: Iterable[str]) -> LockTimeout:
-    """What a test is told that asks for a container while it runs, when others have it and it may not wait long."""
+    """What a test gets to read when it asks for a container while it runs, others have it, and it may not wait long."""
     fixtures = ", ".join(f'"stage_{name}"' for name in sorted(names))
     return LockTimeout(
         f"{test} asked for {', '.join(sorted(names))} while it ran, when others had it; it has locks that these may "

@@ -115,8 +115,8 @@ class PytestSettings:
     """What a pytest session does with the stage."""
 
     provision: Provision = "auto"
-    """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production anew, once a
-    session; with `storage.pool`, copy the golden copy on that pool anew."""
+    """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production again, once a
+    session; with `storage.pool`, copy the golden copy on that pool again."""
     reset: tuple[str, ...] = ()
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`.
     tables, vault and llm are reset only when they are named."""

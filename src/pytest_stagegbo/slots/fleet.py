@@ -147,7 +147,7 @@ class Fleet:
         return highest + 1 if highest > 0 or family in projects else 0
 
     def to_refresh(self, names: Collection[str]) -> tuple[str, ...]:
-        """The containers that a refresh of `names` takes from production anew; without names those that may have
+        """The containers that a refresh of `names` copies from production again; without names those that may have
         changed there since they were copied.
 
         Raises:
@@ -203,8 +203,8 @@ class Fleet:
         """Make slots 0 to `count` - 1 what the settings say. Production is copied at most once, for the golden copy.
 
         Args:
-            recreate: Take everything from production anew; on a pool of the stage's own, from the golden copy there.
-            renew: Names of containers to take from production anew, in the golden copy and every slot.
+            recreate: Copy everything from production again; on a pool of the stage's own, from the golden copy there.
+            renew: Names of containers to copy from production again, in the golden copy and every slot.
 
         Raises:
             StageGboError: the first slot's error; the others are finished or go on from where they are next time.

@@ -104,8 +104,8 @@ class Golden:
         """Copy from production what is missing, stale or named; boot, and stop. None: it was fit.
 
         Args:
-            recreate: Copy everything anew.
-            renew: Names of containers to copy anew.
+            recreate: Copy everything again.
+            renew: Names of containers to copy again.
 
         Raises:
             StageGboError: it could not be done.

@@ -9,7 +9,7 @@ from pytest_stagegbo.verify.limits import limits
 __all__ = ["CHECKS"]
 
 _AGAIN = "provision again, which puts the stage's project, bridge and access list back"
-_ANEW = "make the clone anew: `provision --recreate`"
+_ANEW = "replace the clone: `provision --recreate`"
 
 CHECKS = (
     Check(
@@ -114,7 +114,7 @@ CHECKS = (
         "data.wiped",
         "nothing of production is left in the folders that are wiped",
         "Tests see data that the staging guide says is wiped.",
-        "`reset NAME`, or make the clone anew: `provision --recreate`",
+        "`reset NAME`, or replace the clone: `provision --recreate`",
         contents.wiped,
     ),
     Check(

@@ -1,6 +1,6 @@
 """Whether anything was done to production while somebody looked: lifecycle events between two sentinels.
 
-A listener that hears nothing is told from one that is deaf by two events that this tool causes itself, in a clone of
+"No events" and "the listener did not work" are distinguished by two events that this tool causes itself, in a clone of
 its own. What is heard of production is this process's doing if it carries the same requestor as those, and came while
 a write of this process was under way; everything else is somebody else's, and is shown.
 """
