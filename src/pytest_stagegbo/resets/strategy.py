@@ -15,6 +15,7 @@ from pytest_stagegbo.resets.outside import glance
 from pytest_stagegbo.resets.strays import glance as glance_at_processes
 from pytest_stagegbo.resets.strays import parse_census, strays_script
 from pytest_stagegbo.services.masking import mask
+from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,12 @@ __all__ = ["Doubt", "Hot", "Place"]
 
 DISAGREEMENTS = 3
 """In a row, between looks from inside and from outside, after which the latter are given up."""
+
+
+STARTING = 10.0
+"""Seconds for a container that somebody has just started again to keep a shell. Until then the daemon opens one, and
+closes it at once."""
+PAUSE = 0.1
 
 
 class Doubt(Exception):
@@ -210,12 +217,19 @@ class Place:
             except ChannelBroken:
                 if clocks.monotonic() >= ends:
                     raise
-        try:
-            self._channel = self._writer.channel(self.name)
-        except ChannelBroken:  # a proxy without websockets is in between, perhaps
-            result = self._writer.execute(self.name, ["sh", "-c", script], timeout=limit)
-            return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
-        return self._channel.run(script, max(1.0, ends - clocks.monotonic()))
+        patience = min(ends, clocks.monotonic() + STARTING)
+        while True:
+            try:
+                self._channel = self._writer.channel(self.name)
+            except ChannelBroken:  # a proxy without websockets is in between, perhaps
+                result = self._writer.execute(self.name, ["sh", "-c", script], timeout=limit)
+                return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
+            try:
+                return self._channel.run(script, max(1.0, ends - clocks.monotonic()))
+            except ChannelBroken:
+                if clocks.monotonic() >= patience or interrupted():
+                    raise
+            clocks.sleep(PAUSE)  # a poll with a deadline: nothing tells when a container that boots keeps a shell
 
     def run_checked(self, script: str) -> bytes:
         """As `run`. Raises `CommandFailed` for a status other than 0."""

@@ -222,7 +222,9 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         [ "$2" != "$inner" ] || continue
         key=$pid:${{20}}
         case $known in *" $key "*) seen="$seen $key"; continue ;; esac
-        [ "$pid" != 1 ] || slept= # another start of the container
+        # Another start of the container: its boot may run units that the last one had ended, and to kill the one that
+        # makes the clone safe powers it off.
+        [ "$pid" != 1 ] || {{ slept='' allowed='  '; }}
         case $pid:$1 in 1:* | "$$":* | *:Z | *:X) seen="$seen $key"; continue ;; esac
         {{ unit_of <"$folder/cgroup"; }} 2>/dev/null || continue
         case " init.scope $allowed " in
@@ -257,7 +259,7 @@ finish_off() {{
 }} >/dev/null 2>&1
 
 units() {{ # what systemd runs that should not, in $bad, and the others, in $allowed
-    bad='' good=' ' new=''
+    bad='' good=' ' new='' finish=1
     listed=$(systemctl list-units --plain --no-legend --no-pager --full --type={_TYPES} --state={_STATES}) || return 1
     [ -n "$listed" ] || return 1
     while read -r name load active sub rest; do
@@ -267,7 +269,7 @@ units() {{ # what systemd runs that should not, in $bad, and the others, in $all
 $listed
 END
     [ -z "$new" ] || judge || return 1
-    allowed=$good
+    [ "$finish" = 0 ] || allowed=$good # of a boot that goes on, more units are to come
 }}
 
 judge() {{ # sorts the units in $new by when and for what they were started
