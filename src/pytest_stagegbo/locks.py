@@ -165,7 +165,7 @@ class StageLock:
                     raise self._not_free(lock, name)
                 held.append(lock)
             if not keep_note and any(name and not name.startswith(".") for name in names):
-                self.soil()
+                self.mark_dirty()
             self._write(doing, names, mine)
         except BaseException as error:
             for lock in reversed(held):
@@ -280,7 +280,7 @@ class StageLock:
         except OSError:
             return ""
 
-    def soil(self) -> None:
+    def mark_dirty(self) -> None:
         """From now on the stage does not count as clean."""
         self._clean.unlink(missing_ok=True)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 from filelock import FileLock
-from tests.lab import plug as plugs
-from tests.lab import starter, support, traps
+from tests.lab import forkserver, inner_pytest, support, unsafe_sources
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.lab import Lab
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Mapping
 
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
     from tests.lab.support import FirstRun, Ground, Stage
 
 T = TypeVar("T")
@@ -96,7 +95,7 @@ def stagegbo(lab: Lab) -> StageGbo:
         *args: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", *args]
-        done = starter.run(argv, timeout=timeout, env={**os.environ, **(env or {})})
+        done = forkserver.run(argv, timeout=timeout, env={**os.environ, **(env or {})})
         return support.checked(done) if check else done
 
     assert lab.paths.name
@@ -143,7 +142,7 @@ def stage(first: FirstRun) -> Stage:
 @pytest.fixture(scope="session")
 def sprung(ground: Ground) -> Stage:
     """The first provisioning of a stage whose sources are full of traps."""
-    return traps.provision(ground)
+    return unsafe_sources.provision(ground)
 
 
 @pytest.fixture(scope="module")
@@ -163,4 +162,4 @@ def _plug_is_free(lab: Lab) -> Iterator[None]:
 @pytest.fixture
 def plug(_plug_is_free: None, lab: Lab, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Plug:
     """Sessions of pytest with a stage of their own that has only cache and drive."""
-    return plugs.open_plug(pytester, lab, monkeypatch)
+    return inner_pytest.open_plug(pytester, lab, monkeypatch)

@@ -31,7 +31,7 @@ KEYS = ("plain", "a b", "ünï/日本", "dot/.hidden", "x&<y>'\"", "100%+1", "-n
 
 
 @dataclass
-class Place:
+class ResetTarget:
     """The stage that is polluted.
 
     Attributes:
@@ -68,7 +68,7 @@ class Polluter:
         rare: How likely a container gets something that only a restart clears, which takes longer.
     """
 
-    def __init__(self, place: Place, seed: int, rare: float = 0.01) -> None:
+    def __init__(self, place: ResetTarget, seed: int, rare: float = 0.01) -> None:
         self._place = place
         self._seed = seed
         self._rare = rare
@@ -286,7 +286,7 @@ _CLIENTS: tuple[tuple[tuple[Any, ...], ...], ...] = (
 # Who looks ------------------------------------------------------------------------------------------------------
 
 
-def residues(place: Place, *, restarted: bool = False) -> list[str]:
+def residues(place: ResetTarget, *, restarted: bool = False) -> list[str]:
     """Everything that a clean cache, drive and system do not have; empty when they are clean.
 
     Args:
@@ -296,7 +296,7 @@ def residues(place: Place, *, restarted: bool = False) -> list[str]:
     return [*_keys(place), *_clients_and_settings(place), *_objects(place), *found]
 
 
-def _keys(place: Place) -> Iterator[str]:
+def _keys(place: ResetTarget) -> Iterator[str]:
     cache = place.cache()
     try:
         for line in cache.call("INFO", "keyspace").decode().splitlines():
@@ -321,7 +321,7 @@ def _keys(place: Place) -> Iterator[str]:
         cache.close()
 
 
-def _clients_and_settings(place: Place) -> Iterator[str]:
+def _clients_and_settings(place: ResetTarget) -> Iterator[str]:
     cache = place.cache()
     try:
         clients = cache.call("CLIENT", "LIST").decode().splitlines()
@@ -338,12 +338,12 @@ def _clients_and_settings(place: Place) -> Iterator[str]:
         cache.close()
 
 
-def _objects(place: Place) -> Iterator[str]:
+def _objects(place: ResetTarget) -> Iterator[str]:
     for bucket in place.drive().buckets():
         yield f"bucket {bucket}"
 
 
-def forgotten_uploads(place: Place) -> list[str]:
+def forgotten_uploads(place: ResetTarget) -> list[str]:
     """Uploads that the server still knows of in buckets that the pollution used. Makes and removes the buckets."""
     drive, found = place.drive(), []
     for bucket in ("bot1", "data-12"):
@@ -354,7 +354,7 @@ def forgotten_uploads(place: Place) -> list[str]:
     return found
 
 
-def _left_files(place: Place, *, restarted: bool) -> Iterator[str]:
+def _left_files(place: ResetTarget, *, restarted: bool) -> Iterator[str]:
     for container, folder in (("drive", MINIO), ("system", WORK)):
         yield from (f"{container}: {path.name!r}" for path in sorted((place.rootfs[container] / folder).iterdir()))
     root = place.rootfs["cache"] / VALKEY

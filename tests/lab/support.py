@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
-from tests.lab import starter
+from tests.lab import forkserver
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageGboError
@@ -251,7 +251,7 @@ class Stage:
         self, *args: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """`run("provision", "--json")`; any end but status 0 fails the test unless `check=False`."""
-        done = starter.run(self.argv(*args), env=self.environment(env), timeout=timeout)
+        done = forkserver.run(self.argv(*args), env=self.environment(env), timeout=timeout)
         return checked(done) if check else done
 
     def json(self, *args: str, env: Mapping[str, str] | None = None) -> Any:

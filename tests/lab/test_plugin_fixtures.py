@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     import subprocess
 
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
 pytestmark = pytest.mark.lab
 

@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.plug import PATIENCE, wait_until
+from tests.lab.inner_pytest import PATIENCE, wait_until
 
 if TYPE_CHECKING:
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
 pytestmark = pytest.mark.lab
 needs_xdist = pytest.mark.skipif("not __import__('importlib.util').util.find_spec('xdist')", reason="needs xdist")
@@ -48,7 +48,7 @@ from conftest import note
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.lab import Lab
-from pytest_stagegbo.session.demand import Demand
+from pytest_stagegbo.session.requirements import Demand
 from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import load

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
 pytestmark = pytest.mark.lab
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.plug import PROJECT
+from tests.lab.inner_pytest import PROJECT
 
 from pytest_stagegbo.incus.connection import Connection
 
 if TYPE_CHECKING:
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
 pytestmark = [pytest.mark.lab, pytest.mark.both_lts]
 

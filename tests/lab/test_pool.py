@@ -7,13 +7,13 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.plug import PROJECT
+from tests.lab.inner_pytest import PROJECT
 
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.slots.fleet import Fleet
 
 if TYPE_CHECKING:
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
 pytestmark = pytest.mark.lab
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.plug import wait_until
+from tests.lab.inner_pytest import wait_until
 from tests.lab.support import OWNER, SIX, sql
 
 from pytest_stagegbo.engine.apply import AT_ONCE

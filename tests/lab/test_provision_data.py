@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab import traps
+from tests.lab import unsafe_sources
 from tests.lab.support import SIX, TRAPS, checksums, immutable, sql, tree
 
 if TYPE_CHECKING:
@@ -47,24 +47,26 @@ def test_files_of_every_kind_are_cleared_from_logs_and_folders_of_every_name_sta
     written_since = {f"valkey/{name}" for name in ("valkey.log", "valkey-server.log")}
     assert {path: entry for path, entry in clone.items() if path not in written_since} == folders
     assert folders["owned by others"] == ("drwxr-s--x", 1234, 4321)
-    assert len(folders) > len(traps.ODD_NAMES)
+    assert len(folders) > len(unsafe_sources.ODD_NAMES)
 
 
 def test_what_is_mounted_below_a_folder_to_clear_is_kept_and_said(trapped: Stage) -> None:
     """`find -xdev` would enter it: a bind mount has the file system of the folder around it."""
     assert trapped.exec("cache", "cat", "/opt/gbo/logs/mounted/kept") == "production's\n"
-    assert (trapped.rootfs("cache") / traps.MOUNTED / "kept").read_text() == "production's\n"
+    assert (trapped.rootfs("cache") / unsafe_sources.MOUNTED / "kept").read_text() == "production's\n"
     assert "/opt/gbo/logs/mounted is a mount inside a folder" in trapped.config.with_suffix(".log").read_text()
 
 
 def test_a_source_that_was_a_clone_itself_is_wiped(trapped: Stage) -> None:
     """Its stamp, its identity and its marks are in the copy, and prove nothing."""
-    assert traps.OLD_IDENTITY in (source_of(trapped) / STAMP).read_text()
+    assert unsafe_sources.OLD_IDENTITY in (source_of(trapped) / STAMP).read_text()
     stamp = (trapped.rootfs("cache") / STAMP).read_text()
     assert "emptied /opt/gbo/data/valkey" in stamp
-    assert traps.OLD_IDENTITY not in stamp
+    assert unsafe_sources.OLD_IDENTITY not in stamp
     config = trapped.clone("cache")["config"]
-    assert traps.OLD_IDENTITY not in {value for key, value in config.items() if key.startswith("user.stagegbo.")}
+    assert unsafe_sources.OLD_IDENTITY not in {
+        value for key, value in config.items() if key.startswith("user.stagegbo.")
+    }
 
 
 @pytest.mark.parametrize("name", SIX)
@@ -85,14 +87,14 @@ def test_a_system_log_keeps_its_owner_and_mode(trapped: Stage) -> None:
 
 def test_every_kind_of_file_is_wiped_and_valkey_begins_anew(trapped: Stage) -> None:
     """Names with spaces, newlines and dashes; hidden and deep ones; links, pipes, and ten thousand in one folder."""
-    assert len(list((source_of(trapped) / CACHE / "many").iterdir())) == traps.MANY
+    assert len(list((source_of(trapped) / CACHE / "many").iterdir())) == unsafe_sources.MANY
     left = set(tree(trapped.rootfs("cache") / CACHE))
     made_anew = {path for path in left if path.startswith("appendonlydir")} | {"dump.rdb"}
     assert left <= made_anew
 
 
 def test_links_that_lead_out_of_a_wiped_folder_delete_nothing_there(trapped: Stage) -> None:
-    outside = trapped.rootfs("cache") / traps.OUTSIDE / "kept"
+    outside = trapped.rootfs("cache") / unsafe_sources.OUTSIDE / "kept"
     assert outside.read_text() == "production's\n"
     assert outside.stat().st_nlink == 1, "the second name was in the wiped folder"
 
@@ -201,7 +203,7 @@ def test_configuration_and_programs_are_intact(stage: Stage, name: str) -> None:
 def stuck(ground: Ground, trapped: Stage) -> Iterator[Stage]:
     """A stage with one container, whose source has a file that nobody can delete."""
     assert trapped.project
-    settings = traps.one_container("cache", "stuck")
+    settings = unsafe_sources.one_container("cache", "stuck")
     stage = ground.stage("STAGE-STUCK", "stagestuck0", 5, settings)
     yield stage
     stage.destroy()

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab import traps
+from tests.lab import unsafe_sources
 from tests.lab.support import until
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def broken(ground: Ground, trapped: Stage) -> Iterator[subprocess.CompletedProce
     """A service that ends as soon as it begins, waited for three seconds."""
     assert trapped.project
     stage = ground.stage(
-        "STAGE-BROKEN", "stagebroken0", 11, "timeouts.ready = 3\n" + traps.one_container("llm", "broken")
+        "STAGE-BROKEN", "stagebroken0", 11, "timeouts.ready = 3\n" + unsafe_sources.one_container("llm", "broken")
     )
     yield stage.run("provision", check=False)
     stage.destroy()
@@ -53,7 +53,7 @@ def test_the_error_tells(broken: subprocess.CompletedProcess[str], part: str) ->
 def test_a_container_that_stops_ends_the_wait_at_once(ground: Ground, trapped: Stage) -> None:
     """The time-out is ten minutes, and the run is given two."""
     assert trapped.project
-    settings = "timeouts.ready = 600\n" + traps.one_container("llm", "halting")
+    settings = "timeouts.ready = 600\n" + unsafe_sources.one_container("llm", "halting")
     stage = ground.stage("STAGE-HALT", "stagehalt0", 12, settings)
     try:
         done = stage.run("provision", check=False, timeout=120)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.lab import starter
+from tests.lab import forkserver
 from tests.lab.support import SIX, until
 
 from pytest_stagegbo.progress import Silent
@@ -78,7 +78,7 @@ ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if n
 def killed(stage: Stage, point: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Provision until killed at a point."""
     argv = [sys.executable, "-c", KILLED, point, "--lab", "--config", str(stage.config), "provision", *options]
-    done = starter.run(argv, env=stage.environment())
+    done = forkserver.run(argv, env=stage.environment())
     assert done.returncode == -signal.SIGKILL, f"never came to {point!r}:\n{done.stdout}{done.stderr}"
     return done
 

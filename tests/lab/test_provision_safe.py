@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.lab import traps
+from tests.lab import unsafe_sources
 from tests.lab.support import SIX, TRAPS, until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ UNITS = {
     "llm": "llm.service",
 }
 GONE = ("backup", "eth1", "fuse", "host", "shared", "web")
-ENDED = sorted({*traps.CONFIG, *traps.PROFILE["config"]} - {"environment.OWN", "environment.COMPANY"})
+ENDED = sorted({*unsafe_sources.CONFIG, *unsafe_sources.PROFILE["config"]} - {"environment.OWN", "environment.COMPANY"})
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def test_environment_and_limits_come_along_from_a_profile_that_the_stage_does_no
 
 
 def test_a_fixed_mac_address_is_replaced(source: dict[str, Any], clone: dict[str, Any]) -> None:
-    assert source["expanded_devices"]["eth0"]["hwaddr"] == traps.HARDWARE_ADDRESS
+    assert source["expanded_devices"]["eth0"]["hwaddr"] == unsafe_sources.HARDWARE_ADDRESS
     assert "hwaddr" not in clone["expanded_devices"]["eth0"]
-    assert clone["config"]["volatile.eth0.hwaddr"] != traps.HARDWARE_ADDRESS
+    assert clone["config"]["volatile.eth0.hwaddr"] != unsafe_sources.HARDWARE_ADDRESS
 
 
 def test_a_clone_of_a_privileged_container_is_unprivileged(trapped: Stage) -> None:
@@ -124,15 +124,15 @@ def test_an_interfaces_file_that_is_a_link_gets_the_clone_s_address_as_well(trap
         rootfs / "etc/network/interfaces"
         for rootfs in (trapped.ground.rootfs("devices", TRAPS), trapped.rootfs("drive"))
     ]
-    assert f"address {traps.DRIVE_ADDRESS}" in files[0].read_text()
+    assert f"address {unsafe_sources.DRIVE_ADDRESS}" in files[0].read_text()
     assert "address 10.0.4.14" in files[1].read_text()
-    assert traps.DRIVE_ADDRESS not in files[1].read_text()
+    assert unsafe_sources.DRIVE_ADDRESS not in files[1].read_text()
 
 
 def test_the_source_goes_on_with_everything_that_it_had(source: dict[str, Any]) -> None:
     assert source["status"] == "Running"
-    assert traps.CONFIG.items() <= source["config"].items()
-    assert source["devices"] == traps.DEVICES
+    assert unsafe_sources.CONFIG.items() <= source["config"].items()
+    assert source["devices"] == unsafe_sources.DEVICES
 
 
 def test_nothing_that_starts_by_itself_in_production_has_run_in_a_clone(trapped: Stage) -> None:
@@ -181,7 +181,7 @@ def test_a_clone_whose_boot_is_no_longer_confined_is_replaced(trapped: Stage) ->
 def test_a_full_boot_comes_after_one_that_makes_the_clone_safe(ground: Ground, trapped: Stage) -> None:
     """Then everything of production's runs, and finds what was wiped empty."""
     assert trapped.project
-    settings = traps.one_container("cache", "files") + 'cache.boot = "full"\n'
+    settings = unsafe_sources.one_container("cache", "files") + 'cache.boot = "full"\n'
     stage = ground.stage("STAGE-FULL", "stagefull0", 13, settings)
     try:
         stage.run("provision")
@@ -196,7 +196,7 @@ def test_a_full_boot_comes_after_one_that_makes_the_clone_safe(ground: Ground, t
 
 def test_a_clone_that_does_not_boot_as_it_must_is_stopped(ground: Ground, trapped: Stage) -> None:
     assert trapped.project
-    settings = "timeouts.ready = 3\n" + traps.one_container("llm", "hijacked")
+    settings = "timeouts.ready = 3\n" + unsafe_sources.one_container("llm", "hijacked")
     stage = ground.stage("STAGE-HIJACKED", "stagehijack0", 14, settings)
     try:
         done = stage.run("provision", check=False)

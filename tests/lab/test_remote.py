@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 from tests.certificates import make_pair
-from tests.lab.far import NETWORK, PROJECT, far_host
+from tests.lab.remote_host import NETWORK, PROJECT, far_host
 from tests.lab.support import Ground
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.lab.far import Far
+    from tests.lab.remote_host import Far
 
     from pytest_stagegbo.lab import Lab
 

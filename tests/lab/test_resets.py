@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
-from tests.lab.clean import THREE, CleanStage, kill
 from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads, residues
+from tests.lab.small_stage import THREE, CleanStage, kill
 from tests.lab.support import Ground, immutable, until
 
 from pytest_stagegbo.errors import Residue

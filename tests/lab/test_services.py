@@ -60,7 +60,7 @@ def test_a_service_of_production_is_ready(
             [probe],
             timeout=30,
             still_alive=still_alive,
-            evidence=str,
+            diagnostics=str,
             accept_sealed=False,
         )
         return answers[probe]

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.plug import PROJECT, wait_until
+from tests.lab.inner_pytest import PROJECT, wait_until
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.incus.connection import Connection
@@ -20,7 +20,7 @@ from pytest_stagegbo.slots.lease import take
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.lab.plug import Plug
+    from tests.lab.inner_pytest import Plug
 
     from pytest_stagegbo.incus import Instance
 
@@ -168,7 +168,7 @@ def test_a_refresh_replaces_what_is_named_and_nothing_else(plug: Plug) -> None:
         for project, old in before.items():
             new = clones(plug, project)
             assert {name for name in new if new[name].created_at != old[name].created_at} == renewed, project
-    assert found.moved() == dict.fromkeys(("cache", "drive"), "runs, so it may have written")
+    assert found.source_drift() == dict.fromkeys(("cache", "drive"), "runs, so it may have written")
 
 
 def test_destroy_takes_all_slots_and_only_its_own(plug: Plug) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.lab.support import Stage
 
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 pytestmark = [
     pytest.mark.lab,
@@ -452,11 +452,11 @@ def test_a_change_of_production_is_red_if_it_came_while_the_stage_was_made_and_s
     )
 
 
-def events(certify: Certify, meanwhile: Callable[[Scene], object]) -> Finding:
+def events(certify: Certify, meanwhile: Callable[[VerifyContext], object]) -> Finding:
     """What the certificate says of production's events, when something happens while it is made."""
 
-    def look(scene: Scene) -> Result:
-        meanwhile(scene)
+    def look(context: VerifyContext) -> Result:
+        meanwhile(context)
         return Result((), "done", {"meanwhile": Sight(1, 1)})
 
     return certify("production.events", before=[Check("meanwhile", "", "", "", look)])["production.events"]
@@ -469,9 +469,9 @@ def test_what_this_process_does_to_production_is_red_and_what_others_do_is_shown
     """To the daemon both are root; the other one acts while this process does nothing."""
     ground = stage.ground
 
-    def by_this_process(scene: Scene) -> None:
+    def by_this_process(context: VerifyContext) -> None:
         path, query = ("instances", "cache"), {"project": "default"}
-        connection: Connection = scene.writer._connection
+        connection: Connection = context.writer._connection
         for value in ("by this process", ""):
             body = {"config": {"user.changed": value}}
             connection.wait(connection.request("PATCH", path, params=query, body=body), "changing cache", 60)
@@ -480,13 +480,13 @@ def test_what_this_process_does_to_production_is_red_and_what_others_do_is_shown
     assert red.state == "red", red
     assert red.evidence[0].startswith("instance-updated /1.0/instances/cache of project default at 2")
 
-    def by_another(scene: Scene) -> None:
-        until(lambda: not scene.writer._connection.writing(), "this process does nothing")
+    def by_another(context: VerifyContext) -> None:
+        until(lambda: not context.writer._connection.writing(), "this process does nothing")
         ground.incus("config", "set", "cache", "user.changed=by another")
         ground.incus("config", "unset", "cache", "user.changed")
-        watch = scene.watch
-        assert watch is not None
-        until(lambda: watch.production == 2, "news of both have come before this process writes again")
+        monitor = context.monitor
+        assert monitor is not None
+        until(lambda: monitor.production == 2, "news of both have come before this process writes again")
 
     shown = events(certify, by_another)
     assert shown.state == "green", shown
@@ -494,9 +494,9 @@ def test_what_this_process_does_to_production_is_red_and_what_others_do_is_shown
 
 
 def test_news_that_were_lost_are_red(certify: Certify) -> None:
-    def lose(scene: Scene) -> None:
-        assert scene.watch is not None
-        scene.watch._source._stream._client.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined] # of a real one
+    def lose(context: VerifyContext) -> None:
+        assert context.monitor is not None
+        context.monitor._source._stream._client.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined] # of a real one
 
     red = events(certify, lose)
     assert red.state == "red", red

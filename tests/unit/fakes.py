@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config
 from pytest_stagegbo.engine.facts import Facts
 from pytest_stagegbo.engine.space import Room
@@ -72,7 +72,7 @@ def copied(origin: Instance, overrides: CloneConfig, settings: Settings) -> Inst
     config = {key: value for key, value in origin.config.items() if not key.startswith("volatile.")}
     config = {key: value for key, value in {**config, **overrides.config}.items() if value}
     devices = {**origin.devices, **overrides.devices}
-    profile = shape.profile_devices(settings, origin.pool, managed=True)
+    profile = desired.profile_devices(settings, origin.pool, managed=True)
     return replace(
         origin,
         project=settings.project,
@@ -142,17 +142,17 @@ def finished(settings: Settings, **changes: Any) -> Facts:
         project="default",
         type="bridge",
         managed=True,
-        config=shape.network(settings),
-        description=shape.DESCRIPTION,
+        config=desired.network(settings),
+        description=desired.DESCRIPTION,
         used_by=(),
     )
-    stage = Project(settings.project, shape.DESCRIPTION, shape.project(settings, own_networks=False), ())
+    stage = Project(settings.project, desired.DESCRIPTION, desired.project(settings, own_networks=False), ())
     facts = replace(
         facts,
         projects={**facts.projects, settings.project: stage},
         networks={**facts.networks, bridge.name: bridge},
-        acl={"name": shape.acl_name(settings), **shape.acl(settings)},
-        profile={"name": "default", "config": {}, "devices": shape.profile_devices(settings, "tank", managed=True)},
+        acl={"name": desired.acl_name(settings), **desired.acl(settings)},
+        profile={"name": "default", "config": {}, "devices": desired.profile_devices(settings, "tank", managed=True)},
         clones={name: clone(name, settings) for name in settings.containers},
     )
     return replace(facts, **changes)

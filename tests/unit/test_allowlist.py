@@ -9,7 +9,7 @@ import pytest
 from fakes import PRODUCTION_PROFILE, clone, copied, source
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config, nic, unsafe
+from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config, nic, violations
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class TestCopy:
     def test_a_device_of_the_source_does_not_come_along(self, device: dict[str, str]) -> None:
         origin = source(devices={"extra": device})
         assert overrides(origin).devices["extra"] == {"type": "none"}
-        assert unsafe(clone_of(origin), SETTINGS) == []
+        assert violations(clone_of(origin), SETTINGS) == []
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_a_dropped_device_is_reported_with_its_type(self, device: dict[str, str]) -> None:
@@ -95,7 +95,7 @@ class TestCopy:
     def test_a_key_of_the_source_does_not_come_along(self, key: str, value: str) -> None:
         origin = source(config={key: value})
         assert key not in clone_of(origin).config
-        assert unsafe(clone_of(origin), SETTINGS) == []
+        assert violations(clone_of(origin), SETTINGS) == []
 
     @pytest.mark.parametrize(("key", "value"), KEYS)
     def test_a_dropped_key_is_reported_without_its_value(self, key: str, value: str) -> None:
@@ -106,7 +106,7 @@ class TestCopy:
         origin = source(config={key: value})
         assert clone_of(origin).config[key] == value
         assert overrides(origin).dropped == ()
-        assert unsafe(clone_of(origin), SETTINGS) == []
+        assert violations(clone_of(origin), SETTINGS) == []
 
     @pytest.mark.parametrize(("key", "value"), KEPT)
     def test_what_is_kept_may_come_from_a_profile_that_the_stage_lacks(self, key: str, value: str) -> None:
@@ -206,24 +206,24 @@ class TestUnsafe:
     """A stopped clone that carries what the request should have taken away is not started."""
 
     def test_a_clean_clone_is_safe(self) -> None:
-        assert unsafe(clone("tables", SETTINGS), SETTINGS) == []
+        assert violations(clone("tables", SETTINGS), SETTINGS) == []
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_a_device_that_is_not_the_stages_is_unsafe(self, device: dict[str, str]) -> None:
         found = clone("tables", SETTINGS)
         found = replace(found, expanded_devices={**found.expanded_devices, "extra": device})
-        assert unsafe(found, SETTINGS) == [f"device extra ({device['type']})"]
+        assert violations(found, SETTINGS) == [f"device extra ({device['type']})"]
 
     @pytest.mark.parametrize(("key", "value"), KEYS)
     def test_a_key_outside_the_allowlist_is_unsafe(self, key: str, value: str) -> None:
         found = clone("tables", SETTINGS)
         found = replace(found, expanded_config={**found.expanded_config, key: value})
-        assert unsafe(found, SETTINGS) == [f"config {key}"]
+        assert violations(found, SETTINGS) == [f"config {key}"]
 
     def test_autostart_is_unsafe(self) -> None:
         found = clone("tables", SETTINGS)
         found = replace(found, expanded_config={**found.expanded_config, "boot.autostart": "true"})
-        assert unsafe(found, SETTINGS) == ["config boot.autostart"]
+        assert violations(found, SETTINGS) == ["config boot.autostart"]
 
     @pytest.mark.parametrize(
         "key", ["hwaddr", "host_name", "ipv4.routes", "ipv4.routes.external", "security.acls", "vlan", "limits.max"]
@@ -231,7 +231,7 @@ class TestUnsafe:
     def test_a_network_device_with_more_than_the_stage_gives_it_is_unsafe(self, key: str) -> None:
         found = clone("tables", SETTINGS)
         eth0 = {**found.expanded_devices["eth0"], key: "x"}
-        assert unsafe(replace(found, expanded_devices={**found.expanded_devices, "eth0": eth0}), SETTINGS) == [
+        assert violations(replace(found, expanded_devices={**found.expanded_devices, "eth0": eth0}), SETTINGS) == [
             f"device eth0 with {key}"
         ]
 
@@ -249,13 +249,13 @@ class TestUnsafe:
     def test_a_network_device_elsewhere_than_on_the_stages_bridge_is_unsafe(self, link: dict[str, str]) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "eth0": {"type": "nic", "name": "eth0", **link}}
-        assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == ["device eth0 (nic)"]
+        assert violations(replace(found, expanded_devices=devices), SETTINGS) == ["device eth0 (nic)"]
 
     @pytest.mark.parametrize("managed", [True, False])
     def test_both_ways_of_naming_the_stages_bridge_are_safe(self, managed: bool) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "eth0": nic(SETTINGS, managed=managed)}
-        assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == []
+        assert violations(replace(found, expanded_devices=devices), SETTINGS) == []
 
     @pytest.mark.parametrize(
         "root",
@@ -268,24 +268,24 @@ class TestUnsafe:
     def test_a_device_that_only_calls_itself_root_is_unsafe(self, root: dict[str, str]) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "root": root}
-        assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == [f"device root ({root['type']})"]
+        assert violations(replace(found, expanded_devices=devices), SETTINGS) == [f"device root ({root['type']})"]
 
     def test_a_second_root_disk_is_unsafe(self) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "system-disk": {"type": "disk", "path": "/", "pool": "tank"}}
-        assert unsafe(replace(found, expanded_devices=devices), SETTINGS) == ["device system-disk (disk)"]
+        assert violations(replace(found, expanded_devices=devices), SETTINGS) == ["device system-disk (disk)"]
 
     def test_a_removed_device_and_an_unset_key_are_safe(self) -> None:
         found = clone("tables", SETTINGS)
         devices = {**found.expanded_devices, "web": {"type": "none"}}
         config = {**found.expanded_config, "raw.lxc": ""}
-        assert unsafe(replace(found, expanded_devices=devices, expanded_config=config), SETTINGS) == []
+        assert violations(replace(found, expanded_devices=devices, expanded_config=config), SETTINGS) == []
 
     def test_every_problem_is_named(self) -> None:
         found = clone("tables", SETTINGS)
         config = {**found.expanded_config, "raw.lxc": "x", "security.privileged": "true"}
         devices = {**found.expanded_devices, "web": {"type": "proxy"}}
-        assert unsafe(replace(found, expanded_config=config, expanded_devices=devices), SETTINGS) == [
+        assert violations(replace(found, expanded_config=config, expanded_devices=devices), SETTINGS) == [
             "config raw.lxc",
             "config security.privileged",
             "device web (proxy)",

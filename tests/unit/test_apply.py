@@ -28,7 +28,7 @@ class Do(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look(Step):
+class Inspection(Step):
     verb: ClassVar[str] = "look"
     changes: ClassVar[bool] = False
 
@@ -100,12 +100,12 @@ class TestParallelism:
         reached = threading.Event()
 
         def do(step: Step) -> None:
-            if isinstance(step, Look):
+            if isinstance(step, Inspection):
                 assert reached.wait(PATIENCE)
             else:
                 reached.set()
 
-        apply([*(Look(subject=str(number)) for number in range(2 * AT_ONCE)), step("change")], do, Journal())
+        apply([*(Inspection(subject=str(number)) for number in range(2 * AT_ONCE)), step("change")], do, Journal())
 
     def test_no_more_than_a_few_change_something_at_once(self) -> None:
         inside: set[str] = set()

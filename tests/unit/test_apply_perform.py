@@ -13,8 +13,8 @@ from fakes import Journal, bare_host, clone, copied, finished, project, refused
 from pytest_stagegbo.engine import marks, steps
 from pytest_stagegbo.engine.allowlist import clone_config
 from pytest_stagegbo.engine.copying import LARGEST_LIMIT
-from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.removal import remove_clone
+from pytest_stagegbo.engine.step_runner import StepRunner
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, STAMP, variable
 from pytest_stagegbo.settings import Settings
@@ -94,9 +94,9 @@ class Stage:
         config: Mapping[str, str],
         devices: Mapping[str, Any],
         target: str = "",
-        moved: object = None,
+        on_progress: object = None,
     ) -> None:
-        assert moved is None, "nothing is copied in full"
+        assert on_progress is None, "nothing is copied in full"
         assert config[marks.STATE] == marks.BUILDING
         self.write("copy", name, source, target, devices)
         self.clones[name] = replace(clone(name, SETTINGS, status="Stopped"), config=dict(config))
@@ -126,9 +126,9 @@ class Stage:
         self.write("unlink", name, path)
 
 
-def performer(stage: Stage, facts: Facts | None = None, journal: Journal | None = None) -> Performer:
+def runner(stage: Stage, facts: Facts | None = None, journal: Journal | None = None) -> StepRunner:
     reader, writer = cast("Reader", stage), cast("Writer", stage)
-    return Performer(reader, writer, facts or bare_host(SETTINGS), SETTINGS, None, journal or Journal())
+    return StepRunner(reader, writer, facts or bare_host(SETTINGS), SETTINGS, None, journal or Journal())
 
 
 def fresh_copy(**config: str) -> Instance:
@@ -140,19 +140,19 @@ def fresh_copy(**config: str) -> Instance:
 class TestPrepare:
     def test_a_clone_is_marked_as_prepared_once_all_its_files_are_placed(self) -> None:
         stage = Stage(fresh_copy())
-        performer(stage).do(PREPARE)
+        runner(stage).do(PREPARE)
         assert stage.log[-1] == "config tables user.stagegbo.state=prepared"
         assert [line for line in stage.log[:-1] if line.startswith("config")] == []
         assert {line for line in stage.log if line.startswith("file")} == {"file tables /var/lib/stagegbo-boot/boot"}
 
     def test_no_stamp_is_placed(self) -> None:
         stage = Stage(fresh_copy())
-        performer(stage).do(PREPARE)
+        runner(stage).do(PREPARE)
         assert f"file tables {STAMP}" not in stage.log
 
     def test_a_folder_is_made_before_its_files(self) -> None:
         stage = Stage(fresh_copy())
-        performer(stage).do(PREPARE)
+        runner(stage).do(PREPARE)
         assert stage.log.index("folder tables /var/lib/stagegbo-boot") < stage.log.index(
             "file tables /var/lib/stagegbo-boot/boot"
         )
@@ -160,14 +160,14 @@ class TestPrepare:
     def test_a_clone_that_kept_something_dangerous_is_left_as_it_is(self) -> None:
         stage = Stage(fresh_copy(**{"security.privileged": "true"}))
         with pytest.raises(UnsafeClone) as caught:
-            performer(stage).do(PREPARE)
+            runner(stage).do(PREPARE)
         assert caught.value.seen == "config security.privileged"
         assert stage.log == []
 
     def test_a_clone_that_runs_already_is_not_taken_for_safe(self) -> None:
         stage = Stage(replace(fresh_copy(), status="Running"))
         with pytest.raises(UnsafeClone, match="is running although it was not made safe"):
-            performer(stage).do(PREPARE)
+            runner(stage).do(PREPARE)
         assert stage.log == []
 
     def test_a_failure_leaves_the_clone_unmarked(self) -> None:
@@ -177,7 +177,7 @@ class TestPrepare:
         stage = Stage(fresh_copy())
         stage.on["file"] = fail
         with pytest.raises(ServerRefused):
-            performer(stage).do(PREPARE)
+            runner(stage).do(PREPARE)
         assert [line for line in stage.log if line.startswith("config")] == []
 
 
@@ -197,39 +197,39 @@ class TestStart:
     )
     def test_a_prepared_clone_is_brought_to_run(self, status: str, done: list[str]) -> None:
         stage = Stage(clone("tables", SETTINGS, status=status))
-        performer(stage).do(START)
+        runner(stage).do(START)
         assert stage.log == done
 
     @pytest.mark.parametrize("state", ["building", ""])
     def test_an_unprepared_clone_is_never_started(self, state: str) -> None:
         stage = Stage(clone("tables", SETTINGS, status="Stopped", state=state))
         with pytest.raises(UnsafeClone, match="was not made safe"):
-            performer(stage).do(START)
+            runner(stage).do(START)
         assert stage.log == []
 
     def test_a_clone_that_vanished_is_said(self) -> None:
         with pytest.raises(StageMissing, match="tables vanished"):
-            performer(Stage()).do(START)
+            runner(Stage()).do(START)
 
     def test_one_that_a_killed_run_had_started_meanwhile_is_fine(self) -> None:
         stage = refusing_to_start("The instance is already running")
-        performer(stage).do(START)
+        runner(stage).do(START)
         assert stage.log == ["start tables"]
 
     def test_any_other_refusal_is_an_error(self) -> None:
         with pytest.raises(ServerRefused, match="no cgroups"):
-            performer(refusing_to_start("no cgroups")).do(START)
+            runner(refusing_to_start("no cgroups")).do(START)
 
 
 class TestCopiesOfGoldenClones:
     """They need no preparing: their files are in the golden clone, and they are told their place."""
 
     GOLDEN = bare_host(SETTINGS, golden="STAGE-GBO-GOLDEN")
-    COPY = replace(COPY, bootable=True)
+    COPY = replace(COPY, unconfirmed=True)
 
     def test_one_is_told_its_place_and_started_as_it_is(self) -> None:
         stage = Stage()
-        performing = performer(stage, self.GOLDEN)
+        performing = runner(stage, self.GOLDEN)
         performing.do(self.COPY)
         place = stage.clones["tables"].config[f"environment.{PLACE}"].partition(":")[2]
         assert place == variable(TABLES, SETTINGS, golden=True).partition(":")[2] != ""
@@ -238,9 +238,9 @@ class TestCopiesOfGoldenClones:
 
     def test_who_did_not_see_it_copied_whole_does_not_start_it(self) -> None:
         stage = Stage()
-        performer(stage, self.GOLDEN).do(self.COPY)
+        runner(stage, self.GOLDEN).do(self.COPY)
         with pytest.raises(UnsafeClone, match="was not made safe"):
-            performer(stage, self.GOLDEN).do(START)
+            runner(stage, self.GOLDEN).do(START)
 
     def test_one_whose_copying_failed_is_not_started(self) -> None:
         def fail(*_: object) -> None:
@@ -248,7 +248,7 @@ class TestCopiesOfGoldenClones:
 
         stage = Stage(fresh_copy())
         stage.on["copy"] = fail
-        performing = performer(stage, self.GOLDEN)
+        performing = runner(stage, self.GOLDEN)
         with pytest.raises(ServerRefused):
             performing.do(self.COPY)
         with pytest.raises(UnsafeClone, match="was not made safe"):
@@ -256,7 +256,7 @@ class TestCopiesOfGoldenClones:
 
     def test_one_that_has_something_dangerous_is_not_started(self) -> None:
         stage = Stage()
-        performing = performer(stage, self.GOLDEN)
+        performing = runner(stage, self.GOLDEN)
         performing.do(self.COPY)
         stage.clones["tables"] = fresh_copy(**{"security.privileged": "true"})
         with pytest.raises(UnsafeClone, match="must not be started"):
@@ -291,13 +291,13 @@ class TestRemove:
     )
     def test_a_clone_is_stopped_if_it_can_be_and_deleted(self, status: str, done: list[str]) -> None:
         stage = Stage(clone("tables", SETTINGS, status=status))
-        performer(stage).do(REMOVE)
+        runner(stage).do(REMOVE)
         assert stage.log == done
 
     def test_what_a_killed_run_had_asked_for_ends_first(self) -> None:
         stage = Stage(clone("tables", SETTINGS, status="Stopped"))
         stage.under_way = 3
-        performer(stage).do(REMOVE)
+        runner(stage).do(REMOVE)
         assert stage.log == ["delete tables"]
         assert stage.under_way == -1
 
@@ -311,7 +311,7 @@ class TestRemove:
 
     def test_what_is_gone_is_removed(self) -> None:
         stage = Stage()
-        performer(stage).do(REMOVE)
+        runner(stage).do(REMOVE)
         assert stage.log == []
 
     def test_what_is_not_ours_is_left_alone(self) -> None:
@@ -326,14 +326,14 @@ class TestProject:
 
     def test_networks_of_its_own_are_asked_for_first(self) -> None:
         stage = Stage()
-        performer(stage).do(self.CREATE)
+        runner(stage).do(self.CREATE)
         assert stage.log == ["project true"]
 
     def test_that_a_server_refuses_them_without_ovn_is_a_detail(self, caplog: pytest.LogCaptureFixture) -> None:
         stage, journal = Stage(), Journal()
         stage.takes_own_networks = False
         with caplog.at_level(logging.DEBUG, "stagegbo.provision"):
-            performer(stage, journal=journal).do(self.CREATE)
+            runner(stage, journal=journal).do(self.CREATE)
         assert journal.notes == []
         assert "gets features.networks=false and access to network stagebr0 only" in caplog.text
 
@@ -344,7 +344,7 @@ class TestProject:
         stage = Stage()
         stage.on["project"] = refuse
         with pytest.raises(ServerRefused):
-            performer(stage).do(self.CREATE)
+            runner(stage).do(self.CREATE)
         assert stage.log == ["project true"]
 
 
@@ -369,7 +369,7 @@ class TestLimit:
         stage = Stage()
         self.quota(stage, self.REFERENCED)
         with pytest.raises(LimitTooSmall) as caught:
-            performer(stage).do(COPY)
+            runner(stage).do(COPY)
         assert "the disk limit 10GB (9.31 GiB) is below the about 27.9 GiB that default/tables" in caught.value.message
         assert "containers.tables.disk_limit" in caught.value.remedy
 
@@ -377,7 +377,7 @@ class TestLimit:
         stage = Stage()
         self.quota(stage, self.REFERENCED)
         with pytest.raises(LimitTooSmall):
-            performer(stage).do(COPY)
+            runner(stage).do(COPY)
         assert stage.clones == {}
         assert {line.split()[0] for line in stage.log} == {"copy", "limit", "delete"}
 
@@ -385,7 +385,7 @@ class TestLimit:
         stage = Stage()
         self.quota(stage, LARGEST_LIMIT * 1000)
         with pytest.raises(LimitTooSmall, match="is below the bytes that default/tables already references"):
-            performer(stage).do(COPY)
+            runner(stage).do(COPY)
         assert stage.clones == {}
 
     def test_another_failure_of_a_copy_is_passed_on(self) -> None:
@@ -395,10 +395,10 @@ class TestLimit:
         stage = Stage()
         stage.on["copy"] = fail
         with pytest.raises(OperationFailed, match="no space left"):
-            performer(stage).do(COPY)
+            runner(stage).do(COPY)
         assert stage.log == ["copy tables tables "]
 
 
 def test_a_step_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(TypeError, match="no way to do Step"):
-        performer(Stage(), finished(SETTINGS)).do(steps.Step(subject="x"))
+        runner(Stage(), finished(SETTINGS)).do(steps.Step(subject="x"))

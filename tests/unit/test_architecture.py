@@ -27,16 +27,16 @@ READING_ONLY = [
     "engine/inventory.py",
     "engine/marks.py",
     "engine/plan.py",
-    "engine/shape.py",
+    "engine/desired.py",
     "engine/status.py",
     "engine/steps.py",
     "incus/events.py",
     "incus/reader.py",
-    "slots/census.py",
-    "slots/fit.py",
+    "slots/statuses.py",
+    "slots/capacity.py",
     "slots/layout.py",
-    "slots/moved.py",
-    "verify/watch.py",
+    "slots/source_drift.py",
+    "verify/event_monitor.py",
 ]
 """Modules that look at production or decide; none of them knows of a way to write."""
 

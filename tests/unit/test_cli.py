@@ -10,8 +10,8 @@ import pytest
 
 from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
-from pytest_stagegbo.cli.change import methods_json
 from pytest_stagegbo.cli.console import console_progress
+from pytest_stagegbo.cli.provision import methods_json
 from pytest_stagegbo.engine.destroy import RemoveProject
 from pytest_stagegbo.engine.steps import RemoveClone
 from pytest_stagegbo.guest.logs import NO_CONTROLS

@@ -11,7 +11,7 @@ from pytest_stagegbo.incus import dialect
 
 @pytest.mark.parametrize("version", ["6.0.0", "6.0.4", "6.0", "7.0.2", "7.0.11"])
 def test_releases_of_the_long_term_lines_are_tested(version: str) -> None:
-    found = dialect.standing(version)
+    found = dialect.support_level(version)
     assert found.tested
     assert version[:3] in found.text
     assert not found.remedy
@@ -32,7 +32,7 @@ def test_releases_of_the_long_term_lines_are_tested(version: str) -> None:
     ],
 )
 def test_of_others_it_is_said_that_they_are_not(version: str, said: str) -> None:
-    found = dialect.standing(version)
+    found = dialect.support_level(version)
     assert not found.tested
     assert found.text.startswith(said)
     assert "the tests run on 6.0 and 7.0" in found.text

@@ -80,9 +80,9 @@ class TestPlan:
         (tmp_path / "mask.sql").write_text("SELECT 1")
         settings = with_hooks(tmp_path / "mask.sql")
         facts = dataclasses.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
-        steps = {step.key: step for step in make_plan(facts, settings, family="STAGE-GBO").steps}
+        steps = {step.key: step for step in make_plan(facts, settings, parent="STAGE-GBO").steps}
         assert not [key for key in steps if key.startswith(("prepare:", "hooks:"))]
-        assert all(steps[f"copy:{name}"].bootable for name in settings.containers)  # type: ignore[attr-defined]
+        assert all(steps[f"copy:{name}"].unconfirmed for name in settings.containers)  # type: ignore[attr-defined]
         assert "copy:tables" in steps["start:tables"].after
 
     def test_between_preparing_and_starting(self, tmp_path: Path) -> None:

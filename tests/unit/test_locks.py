@@ -346,7 +346,7 @@ class TestCleanNote:
         noting.note_clean("these clones")
         noting.acquire("a look at a clean stage", exclusive=["cache"], keep_note=True)
         assert noting.clean_note() == "these clones"
-        noting.soil()
+        noting.mark_dirty()
         assert noting.clean_note() == ""
-        noting.soil()
+        noting.mark_dirty()
         noting.release()

@@ -27,7 +27,7 @@ def room(**values: Any) -> Room:
 
 
 def planned(settings: Settings, **changes: Any) -> list[Any]:
-    return list(make_plan(bare_host(settings, **changes), settings, family=FAMILY).steps)
+    return list(make_plan(bare_host(settings, **changes), settings, parent=FAMILY).steps)
 
 
 def test_a_missing_pool_is_created_before_what_is_on_it() -> None:

@@ -31,9 +31,9 @@ OTHER = replace(SETTINGS, project="STAGE-2")
 OURS = {marks.OWNER: marks.OWNER_VALUE}
 
 
-def of(name: str, family: str = "", **config: str) -> dict[str, str]:
+def of(name: str, parent: str = "", **config: str) -> dict[str, str]:
     """The marks of a bridge that was made for a stage, or a slot."""
-    return {**OURS, marks.PROJECT: name, **({marks.FAMILY: family} if family else {}), **config}
+    return {**OURS, marks.PROJECT: name, **({marks.FAMILY: parent} if parent else {}), **config}
 
 
 def stages(*names: str) -> dict[str, Project]:

@@ -15,19 +15,18 @@ import pytest
 from pytest_stagegbo.incus.channel import Channel, ChannelBroken
 from pytest_stagegbo.resets import listing
 from pytest_stagegbo.resets.cache import check_saved
+from pytest_stagegbo.resets.host_inspection import MOST, HostInspection, inspect_from_host
 from pytest_stagegbo.resets.listing import (
     Connection,
     Process,
-    look_script,
+    inspect_script,
     parse_connections,
-    parse_look,
+    parse_inspection,
     remove_script,
 )
-from pytest_stagegbo.resets.outside import MOST, Glance, glance
 from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
-from pytest_stagegbo.resets.strategy import Doubt
-from pytest_stagegbo.resets.strays import Census, parse_census
-from pytest_stagegbo.resets.strays import glance as glance_at_processes
+from pytest_stagegbo.resets.strays import StrayReport, parse_strays, strays_from_host
+from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.workers import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -116,8 +115,8 @@ class TestChannel:
         assert not channel.is_open
 
 
-def look(folder: Path) -> bytes:
-    return subprocess.run(["sh", "-c", look_script("cache", [str(folder)])], capture_output=True, check=True).stdout
+def inspection(folder: Path) -> bytes:
+    return subprocess.run(["sh", "-c", inspect_script("cache", [str(folder)])], capture_output=True, check=True).stdout
 
 
 class TestLook:
@@ -125,27 +124,27 @@ class TestLook:
         names = {"a b", "a\nb", "ünï", "-rf", "\udcff", "$(id)", "'"}
         for name in names:
             (tmp_path / name).touch()
-        found = parse_look(look(tmp_path))
+        found = parse_inspection(inspection(tmp_path))
         assert {entry.path for entry in found.entries} == {f"{tmp_path}/", *(f"{tmp_path}/{name}" for name in names)}
         assert found.note == ""
         assert found.processes == ()
 
     def test_a_file_that_is_gone_again_shows(self, tmp_path: Path) -> None:
-        before = parse_look(look(tmp_path)).entries
-        assert parse_look(look(tmp_path)).entries == before
+        before = parse_inspection(inspection(tmp_path)).entries
+        assert parse_inspection(inspection(tmp_path)).entries == before
         (tmp_path / "x").touch()
         (tmp_path / "x").unlink()
-        assert parse_look(look(tmp_path)).entries != before
+        assert parse_inspection(inspection(tmp_path)).entries != before
 
     def test_what_is_not_kept_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept/file").touch()
         (tmp_path / "kept/other").touch()
         (tmp_path / ".hidden/deep").mkdir(parents=True)
-        entries = parse_look(look(tmp_path)).entries
+        entries = parse_inspection(inspection(tmp_path)).entries
         kept = [entry for entry in entries if entry.path.endswith(("/kept", "/kept/file"))]
         subprocess.run(["sh", "-c", remove_script([str(tmp_path)], kept)], check=True, capture_output=True)
-        left = {entry.path.removeprefix(f"{tmp_path}/") for entry in parse_look(look(tmp_path)).entries}
+        left = {entry.path.removeprefix(f"{tmp_path}/") for entry in parse_inspection(inspection(tmp_path)).entries}
         assert left == {"", "kept", "kept/file"}
 
     def test_what_is_mounted_below_a_folder_is_neither_seen_nor_removed(
@@ -164,12 +163,12 @@ class TestLook:
         subprocess.run(["sh", "-c", remove_script([str(folder)], [])], check=True, capture_output=True)
         assert (folder / "deep/mount/kept").exists()
         assert not (folder / "deep/file").exists()
-        assert [entry.path for entry in parse_look(look(folder)).entries] == [f"{folder}/"]
+        assert [entry.path for entry in parse_inspection(inspection(folder)).entries] == [f"{folder}/"]
 
     @pytest.mark.parametrize("data", [b"", b"\0=\n\0=\n", b"x\0=\n\nTcp: a\nTcp: 1\n\0=\n"])
     def test_anything_else_is_an_error(self, data: bytes) -> None:
         with pytest.raises(ValueError):
-            parse_look(data)
+            parse_inspection(data)
 
     def test_connections_of_both_families(self) -> None:
         table = (
@@ -185,8 +184,8 @@ class TestLook:
 class TestGlance:
     """Of this process's own root, network and folders, which a shell sees as a container's shell sees its own."""
 
-    def own(self, *folders: Path) -> Glance:
-        return glance(OWN, [str(folder) for folder in folders], ())
+    def own(self, *folders: Path) -> HostInspection:
+        return inspect_from_host(OWN, [str(folder) for folder in folders], ())
 
     def test_shows_what_a_look_from_inside_shows(self, tmp_path: Path) -> None:
         (tmp_path / "folder/deep").mkdir(parents=True)
@@ -195,7 +194,7 @@ class TestGlance:
         (tmp_path / "link").symlink_to("/etc/passwd")
         os.mkfifo(tmp_path / "pipe")
         for _ in range(50):  # whoever else uses this machine's network connects meanwhile
-            seen, inside = self.own(tmp_path), parse_look(look(tmp_path))
+            seen, inside = self.own(tmp_path), parse_inspection(inspection(tmp_path))
             assert seen.agrees(inside)
             if (seen.accepted, seen.established) == (inside.accepted, inside.established):
                 break
@@ -223,7 +222,7 @@ class TestGlance:
         assert self.own(tmp_path).entries != before.entries
 
     def test_a_process_is_told_from_a_later_one_of_its_number(self, tmp_path: Path) -> None:
-        seen = glance(OWN, [str(tmp_path)], [Process(os.getpid(), 0)])
+        seen = inspect_from_host(OWN, [str(tmp_path)], [Process(os.getpid(), 0)])
         own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
         assert seen.processes == (Process(os.getpid(), int(own)),)
 
@@ -244,9 +243,9 @@ class TestGlance:
         with pytest.raises(OSError):
             self.own(tmp_path / "missing")
         with pytest.raises(OSError):
-            glance(Path("/proc/0"), [str(tmp_path)], ())
+            inspect_from_host(Path("/proc/0"), [str(tmp_path)], ())
         with pytest.raises(OSError):
-            glance(OWN, [str(tmp_path)], [Process(1 << 30, 0)])
+            inspect_from_host(OWN, [str(tmp_path)], [Process(1 << 30, 0)])
 
     def test_nothing_stays_open(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
@@ -287,7 +286,7 @@ def test_the_keys_of_s3(text: str, expected: tuple[str, str]) -> None:
 )
 def test_a_valkey_whose_save_failed_or_goes_on_is_doubted(said: dict[str, str]) -> None:
     """Its file may have been removed under it, and after a failed save it refuses writes."""
-    with pytest.raises(Doubt, match="could not save"):
+    with pytest.raises(NeedsRestart, match="could not save"):
         check_saved(said)
 
 
@@ -299,7 +298,7 @@ def test_a_valkey_that_saved_or_never_did_is_not(said: dict[str, str]) -> None:
 class TestStrays:
     """Processes of a container that is laid out as files."""
 
-    known = Census(frozenset({"1:22", "28:22"}), ("valkey.service", "user@0.service"), "7")
+    known = StrayReport(frozenset({"1:22", "28:22"}), ("valkey.service", "user@0.service"), "7")
 
     def container(self, folder: Path, cgroups: dict[str, str], slept: str = "7", environ: str = "") -> Path:
         (folder / "status").write_text(
@@ -315,10 +314,10 @@ class TestStrays:
         return folder
 
     def test_the_same_processes_are_the_same(self, tmp_path: Path) -> None:
-        assert glance_at_processes(self.container(tmp_path, {}), self.known) == self.known
+        assert strays_from_host(self.container(tmp_path, {}), self.known) == self.known
 
     def test_what_was_woken_shows(self, tmp_path: Path) -> None:
-        found = glance_at_processes(self.container(tmp_path, {}, slept="8"), self.known)
+        found = strays_from_host(self.container(tmp_path, {}, slept="8"), self.known)
         assert found is not None
         assert found.slept == "8"
 
@@ -332,7 +331,7 @@ class TestStrays:
         ],
     )
     def test_units_may_start_processes(self, tmp_path: Path, cgroup: str) -> None:
-        found = glance_at_processes(self.container(tmp_path, {"99": cgroup}), self.known)
+        found = strays_from_host(self.container(tmp_path, {"99": cgroup}), self.known)
         assert found is not None
         assert "99:22" in found.processes
 
@@ -346,29 +345,29 @@ class TestStrays:
         ],
     )
     def test_others_may_not_run(self, tmp_path: Path, cgroup: str) -> None:
-        assert glance_at_processes(self.container(tmp_path, {"99": cgroup}), self.known) is None
+        assert strays_from_host(self.container(tmp_path, {"99": cgroup}), self.known) is None
 
     def test_own_shells_may(self, tmp_path: Path) -> None:
         process = self.container(tmp_path, {"99": "0::/.lxc"}, environ="A=1\0STAGEGBO_OWN=1\0")
-        assert glance_at_processes(process, self.known) is not None
+        assert strays_from_host(process, self.known) is not None
 
     def test_what_ended_is_forgotten(self, tmp_path: Path) -> None:
-        known = Census(self.known.processes | {"30:9"}, self.known.units, "7")
-        assert glance_at_processes(self.container(tmp_path, {}), known) == self.known
+        known = StrayReport(self.known.processes | {"30:9"}, self.known.units, "7")
+        assert strays_from_host(self.container(tmp_path, {}), known) == self.known
 
     def test_a_number_that_was_given_again_is_another_process(self, tmp_path: Path) -> None:
-        known = Census(frozenset({"1:22", "99:5"}), self.known.units, "7")
-        assert glance_at_processes(self.container(tmp_path, {"99": "0::/.lxc"}), known) is None
+        known = StrayReport(frozenset({"1:22", "99:5"}), self.known.units, "7")
+        assert strays_from_host(self.container(tmp_path, {"99": "0::/.lxc"}), known) is None
 
     def test_another_start_of_the_container_is_an_error(self, tmp_path: Path) -> None:
-        known = Census(frozenset({"1:21", "28:22"}), self.known.units, "7")
+        known = StrayReport(frozenset({"1:21", "28:22"}), self.known.units, "7")
         with pytest.raises(ValueError, match="another start"):
-            glance_at_processes(self.container(tmp_path, {"1": "0::/system.slice/valkey.service"}), known)
+            strays_from_host(self.container(tmp_path, {"1": "0::/system.slice/valkey.service"}), known)
 
     def test_the_script_s_answer(self) -> None:
         said = b"ended process 9 (sh -c PGPASSWORD=secret-word psql)\nslept 7\nunits  a.service \n"
         said += b"processes  1:5 9:9\nleft x.timer\n"
-        found = parse_census(said)
+        found = parse_strays(said)
         assert (found.units, found.slept, found.left) == (("a.service",), "7", ("x.timer",))
         assert found.processes == {"1:5", "9:9"}
         assert "secret-word" not in found.ended[0]
@@ -376,4 +375,4 @@ class TestStrays:
     @pytest.mark.parametrize("said", [b"", b"systemd in this container does not answer\n", b"slept 7\nunits a\n"])
     def test_anything_else_is_an_error(self, said: bytes) -> None:
         with pytest.raises(ValueError):
-            parse_census(said)
+            parse_strays(said)

@@ -56,7 +56,7 @@ class World:
         *probes: ProbeSettings,
         timeout: float = 10,
         accept_sealed: bool = True,
-        evidence: Callable[[], str] = lambda: "postgresql.service failed\nFATAL: no space left",
+        diagnostics: Callable[[], str] = lambda: "postgresql.service failed\nFATAL: no space left",
     ) -> dict[ProbeSettings, Answer]:
         return dict(
             wait_ready(
@@ -65,7 +65,7 @@ class World:
                 probes,
                 timeout=timeout,
                 still_alive=self.still_alive,
-                evidence=evidence,
+                diagnostics=diagnostics,
                 accept_sealed=accept_sealed,
                 ask=self.ask,
                 clock=self.clock,
@@ -195,15 +195,17 @@ def test_each_probe_is_asked_once_even_without_any_time() -> None:
 def test_secrets_in_log_lines_do_not_reach_the_error() -> None:
     with pytest.raises(NotReady) as caught:
         World({DATABASE: always("refused")}).wait(
-            DATABASE, timeout=1, evidence=lambda: "connecting to postgres://gbuser:hunter2hunter2@10.0.3.11/botserver"
+            DATABASE,
+            timeout=1,
+            diagnostics=lambda: "connecting to postgres://gbuser:hunter2hunter2@10.0.3.11/botserver",
         )
     assert "hunter2" not in str(caught.value)
 
 
 def test_evidence_that_cannot_be_had_does_not_hide_the_error() -> None:
-    def evidence() -> str:
+    def diagnostics() -> str:
         raise RuntimeError("the daemon went away")
 
     with pytest.raises(NotReady, match="the daemon went away") as caught:
-        World({DATABASE: always("refused")}).wait(DATABASE, timeout=1, evidence=evidence)
+        World({DATABASE: always("refused")}).wait(DATABASE, timeout=1, diagnostics=diagnostics)
     assert "saw refused" in caught.value.seen

@@ -23,7 +23,7 @@ from pytest_stagegbo.services.masking import Masker, mask
 from pytest_stagegbo.session import failure
 from pytest_stagegbo.session.failure import LINES, LONGEST_LINE, SOME_LINES, sections
 from pytest_stagegbo.session.logsizes import remember
-from pytest_stagegbo.session.together import together
+from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.settings import ContainerSettings, Settings
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ def test_together_gives_results_and_exceptions_by_name() -> None:
     def fail() -> int:
         raise ValueError("no")
 
-    found: dict[str, Any] = together({"one": lambda: 1, "two": fail}, 10)
+    found: dict[str, Any] = run_parallel({"one": lambda: 1, "two": fail}, 10)
     assert found["one"] == 1
     assert isinstance(found["two"], ValueError)
-    assert together({}, 10) == {}
+    assert run_parallel({}, 10) == {}

@@ -192,10 +192,10 @@ def test_no_way_leads_there(guard: ProductionGuard, port: int, way: Callable[[st
 @pytest.mark.parametrize("way", ["reset", "reset_start"])
 def test_a_connection_that_was_made_before_does_not_connect_again(guard: ProductionGuard, way: str) -> None:
     pq = pytest.importorskip("psycopg.pq")
-    with socket.socket() as deaf:
-        deaf.bind((PRODUCTION, 0))
+    with socket.socket() as listen_error:
+        listen_error.bind((PRODUCTION, 0))
         guard.now("before", lifted=True)
-        options = f"hostaddr={PRODUCTION} port={deaf.getsockname()[1]} dbname=x connect_timeout=2"
+        options = f"hostaddr={PRODUCTION} port={listen_error.getsockname()[1]} dbname=x connect_timeout=2"
         connection = pq.PGconn.connect_start(options.encode())
     guard.now("test", lifted=False)
     with pytest.raises(ProductionAccessError, match=PRODUCTION):

@@ -21,7 +21,7 @@ from pytest_stagegbo.errors import (
     VaultSealed,
 )
 from pytest_stagegbo.locks import StageLock
-from pytest_stagegbo.session.demand import Demand
+from pytest_stagegbo.session.requirements import Requirements
 from pytest_stagegbo.session.session import StageSession, reminder
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import Layer, build
@@ -64,9 +64,9 @@ class Engine:
             raise result
         return result
 
-    def reset(self, names: Sequence[str], *, held: bool, left_by: Mapping[str, str]) -> None:
+    def reset(self, names: Sequence[str], *, already_locked: bool, left_by: Mapping[str, str]) -> None:
         assert set(left_by) == set(names)
-        assert held, "a session holds the locks itself"
+        assert already_locked, "a session holds the locks itself"
         assert self.resetting, "nobody foresaw a reset"
         self.done.append("reset " + " ".join(names))
         if error := self.resetting.pop(0):
@@ -87,12 +87,12 @@ def session(engine: Engine, run: str = "run") -> StageSession:
     return StageSession(cast("StageEngine", engine), run, Summary())
 
 
-def uses(*names: str) -> Demand:
-    return Demand(frozenset(names), ())
+def uses(*names: str) -> Requirements:
+    return Requirements(frozenset(names), ())
 
 
-def resets(*names: str) -> Demand:
-    return Demand(frozenset(names), names)
+def resets(*names: str) -> Requirements:
+    return Requirements(frozenset(names), names)
 
 
 class TestProvisioning:
@@ -244,7 +244,7 @@ class TestLocks:
     def test_a_test_that_resets_keeps_to_itself_what_it_resets(self, ready: Callable[[], StageSession]) -> None:
         one, two = ready(), ready()
         foresee(one, None)
-        one.begin("test_mine", Demand(frozenset({"cache", "drive"}), ("cache",)))
+        one.begin("test_mine", Requirements(frozenset({"cache", "drive"}), ("cache",)))
         two.begin("two", uses("drive"))
         two.end()
         with pytest.raises(LockTimeout, match="container cache") as caught:
@@ -311,7 +311,7 @@ class TestMore:
         one, two = pair
         one.begin("one", uses("cache"))
         foresee(one, None)
-        one.begin("one", Demand(frozenset({"cache", "drive"}), ("drive",)))
+        one.begin("one", Requirements(frozenset({"cache", "drive"}), ("drive",)))
         assert done(one) == ["reset drive"]
         with pytest.raises(LockTimeout, match="container drive"):
             two.begin("two", uses("drive"))
@@ -327,8 +327,8 @@ class TestMore:
         one, _ = pair
         foresee(one, None)
         one.begin("one", resets("cache"))
-        one.begin("one", Demand(frozenset({"cache", "drive"}), ("cache",)))
-        one.begin("one", Demand(frozenset({"cache", "drive"}), ("cache",)))
+        one.begin("one", Requirements(frozenset({"cache", "drive"}), ("cache",)))
+        one.begin("one", Requirements(frozenset({"cache", "drive"}), ("cache",)))
         assert done(one) == ["reset cache"]
 
     @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ class TestMore:
         one.begin("one", uses("cache"))
         foresee(one, CommandFailed("no"), None)
         with pytest.raises(CommandFailed):
-            one.begin("one", Demand(frozenset({"cache", "drive"}), ("drive",)))
+            one.begin("one", Requirements(frozenset({"cache", "drive"}), ("drive",)))
         with pytest.raises(LockTimeout):
             two.begin("two", resets("cache"))
         foresee(two, None)
@@ -401,7 +401,7 @@ class TestUnfinished:
 
     def test_by_a_test_that_resets_another(self, broken: StageSession) -> None:
         foresee(broken, None)
-        broken.begin("two", Demand(frozenset({"cache", "drive"}), ("drive",)))
+        broken.begin("two", Requirements(frozenset({"cache", "drive"}), ("drive",)))
         assert done(broken) == ["reset drive cache"]
 
     def test_once_by_a_test_that_resets_it_anyway(self, broken: StageSession) -> None:

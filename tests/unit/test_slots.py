@@ -15,12 +15,12 @@ from fakes import clone, source
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.settings import Settings, SlotSettings, load
-from pytest_stagegbo.slots.census import slot_status
-from pytest_stagegbo.slots.fit import Host, fit
+from pytest_stagegbo.slots.capacity import Host, capacity
 from pytest_stagegbo.slots.layout import golden_settings, number_of, slot_settings
 from pytest_stagegbo.slots.lease import order
-from pytest_stagegbo.slots.moved import moved
 from pytest_stagegbo.slots.pool import identity, to_clean
+from pytest_stagegbo.slots.source_drift import source_drift
+from pytest_stagegbo.slots.statuses import slot_status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,10 +108,10 @@ class TestFit:
         ],
     )
     def test_auto_takes_what_fits(self, host: Host, workers: int, count: int) -> None:
-        assert fit(slots(count="auto"), host, workers).count == count
+        assert capacity(slots(count="auto"), host, workers).count == count
 
     def test_the_arithmetic_is_shown(self) -> None:
-        assert fit(slots(count="auto"), HOST, 3).arithmetic == (
+        assert capacity(slots(count="auto"), HOST, 3).explanation == (
             "memory: 6 GiB available less 1 GiB (slots.memory_floor), 1 GiB each (slots.memory), 1 there already: 6",
             "disk: 9.31 GiB free less 4.66 GiB (disk_floor), 954 MiB each (slots.disk), 1 there already: 6",
             "processor: 2 cores, 0.5 each (slots.cores): 4",
@@ -120,11 +120,11 @@ class TestFit:
         )
 
     def test_a_number_is_had_whatever_workers_and_cores_there_are(self) -> None:
-        assert fit(slots(count=6), HOST, 1).count == 6
+        assert capacity(slots(count=6), HOST, 1).count == 6
 
     def test_a_number_that_does_not_fit_is_refused_with_the_arithmetic(self) -> None:
         with pytest.raises(NoRoom, match="7 slots are asked for, and 6 fit") as caught:
-            fit(slots(count=7), HOST, 8)
+            capacity(slots(count=7), HOST, 8)
         assert "slots.memory" in caught.value.seen
 
 
@@ -137,17 +137,17 @@ class TestMoved:
     COPY = clone("tables", SETTINGS, origin=marks.origin(SOURCE))
 
     def test_a_running_source_may_have_written(self) -> None:
-        assert moved(self.SOURCE, self.COPY) == "runs, so it may have written"
+        assert source_drift(self.SOURCE, self.COPY) == "runs, so it may have written"
 
     def test_a_source_that_was_and_is_stopped_is_known_to_be_the_same(self) -> None:
         stopped = replace(self.SOURCE, status="Stopped")
         copy = clone("tables", SETTINGS, origin=marks.origin(stopped))
-        assert moved(stopped, copy) == ""
-        assert moved(replace(stopped, last_used_at="2026-01-01"), copy) == "restarted or changed"
+        assert source_drift(stopped, copy) == ""
+        assert source_drift(replace(stopped, last_used_at="2026-01-01"), copy) == "restarted or changed"
 
     @pytest.mark.parametrize(("source", "copy"), [(None, COPY), (SOURCE, None)])
     def test_nothing_is_said_where_one_is_missing(self, source: Any, copy: Any) -> None:
-        assert moved(source, copy) == ""
+        assert source_drift(source, copy) == ""
 
 
 class TestKnownClean:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 from fakes import finished, network
 
-from pytest_stagegbo.engine import shape
+from pytest_stagegbo.engine import desired
 from pytest_stagegbo.engine.plan import make_plan
 from pytest_stagegbo.engine.subnets import free_subnet, lost_ways, neighbours, refuse_taken
 from pytest_stagegbo.errors import ProductionProtected
@@ -17,7 +17,7 @@ from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.slots.layout import golden_settings, slot_settings
 
 SETTINGS = Settings()
-MADE = {"stagebr0": replace(network("stagebr0", "10.0.3.1/24"), config=shape.network(SETTINGS))}
+MADE = {"stagebr0": replace(network("stagebr0", "10.0.3.1/24"), config=desired.network(SETTINGS))}
 OWN = HostNetwork(IPv4Network("10.0.3.0/24"), "stagebr0", IPv4Address("10.0.3.1"))
 
 
@@ -101,7 +101,7 @@ def test_slots_and_the_golden_copy_name_their_own_settings() -> None:
     for settings, key in ((slot_settings(SETTINGS, 2), "slots.address"), (golden_settings(SETTINGS), "golden_address")):
         taken = address(f"{settings.network.address.ip + 7}/24", "lan0")
         with pytest.raises(ProductionProtected, match="lan0") as caught:
-            refuse_taken(settings, {}, [OWN, taken], family=SETTINGS.project)
+            refuse_taken(settings, {}, [OWN, taken], parent=SETTINGS.project)
         assert key in caught.value.remedy
 
 

@@ -19,9 +19,9 @@ from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.verify import Check, chosen
 from pytest_stagegbo.verify.certificate import run
+from pytest_stagegbo.verify.context import VerifyContext
 from pytest_stagegbo.verify.exposure import excused, foreign_rules
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, Unseen
-from pytest_stagegbo.verify.scene import Scene
 from pytest_stagegbo.verify.table import CHECKS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/isolation.md").read_text()
-SCENE = cast("Scene", SimpleNamespace(settings=Settings()))
+SCENE = cast("VerifyContext", SimpleNamespace(settings=Settings()))
 
 
 def test_the_document_lists_every_check_with_its_meaning_and_remedy() -> None:
@@ -46,15 +46,15 @@ def test_a_check_that_is_not_known_is_an_error_that_lists_them() -> None:
     assert [check.id for check in chosen(["limits.disk", "limits.disk"]) or ()] == ["limits.disk"]
 
 
-def refuse(_: Scene) -> Result:
+def refuse(_: VerifyContext) -> Result:
     raise ServerRefused("Incus refused GET /1.0/x", status=500, seen="500 broken")
 
 
-def skip(_: Scene) -> Result:
+def skip(_: VerifyContext) -> Result:
     raise Skipped("not here")
 
 
-def blind(_: Scene) -> Result:
+def blind(_: VerifyContext) -> Result:
     raise Unseen("no nft")
 
 
@@ -128,7 +128,7 @@ class MuteWriter:
 
 
 @pytest.fixture
-def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], Scene]:
+def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], VerifyContext]:
     """A stage that nothing can be learnt of. Nothing is connected to."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -138,14 +138,14 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], Scene]:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(HostView, "nft", lambda *_: "")
 
-    def scene(facts: Facts) -> Scene:
-        return Scene(Settings(), facts, cast("Reader", MuteReader()), cast("Writer", MuteWriter()))
+    def context(facts: Facts) -> VerifyContext:
+        return VerifyContext(Settings(), facts, cast("Reader", MuteReader()), cast("Writer", MuteWriter()))
 
-    return scene
+    return context
 
 
 @pytest.mark.parametrize("check", [pytest.param(check, id=check.id) for check in CHECKS])
-def test_a_line_is_red_when_there_is_nothing_to_see(check: Check, mute: Callable[[Facts], Scene]) -> None:
+def test_a_line_is_red_when_there_is_nothing_to_see(check: Check, mute: Callable[[Facts], VerifyContext]) -> None:
     settings = Settings()
     empty = Project(settings.project, "", {}, ())
     facts = replace(bare_host(settings), projects={"default": project("default"), settings.project: empty})
@@ -162,7 +162,7 @@ NEEDS_EVENTS = {"production.events"}
 @pytest.mark.parametrize(
     "check", [pytest.param(check, id=check.id) for check in CHECKS if check.id not in READ_FROM_FACTS | NEEDS_EVENTS]
 )
-def test_a_line_is_red_when_commands_print_nothing(check: Check, mute: Callable[[Facts], Scene]) -> None:
+def test_a_line_is_red_when_commands_print_nothing(check: Check, mute: Callable[[Facts], VerifyContext]) -> None:
     """Perl, find, nft and others that are broken end well, too."""
     found = run(check, mute(finished(Settings())))
     assert found.state == "red", found

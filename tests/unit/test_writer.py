@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
     ),
     "delete_pool": Case(lambda w: w.delete_pool(), [Sent("DELETE", ("storage-pools", "stage"), HOST)]),
     "refresh_instance": Case(
-        lambda w: w.refresh_instance("cache", "valkey", moved=lambda _: None),
+        lambda w: w.refresh_instance("cache", "valkey", on_progress=lambda _: None),
         [
             Sent(
                 "POST",

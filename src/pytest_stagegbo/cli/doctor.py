@@ -68,15 +68,15 @@ def _failed(subject: str, error: StageGboError) -> Finding:
 
 
 def _release(version: str) -> Finding:
-    from pytest_stagegbo.incus.dialect import standing
+    from pytest_stagegbo.incus.dialect import support_level
 
-    found = standing(version)
+    found = support_level(version)
     return Finding("ok" if found.tested else "warning", f"Incus {version}", found.text, found.remedy)
 
 
 def _networks(context: Context, facts: Facts) -> Finding:
     """What the server made of the staging guide's `features.networks=true`."""
-    from pytest_stagegbo.engine.shape import managed_nics
+    from pytest_stagegbo.engine.desired import managed_nics
 
     settings = context.loaded.settings
     project = facts.projects.get(settings.project)
@@ -96,8 +96,8 @@ def _subnet(context: Context, facts: Facts) -> Finding:
     network = context.loaded.settings.network
     subject = f"subnet {network.subnet}"
     try:
-        family = context.stage.project if context.slot else ""
-        refuse_taken(context.loaded.settings, facts.networks, facts.host, facts.ways, family=family)
+        parent = context.stage.project if context.slot else ""
+        refuse_taken(context.loaded.settings, facts.networks, facts.host, facts.ways, parent=parent)
         count = context.stage.slots.count
         if count != 1:
             context.fleet().refuse_taken(2 if count == "auto" else count)

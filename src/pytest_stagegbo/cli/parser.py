@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli import change, expose, lab, look, verify, within
+from pytest_stagegbo.cli import execute, expose, lab, provision, status, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +29,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"pytest-stagegbo {version('pytest-stagegbo')}")
     _common(parser, default=None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    change.register(commands)
-    look.register(commands)
+    provision.register(commands)
+    status.register(commands)
     verify.register(commands)
     expose.register(commands)
-    within.register(commands)
+    execute.register(commands)
     lab.register(commands)
     for command in commands.choices.values():
         _common(command, default=argparse.SUPPRESS)

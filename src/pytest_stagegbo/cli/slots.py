@@ -24,36 +24,39 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
     fleet = context.fleet()
-    found = fleet.fit(os.cpu_count() or 1)
+    found = fleet.capacity(os.cpu_count() or 1)
     count = max(found.count, fleet.count_there()) if arguments.refresh is not None else found.count
-    renew = fleet.to_refresh(arguments.refresh) if arguments.refresh is not None else ()
+    to_replace = fleet.to_refresh(arguments.refresh) if arguments.refresh is not None else ()
     if not arguments.json:
-        for line in found.arithmetic if count > 1 else ():
+        for line in found.explanation if count > 1 else ():
             print(line)
         if arguments.refresh is not None:
-            print("to copy again from production: " + (", ".join(renew) or "nothing, since nothing has changed there"))
+            print(
+                "to copy again from production: "
+                + (", ".join(to_replace) or "nothing, since nothing has changed there")
+            )
     if arguments.dry_run:
         own = context.loaded.settings.storage.own
         if arguments.recreate and not own:
-            renew = tuple(context.loaded.settings.containers)
-        plans = fleet.plans(count, recreate=arguments.recreate, renew=renew)
+            to_replace = tuple(context.loaded.settings.containers)
+        plans = fleet.plans(count, recreate=arguments.recreate, to_replace=to_replace)
         if arguments.json:
             plans_json = {project: plan_json(plan) for project, plan in plans.items()}
-            print_json({"slots": plans_json, "arithmetic": list(found.arithmetic), "renewed": list(renew)})
+            print_json({"slots": plans_json, "arithmetic": list(found.explanation), "renewed": list(to_replace)})
             return 0
         for project, plan in plans.items():
             print(f"{project}:")
             print_plan(plan)
         return 0
     with console_progress(quiet=arguments.quiet) as progress:
-        result = context.fleet(progress).provision(count, recreate=arguments.recreate, renew=renew)
+        result = context.fleet(progress).provision(count, recreate=arguments.recreate, to_replace=to_replace)
     names = {number: fleet.engine(number).settings.project for number in result.slots}
     if arguments.json:
         print_json(
             {
                 "golden": None if result.golden is None else result_json(result.golden),
                 "slots": {names[number]: result_json(each) for number, each in result.slots.items()},
-                "renewed": list(renew),
+                "renewed": list(to_replace),
                 "seconds": round(result.seconds, 3),
             }
         )

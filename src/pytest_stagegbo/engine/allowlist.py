@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device, Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["CloneConfig", "clone_config", "clone_nic", "disk_limit", "nic", "root_disk", "unconfined", "unsafe"]
+__all__ = ["CloneConfig", "clone_config", "clone_nic", "disk_limit", "nic", "root_disk", "unconfined", "violations"]
 
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
@@ -149,7 +149,7 @@ def _is_bookkeeping(key: str) -> bool:
     return key.startswith("volatile.")
 
 
-def unsafe(clone: Instance, settings: Settings) -> list[str]:
+def violations(clone: Instance, settings: Settings) -> list[str]:
     """What a clone carries that it must not be started with, judged by its expanded configuration. Pure.
 
     An empty list means safe: every device is the stage's root disk or its one network device, no key is outside

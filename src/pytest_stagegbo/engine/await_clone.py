@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.first_boot import own_stamp
 from pytest_stagegbo.engine.hostway import HostWay
-from pytest_stagegbo.engine.journal import evidence
+from pytest_stagegbo.engine.journal import diagnostics
 from pytest_stagegbo.engine.reach import Reach, how_to_reach
 from pytest_stagegbo.engine.unit_watch import UnitWatch
 from pytest_stagegbo.errors import NotReady
@@ -80,7 +80,7 @@ def await_clone(
     def why() -> str:
         if interrupted() or near.remedy or (far is not None and far.lost):
             return ""  # there is nothing wrong with the clone
-        return evidence(reader, writer, settings.project, container)
+        return diagnostics(reader, writer, settings.project, container)
 
     try:
         answers = dict(
@@ -90,7 +90,7 @@ def await_clone(
                 container.probes,
                 timeout=settings.timeouts.ready,
                 still_alive=still_alive,
-                evidence=why,
+                diagnostics=why,
             )
         )
     except NotReady as error:

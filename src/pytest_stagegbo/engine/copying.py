@@ -48,7 +48,7 @@ class Copies:
         host: LocalHost,
         limits: Limits,
         progress: Progress,
-        family: str,
+        parent: str,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -57,7 +57,7 @@ class Copies:
         self._host = host
         self._limits = limits
         self._progress = progress
-        self._family = family
+        self._parent = parent
         self._counting = threading.Lock()
         self._in_full = threading.Lock()
         """Held while files are read from production: one after the other, so that its disk stays quick."""
@@ -78,10 +78,10 @@ class Copies:
         in_full = step.pool != source.pool
         if in_full:
             self._count_simply(step.pool)
-        moved = self._moved(name) if in_full else None
+        on_progress = self._on_progress(name) if in_full else None
         try:
             with self._in_full if in_full else self._limits.copying(step.pool):
-                self._copy(name, source.name, wanted, target=step.location, moved=moved)
+                self._copy(name, source.name, wanted, target=step.location, on_progress=on_progress)
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(step, error) from None
@@ -94,20 +94,20 @@ class Copies:
         with self._counting:
             pool = self._reader.pool(name)
             quotas = self._host.quotas(pool)
-            if is_own(pool, self._family or self._settings.project) and quotas is not None and quotas.mode == "off":
+            if is_own(pool, self._parent or self._settings.project) and quotas is not None and quotas.mode == "off":
                 self._host.count_simply(pool)
 
-    def _moved(self, name: str) -> Callable[[str], None]:
+    def _on_progress(self, name: str) -> Callable[[str], None]:
         """Notes every now and then how much of a full copy is there."""
         last = clocks.monotonic()
 
-        def moved(text: str) -> None:
+        def on_progress(text: str) -> None:
             nonlocal last
             if text and clocks.monotonic() - last >= NEWS:
                 last = clocks.monotonic()
                 self._progress.note(f"copying {name}: {text.rpartition(': ')[2]}")
 
-        return moved
+        return on_progress
 
     def _full(self, step: steps.CopyClone, error: OperationFailed | ServerRefused) -> NoRoom:
         return NoRoom(
@@ -130,7 +130,7 @@ class Copies:
         self._count_simply(copy.pool)
         try:
             with self._in_full:
-                self._writer.refresh_instance(name, source.name, moved=self._moved(name))
+                self._writer.refresh_instance(name, source.name, on_progress=self._on_progress(name))
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(copy, error) from None
@@ -158,10 +158,10 @@ class Copies:
         wanted: CloneConfig,
         *,
         target: str = "",
-        moved: Callable[[str], None] | None = None,
+        on_progress: Callable[[str], None] | None = None,
     ) -> None:
         self._writer.copy_instance(
-            name, source, config=wanted.config, devices=wanted.devices, target=target, moved=moved
+            name, source, config=wanted.config, devices=wanted.devices, target=target, on_progress=on_progress
         )
 
     def _limit_error(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig) -> LimitTooSmall:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pytest_stagegbo.engine import foreign, marks, ownership, shape
+from pytest_stagegbo.engine import desired, foreign, marks, ownership
 from pytest_stagegbo.engine.steps import RemoveClone, Step
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class RemoveAcl(Step):
         return f"delete access list {self.subject}"
 
 
-def plan_destroy(reader: Reader, settings: Settings, family: str = "") -> tuple[Step, ...]:
+def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[Step, ...]:
     """The steps that remove the stage; none when there is none. Reads, and does not write.
 
     Args:
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
 
     Raises:
         NotOurs: something that this tool did not make would go with the stage, or keeps it from going.
@@ -74,15 +74,15 @@ def plan_destroy(reader: Reader, settings: Settings, family: str = "") -> tuple[
         after = frozenset(step.key for step in steps)
         steps.append(RemoveProject(subject=settings.project, after=after))
     network = reader.network(settings.network.name)
-    if network is not None and ownership.belongs(network.config, settings, family, projects):
+    if network is not None and ownership.belongs(network.config, settings, parent, projects):
         found += foreign.on_bridge(reader, network, settings)
         exposed, others = foreign.forwards(reader, settings)
         found += others
         steps.extend(RemoveForward(subject=listen) for listen in exposed)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveNetwork(subject=network.name, after=after))
-    acl = reader.acl(shape.acl_name(settings))
-    if acl is not None and ownership.belongs(acl.get("config") or {}, settings, family, projects):
+    acl = reader.acl(desired.acl_name(settings))
+    if acl is not None and ownership.belongs(acl.get("config") or {}, settings, parent, projects):
         found += foreign.uses_acl(acl, settings)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import desired, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -115,15 +115,15 @@ def forward_body(wanted: Exposure) -> dict[str, Any]:
 
 
 def access_list(
-    facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, family: str = ""
+    facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, parent: str = ""
 ) -> dict[str, Any]:
     """The stage's access list, with what is exposed at this moment. Pure, but for the clock.
 
     Args:
         exposed: Instead of what the facts have and is open.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
-    acl = shape.acl(settings, facts.kept_out(settings), family)
+    acl = desired.acl(settings, facts.kept_out(settings), parent)
     open_now = [each for each in facts.exposed if each.state == "open"] if exposed is None else exposed
     kept_out = ",".join(map(str, facts.production_sources(settings)))
     rules = [each for e in open_now for each in ({**_pass(e), "action": "reject", "source": kept_out}, _pass(e))]

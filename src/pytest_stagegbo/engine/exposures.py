@@ -40,7 +40,7 @@ class Exposures:
         self._engine = engine
         self._seen: tuple[Exposure, ...] = ()
 
-    def saw(self, facts: Facts) -> None:
+    def observe(self, facts: Facts) -> None:
         """Remember what the facts know, for `close_over`."""
         self._seen = facts.exposed
 
@@ -84,7 +84,7 @@ class Exposures:
         least."""
         if not over(self._seen):
             return False
-        with self._changing("closing what is exposed", held=True):
+        with self._changing("closing what is exposed", already_locked=True):
             self.close_what_is_over_in(self._engine.facts())
         return True
 
@@ -92,8 +92,8 @@ class Exposures:
         """What was closed. For who holds the stage's lock, or `EXPOSE`, to itself."""
         return self._close(facts, over(facts.exposed))
 
-    def _changing(self, doing: str, *, held: bool = False) -> AbstractContextManager[None]:
-        shared = () if held else (STAGE,)
+    def _changing(self, doing: str, *, already_locked: bool = False) -> AbstractContextManager[None]:
+        shared = () if already_locked else (STAGE,)
         return self._engine.lock().hold(doing, self._engine.waiting, shared=shared, exclusive=(EXPOSE,))
 
     def _close(self, facts: Facts, closing: tuple[Exposure, ...]) -> tuple[Exposure, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine import desired, marks, ownership
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.own_pool import clone_pool
@@ -129,7 +129,7 @@ class Facts:
         found |= {each.network for each in self.host if each.interface != settings.network.name}
         for guest in self.guests or ():
             found |= guest.networks
-            found |= shape.rejected(self.acl) if guest.unknown else frozenset()
+            found |= desired.rejected(self.acl) if guest.unknown else frozenset()
         return tuple(sorted(found))
 
 
@@ -140,13 +140,13 @@ def gather(
     *,
     need_source: bool = True,
     golden: str = "",
-    family: str = "",
+    parent: str = "",
 ) -> Facts:
     """Read the facts: about a dozen requests, the slowest beside the others.
 
     Args:
         golden: Project to copy from instead of production's.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
         need_source: Whether it is an error that the source project does not exist.
 
     Raises:
@@ -155,7 +155,7 @@ def gather(
     with Workers(3, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
         bridge = pool.submit(reader.network, settings.network.name)
-        acl = pool.submit(reader.acl, shape.acl_name(settings))
+        acl = pool.submit(reader.acl, desired.acl_name(settings))
         forwards = pool.submit(reader.forwards, settings.network.name)
         link = pool.submit(reader.link, settings.network.name)
         projects = reader.projects()
@@ -167,7 +167,7 @@ def gather(
             )
         production = reader.instances(settings.source_project)
         host_networks = host.networks()
-        own = _is_own(bridge.result(), settings, family, projects)
+        own = _is_own(bridge.result(), settings, parent, projects)
         networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production), own=own))
         sources = production
         if golden:
@@ -211,8 +211,8 @@ def _bridges(instances: Mapping[str, Instance]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _is_own(bridge: Network | None, settings: Settings, family: str, projects: Mapping[str, Project]) -> bool:
-    return bridge is not None and ownership.belongs(bridge.config, settings, family, projects)
+def _is_own(bridge: Network | None, settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
+    return bridge is not None and ownership.belongs(bridge.config, settings, parent, projects)
 
 
 def _works(link: Mapping[str, Any] | None, bridge: Network | None, settings: Settings) -> bool:

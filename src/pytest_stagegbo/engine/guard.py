@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, ownership, shape
+from pytest_stagegbo.engine import desired, marks, ownership
 from pytest_stagegbo.engine.own_pool import clone_pool, refuse_pool
 from pytest_stagegbo.engine.space import floor_bytes
 from pytest_stagegbo.engine.subnets import free_place
@@ -28,14 +28,14 @@ def refuse(
     facts: Facts,
     settings: Settings,
     copying: Sequence[ContainerSettings],
-    family: str = "",
+    parent: str = "",
     freeing: Collection[str] = (),
 ) -> None:
     """Raise the error that keeps provisioning from starting, if there is one.
 
     Args:
         copying: The containers that would be copied.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
         freeing: Pools on which clones are removed before anything is copied: how much room that gives is seen then.
 
     Raises:
@@ -44,7 +44,7 @@ def refuse(
         NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
         NoRoom: the pool, or the file system under it, is too full.
     """
-    refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, family, facts.host)
+    refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, parent, facts.host)
     _refuse_production(facts, settings)
     refuse_pool(facts, settings)
     missing = [c for c in settings.containers.values() if c.source_name not in facts.sources]
@@ -65,12 +65,12 @@ def refuse(
             raise error
 
 
-def refuse_relation(project: Project | None, family: str) -> None:
+def refuse_relation(project: Project | None, parent: str) -> None:
     """Raise an error when a project is a stage, and a slot, or a golden copy is meant, or the other way round: its
     addresses are others, too.
 
     Args:
-        family: The stage that a slot or a golden copy is meant of; empty: neither is meant.
+        parent: The stage that a slot or a golden copy is meant of; empty: neither is meant.
 
     Raises:
         SettingsError: it is a slot, or a golden copy, of another stage than is meant.
@@ -79,14 +79,14 @@ def refuse_relation(project: Project | None, family: str) -> None:
     if project is None or not marks.is_ours(project.config):
         return
     found = project.config.get(marks.FAMILY, "")
-    if family and not found:
+    if parent and not found:
         raise NotOurs(
-            f"project {project.name} is a stage of its own, and no slot or golden copy of {family}",
-            seen=f"it has no mark {marks.FAMILY}={family}",
-            remedy=f"give one of the two another name (--project): the slots of {family} are {family}-1, {family}-2 "
-            f"and so on, its golden copy is {family}-GOLDEN. `--project {project.name} destroy` removes that stage",
+            f"project {project.name} is a stage of its own, and no slot or golden copy of {parent}",
+            seen=f"it has no mark {marks.FAMILY}={parent}",
+            remedy=f"give one of the two another name (--project): the slots of {parent} are {parent}-1, {parent}-2 "
+            f"and so on, its golden copy is {parent}-GOLDEN. `--project {project.name} destroy` removes that stage",
         )
-    if found != family:
+    if found != parent:
         raise SettingsError(
             f"project {project.name} is a slot of stage {found}, or its golden copy",
             seen=f"its mark {marks.FAMILY}={found}",
@@ -104,7 +104,7 @@ def refuse_foreign(facts: Facts, settings: Settings) -> None:
     if network is not None and not marks.is_ours(network.config):
         found.append(f"network {settings.network.name}")
     if facts.acl is not None and not marks.is_ours(facts.acl.get("config") or {}):
-        found.append(f"access list {shape.acl_name(settings)}")
+        found.append(f"access list {desired.acl_name(settings)}")
     found.extend(
         f"instance {name} in {settings.project}"
         for name, clone in sorted(facts.clones.items())
@@ -124,7 +124,7 @@ def refuse_other_stage(
     acl: Mapping[str, Any] | None,
     projects: Mapping[str, Project],
     settings: Settings,
-    family: str,
+    parent: str,
     host: Collection[HostNetwork] = (),
 ) -> None:
     """Raise `NotOurs` when the stage's bridge or access list was made for another stage.
@@ -132,26 +132,26 @@ def refuse_other_stage(
     Args:
         networks: The bridge, if there is one, and others, by name.
         acl: The access list of that name.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
         host: What the host has besides, as far as it is known.
     """
     bridge = networks.get(settings.network.name)
     configs = {
         f"network {settings.network.name}": {} if bridge is None else bridge.config,
-        f"access list {shape.acl_name(settings)}": (acl or {}).get("config") or {},
+        f"access list {desired.acl_name(settings)}": (acl or {}).get("config") or {},
     }
     for what, config in configs.items():
-        if not marks.is_ours(config) or ownership.is_free_for(config, settings, family, projects):
+        if not marks.is_ours(config) or ownership.is_free_for(config, settings, parent, projects):
             continue
         found = ownership.owners(config, settings.network.name, projects)
-        others = sorted(name for name, of in found if (name, of) != (settings.project, family))
+        others = sorted(name for name, of in found if (name, of) != (settings.project, parent))
         name, address = free_place(settings, networks, host)
         remedy = f'give stage {settings.project} a bridge and a subnet of its own: project = "{settings.project}", '
         remedy += f'network.name = "{name}", network.address = "{address}" in its settings file'
-        if family:
-            remedy = f'name other bridges for the slots of {family}: slots.network = "{name[:-1]}{{slot}}"'
+        if parent:
+            remedy = f'name other bridges for the slots of {parent}: slots.network = "{name[:-1]}{{slot}}"'
         gone = [other for other in others if other not in projects]
-        if (settings.project, family) in found:
+        if (settings.project, parent) in found:
             remedy += f", or remove the other stage: `--project {others[0]} destroy`"
         if gone:
             remedy += f". It is what a run that was killed left of {gone[0]}: `--project {gone[0]} destroy` removes it"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.allowlist import unsafe
+from pytest_stagegbo.engine.allowlist import violations
 from pytest_stagegbo.engine.first_boot import make_safe
 from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.engine.steps import Step
@@ -81,7 +81,7 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
         raise
     writer.set_instance_devices(name, {"eth0": devices["eth0"]})
     clone = _clone(reader, settings, name)
-    problems = unsafe(clone, settings)
+    problems = violations(clone, settings)
     if problems or clone.is_running:
         raise UnsafeClone(
             f"{name} in {settings.project} must not be started after its hooks",

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["evidence"]
+__all__ = ["diagnostics"]
 
 LINES = 20
 SETTLING = 5.0
 """Seconds for a container to be either running or stopped."""
 
 
-def evidence(reader: Reader, writer: Writer, project: str, container: ContainerSettings) -> str:
+def diagnostics(reader: Reader, writer: Writer, project: str, container: ContainerSettings) -> str:
     """The units' states and their last log lines, secrets masked; of a stopped container the first boot's log."""
     if _is_running(reader, project, container.name):
         try:

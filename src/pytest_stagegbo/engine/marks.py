@@ -73,14 +73,14 @@ SNAPSHOT = "stagegbo-clean"
 """Of a clone that may be reset by a restore. Other snapshots are somebody else's."""
 
 
-def of_stage(settings: Settings, family: str) -> dict[str, str]:
+def of_stage(settings: Settings, parent: str) -> dict[str, str]:
     """The marks of a stage's project, bridge and access list.
 
     Args:
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
     marks = {OWNER: OWNER_VALUE, PROJECT: settings.project}
-    return {**marks, FAMILY: family} if family else marks
+    return {**marks, FAMILY: parent} if parent else marks
 
 
 def identity(project: str, name: str, uuid: str = "") -> str:

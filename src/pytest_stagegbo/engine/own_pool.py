@@ -25,9 +25,9 @@ def clone_pool(source: Instance, settings: Settings) -> str:
     return settings.storage.own or source.pool
 
 
-def pool_config(settings: Settings, family: str) -> dict[str, str]:
+def pool_config(settings: Settings, parent: str) -> dict[str, str]:
     """Of the pool that this tool creates."""
-    return {"size": settings.storage.create, marks.OWNER: marks.OWNER_VALUE, marks.PROJECT: family or settings.project}
+    return {"size": settings.storage.create, marks.OWNER: marks.OWNER_VALUE, marks.PROJECT: parent or settings.project}
 
 
 def is_own(pool: Pool, project: str) -> bool:
@@ -100,17 +100,17 @@ def _by_hand(name: str) -> str:
     return f"`incus storage create {name} btrfs size=20GiB`"
 
 
-def refuse_elsewhere(clones: Mapping[str, Instance], settings: Settings, anew: Collection[str]) -> None:
+def refuse_elsewhere(clones: Mapping[str, Instance], settings: Settings, replacing: Collection[str]) -> None:
     """Raise `NotOurs` when clones that would be kept are on another pool than the stage's own.
 
     Args:
-        anew: Names of containers whose clones are to be replaced anyway.
+        replacing: Names of containers whose clones are to be replaced anyway.
     """
     name = settings.storage.own
     left = {
         each.name: each.pool
         for each in clones.values()
-        if each.name in settings.containers and each.name not in anew and marks.is_clone(each, settings)
+        if each.name in settings.containers and each.name not in replacing and marks.is_clone(each, settings)
     }
     left = {clone: pool for clone, pool in left.items() if pool != name}
     if name and left:

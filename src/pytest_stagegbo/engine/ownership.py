@@ -41,13 +41,13 @@ def owners(config: Mapping[str, str], bridge: str, projects: Mapping[str, Projec
     )
 
 
-def belongs(config: Mapping[str, str], settings: Settings, family: str, projects: Mapping[str, Project]) -> bool:
+def belongs(config: Mapping[str, str], settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
     """Whether the stage's bridge or access list was made for this stage, and for no other."""
-    return marks.is_ours(config) and owners(config, settings.network.name, projects) == {(settings.project, family)}
+    return marks.is_ours(config) and owners(config, settings.network.name, projects) == {(settings.project, parent)}
 
 
-def is_free_for(config: Mapping[str, str], settings: Settings, family: str, projects: Mapping[str, Project]) -> bool:
+def is_free_for(config: Mapping[str, str], settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
     """Whether the stage may use this bridge or access list: it belongs to it, or it is an earlier version's and no
     stage uses it."""
     found = owners(config, settings.network.name, projects)
-    return marks.is_ours(config) and found <= {(settings.project, family)}
+    return marks.is_ours(config) and found <= {(settings.project, parent)}

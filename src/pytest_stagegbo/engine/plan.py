@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
@@ -63,28 +63,28 @@ class Plan:
 
 
 def make_plan(
-    facts: Facts, settings: Settings, *, recreate: bool = False, renew: Collection[str] = (), family: str = ""
+    facts: Facts, settings: Settings, *, recreate: bool = False, to_replace: Collection[str] = (), parent: str = ""
 ) -> Plan:
     """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
 
     Args:
         recreate: Replace every clone, also those that are as they should be.
-        renew: Names of clones to replace, however they are.
-        family: The stage that this one is a slot or the golden copy of.
+        to_replace: Names of clones to replace, however they are.
+        parent: The stage that this one is a slot or the golden copy of.
 
     Raises:
         StageGboError: something is in the way; see `guard.refuse`.
     """
     sources = [facts.sources[c.source_name] for c in settings.containers.values() if c.source_name in facts.sources]
     pools = [clone_pool(source, settings) for source in sources]
-    anew = frozenset(settings.containers if recreate else renew)
-    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, anew) is not None]
+    replacing = frozenset(settings.containers if recreate else to_replace)
+    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, replacing) is not None]
     leaving = [facts.clones[c.name].pool for c in copying if c.name in facts.clones]
     leaving += [clone.pool for name, clone in facts.clones.items() if _unnamed(settings, name, clone)]
-    refuse(facts, settings, copying, family, frozenset(leaving))
+    refuse(facts, settings, copying, parent, frozenset(leaving))
     ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
-    refuse_taken(settings, facts.networks, facts.host, ways, family=family)
-    steps: list[Step] = list(_foundations(facts, settings, pools[0], family))
+    refuse_taken(settings, facts.networks, facts.host, ways, parent=parent)
+    steps: list[Step] = list(_foundations(facts, settings, pools[0], parent))
     founded = frozenset(step.key for step in steps)
     removals = frozenset(f"remove:{name}" for name in facts.clones)
     steps.extend(
@@ -94,9 +94,9 @@ def make_plan(
     )
     # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
     for container in reversed(list(settings.containers.values())):
-        steps.extend(_clone_steps(facts, settings, container, anew, founded, family))
+        steps.extend(_clone_steps(facts, settings, container, replacing, founded, parent))
     vault = marks.vault_container(settings)
-    secrets = plan_secrets(facts, settings, anew=vault in copying)
+    secrets = plan_secrets(facts, settings, replacing=vault in copying)
     if secrets is not None:
         steps.append(secrets)
     steps.extend(
@@ -112,30 +112,30 @@ def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
     return marks.is_clone(clone, settings) and name not in settings.containers
 
 
-def _foundations(facts: Facts, settings: Settings, pool: str, family: str) -> list[Step]:
+def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:
     """Steps for what the clones stand on, each only where it is missing or different."""
     steps: list[Step] = []
     project = facts.projects.get(settings.project)
     if project is None or not _has(
-        project.config, shape.project(settings, own_networks=_own_networks(facts, settings), family=family)
+        project.config, desired.project(settings, own_networks=_own_networks(facts, settings), parent=parent)
     ):
         steps.append(SetProject(subject=settings.project, create=project is None))
-    wanted_acl = access_list(facts, settings, family=family)
+    wanted_acl = access_list(facts, settings, parent=parent)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
         # After the project: a client that may not make it leaves nothing behind that names it.
         after = frozenset({f"project:{settings.project}"})
-        steps.append(SetAcl(subject=shape.acl_name(settings), create=facts.acl is None, after=after))
+        steps.append(SetAcl(subject=desired.acl_name(settings), create=facts.acl is None, after=after))
     own = settings.storage.own
     if own and own not in facts.rooms:
         steps.append(CreatePool(subject=own, size=settings.storage.create))
     network = facts.networks.get(settings.network.name)
     if network is not None and network.is_half_made:
         network = None
-    if network is None or not facts.bridge_works or not _has(network.config, shape.network(settings, family)):
-        after = frozenset({f"project:{settings.project}", f"access-list:{shape.acl_name(settings)}"})
+    if network is None or not facts.bridge_works or not _has(network.config, desired.network(settings, parent)):
+        after = frozenset({f"project:{settings.project}", f"access-list:{desired.acl_name(settings)}"})
         steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
-    managed = project is not None and shape.managed_nics(dict(project.config))
-    wanted = shape.profile_devices(settings, pool, managed=managed)
+    managed = project is not None and desired.managed_nics(dict(project.config))
+    wanted = desired.profile_devices(settings, pool, managed=managed)
     if project is None or facts.profile is None or facts.profile.get("devices") != wanted:
         after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}", f"pool:{pool}"})
         steps.append(SetProfile(subject="default", create=False, pool=pool, after=after))
@@ -152,9 +152,9 @@ def _clone_steps(
     facts: Facts,
     settings: Settings,
     container: ContainerSettings,
-    anew: frozenset[str],
+    replacing: frozenset[str],
     founded: frozenset[str],
-    family: str,
+    parent: str,
 ) -> list[Step]:
     name = container.name
     clone = facts.clones.get(name)
@@ -164,12 +164,12 @@ def _clone_steps(
     if vault is not None and container != vault and marks.reads_vault(container, settings):
         secured = frozenset({f"secrets:{vault.name}"})
     needed = before_start = answered | secured
-    reason = _stale(facts, settings, container, anew)
+    reason = _stale(facts, settings, container, replacing)
     steps: list[Step] = []
     if reason is not None:
         source = facts.sources[container.source_name]
         # Slots go back to their golden copy; the stage itself, to a snapshot.
-        bootable = bool(facts.golden) and (bool(family) or not container.may_restore)
+        unconfirmed = bool(facts.golden) and (bool(parent) or not container.may_restore)
         pool = clone_pool(source, settings)
         copy = CopyClone(
             subject=name,
@@ -178,7 +178,7 @@ def _clone_steps(
             limit=_limit(facts, container, settings),
             location=source.location if facts.server.clustered else "",
             dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
-            bootable=bootable,
+            unconfirmed=unconfirmed,
             after=founded | {f"remove:{name}", f"room:{pool}"} | _holders(facts, container),
         )
         if clone is not None and _may_refresh(clone, source, pool):
@@ -189,7 +189,7 @@ def _clone_steps(
             steps.append(copy)
         # What the hooks of a golden clone have changed is in its copies.
         prepared = dataclasses.replace(container, hooks=()) if facts.golden else container
-        if not bootable:
+        if not unconfirmed:
             steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
         if prepared.hooks:
             after = frozenset({f"prepare:{name}"})
@@ -221,7 +221,7 @@ def _clone_steps(
 
 def _off_the_bridge(facts: Facts, settings: Settings, container: ContainerSettings, clone: Instance) -> str:
     """Why the clone has to be put on the stage's bridge again; empty when it is on it, or will be once it starts."""
-    managed = shape.managed_nics(dict(facts.projects[settings.project].config))
+    managed = desired.managed_nics(dict(facts.projects[settings.project].config))
     if not _has(clone.devices.get("eth0", {}), clone_nic(container, settings, managed=managed)):
         return "its network device was changed or taken away"
     network = facts.networks.get(settings.network.name)
@@ -240,7 +240,7 @@ def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
     )
 
 
-def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew: frozenset[str]) -> str | None:
+def _stale(facts: Facts, settings: Settings, container: ContainerSettings, replacing: frozenset[str]) -> str | None:
     """Why the clone has to be made (again); None when it is as the settings want it."""
     clone = facts.clones.get(container.name)
     if clone is None:
@@ -259,7 +259,7 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, anew:
         return f"it is on pool {clone.pool}"
     if facts.golden and _older(clone, facts.sources.get(container.source_name)):
         return "its golden copy was refreshed"
-    return "a new copy was requested" if container.name in anew else None
+    return "a new copy was requested" if container.name in replacing else None
 
 
 def _older(clone: Instance, golden: Instance | None) -> bool:

@@ -43,17 +43,17 @@ class ReplaceSecrets(CheckSecrets):
     changes: ClassVar[bool] = True
 
 
-def plan_secrets(facts: Facts, settings: Settings, *, anew: bool) -> Step | None:
+def plan_secrets(facts: Facts, settings: Settings, *, replacing: bool) -> Step | None:
     """The step for the settings' `secrets`; None when there are none. Pure.
 
     Args:
-        anew: Whether Vault's clone is made by this plan.
+        replacing: Whether Vault's clone is made by this plan.
     """
     vault = marks.vault_container(settings)
     if not settings.secrets or vault is None:
         return None
     clone = facts.clones.get(vault.name)
-    done = not anew and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
+    done = not replacing and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
     # The token may have to be read from the clone of BotServer's container, which need not run for that.
     holder = settings.vault.env_container
     after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import foreign, inventory, marks, reset, shape
+from pytest_stagegbo.engine import desired, foreign, inventory, marks, reset
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
@@ -17,13 +17,13 @@ from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.hostway import refuse_dropped
 from pytest_stagegbo.engine.own_pool import refuse_elsewhere, removable_pool
-from pytest_stagegbo.engine.perform import Performer
 from pytest_stagegbo.engine.plan import Plan, make_plan
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.room import await_rooms
 from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.snapshots import restore
 from pytest_stagegbo.engine.status import StageStatus, stage_status
+from pytest_stagegbo.engine.step_runner import StepRunner
 from pytest_stagegbo.engine.steps import (
     AwaitClone,
     AwaitRoom,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pytest_stagegbo.engine.origin import Origin
+    from pytest_stagegbo.engine.clone_source import CloneSource
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
@@ -67,7 +67,7 @@ class StageEngine:
         connection: To the daemon that production and the stage live on.
         environ: Where an environment variable with unseal keys is looked up.
         origin: What to copy from instead of production.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
 
     def __init__(
@@ -77,42 +77,42 @@ class StageEngine:
         *,
         progress: Progress | None = None,
         environ: Mapping[str, str] = os.environ,
-        origin: Origin | None = None,
-        family: str = "",
+        origin: CloneSource | None = None,
+        parent: str = "",
     ) -> None:
         self.settings = settings
         self.progress: Progress = progress or Silent()
         self.reader = Reader(connection)
         self._connection = connection
         self._environ = environ
-        self._clone_performer: Performer | None = None
+        self._clone_performer: StepRunner | None = None
         self._replacements: Replacements | None = None
         self._resetter: Resetter | None = None
-        self._origin = origin
-        self._family = family
+        self._clone_source = origin
+        self._parent = parent
         self.exposures = Exposures(self)
-        self._bootable: set[str] = set()
-        """See `Performer`."""
+        self._unconfirmed: set[str] = set()
+        """See `StepRunner`."""
 
     def facts(self, *, need_source: bool = True) -> Facts:
         """Read the world. Raises `SourceMissing` where the source project is needed, and as `refuse_relation` does."""
-        golden = self._origin.project if self._origin is not None else ""
+        golden = self._clone_source.project if self._clone_source is not None else ""
         host = LocalHost(self._connection.endpoint)
-        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden, family=self._family)
-        refuse_relation(facts.projects.get(self.settings.project), self._family)
-        self.exposures.saw(facts)
+        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden, parent=self._parent)
+        refuse_relation(facts.projects.get(self.settings.project), self._parent)
+        self.exposures.observe(facts)
         return facts
 
-    def plan(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
+    def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
-        self.refuse_elsewhere(recreate, renew)
-        plan = self._plan(self.facts(), recreate, renew)
+        self.refuse_elsewhere(recreate, to_replace)
+        plan = self._plan(self.facts(), recreate, to_replace)
         if plan.changes:
             refuse_dropped(self._connection.endpoint, self.settings)
         return plan
 
-    def _plan(self, facts: Facts, recreate: bool = False, renew: Collection[str] = ()) -> Plan:
-        plan = make_plan(facts, self.settings, recreate=recreate, renew=renew, family=self._family)
+    def _plan(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
+        plan = make_plan(facts, self.settings, recreate=recreate, to_replace=to_replace, parent=self._parent)
         foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
         for detail in plan.details if plan.changes else ():
             log.debug("%s", detail)
@@ -122,10 +122,10 @@ class StageEngine:
         self,
         *,
         recreate: bool = False,
-        renew: Collection[str] = (),
-        held: bool = False,
+        to_replace: Collection[str] = (),
+        already_locked: bool = False,
         missing: bool = False,
-        turn: AbstractContextManager[object] | None = None,
+        limiter: AbstractContextManager[object] | None = None,
     ) -> Provisioned:
         """Make the stage what the settings say, whatever is there, and wait until it answers.
 
@@ -133,32 +133,32 @@ class StageEngine:
 
         Args:
             recreate: Replace every clone.
-            renew: Names of clones to replace.
-            held: The caller has the stage to itself already.
+            to_replace: Names of clones to replace.
+            already_locked: The caller has the stage to itself already.
             missing: The caller saw no stage, so whether it is as it should be need not be looked at first.
-            turn: Held while something is changed, for callers that provision many.
+            limiter: Held while something is changed, for callers that provision many.
 
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
-        self.refuse_elsewhere(recreate, renew)
-        with self._origin.held() if self._origin is not None else nullcontext():
-            return self._provision(recreate, renew, held, missing, turn or nullcontext())
+        self.refuse_elsewhere(recreate, to_replace)
+        with self._clone_source.held() if self._clone_source is not None else nullcontext():
+            return self._provision(recreate, to_replace, already_locked, missing, limiter or nullcontext())
 
-    def refuse_elsewhere(self, recreate: bool = False, renew: Collection[str] = ()) -> None:
+    def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
         """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
         that anybody would miss."""
-        if self.settings.storage.own and self._origin is not None:
-            anew = self.settings.containers if recreate else renew
-            refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(anew))
+        if self.settings.storage.own and self._clone_source is not None:
+            replacing = self.settings.containers if recreate else to_replace
+            refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(replacing))
 
     def _provision(
         self,
         recreate: bool,
-        renew: Collection[str],
-        held: bool,
+        to_replace: Collection[str],
+        already_locked: bool,
         missing: bool,
-        turn: AbstractContextManager[object],
+        limiter: AbstractContextManager[object],
     ) -> Provisioned:
         began = clocks.monotonic()
         keys = read_keys(self.settings.vault, self._environ)
@@ -166,7 +166,7 @@ class StageEngine:
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
-        if not (missing or recreate or renew or held or lock.unfinished(self.settings.containers)):
+        if not (missing or recreate or to_replace or already_locked or lock.unfinished(self.settings.containers)):
             with lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=()):
                 facts = self.facts()
                 if self.exposures.close_over():
@@ -175,20 +175,20 @@ class StageEngine:
                     plan = self._plan(facts)
                     if not plan.changes:
                         return self._carry_out(facts, plan, keys, began)
-        with nullcontext() if held else lock.hold("provision", self.waiting), turn:
+        with nullcontext() if already_locked else lock.hold("provision", self.waiting), limiter:
             facts = self.facts()
             if self.exposures.close_what_is_over_in(facts):
                 facts = self.facts()
             try:
-                plan = self._plan(facts, recreate, renew)
+                plan = self._plan(facts, recreate, to_replace)
             except NoRoom as short:  # what was deleted before may be on its way back
                 await_rooms(self.reader, self.settings, facts.rooms, self.progress, short)
-                plan = self._plan(facts := self.facts(), recreate, renew)
+                plan = self._plan(facts := self.facts(), recreate, to_replace)
             if plan.changes:
                 refuse_dropped(self._connection.endpoint, self.settings)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
-            if not held:
+            if not already_locked:
                 self._finish_resets(lock, plan)
             return self._carry_out(facts, plan, keys, began)
 
@@ -205,28 +205,28 @@ class StageEngine:
                 self._reset(reset.chosen(self.settings, left), {})
 
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
-        performer = self._new_performer(facts, keys)
-        self._clone_performer = performer
+        runner = self._new_performer(facts, keys)
+        self._clone_performer = runner
         steps: list[Step] = list(plan.steps)
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
 
         def do(step: Step) -> None:
             if isinstance(step, Verify):
-                unproven = frozenset(self._bootable)  # as the facts show them, whatever is proven meanwhile
+                unproven = frozenset(self._unconfirmed)  # as the facts show them, whatever is proven meanwhile
                 after = self.facts()
-                self._note_production(after, performer.writer, before)
+                self._note_production(after, runner.writer, before)
                 self._verify(after.with_prepared(unproven))
             else:
-                performer.do(step)
+                runner.do(step)
 
         if plan.changes:  # while the services that were started last are waited for
             steps.append(Verify(subject=self.settings.project, after=frozenset(step.key for step in plan.changes)))
         timings = apply(steps, do, self.progress)
-        performer.limits.see()
-        for found in performer.readiness.values():
+        runner.limits.see()
+        for found in runner.readiness.values():
             for warning in found.warnings:
                 self.progress.note(warning)
-        order = {name: performer.readiness[name] for name in self.settings.containers}
+        order = {name: runner.readiness[name] for name in self.settings.containers}
         return Provisioned(plan, order, timings, clocks.monotonic() - began)
 
     def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
@@ -239,12 +239,12 @@ class StageEngine:
         writer.replace_project(config, project.description)
 
     def reset(
-        self, names: Sequence[str], *, held: bool = False, left_by: Mapping[str, str] = MappingProxyType({})
+        self, names: Sequence[str], *, already_locked: bool = False, left_by: Mapping[str, str] = MappingProxyType({})
     ) -> tuple[Outcome, ...]:
         """Make the named containers clean at once, each in the way of its settings; `all` are those wiped.
 
         Args:
-            held: The caller holds the containers' locks already.
+            already_locked: The caller holds the containers' locks already.
             left_by: By container, the test that used it last, for errors.
 
         Raises:
@@ -252,7 +252,7 @@ class StageEngine:
             StageGboError: a name is unknown or keeps its data, the stage is not there, a service did not come back.
         """
         containers = reset.chosen(self.settings, names)
-        if held:
+        if already_locked:
             return self._reset(containers, left_by)
         cleared = [container.name for container in containers]
         lock, doing = self.lock(), f"reset {' '.join(cleared)}"
@@ -266,7 +266,7 @@ class StageEngine:
             self._resetter = Resetter(
                 self.settings,
                 self.reader,
-                self._performer().writer,
+                self._runner().writer,
                 self.progress,
                 start=self._start_clone,
                 restore=self._restore_clone,
@@ -278,11 +278,11 @@ class StageEngine:
 
     def _start_clone(self, container: ContainerSettings) -> None:
         name = container.name
-        if name not in self._bootable:
+        if name not in self._unconfirmed:
             clone = reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
             if clone.is_running:
                 return
-        self._performer().do(StartClone(subject=name))
+        self._runner().do(StartClone(subject=name))
 
     def _thaw_clone(self, container: ContainerSettings) -> None:
         clone = self.reader.instance(self.settings.project, container.name)
@@ -291,39 +291,39 @@ class StageEngine:
             self.clone_writer().set_state(container.name, "unfreeze")
 
     def _restore_clone(self, container: ContainerSettings) -> None:
-        if self._family:
+        if self._parent:
             self._copy_again(container)
         else:
-            performer = self._performer()
-            restore(self.reader, performer.writer, container.name)
-            performer.limit_restored(container.name)
+            runner = self._runner()
+            restore(self.reader, runner.writer, container.name)
+            runner.limit_restored(container.name)
 
     def _copy_again(self, container: ContainerSettings) -> None:
         """A slot's clone from the golden one; what comes next is its first boot."""
-        assert self._origin is not None  # slots are reset by engines that know their golden copy
-        with self._origin.held():
+        assert self._clone_source is not None  # slots are reset by engines that know their golden copy
+        with self._clone_source.held():
             facts = self.facts()
-            plan = self._plan(facts, renew=[container.name])
+            plan = self._plan(facts, to_replace=[container.name])
             wanted = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)
             own = [step for step in plan.steps if step.subject == container.name or isinstance(step, AwaitRoom)]
             steps = [step for step in own if isinstance(step, wanted)]
-            performer = self._new_performer(facts, None)
-            apply(steps, performer.do, self.progress)
+            runner = self._new_performer(facts, None)
+            apply(steps, runner.do, self.progress)
 
     def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
-        performer = self._performer()
-        performer.do(AwaitClone(subject=container.name, container=container, prove=first_boot))
+        runner = self._runner()
+        runner.do(AwaitClone(subject=container.name, container=container, prove=first_boot))
         if first_boot and container == marks.vault_container(self.settings):
-            secrets = plan_secrets(self.facts(), self.settings, anew=True)
+            secrets = plan_secrets(self.facts(), self.settings, replacing=True)
             if secrets is not None:  # the snapshot has production's
-                performer.do(secrets)
+                runner.do(secrets)
 
     def close(self) -> None:
         """Let go of what resets keep open. The engine may be used again."""
         if self._resetter is not None:
             self._resetter.close()
 
-    def _performer(self) -> Performer:
+    def _runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""
         if self._clone_performer is None:
             facts = self.facts()
@@ -331,8 +331,8 @@ class StageEngine:
             self._clone_performer = self._new_performer(facts, read_keys(self.settings.vault, self._environ))
         return self._clone_performer
 
-    def _new_performer(self, facts: Facts, keys: UnsealKeys | None) -> Performer:
-        return Performer(
+    def _new_performer(self, facts: Facts, keys: UnsealKeys | None) -> StepRunner:
+        return StepRunner(
             self.reader,
             self.writer(facts),
             facts,
@@ -340,14 +340,14 @@ class StageEngine:
             keys,
             self.progress,
             self._replacements,
-            family=self._family,
-            bootable=self._bootable,
+            parent=self._parent,
+            unconfirmed=self._unconfirmed,
         )
 
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
-        refuse_relation(self.reader.projects().get(self.settings.project), self._family)
-        return plan_destroy(self.reader, self.settings, self._family)
+        refuse_relation(self.reader.projects().get(self.settings.project), self._parent)
+        return plan_destroy(self.reader, self.settings, self._parent)
 
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
@@ -355,8 +355,8 @@ class StageEngine:
             steps = self.plan_destroy()
             if not steps:
                 return ()
-            performer = self._new_performer(self.facts(need_source=False), None)
-            return apply(steps, performer.do, self.progress)
+            runner = self._new_performer(self.facts(need_source=False), None)
+            return apply(steps, runner.do, self.progress)
 
     def own_pool(self, members: Collection[str]) -> str:
         """The name of the pool that was created for this stage, if it is there and only these projects use it;
@@ -376,7 +376,7 @@ class StageEngine:
 
     def status(self) -> StageStatus:
         """What the stage is like right now; asks every service once."""
-        return stage_status(self.reader, self.settings, self._family)
+        return stage_status(self.reader, self.settings, self._parent)
 
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""
@@ -393,7 +393,7 @@ class StageEngine:
 
     def clone_writer(self) -> Writer:
         """To write to clones that are there; what it has to know of production is read once."""
-        return self._performer().writer
+        return self._runner().writer
 
     def lock(self, timeout: float | None = None) -> StageLock:
         """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
@@ -401,17 +401,17 @@ class StageEngine:
         patience = self.settings.timeouts.lock if timeout is None else timeout
         return StageLock(self._connection.endpoint, server, self.settings.project, patience)
 
-    def soil(self) -> None:
+    def mark_dirty(self) -> None:
         """Something may be done to the stage that nobody sees: it does not count as clean any more."""
         with suppress(OSError):
-            self.lock().soil()
+            self.lock().mark_dirty()
 
     def writer(self, facts: Facts) -> Writer:
         """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""
         scope = WriterScope(
             project=self.settings.project,
             network=self.settings.network.name,
-            acl=shape.acl_name(self.settings),
+            acl=desired.acl_name(self.settings),
             source_project=facts.golden or self.settings.source_project,
             production_networks=facts.production_networks,
             production=self.settings.source_project,

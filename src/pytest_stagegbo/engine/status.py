@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks, ownership, shape, space
+from pytest_stagegbo.engine import desired, marks, ownership, space
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.hostway import find_trouble
 from pytest_stagegbo.engine.quotas import burden, remedy
@@ -63,20 +63,20 @@ class StageStatus:
         return bool(self.containers) and all(container.state == "ready" for container in self.containers)
 
 
-def stage_status(reader: Reader, settings: Settings, family: str = "") -> StageStatus:
+def stage_status(reader: Reader, settings: Settings, parent: str = "") -> StageStatus:
     """Look at every clone and ask every service once.
 
     Args:
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
     projects = reader.projects()
     project = projects.get(settings.project)
     clones = reader.instances(settings.project) if project is not None else {}
     server = reader.server()
-    acl = reader.acl(shape.acl_name(settings)) if project is not None else None
+    acl = reader.acl(desired.acl_name(settings)) if project is not None else None
     own = project is not None
     if acl is not None:
-        own = ownership.belongs(acl.get("config") or {}, settings, family, projects)
+        own = ownership.belongs(acl.get("config") or {}, settings, parent, projects)
 
     host = LocalHost(reader.endpoint)
     rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []

@@ -132,7 +132,7 @@ class CopyClone(Step):
     """Cluster member that the source is on, empty without a cluster; a copy elsewhere would move every byte."""
     dropped: tuple[str, ...]
     """What of the source's configuration the clone will not have, for people."""
-    bootable: bool = False
+    unconfirmed: bool = False
     """Whether there is nothing to prepare: a copy of a golden clone gets its addresses from its environment."""
 
     @property

@@ -30,7 +30,7 @@ def refuse_taken(
     host: Collection[HostNetwork],
     ways: Mapping[IPv4Address, str | None] | None = None,
     *,
-    family: str = "",
+    parent: str = "",
 ) -> None:
     """Raise `ProductionProtected` when the stage's subnet is, or overlaps, somebody else's.
 
@@ -42,7 +42,7 @@ def refuse_taken(
         host: What the host has, as far as it is known.
         ways: By address of a clone, the interface that the host would send by. None: there is no bridge yet, or nobody
             knows.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
     subnet, bridge = settings.network.subnet, settings.network.name
     own = networks.get(bridge)
@@ -52,16 +52,16 @@ def refuse_taken(
         address = network.config.get("ipv4.address", "")
         if network.name != bridge and "/" in address and IPv4Interface(address).network.overlaps(subnet):
             what = f"the stage's subnet {subnet} overlaps network {network.name}"
-            raise _taken(what, f"{network.name} has {address}", settings, networks, host, family)
+            raise _taken(what, f"{network.name} has {address}", settings, networks, host, parent)
     lost = lost_ways(settings, host, ways) if made else ""
     if lost:
-        raise _taken(lost, "; ".join(map(str, _overlapping(settings, host))), settings, networks, host, family)
+        raise _taken(lost, "; ".join(map(str, _overlapping(settings, host))), settings, networks, host, parent)
     for each in _overlapping(settings, host):
         if made and not each.network.subnet_of(subnet):
             continue
         owner = f"interface {each.interface}" if each.interface else f"a {each.kind} route"
         what = f"the stage's subnet {subnet} overlaps {each.network}, which the host has on {owner}"
-        raise _taken(what, str(each), settings, networks, host, family)
+        raise _taken(what, str(each), settings, networks, host, parent)
 
 
 def lost_ways(settings: Settings, host: Iterable[HostNetwork], ways: Mapping[IPv4Address, str | None] | None) -> str:
@@ -104,13 +104,13 @@ def _taken(
     settings: Settings,
     networks: Mapping[str, Network],
     host: Iterable[HostNetwork],
-    family: str,
+    parent: str,
 ) -> ProductionProtected:
     taken = {each.network for each in host}
     taken |= {IPv4Interface(a).network for n in networks.values() if "/" in (a := n.config.get("ipv4.address", ""))}
     key = "network.address"
-    if family:
-        key = "slots.golden_address" if settings.project == f"{family}-GOLDEN" else "slots.address"
+    if parent:
+        key = "slots.golden_address" if settings.project == f"{parent}-GOLDEN" else "slots.address"
     found = free_subnet(settings, taken, key)
     variable = "STAGEGBO_" + key.upper().replace(".", "__")
     remedy = f'set {key} = "{found}", a subnet that is free here (or {variable}={found})'

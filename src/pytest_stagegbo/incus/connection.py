@@ -199,14 +199,14 @@ class Connection:
         log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
         return _reply(response, raw)
 
-    def wait(self, reply: Reply, what: str, timeout: float, moved: Callable[[str], None] | None = None) -> Any:
+    def wait(self, reply: Reply, what: str, timeout: float, on_progress: Callable[[str], None] | None = None) -> Any:
         """Wait for the background operation of a reply; its metadata.
 
         Incus forgets an operation five seconds after it has ended. One that is unknown has ended: None is
         returned, and the caller, who looks at the object anyway, sees how.
 
         Args:
-            moved: Is told of a copy's progress, in the daemon's words. `timeout` counts from the last such news then.
+            on_progress: Called with a copy's progress, in the daemon's words. `timeout` then counts from the last call.
 
         Raises:
             OperationFailed: it failed, or did not end within `timeout` seconds.
@@ -214,7 +214,7 @@ class Connection:
         if not reply.operation:
             return reply.metadata
         with self._write():
-            return self._wait(reply, what, timeout, moved)
+            return self._wait(reply, what, timeout, on_progress)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
@@ -244,11 +244,11 @@ class Connection:
         self.server()  # whose certificate is checked, and who trusts this client
         return Events(self._stream(PATH), self)
 
-    def _wait(self, reply: Reply, what: str, timeout: float, moved: Callable[[str], None] | None) -> Any:
+    def _wait(self, reply: Reply, what: str, timeout: float, on_progress: Callable[[str], None] | None) -> Any:
         segments = _segments(reply.operation)
         deadline = clocks.monotonic() + timeout
         news = ""
-        longest = _WAIT_SLICE if moved is None else _NEWS_SLICE
+        longest = _WAIT_SLICE if on_progress is None else _NEWS_SLICE
         while True:
             left = deadline - clocks.monotonic()
             portion = max(1, min(longest, int(left) + 1))
@@ -261,16 +261,19 @@ class Connection:
                 if not dialect.has_not_ended(error):
                     raise
                 operation = {"status": "Running", "status_code": 103}
-                if moved is not None:
+                if on_progress is not None:
                     operation = self._look(segments) or operation
             code = int(operation.get("status_code", 0))
             if code == 200:
                 return operation.get("metadata")
             if code >= 400:
                 raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
-            if moved is not None and (told := str((operation.get("metadata") or {}).get("fs_progress", ""))) != news:
+            if (
+                on_progress is not None
+                and (told := str((operation.get("metadata") or {}).get("fs_progress", ""))) != news
+            ):
                 news, deadline = told, clocks.monotonic() + timeout
-                moved(told)
+                on_progress(told)
                 continue
             if left <= 0:
                 raise OperationFailed(

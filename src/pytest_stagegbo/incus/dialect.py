@@ -21,7 +21,7 @@ __all__ = [
     "LOW_LEVEL",
     "NEEDED",
     "TESTED",
-    "Standing",
+    "SupportLevel",
     "file_headers",
     "is_busy",
     "is_full",
@@ -32,7 +32,7 @@ __all__ = [
     "refuses_own_networks",
     "remedy",
     "require",
-    "standing",
+    "support_level",
 ]
 
 TESTED = {"6.0": "6.0.4", "7.0": "7.0.2"}
@@ -55,7 +55,7 @@ LOW_LEVEL = "restricted.containers.lowlevel"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SupportLevel:
     """How a server stands to what was tested."""
 
     tested: bool
@@ -63,12 +63,12 @@ class Standing:
     remedy: str = ""
 
 
-def standing(version: str) -> Standing:
+def support_level(version: str) -> SupportLevel:
     """What is known of a release of Incus, for people."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     line = numbers[0] if numbers else ""
     if line in TESTED:
-        return Standing(True, f"long-term line {line}, tested with {TESTED[line]}")
+        return SupportLevel(True, f"long-term line {line}, tested with {TESTED[line]}")
     lines = " and ".join(TESTED)
     newest = max(tuple(map(int, tested.split("."))) for tested in TESTED)
     if numbers is None:
@@ -77,7 +77,7 @@ def standing(version: str) -> Standing:
         what = "newer than what was tested"
     else:
         what = "none of the long-term lines"
-    return Standing(
+    return SupportLevel(
         False,
         f"{what}; the tests run on {lines}. It has every API extension that is needed",
         f"read a --dry-run before the first provision, and report what differs; {lines} are supported",

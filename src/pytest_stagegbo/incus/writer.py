@@ -185,7 +185,7 @@ class Writer:
         config: Mapping[str, str],
         devices: Mapping[str, Any],
         target: str = "",
-        moved: Callable[[str], None] | None = None,
+        on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Clone an instance of the source project, without its snapshots.
 
@@ -195,8 +195,8 @@ class Writer:
         keys even in a request that takes them away: that one is lifted for the length of the copy.
 
         Args:
-            moved: Is told by the daemon's words how much of a full copy is there. Such a copy may take as long as it
-                goes on.
+            on_progress: Called with the daemon's words on how much of a full copy is done. Such a copy may take as long
+                as it makes progress.
         """
         body = {
             "name": name,
@@ -215,11 +215,13 @@ class Writer:
         params = {"target": target} if target else {}
 
         def copy() -> None:
-            self._run(f"copying {source} to {name}", "POST", ("instances",), body=body, params=params, moved=moved)
+            self._run(
+                f"copying {source} to {name}", "POST", ("instances",), body=body, params=params, on_progress=on_progress
+            )
 
         self._with_low_level(copy)
 
-    def refresh_instance(self, name: str, source: str, *, moved: Callable[[str], None]) -> None:
+    def refresh_instance(self, name: str, source: str, *, on_progress: Callable[[str], None]) -> None:
         """Make the files of a stopped clone those that its source has now; only what differs is copied.
 
         Incus changes nothing of the clone's configuration. It may be repeated: what an earlier try has copied is there.
@@ -235,7 +237,7 @@ class Writer:
                 "refresh": True,
             },
         }
-        self._run(f"refreshing {name} from {source}", "POST", ("instances",), body=body, moved=moved)
+        self._run(f"refreshing {name} from {source}", "POST", ("instances",), body=body, on_progress=on_progress)
 
     def _with_low_level(self, request: Callable[[], None]) -> None:
         """Make a request, again without the restriction of low-level keys if that is what it is refused for."""
@@ -378,12 +380,12 @@ class Writer:
         *,
         body: Any = None,
         params: Mapping[str, str | int] | None = None,
-        moved: Callable[[str], None] | None = None,
+        on_progress: Callable[[str], None] | None = None,
     ) -> Any:
         reply = self._send(method, path, body=body, params=params)
-        if moved is None:
+        if on_progress is None:
             return self._connection.wait(reply, what, self._timeout)
-        return self._connection.wait(reply, what, self._timeout, moved)
+        return self._connection.wait(reply, what, self._timeout, on_progress)
 
     def _send_patiently(self, method: str, path: tuple[str, ...], **more: Any) -> None:
         """Again while what the host's other containers do comes between."""

@@ -28,7 +28,7 @@ from pytest_stagegbo.plugin.reservations import Reservations
 from pytest_stagegbo.plugin.session_end import SessionEnd
 from pytest_stagegbo.plugin.stash import PROCESS, PROVISIONING, RESERVATIONS
 from pytest_stagegbo.plugin.workers import Workers
-from pytest_stagegbo.session.demand import MARKER, PRODUCTION_ACCESS
+from pytest_stagegbo.session.requirements import MARKER, PRODUCTION_ACCESS
 
 if TYPE_CHECKING:
     import pytest

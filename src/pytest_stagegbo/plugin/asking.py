@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from pytest_stagegbo.session.demand import FIXTURES, WHOLE_STAGE
+from pytest_stagegbo.session.requirements import FIXTURES, WHOLE_STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,11 +8,11 @@ import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin.stash import DEMAND, FRESH, MARKED
-from pytest_stagegbo.session.demand import (
+from pytest_stagegbo.session.requirements import (
     FRESH_STAGE,
     MARKER,
     PRODUCTION_ACCESS,
-    Demand,
+    Requirements,
     asks_for_stage,
     check_production_access,
     demand,
@@ -77,5 +77,5 @@ class Collection:
         if FRESH_STAGE in fixtures:
             item.stash[FRESH] = True
         if asks_for_stage(fixtures, marked=bool(marks)):
-            item.stash[DEMAND] = Demand(frozenset(), ())
+            item.stash[DEMAND] = Requirements(frozenset(), ())
             item.stash[DEMAND] = demand(fixtures, marks, self._configuration.settings)

@@ -58,8 +58,8 @@ class Failures:
     def _stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
         """The stages that a test used: with the containers that it used, the slot, and how to call it."""
         if DEMAND in item.stash and self._provisioning.guard is not None and not item.stash.get(UNTOUCHED, False):
-            seat = self._process.seat
-            number = seat.number if seat is not None else 0
+            assignment = self._process.assignment
+            number = assignment.number if assignment is not None else 0
             yield self._process.engine(), sorted(item.stash[DEMAND].uses), number, self._provisioning.shared, ""
         if TAKEN in item.stash:
             slot, stage = item.stash[TAKEN].slot, item.stash[TAKEN].stage

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.slots.seat import Seat
+    from pytest_stagegbo.slots.assignment import SlotAssignment
 
 __all__ = ["StageProcess"]
 
@@ -35,7 +35,7 @@ class StageProcess:
         self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         """Identifies the run; the same in all its processes."""
-        self.seat: Seat | None = None
+        self.assignment: SlotAssignment | None = None
         """The slot that this process uses, where there are several."""
         self.opened: StageSession | None = None
         """What `session` gave, if it was asked for one."""
@@ -75,10 +75,10 @@ class StageProcess:
             elif settings.slots.count == 1:
                 engine = StageEngine(settings, connection)
             else:
-                from pytest_stagegbo.slots.seat import seat
+                from pytest_stagegbo.slots.assignment import assignment
 
-                self.seat = seat(settings, connection, self.run, *self.place(), lease=self._leases())
-                engine = self.seat.engine
+                self.assignment = assignment(settings, connection, self.run, *self.place(), lease=self._leases())
+                engine = self.assignment.engine
             self.opened = StageSession(engine, self.run, self.summary())
         return self.opened
 

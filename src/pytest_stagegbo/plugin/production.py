@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_stagegbo.session.demand import PRODUCTION_ACCESS
+from pytest_stagegbo.session.requirements import PRODUCTION_ACCESS
 
 if TYPE_CHECKING:
     from collections.abc import Generator

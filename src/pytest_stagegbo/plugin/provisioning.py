@@ -130,7 +130,7 @@ class Provisioning:
             process = self._process
             self.fresh = FreshStages(
                 process.session(),
-                process.seat,
+                process.assignment,
                 process.place()[1],
                 lambda engine: StageSession(engine, process.run, process.summary()),
                 lambda engine: _watched(engine, session),

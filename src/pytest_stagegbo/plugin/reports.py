@@ -42,8 +42,8 @@ class Reports:
 
         try:
             line = pool_line(self._process.engine())
-            seat = self._process.seat
-            return "\n".join([line, *seat.lines()]) if seat is not None else line
+            assignment = self._process.assignment
+            return "\n".join([line, *assignment.lines()]) if assignment is not None else line
         except StageGboError as error:
             return f"{header(self._configuration.settings)}: {error.message}"
         except BaseException as error:

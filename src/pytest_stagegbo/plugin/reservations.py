@@ -12,7 +12,7 @@ from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.plugin.running import pass_on, runs_tests
 from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.realfiles import real_files
-from pytest_stagegbo.session.demand import MARKER, Demand, demand
+from pytest_stagegbo.session.requirements import MARKER, Requirements, demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -101,7 +101,7 @@ class Reservations:
                     ends.callback(self._process.opened.end)
 
     @real_files()
-    def _begin_test(self, item: pytest.Item, wanted: Demand) -> StageGboError | None:
+    def _begin_test(self, item: pytest.Item, wanted: Requirements) -> StageGboError | None:
         """Reserve what a test asks of the stage; what kept the test from having it."""
         from pytest_stagegbo.session.session import reminder
 
@@ -128,7 +128,7 @@ class Reservations:
             return
         self._provisioning.refuse_without_tests()
         asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
-        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        has = item.stash.get(DEMAND, Requirements(frozenset(), ()))
         wanted = demand(asked, list(item.iter_markers(MARKER)), self._configuration.settings)
         if not wanted.uses <= has.uses:
             error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
@@ -144,11 +144,11 @@ class Reservations:
         item = self._item
         if item is None or self._process.opened is None or not runs_tests(self._config):
             return lambda: None
-        has = item.stash.get(DEMAND, Demand(frozenset(), ()))
+        has = item.stash.get(DEMAND, Requirements(frozenset(), ()))
         uses = demand(fixtures, [], self._configuration.settings).uses
         if uses <= has.uses:
             return lambda: None
-        error = self._begin_test(item, Demand(has.uses | uses, ()))
+        error = self._begin_test(item, Requirements(has.uses | uses, ()))
 
         def tell() -> None:
             if error is not None:

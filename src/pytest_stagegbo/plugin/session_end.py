@@ -60,7 +60,7 @@ class SessionEnd:
             from pytest_stagegbo.session.proof import prove
 
             lost = [f"worker {each}" for each in sorted(self._workers.out)]
-            broken = prove(self._process.session(), self._process.seat, self._process.run, lost)
+            broken = prove(self._process.session(), self._process.assignment, self._process.run, lost)
         except (StageGboError, pytest.UsageError) as error:
             broken = [str(error)]
         except BaseException as error:
@@ -101,4 +101,4 @@ class SessionEnd:
         from pytest_stagegbo.session.proof import forget
 
         with contextlib.suppress(StageGboError):  # then nothing is known of it either
-            forget(self._process.session(), self._process.seat, self._process.run)
+            forget(self._process.session(), self._process.assignment, self._process.run)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.plugin.process import StageProcess
     from pytest_stagegbo.plugin.provisioning import Provisioning
     from pytest_stagegbo.plugin.reservations import Reservations
-    from pytest_stagegbo.session.demand import Demand
     from pytest_stagegbo.session.fresh import Fresh
+    from pytest_stagegbo.session.requirements import Requirements
 
 __all__ = [
     "ASKED",
@@ -36,7 +36,7 @@ RESERVATIONS: pytest.StashKey[Reservations] = pytest.StashKey()
 
 # Of a test.
 
-DEMAND: pytest.StashKey[Demand] = pytest.StashKey()
+DEMAND: pytest.StashKey[Requirements] = pytest.StashKey()
 """What the test asks of the stage that it shares with others; missing where it asks for nothing."""
 FRESH: pytest.StashKey[bool] = pytest.StashKey()
 """Present where the test's arguments ask for a stage of its own."""

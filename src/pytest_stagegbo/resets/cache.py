@@ -18,15 +18,15 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.resets.listing import Entry
-from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.services.resp import Refused, Resp, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_stagegbo.resets.listing import Look
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.listing import Inspection
+    from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.services.resp import Value
 
 __all__ = ["HotCache", "check_saved"]
@@ -73,35 +73,35 @@ State = tuple["str | None", dict[str, int], "str | None"]
 class HotCache:
     """For containers whose first probe speaks Valkey's protocol."""
 
-    def untouched(self, place: Place) -> bool:
-        if place.unchanged(accepted=False) is None:
+    def untouched(self, target: ResetTarget) -> bool:
+        if target.unchanged(accepted=False) is None:
             return False
-        with _connected(place, *_DOINGS, seconds=QUICK) as (_, answers):
-            state, strangers = _doings(answers, place.others)
-        return not strangers and isinstance(place.mark, tuple) and place.mark[0] == state
+        with _connected(target, *_DOINGS, seconds=QUICK) as (_, answers):
+            state, foreign_clients = _doings(answers, target.others)
+        return not foreign_clients and isinstance(target.mark, tuple) and target.mark[0] == state
 
-    def clean(self, place: Place) -> bool:
-        if place.probe.tls or len(place.container.wipe) != 1:
-            raise Doubt("a Valkey with TLS, or not one folder")
-        with _connected(place, *_DOINGS) as (valkey, answers):
-            state, strangers = _doings(answers, place.others)
-            mark = place.mark
-            if not strangers and isinstance(mark, tuple) and mark[0] == state:
-                look = place.look()
-                if mark[1] == look.entries:
-                    place.settle(mark, look, idle=True)
+    def clean(self, target: ResetTarget) -> bool:
+        if target.probe.tls or len(target.container.wipe) != 1:
+            raise NeedsRestart("a Valkey with TLS, or not one folder")
+        with _connected(target, *_DOINGS) as (valkey, answers):
+            state, foreign_clients = _doings(answers, target.others)
+            mark = target.mark
+            if not foreign_clients and isinstance(mark, tuple) and mark[0] == state:
+                inspection = target.inspection()
+                if mark[1] == inspection.entries:
+                    target.settle(mark, inspection, idle=True)
                     return False
-            place.mark = None
-            note = self._known(place, state)
+            target.mark = None
+            note = self._known(target, state)
             info, *server = valkey.ask(_INFO, *_SERVER)
             _check_server(fields(info), server, note)
             kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
-            kills += [("CLIENT", "KILL", "ID", client) for client in strangers]
+            kills += [("CLIENT", "KILL", "ID", client) for client in foreign_clients]
             answers = valkey.ask(*kills, *_flush(_databases(server[0])), ("INFO", "persistence"))
             try:
                 _check(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
-                look = self._clear_files(place, note["files"])
+                inspection = self._clear_files(target, note["files"])
                 found = valkey.ask(("MULTI",), _INFO, ("CLIENT", "UNPAUSE"), ("EXEC",))
             except BaseException:
                 with contextlib.suppress(NoAnswer):  # the pause ends by itself
@@ -109,22 +109,22 @@ class HotCache:
                 raise
         results = found[-1]
         if not isinstance(results, list):
-            raise Doubt(f"Valkey answered {results!r}")
+            raise NeedsRestart(f"Valkey answered {results!r}")
         said = fields(results[0])
         left = sorted(name for name in said if name.startswith("db") and name[2:].isdigit())
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
-            raise Doubt(f"Valkey still has keys in {', '.join(left) or 'another server'}")
+            raise NeedsRestart(f"Valkey still has keys in {', '.join(left) or 'another server'}")
         check_saved(said)
-        place.settle((_state(said), look.entries), look)
+        target.settle((_state(said), inspection.entries), inspection)
         return True
 
-    def _known(self, place: Place, state: State) -> Mapping[str, Any]:
+    def _known(self, target: ResetTarget, state: State) -> Mapping[str, Any]:
         """The note of the server that runs: the one that this process has read before, as long as it is of it."""
-        if place.known is None or place.known["run_id"] != state[0]:
-            place.known = place.read_note(place.look())
-        return place.known
+        if target.known is None or target.known["run_id"] != state[0]:
+            target.known = target.read_note(target.inspection())
+        return target.known
 
-    def _clear_files(self, place: Place, files: Mapping[str, Any]) -> Look:
+    def _clear_files(self, target: ResetTarget, files: Mapping[str, Any]) -> Inspection:
         """Remove what an empty server does not need, cut the file that it appends to, and look at what is left."""
         kept = [Entry(identity[0], identity[1], 0, 0, "", "", path) for path, identity in files["kept"].items()]
         cut = ""
@@ -132,36 +132,36 @@ class HotCache:
             path = shlex.quote(files["appended"])
             inode = files["kept"][files["appended"]][0].partition(":")[2]
             cut = f'[ "$(stat -c %i {path})" != {inode} ] || : >{path}; '
-        look = place.clear(kept, cut)
-        _check_files(look.entries, files)
-        return look
+        inspection = target.clear(kept, cut)
+        _check_files(inspection.entries, files)
+        return inspection
 
-    def note(self, place: Place, look: Look) -> dict[str, Any]:
-        with _connected(place, _INFO, *_SERVER) as (_, (info, *server)):
+    def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
+        with _connected(target, _INFO, *_SERVER) as (_, (info, *server)):
             pass
         said = fields(info)
-        appended = _appended(place, look) if said.get("aof_enabled") == "1" else ""
+        appended = _appended(target, inspection) if said.get("aof_enabled") == "1" else ""
         return {
             "run_id": said["run_id"],
             "server": _digest(*server),
             "calls": _unrepairable(said),
-            "files": {"appended": appended, "kept": _kept(look.entries, appended)},
+            "files": {"appended": appended, "kept": _kept(inspection.entries, appended)},
         }
 
 
 @contextlib.contextmanager
 def _connected(
-    place: Place, *commands: tuple[str, ...], seconds: float = SECONDS
+    target: ResetTarget, *commands: tuple[str, ...], seconds: float = SECONDS
 ) -> Iterator[tuple[Resp, list[Value]]]:
     """A connection, and the answers to commands: sent together with the password, they need no time of their own."""
-    probe, secret = place.probe, place.secret()
+    probe, secret = target.probe, target.secret()
     words = [str(word) for word in (secret.user, secret.password) if word] if secret.password else []
-    with Resp(place.host, probe.port, seconds, tls=probe.tls) as valkey:
+    with Resp(target.host, probe.port, seconds, tls=probe.tls) as valkey:
         answers = valkey.ask(*([("AUTH", *words)] if words else []), *commands)
         answer = answers.pop(0) if words else None
         if isinstance(answer, Refused) and "without any password" not in str(answer):
-            place.forget()
-            raise Doubt(f"Valkey does not let in: {answer.code}")
+            target.forget()
+            raise NeedsRestart(f"Valkey does not let in: {answer.code}")
         yield valkey, answers
 
 
@@ -179,7 +179,7 @@ def _check(answers: Sequence[Value]) -> None:
     flat = [each for answer in answers for each in (answer if isinstance(answer, list) else [answer])]
     refused = next((each for each in flat if isinstance(each, Refused)), None)
     if refused is not None:
-        raise Doubt(f"Valkey refused: {refused.code}")
+        raise NeedsRestart(f"Valkey refused: {refused.code}")
 
 
 def _wait_written(valkey: Resp, persistence: Value) -> None:
@@ -189,37 +189,40 @@ def _wait_written(valkey: Resp, persistence: Value) -> None:
         if said.get("aof_enabled") != "1" or said.get("aof_buffer_length") == "0":
             return
         (persistence,) = valkey.ask(("INFO", "persistence"))
-    raise Doubt("Valkey holds back what it is to append to its file")
+    raise NeedsRestart("Valkey holds back what it is to append to its file")
 
 
 def _check_server(said: Mapping[str, str], answers: Sequence[Value], note: Mapping[str, Any]) -> None:
-    """Raises `Doubt` unless the server is, but for its data, as it was right after its start."""
+    """Raises `NeedsRestart` unless the server is, but for its data, as it was right after its start."""
     if said.get("run_id") != note["run_id"]:
-        raise Doubt("Valkey was started again")
+        raise NeedsRestart("Valkey was started again")
     expected = {"role": "master", "cluster_enabled": "0", "loading": "0", "rdb_bgsave_in_progress": "0"}
     expected |= {"aof_rewrite_in_progress": "0", "aof_rewrite_scheduled": "0", "connected_slaves": "0"}
     for name, value in expected.items():
         if said.get(name, value) != value:
-            raise Doubt(f"Valkey says {name}:{said[name]}")
+            raise NeedsRestart(f"Valkey says {name}:{said[name]}")
     check_saved(said)
     if _digest(*answers) != note["server"]:
-        raise Doubt("Valkey's configuration, users or modules were changed")
+        raise NeedsRestart("Valkey's configuration, users or modules were changed")
     calls = _unrepairable(said)
     if calls != note["calls"]:
-        raise Doubt(f"Valkey was told {', '.join(sorted(set(calls.items()) ^ set(note['calls'].items()))[0][:1])}")
+        raise NeedsRestart(
+            f"Valkey was told {', '.join(sorted(set(calls.items()) ^ set(note['calls'].items()))[0][:1])}"
+        )
 
 
 def check_saved(said: Mapping[str, str]) -> None:
-    """Raises `Doubt` when the file of a save was, or may have been, taken away under it: Valkey refuses writes then."""
+    """Raises `NeedsRestart` when the file of a save was removed during the save, or may have been. Valkey then
+    refuses writes."""
     if said.get("rdb_last_bgsave_status", "ok") != "ok" or said.get("rdb_bgsave_in_progress", "0") != "0":
-        raise Doubt("Valkey could not save")
+        raise NeedsRestart("Valkey could not save")
 
 
 def _digest(*answers: Value) -> str:
     """Of answers that may hold passwords."""
     refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
     if refused is not None:
-        raise Doubt(f"Valkey refused: {refused.code}")
+        raise NeedsRestart(f"Valkey refused: {refused.code}")
     # Settings come as names and values in turns, in no order.
     parts = [
         sorted(zip(each[::2], each[1::2], strict=False), key=repr) if isinstance(each, list) else each
@@ -249,7 +252,7 @@ def _doings(answers: Sequence[Value], others: frozenset[str]) -> tuple[State, li
     """What answers to `_DOINGS` say: the server's state, and clients that are nobody's of the stage."""
     *sections, clients, own = answers
     said = {name: value for section in sections for name, value in fields(section).items()}
-    return _state(said), _strangers(clients, own, others)
+    return _state(said), _foreign_clients(clients, own, others)
 
 
 def _state(said: Mapping[str, str]) -> State:
@@ -258,10 +261,10 @@ def _state(said: Mapping[str, str]) -> State:
     return said.get("run_id"), calls, said.get("blocked_clients")
 
 
-def _strangers(clients: Value, own: Value, others: frozenset[str]) -> list[int]:
+def _foreign_clients(clients: Value, own: Value, others: frozenset[str]) -> list[int]:
     """Clients but this one and those of the stage's other containers, which a test has no hold of."""
     if not isinstance(clients, bytes) or not isinstance(own, int):
-        raise Doubt("Valkey does not list its clients")
+        raise NeedsRestart("Valkey does not list its clients")
     found = []
     for line in clients.splitlines():
         client = fields(line)
@@ -277,17 +280,17 @@ def _databases(config: Value) -> int:
     count = pairs.get(b"databases")
     number = int(count) if isinstance(count, bytes) else 0
     if not 1 <= number <= MOST_DATABASES:
-        raise Doubt(f"{number} databases")
+        raise NeedsRestart(f"{number} databases")
     return number
 
 
 # -- files
 
 
-def _appended(place: Place, look: Look) -> str:
+def _appended(target: ResetTarget, inspection: Inspection) -> str:
     """Path of the file that Valkey appends to, which it opened for appending; found among its open files."""
     script = ""
-    for process in place.main_processes():
+    for process in target.main_processes():
         script += f"""for link in /proc/{process.pid}/fd/*; do
     path=$(readlink "$link") || continue
     case $path in *.aof) flags=; while read -r word value; do [ "$word" != flags: ] || flags=$value; done \
@@ -295,14 +298,14 @@ def _appended(place: Place, look: Look) -> str:
 done
 """
     found = []
-    for line in place.run_checked(script).decode("utf-8", "replace").splitlines():
+    for line in target.run_checked(script).decode("utf-8", "replace").splitlines():
         flags, _, path = line.partition(" ")
         if flags and int(flags, 8) & 0o2000:  # O_APPEND
             found.append(path)
-    inside = [entry.path for entry in look.entries if entry.kind == "f" and entry.path.endswith(".aof")]
+    inside = [entry.path for entry in inspection.entries if entry.kind == "f" and entry.path.endswith(".aof")]
     matching = [path for path in inside if any(_same(path, other) for other in found)]
     if len(matching) != 1:
-        raise Doubt("Valkey's append-only file is not open for appending")
+        raise NeedsRestart("Valkey's append-only file is not open for appending")
     return matching[0]
 
 
@@ -327,13 +330,13 @@ def _identity(entry: Entry, appended: str) -> list[str]:
 
 
 def _check_files(entries: Sequence[Entry], files: Mapping[str, Any]) -> None:
-    """Raises `Doubt` unless nothing is left but what an empty server needs, and the appended file is empty."""
+    """Raises `NeedsRestart` unless nothing is left but what an empty server needs, and the appended file is empty."""
     left = {entry.path: entry for entry in entries[1:]}
     for path, identity in files["kept"].items():
         entry = left.pop(path, None)
         if entry is None or _identity(entry, files["appended"]) != identity:
-            raise Doubt("Valkey has rewritten its append-only file")
+            raise NeedsRestart("Valkey has rewritten its append-only file")
         if path == files["appended"] and entry.size:
-            raise Doubt(f"{path} has something in it")
+            raise NeedsRestart(f"{path} has something in it")
     if left:
-        raise Doubt(f"{next(iter(left))} is still there")
+        raise NeedsRestart(f"{next(iter(left))} is still there")

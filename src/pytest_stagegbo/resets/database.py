@@ -13,33 +13,33 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.keeping import GOLDEN
-from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.target import NeedsRestart
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.target import ResetTarget
 
 __all__ = ["reset_database"]
 
 
-def reset_database(place: Place) -> None:
+def reset_database(target: ResetTarget) -> None:
     """Bring the cluster back; the caller waits for the answer.
 
     Raises:
-        Doubt: there is no copy, or the cluster has parts elsewhere. A restore is the way then.
+        NeedsRestart: there is no copy, or the cluster has parts elsewhere. A restore is the way then.
         StageGboError: the container can't be reached.
     """
-    place.forget()
+    target.forget()
     try:
-        status, output = place.run(_script(place))
+        status, output = target.run(_script(target))
     except StageGboError as error:
-        raise Doubt(str(error)) from None
+        raise NeedsRestart(str(error)) from None
     if status:
-        raise Doubt(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
+        raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
 
 
-def _script(place: Place) -> str:
-    data = shlex.quote(place.container.data.rstrip("/"))
-    units = " ".join(map(shlex.quote, place.container.units))
+def _script(target: ResetTarget) -> str:
+    data = shlex.quote(target.container.data.rstrip("/"))
+    units = " ".join(map(shlex.quote, target.container.units))
     # How the running server was started is read off it, so that its own program, with its own options, can
     # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
     # next reset holds the lock until it is done.

@@ -14,14 +14,14 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.resets.listing import CONNECTIONS, parse_connections
-from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_stagegbo.resets.listing import Connection, Entry, Look
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.listing import Connection, Entry, Inspection
+    from pytest_stagegbo.resets.target import ResetTarget
 
 __all__ = ["HotDrive"]
 
@@ -36,92 +36,96 @@ CONFIGURATION = ("config", "format.json", "pool.bin")
 class HotDrive:
     """For containers whose first probe speaks S3."""
 
-    def untouched(self, place: Place) -> bool:
-        seen = place.unchanged(accepted=True)
+    def untouched(self, target: ResetTarget) -> bool:
+        seen = target.unchanged(accepted=True)
         return seen is not None and not seen.established
 
-    def clean(self, place: Place) -> bool:
-        look = place.look()
-        if place.mark == _state(look) and not look.established:
-            place.settle(_state(look), look, idle=True)
+    def clean(self, target: ResetTarget) -> bool:
+        inspection = target.inspection()
+        if target.mark == _state(inspection) and not inspection.established:
+            target.settle(_state(inspection), inspection, idle=True)
             return False  # nobody connected to the server, and nothing in its folder changed
-        place.mark = None
-        note = place.read_note(look)
-        furniture = _furniture(place, look.entries, note["kept"])
-        secret = place.secret()
+        target.mark = None
+        note = target.read_note(inspection)
+        preserved = _preserved(target, inspection.entries, note["kept"])
+        secret = target.secret()
         if not secret.access_key or not secret.secret_key:
-            raise Doubt("no keys for S3")
-        probe = place.probe
+            raise NeedsRestart("no keys for S3")
+        probe = target.probe
         with Buckets(
-            place.host, probe.port, SECONDS, str(secret.access_key), str(secret.secret_key), tls=probe.tls
+            target.host, probe.port, SECONDS, str(secret.access_key), str(secret.secret_key), tls=probe.tls
         ) as server:
             names = server.names()
-            if look.established and (strangers := _strangers(place, server.own_port)):
-                place.run_checked(_cut_off(strangers))
+            if inspection.established and (foreign_clients := _foreign_clients(target, server.own_port)):
+                target.run_checked(_cut_off(foreign_clients))
             for name in names:
                 server.abort_uploads(name)
                 server.delete(name, server.keys(name))
                 server.remove(name)
-            after = place.clear(furniture)
+            after = target.clear(preserved)
             if left := server.names():
-                raise Doubt(f"S3 still lists {len(left)} buckets")
-            if after.established > 1 and _strangers(place, server.own_port):
-                raise Doubt("somebody stays connected to S3")
-        kept = {entry.path for entry in furniture}
-        folders = {f"{folder}/" for folder in place.container.wipe}
+                raise NeedsRestart(f"S3 still lists {len(left)} buckets")
+            if after.established > 1 and _foreign_clients(target, server.own_port):
+                raise NeedsRestart("somebody stays connected to S3")
+        kept = {entry.path for entry in preserved}
+        folders = {f"{folder}/" for folder in target.container.wipe}
         for entry in after.entries:
             if entry.path not in kept and entry.path not in folders:
-                raise Doubt(f"{entry.path} is still there")
-        if after.processes != look.processes:
-            raise Doubt("the S3 server ended")
-        place.settle(_state(after), after)
+                raise NeedsRestart(f"{entry.path} is still there")
+        if after.processes != inspection.processes:
+            raise NeedsRestart("the S3 server ended")
+        target.settle(_state(after), after)
         return True
 
-    def note(self, place: Place, look: Look) -> dict[str, Any]:
-        return {"kept": {entry.path: _identity(place, entry) for entry in look.entries if _is_own(place, entry)}}
+    def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
+        return {
+            "kept": {entry.path: _identity(target, entry) for entry in inspection.entries if _is_own(target, entry)}
+        }
 
 
-def _state(look: Look) -> object:
-    return look.processes, look.accepted, look.entries
+def _state(inspection: Inspection) -> object:
+    return inspection.processes, inspection.accepted, inspection.entries
 
 
-def _strangers(place: Place, own_port: int) -> list[Connection]:
+def _foreign_clients(target: ResetTarget, own_port: int) -> list[Connection]:
     """Connections to the server, but for this process's own and those of the stage's other containers."""
-    ports = {probe.port for probe in place.container.probes}
+    ports = {probe.port for probe in target.container.probes}
     return [
         each
-        for each in parse_connections(place.run_checked(CONNECTIONS))
-        if each.own_port in ports and each.address not in place.others and each.port != own_port
+        for each in parse_connections(target.run_checked(CONNECTIONS))
+        if each.own_port in ports and each.address not in target.others and each.port != own_port
     ]
 
 
-def _cut_off(strangers: Sequence[Connection]) -> str:
+def _cut_off(foreign_clients: Sequence[Connection]) -> str:
     """POSIX shell that ends connections: what their other ends were sending is over, as with a server that stops."""
-    ends = [f"dst {f'[{each.address}]' if ':' in each.address else each.address}:{each.port}" for each in strangers]
+    ends = [
+        f"dst {f'[{each.address}]' if ':' in each.address else each.address}:{each.port}" for each in foreign_clients
+    ]
     return f"ss -K -tn state established {shlex.quote('( ' + ' or '.join(ends) + ' )')}\n"
 
 
-def _is_own(place: Place, entry: Entry) -> bool:
-    tops = [f"{folder}/{OWN}" for folder in place.container.wipe]
+def _is_own(target: ResetTarget, entry: Entry) -> bool:
+    tops = [f"{folder}/{OWN}" for folder in target.container.wipe]
     return any(entry.path == top or entry.path.startswith(f"{top}/") for top in tops)
 
 
-def _identity(place: Place, entry: Entry) -> list[str]:
+def _identity(target: ResetTarget, entry: Entry) -> list[str]:
     """Configuration must be what it was; of the rest, that it is there is enough."""
-    for folder in place.container.wipe:
+    for folder in target.container.wipe:
         below = entry.path.removeprefix(f"{folder}/{OWN}/")
         if below.partition("/")[0] in CONFIGURATION:
             return [entry.place, entry.kind, str(entry.size), entry.changed]
     return [entry.place, entry.kind]
 
 
-def _furniture(place: Place, entries: Sequence[Entry], kept: Mapping[str, list[str]]) -> list[Entry]:
-    """What stays. Raises `Doubt` when the server's own configuration is not what it was."""
-    own = {entry.path: entry for entry in entries if _is_own(place, entry)}
+def _preserved(target: ResetTarget, entries: Sequence[Entry], kept: Mapping[str, list[str]]) -> list[Entry]:
+    """What stays. Raises `NeedsRestart` when the server's own configuration is not what it was."""
+    own = {entry.path: entry for entry in entries if _is_own(target, entry)}
     for path, identity in kept.items():
-        if path not in own or _identity(place, own[path])[: len(identity)] != identity:
-            raise Doubt(f"{path} is not as it was at the server's start")
+        if path not in own or _identity(target, own[path])[: len(identity)] != identity:
+            raise NeedsRestart(f"{path} is not as it was at the server's start")
     for path, entry in own.items():
-        if path not in kept and len(_identity(place, entry)) > 2:
-            raise Doubt(f"{path} was not there at the server's start")
+        if path not in kept and len(_identity(target, entry)) > 2:
+            raise NeedsRestart(f"{path} was not there at the server's start")
     return [entry for path, entry in own.items() if path in kept]

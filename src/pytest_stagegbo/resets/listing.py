@@ -19,12 +19,12 @@ __all__ = [
     "CONNECTIONS",
     "Connection",
     "Entry",
-    "Look",
+    "Inspection",
     "Process",
-    "look_script",
+    "inspect_script",
     "parse_connections",
     "parse_counters",
-    "parse_look",
+    "parse_inspection",
     "parse_process",
     "remove_script",
 ]
@@ -79,7 +79,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Inspection:
     """What was seen."""
 
     note: str
@@ -94,8 +94,8 @@ class Look:
     """Every folder and what is in it."""
 
 
-def look_script(name: str, folders: Sequence[str]) -> str:
-    """POSIX shell that tells what `parse_look` reads, and ends with it. Paths may hold any byte but NUL."""
+def inspect_script(name: str, folders: Sequence[str]) -> str:
+    """POSIX shell that tells what `parse_inspection` reads, and ends with it. Paths may hold any byte but NUL."""
     note = f"{NOTES}/{name}"
     find = f'exec find {_with_slash(folders)} "$@" -printf {shlex.quote(_FORMAT)}\n'
     listing = f"{_LEAVE_OUT_MOUNTS}{find}" if folders else ""
@@ -109,12 +109,12 @@ printf '\\0=\\n'
 {listing}"""
 
 
-def parse_look(data: bytes) -> Look:
-    """Raises ValueError for anything that `look_script` does not print."""
+def parse_inspection(data: bytes) -> Inspection:
+    """Raises ValueError for anything that `inspect_script` does not print."""
     stats, tables, entries = data.split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
     accepted, established = parse_counters(rest.splitlines())
-    return Look(
+    return Inspection(
         note=note,
         processes=tuple(parse_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
         accepted=accepted,

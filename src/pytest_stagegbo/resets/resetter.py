@@ -19,7 +19,7 @@ from pytest_stagegbo.resets.database import reset_database
 from pytest_stagegbo.resets.drive import HotDrive
 from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.secrets import find_secret
-from pytest_stagegbo.resets.strategy import Doubt, Hot, Place
+from pytest_stagegbo.resets.target import HotReset, NeedsRestart, ResetTarget
 from pytest_stagegbo.resets.work import HotWork
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.workers import Workers, at_once
@@ -36,7 +36,7 @@ __all__ = ["HOT", "Outcome", "Resetter"]
 
 log = logging.getLogger(__name__)
 
-HOT: Mapping[str, Hot] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
+HOT: Mapping[str, HotReset] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
 """By the protocol of a container's first probe."""
 STALLED = 1.0
 """Seconds of a reset after which it is worth a request whether the container is paused."""
@@ -95,7 +95,7 @@ class Resetter:
         self._bring_back = restore
         self._wait = wait
         self._thaw = thaw
-        self._places: dict[str, Place] = {}
+        self._targets: dict[str, ResetTarget] = {}
         self._threads: Workers | None = None
         self._owner = os.getpid()
 
@@ -112,7 +112,7 @@ class Resetter:
             StageGboError: anything else in its tree; the first one, the others are noted.
         """
         if self._owner != os.getpid():  # threads and sockets of the parent are not the child's
-            self._places, self._threads, self._owner = {}, None, os.getpid()
+            self._targets, self._threads, self._owner = {}, None, os.getpid()
         origin = clocks.monotonic()
         done: dict[str, Outcome | StageGboError] = {}
         calm: set[str] = set()
@@ -121,7 +121,7 @@ class Resetter:
             try:
                 return self._one(container, left_by.get(container.name, ""), origin, container.name in calm)
             except StageGboError as error:
-                self._place(container).forget()
+                self._target(container).forget()
                 return self._gone(container, error) or error
 
         # One after the other in this thread: that takes less time than it would take to wake others.
@@ -172,26 +172,26 @@ class Resetter:
     def close(self) -> None:
         """End the kept shells. A later reset opens new ones."""
         if self._owner == os.getpid():
-            for place in self._places.values():
-                place.close()
+            for target in self._targets.values():
+                target.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False)
-        self._places, self._threads = {}, None
+        self._targets, self._threads = {}, None
 
     # -- one container
 
-    def _place(self, container: ContainerSettings) -> Place:
-        place = self._places.get(container.name)
-        if place is None:
-            place = Place(
+    def _target(self, container: ContainerSettings) -> ResetTarget:
+        target = self._targets.get(container.name)
+        if target is None:
+            target = ResetTarget(
                 self._settings,
                 container,
                 self._writer,
                 lambda each: find_secret(each, self._reader),
                 lambda: self._find_process(container),
             )
-            self._places[container.name] = place
-        return place
+            self._targets[container.name] = target
+        return target
 
     def _find_process(self, container: ContainerSettings) -> Path | None:
         """The container's first process, as the daemon sees it: that may be in a namespace of its own. None where this
@@ -211,26 +211,26 @@ class Resetter:
         Args:
             calm: Gets the container's name when nothing runs in it that may have to be ended.
         """
-        place, hot = self._places.get(container.name), _hot(container)
-        if place is None or hot is None or not place.connected or not place.is_settled:
+        target, hot = self._targets.get(container.name), _hot(container)
+        if target is None or hot is None or not target.connected or not target.is_settled:
             return None
         began = clocks.monotonic() - origin
         try:
-            if not place.nothing_started():  # first: what is not clean after this was done by nobody who is gone
+            if not target.nothing_started():  # first: what is not clean after this was done by nobody who is gone
                 return None
             calm.add(container.name)
-            if not hot.untouched(place):
+            if not hot.untouched(target):
                 return None
-        except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError):
+        except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError):
             return None
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
             return Outcome(container.name, "untouched", began, clocks.monotonic() - origin)
 
     def _one(self, container: ContainerSettings, left_by: str, origin: float, calm: bool) -> Outcome:
-        place = self._place(container)
+        target = self._target(container)
         began = clocks.monotonic() - origin
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
-            way, doubt = self._clean(place, left_by, calm)
+            way, doubt = self._clean(target, left_by, calm)
         if doubt:
             log.debug("%s: %s, since %s", container.name, way, doubt)
         return Outcome(container.name, way, began, clocks.monotonic() - origin, doubt)
@@ -243,21 +243,21 @@ class Resetter:
             except StageGboError as error:
                 log.debug("%s: whether it is paused can't be told: %s", container.name, error)
 
-    def _clean(self, place: Place, left_by: str, calm: bool) -> tuple[str, str]:
+    def _clean(self, target: ResetTarget, left_by: str, calm: bool) -> tuple[str, str]:
         """How the container was made clean, and why not in the hot way.
 
         Args:
             calm: A glance has just shown that nothing runs that has to be ended.
         """
-        container = place.container
-        if not place.connected:
+        container = target.container
+        if not target.connected:
             self._start(container)
         if container.reset == "restore":
-            self._restore(place)
+            self._restore(target)
             return "restore", ""
         if container.data and container.reset == "hot":
-            self._end_strays(place, left_by)
-            return self._database(place, left_by)
+            self._end_strays(target, left_by)
+            return self._database(target, left_by)
         if not container.wipe:
             raise SettingsError(
                 f"{container.name} has nothing to clear",
@@ -266,82 +266,82 @@ class Resetter:
             )
         hot = _hot(container)
         doubt = ""
-        found = () if calm else self._end_strays(place, left_by)
+        found = () if calm else self._end_strays(target, left_by)
         if hot is not None:
             try:
-                if not hot.clean(place):
+                if not hot.clean(target):
                     return ("hot" if found else "untouched"), ""
-                if not self._end_strays(place, left_by):
+                if not self._end_strays(target, left_by):
                     return "hot", ""
                 doubt = "something was started while it was reset"
-            except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
-                place.mark = None
+            except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
+                target.mark = None
                 doubt = str(error).partition("\n")[0] or type(error).__name__
         self._start(container)
         for _ in range(TRIES):
-            restart(self._writer, place, left_by)
+            restart(self._writer, target, left_by)
             self._wait(container, False)
-            found = self._end_strays(place, left_by, alone=True)
+            found = self._end_strays(target, left_by, alone=True)
             if not found:
                 break
         else:
-            raise _residue(place, found, left_by)
+            raise _residue(target, found, left_by)
         if hot is not None:
-            self._take_note(place, hot)
+            self._take_note(target, hot)
         return "restart", doubt
 
-    def _end_strays(self, place: Place, left_by: str, *, alone: bool = False) -> tuple[str, ...]:
+    def _end_strays(self, target: ResetTarget, left_by: str, *, alone: bool = False) -> tuple[str, ...]:
         """End what did not run when the container was clean; what it was. Raises `Residue` when that can't be done."""
-        census = place.end_strays(alone=alone)
-        if census is None:
+        slot_statuses = target.end_strays(alone=alone)
+        if slot_statuses is None:
             return ()
-        if census.left:
-            raise _residue(place, census.left, left_by)
-        if census.ended:
-            log.info("%s: ended %s, which did not run when it was clean", place.name, ", ".join(census.ended))
-        return census.ended
+        if slot_statuses.left:
+            raise _residue(target, slot_statuses.left, left_by)
+        if slot_statuses.ended:
+            log.info("%s: ended %s, which did not run when it was clean", target.name, ", ".join(slot_statuses.ended))
+        return slot_statuses.ended
 
-    def _take_note(self, place: Place, hot: Hot) -> None:
+    def _take_note(self, target: ResetTarget, hot: HotReset) -> None:
         """What the next hot reset must know. Without it, that is a restart again."""
         try:
-            processes = place.main_processes()
-            place.run_checked(place.note_script({}, processes))  # so that the look sees them
-            place.run_checked(place.note_script(hot.note(place, place.look()), processes))
-        except (Doubt, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
-            log.debug("%s: no hot reset next time: %s", place.name, error)
+            processes = target.main_processes()
+            target.run_checked(target.note_script({}, processes))  # so that the look sees them
+            target.run_checked(target.note_script(hot.note(target, target.inspection()), processes))
+        except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
+            log.debug("%s: no hot reset next time: %s", target.name, error)
 
-    def _database(self, place: Place, left_by: str) -> tuple[str, str]:
+    def _database(self, target: ResetTarget, left_by: str) -> tuple[str, str]:
         try:
-            reset_database(place)
-        except Doubt as doubt:
-            self._restore(place)
+            reset_database(target)
+        except NeedsRestart as doubt:
+            self._restore(target)
             return "restore", str(doubt)
-        self._wait(place.container, False)
-        if self._end_strays(place, left_by, alone=True):
-            self._restore(place)
+        self._wait(target.container, False)
+        if self._end_strays(target, left_by, alone=True):
+            self._restore(target)
             return "restore", "something was started while it was reset"
         return "database", ""
 
-    def _restore(self, place: Place) -> None:
-        place.close()
-        place.forget()
-        self._bring_back(place.container)
-        self._start(place.container)
-        self._wait(place.container, True)
+    def _restore(self, target: ResetTarget) -> None:
+        target.close()
+        target.forget()
+        self._bring_back(target.container)
+        self._start(target.container)
+        self._wait(target.container, True)
 
 
-def _hot(container: ContainerSettings) -> Hot | None:
+def _hot(container: ContainerSettings) -> HotReset | None:
     """The hot way to reset a container; None: there is none, or it was not asked for."""
     hot = container.reset == "hot" and container.wipe and not container.data and container.probes
     return HOT.get(container.probes[0].protocol) if hot else None
 
 
-def _residue(place: Place, left: Sequence[str], left_by: str) -> Residue:
+def _residue(target: ResetTarget, left: Sequence[str], left_by: str) -> Residue:
     return Residue.of(
-        place.name,
+        target.name,
         left[:SHOWN],
         left_by,
         seen="it did not run when the container was clean",
-        remedy=f"look inside with `stagegbo shell {place.name}`, or restart the container: "
-        f"`incus restart --force --project {place.settings.project} {place.name}`",
+        remedy=f"look inside with `stagegbo shell {target.name}`, or restart the container: "
+        f"`incus restart --force --project {target.settings.project} {target.name}`",
     )

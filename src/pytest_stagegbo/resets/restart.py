@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.errors import CommandFailed, Residue, StageGboError
 from pytest_stagegbo.guest import clearing
 from pytest_stagegbo.resets.listing import NOTES
-from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Writer
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = ["SHOWN", "restart", "restart_script"]
@@ -51,7 +51,7 @@ if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start 
 """
 
 
-def restart(writer: Writer, place: Place, left_by: str) -> None:
+def restart(writer: Writer, target: ResetTarget, left_by: str) -> None:
     """Stop, clear, start in a running clone; the caller waits for the answer.
 
     Args:
@@ -61,28 +61,28 @@ def restart(writer: Writer, place: Place, left_by: str) -> None:
         Residue: something could not be cleared; says what.
         CommandFailed: the service could not be stopped or started.
     """
-    place.forget()
-    result = writer.execute(place.name, ["sh", "-c", restart_script(place.container)])
+    target.forget()
+    result = writer.execute(target.name, ["sh", "-c", restart_script(target.container)])
     if result.status == 0:
         return
     seen = mask((result.stderr or result.stdout).strip()[-1000:])
-    remedy = f"look inside with `stagegbo shell {place.name}`, or replace the clone with "
+    remedy = f"look inside with `stagegbo shell {target.name}`, or replace the clone with "
     remedy += "`provision --recreate`"
-    left = _left(place)
+    left = _left(target)
     if left:
-        raise Residue.of(place.name, left[:SHOWN], left_by, seen=seen, remedy=remedy)
+        raise Residue.of(target.name, left[:SHOWN], left_by, seen=seen, remedy=remedy)
     raise CommandFailed(
-        f"resetting {place.name} failed with status {result.status}",
+        f"resetting {target.name} failed with status {result.status}",
         seen=seen,
         remedy=remedy,
     )
 
 
-def _left(place: Place) -> list[str]:
+def _left(target: ResetTarget) -> list[str]:
     """What is in the folders that should be empty."""
     try:
-        entries = place.look().entries
-    except (Doubt, StageGboError):
+        entries = target.inspection().entries
+    except (NeedsRestart, StageGboError):
         return []
-    roots = {f"{folder}/" for folder in place.container.wipe}
+    roots = {f"{folder}/" for folder in target.container.wipe}
     return [entry.path for entry in entries if entry.path not in roots]

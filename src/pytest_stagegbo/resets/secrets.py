@@ -15,7 +15,7 @@ from pytest_stagegbo.stage.secret import Secret
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.target import ResetTarget
 
 __all__ = ["find_secret", "s3_keys", "valkey_password"]
 
@@ -26,24 +26,24 @@ S3_NAMES = (
 )
 
 
-def find_secret(place: Place, reader: Reader) -> Secret:
+def find_secret(target: ResetTarget, reader: Reader) -> Secret:
     """Credentials of the service in a clone; empty when it seems to want none.
 
     Raises:
         StageGboError: the clone can't be reached.
     """
-    protocol = place.probe.protocol
+    protocol = target.probe.protocol
     found = {}
     if protocol == "valkey":
-        password = valkey_password(_text(place, _valkey_script(place)))
+        password = valkey_password(_text(target, _valkey_script(target)))
         found = {"password": password} if password else {}
     elif protocol == "s3":
-        access, secret = s3_keys(_text(place, _environment_script(place)))
+        access, secret = s3_keys(_text(target, _environment_script(target)))
         found = {"access_key": access, "secret_key": secret} if access and secret else {}
     if found:
-        return Secret(found, f"the configuration of {place.name}")
+        return Secret(found, f"the configuration of {target.name}")
     try:
-        return Credentials(place.settings, reader)[place.name]
+        return Credentials(target.settings, reader)[target.name]
     except StageGboError:
         return Secret({})
 
@@ -70,14 +70,14 @@ def s3_keys(text: str) -> tuple[str, str]:
     return (access, secret.partition('"')[0]) if comma else ("", "")
 
 
-def _text(place: Place, script: str) -> str:
-    _, output = place.run(script)
+def _text(target: ResetTarget, script: str) -> str:
+    _, output = target.run(script)
     return output.decode("utf-8", "replace")
 
 
-def _valkey_script(place: Place) -> str:
+def _valkey_script(target: ResetTarget) -> str:
     """Prints the configuration file that the unit starts its server with, what that includes, and its options."""
-    units = " ".join(map(shlex.quote, place.container.units))
+    units = " ".join(map(shlex.quote, target.container.units))
     return f"""set -f
 for word in $(systemctl show -p ExecStart --value {units} | sed -n 's/.*argv\\[\\]=\\([^;]*\\);.*/\\1/p'); do
     case $word in
@@ -89,8 +89,8 @@ done 2>/dev/null
 """
 
 
-def _environment_script(place: Place) -> str:
-    units = " ".join(map(shlex.quote, place.container.units))
+def _environment_script(target: ResetTarget) -> str:
+    units = " ".join(map(shlex.quote, target.container.units))
     return f"""for pid in $(systemctl show -p MainPID --value {units}); do
     [ "$pid" = 0 ] || tr '\\0' '\\n' </proc/$pid/environ
 done 2>/dev/null

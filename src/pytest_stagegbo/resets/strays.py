@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Census", "glance", "parse_census", "strays_script"]
+__all__ = ["StrayReport", "parse_strays", "strays_from_host", "strays_script"]
 
 ROUNDS = 50
 """How often what is left is killed again, with 20 ms in between."""
@@ -38,7 +38,7 @@ _STATES = "active,activating,reloading,deactivating"
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class StrayReport:
     """What runs in a container, after whatever should not was ended."""
 
     processes: frozenset[str]
@@ -53,7 +53,7 @@ class Census:
     """What could not be ended."""
 
 
-def glance(process: Path, known: Census) -> Census | None:
+def strays_from_host(process: Path, known: StrayReport) -> StrayReport | None:
     """What runs, as the host's kernel shows it; None as soon as there is a process that may have to be ended.
 
     Args:
@@ -91,7 +91,7 @@ def _started(folder: int, pid: str) -> str:
     return ""
 
 
-def _may_run(folder: int, pid: str, known: Census) -> bool:
+def _may_run(folder: int, pid: str, known: StrayReport) -> bool:
     """Whether a new process is of a unit that may run, or this tool's own, or has ended."""
     try:
         unit = _unit(_read(f"{pid}/cgroup", folder).decode("utf-8", "replace"))
@@ -123,7 +123,7 @@ def _unit(cgroup: str) -> str:
     return ""
 
 
-def parse_census(data: bytes) -> Census:
+def parse_strays(data: bytes) -> StrayReport:
     """Raises ValueError for anything that `strays_script` does not print."""
     found: dict[str, list[str]] = {}
     for line in data.decode("utf-8", "replace").splitlines():
@@ -131,7 +131,7 @@ def parse_census(data: bytes) -> Census:
         found.setdefault(word, []).append(rest)
     if not {"processes", "units", "slept"} <= found.keys():
         raise ValueError(data.decode("utf-8", "replace").strip()[-500:] or "no answer")
-    return Census(
+    return StrayReport(
         processes=frozenset(found["processes"][-1].split()),
         units=tuple(found["units"][-1].split()),
         slept=found["slept"][-1],
@@ -140,8 +140,8 @@ def parse_census(data: bytes) -> Census:
     )
 
 
-def strays_script(own: Sequence[str], known: Census | None, *, alone: bool = False, seen: bool = False) -> str:
-    """POSIX shell that ends what should not run, and prints what `parse_census` reads.
+def strays_script(own: Sequence[str], known: StrayReport | None, *, alone: bool = False, seen: bool = False) -> str:
+    """POSIX shell that ends what should not run, and prints what `parse_strays` reads.
 
     Args:
         own: The container's units.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.resets.strategy import Doubt
+from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_stagegbo.resets.listing import Entry, Look
-    from pytest_stagegbo.resets.strategy import Place
+    from pytest_stagegbo.resets.listing import Entry, Inspection
+    from pytest_stagegbo.resets.target import ResetTarget
 
 __all__ = ["HotWork"]
 
@@ -27,57 +27,57 @@ SECONDS = 1.0
 class HotWork:
     """For containers whose first probe is HTTP."""
 
-    def untouched(self, place: Place) -> bool:
-        return place.unchanged(accepted=True) is not None
+    def untouched(self, target: ResetTarget) -> bool:
+        return target.unchanged(accepted=True) is not None
 
-    def clean(self, place: Place) -> bool:
-        look = place.look()
-        if place.mark == _state(look):
-            place.settle(_state(look), look, idle=True)
+    def clean(self, target: ResetTarget) -> bool:
+        inspection = target.inspection()
+        if target.mark == _state(inspection):
+            target.settle(_state(inspection), inspection, idle=True)
             return False  # nobody connected, and nothing in the folder changed
-        place.mark = None
-        note = place.read_note(look)
-        if look.accepted != note["accepted"]:
-            raise Doubt(f"somebody spoke to {place.name} since its restart")
-        kept = _furniture(look.entries, note["kept"])
+        target.mark = None
+        note = target.read_note(inspection)
+        if inspection.accepted != note["accepted"]:
+            raise NeedsRestart(f"somebody spoke to {target.name} since its restart")
+        kept = _preserved(inspection.entries, note["kept"])
         theirs = set(note["users"])
         known = {entry.path for entry in kept}
-        roots = {f"{folder}/" for folder in place.container.wipe}
-        for entry in look.entries:
+        roots = {f"{folder}/" for folder in target.container.wipe}
+        for entry in inspection.entries:
             if entry.user in theirs and entry.path not in known and entry.path not in roots:
-                raise Doubt(f"{place.name}'s service wrote {entry.path}, and may remember it")
-        expected = look.accepted + len(place.container.probes)
-        remembered = place.note_script({**note, "accepted": expected}, look.processes)
-        place.run_checked(f"{place.removal(kept)}{remembered}")
-        for probe in place.container.probes:
-            answer = ask(probe, place.host, SECONDS)
+                raise NeedsRestart(f"{target.name}'s service wrote {entry.path}, and may remember it")
+        expected = inspection.accepted + len(target.container.probes)
+        remembered = target.note_script({**note, "accepted": expected}, inspection.processes)
+        target.run_checked(f"{target.removal(kept)}{remembered}")
+        for probe in target.container.probes:
+            answer = ask(probe, target.host, SECONDS)
             if not answer.ready:
-                raise Doubt(f"{place.name} answers: {answer}")
-        after = place.look()
+                raise NeedsRestart(f"{target.name} answers: {answer}")
+        after = target.inspection()
         for entry in after.entries:
             if entry.path not in known and entry.path not in roots:
-                raise Doubt(f"{entry.path} is still there")
-        if after.processes != look.processes or after.accepted != expected:
-            raise Doubt(f"somebody spoke to {place.name} during its reset")
-        place.settle(_state(after), after)
+                raise NeedsRestart(f"{entry.path} is still there")
+        if after.processes != inspection.processes or after.accepted != expected:
+            raise NeedsRestart(f"somebody spoke to {target.name} during its reset")
+        target.settle(_state(after), after)
         return True
 
-    def note(self, place: Place, look: Look) -> dict[str, Any]:
-        roots = {f"{folder}/" for folder in place.container.wipe}
-        kept = {entry.path: _identity(entry) for entry in look.entries if entry.path not in roots}
-        return {"accepted": look.accepted, "users": _users(place, look), "kept": kept}
+    def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
+        roots = {f"{folder}/" for folder in target.container.wipe}
+        kept = {entry.path: _identity(entry) for entry in inspection.entries if entry.path not in roots}
+        return {"accepted": inspection.accepted, "users": _users(target, inspection), "kept": kept}
 
 
-def _users(place: Place, look: Look) -> list[int]:
+def _users(target: ResetTarget, inspection: Inspection) -> list[int]:
     """Whom the service's processes run as."""
-    pids = " ".join(str(each.pid) for each in look.processes)
+    pids = " ".join(str(each.pid) for each in inspection.processes)
     script = f'for pid in {pids}; do while read -r word user rest; do [ "$word" != Uid: ] || echo $user; done'
-    output = place.run_checked(f"{script} </proc/$pid/status; done")
+    output = target.run_checked(f"{script} </proc/$pid/status; done")
     return sorted({int(user) for user in output.split()})
 
 
-def _state(look: Look) -> object:
-    return look.processes, look.accepted, look.entries
+def _state(inspection: Inspection) -> object:
+    return inspection.processes, inspection.accepted, inspection.entries
 
 
 def _identity(entry: Entry) -> list[str]:
@@ -86,10 +86,10 @@ def _identity(entry: Entry) -> list[str]:
     return [entry.place, entry.kind, str(entry.size), entry.changed]
 
 
-def _furniture(entries: Sequence[Entry], kept: Mapping[str, list[str]]) -> list[Entry]:
-    """What the service put there at its start. Raises `Doubt` when that is not as it was."""
+def _preserved(entries: Sequence[Entry], kept: Mapping[str, list[str]]) -> list[Entry]:
+    """What the service put there at its start. Raises `NeedsRestart` when that is not as it was."""
     found = {entry.path: entry for entry in entries if entry.path in kept}
     for path, identity in kept.items():
         if path not in found or _identity(found[path]) != identity:
-            raise Doubt(f"{path} is not as the service made it at its start")
+            raise NeedsRestart(f"{path} is not as the service made it at its start")
     return list(found.values())

@@ -44,7 +44,7 @@ def wait_ready(
     *,
     timeout: float,
     still_alive: Callable[[], str | None],
-    evidence: Callable[[], str],
+    diagnostics: Callable[[], str],
     accept_sealed: bool = True,
     ask: Ask = ask_service,
     clock: Callable[[], float] = clocks.monotonic,
@@ -58,7 +58,7 @@ def wait_ready(
         timeout: Seconds, for all probes together. Each is asked once at least.
         still_alive: Says `None`, or why there is nothing left to wait for (`the container stopped`). Called about
             once a second.
-        evidence: Tells the state of the container's units and their last log lines. Called once, for an error;
+        diagnostics: Tells the state of the container's units and their last log lines. Called once, for an error;
             secrets that have a known shape are masked here.
         accept_sealed: Whether a sealed Vault ends the wait too (waiting doesn't open it).
 
@@ -92,7 +92,7 @@ def wait_ready(
         sleep(min(pause, ends - clock()) if ends > clock() else 0)
         starting = all(answers[probe].state == "starting" for probe in waiting)
         pause = min(pause * GROWTH, LONGEST_PAUSE_STARTING if starting else LONGEST_PAUSE)
-    raise _not_ready(container, host, {probe: answers[probe] for probe in waiting}, clock() - began, gone, evidence)
+    raise _not_ready(container, host, {probe: answers[probe] for probe in waiting}, clock() - began, gone, diagnostics)
 
 
 def _not_ready(
@@ -101,7 +101,7 @@ def _not_ready(
     failing: Mapping[ProbeSettings, Answer],
     waited: float,
     gone: str | None,
-    evidence: Callable[[], str],
+    diagnostics: Callable[[], str],
 ) -> NotReady:
     names = " and ".join(f"{probe.protocol} at {host}:{probe.port}{probe.path}" for probe in failing)
     message = f"{container}: {names} was not ready after {waited:.1f} s"
@@ -109,7 +109,7 @@ def _not_ready(
         message += f", and waiting longer is in vain: {mask(gone)}"
     seen = [f"{probe.protocol} {probe.port}: {answer}" for probe, answer in failing.items()]
     try:
-        seen.append(evidence())
+        seen.append(diagnostics())
     except Exception as error:  # whatever keeps the evidence away must not hide what it was wanted for
         seen.append(f"(no state and no log lines could be had: {error})")
     remedy = _remedy(container, failing, gone)

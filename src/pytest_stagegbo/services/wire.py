@@ -112,8 +112,8 @@ class Conversation:
         except (OSError, UnicodeError) as error:
             raise NoAnswer(Answer("unreachable", f"{host} is no address: {excerpt(str(error).encode())}")) from None
         last = Answer("unreachable", f"{host} has no address")
-        for family, kind, protocol, _, address in addresses:
-            self._socket = socket.socket(family, kind, protocol)
+        for parent, kind, protocol, _, address in addresses:
+            self._socket = socket.socket(parent, kind, protocol)
             self._socket.setblocking(False)
             try:
                 code = self._socket.connect_ex(address)

@@ -11,7 +11,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, remember_script, show, token
-from pytest_stagegbo.session.together import together
+from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def sections(
         clones, writer = engine.reader.instances(engine.settings.project), engine.clone_writer()
         calls = {name: _fetching(engine, writer, clones.get(name), name, since, hide) for name in names}
         left = max(0.5, SECONDS - (clocks.monotonic() - began))
-        found: Mapping[str, str | Exception] = together(calls, left)
+        found: Mapping[str, str | Exception] = run_parallel(calls, left)
     except Exception as error:  # whatever it is, the test's own failure must be reported
         found = dict.fromkeys(names, error)
     shown = {name: text if isinstance(text, str) else _sorry(text) for name, text in found.items()}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
+    from pytest_stagegbo.slots.assignment import SlotAssignment
     from pytest_stagegbo.slots.pool import Pooled
-    from pytest_stagegbo.slots.seat import Seat
     from pytest_stagegbo.stage import Credentials
 
 __all__ = ["Fresh", "FreshStages"]
@@ -37,7 +37,7 @@ class FreshStages:
 
     Args:
         own: This process's session.
-        seat: Its place among the slots; None where there are none.
+        assignment: Its place among the slots; None where there are none.
         workers: How many processes run tests.
         session_of: Makes the session of another slot.
         watch: Begins to watch a stage's disk. Raises as `DiskGuard.check` does.
@@ -46,7 +46,7 @@ class FreshStages:
     def __init__(
         self,
         own: StageSession,
-        seat: Seat | None,
+        assignment: SlotAssignment | None,
         workers: int,
         session_of: Callable[[StageEngine], StageSession],
         watch: Callable[[StageEngine], DiskGuard],
@@ -54,16 +54,16 @@ class FreshStages:
     ) -> None:
         self._own = own
         self._session_of = session_of
-        self._watch = watch
+        self._monitor = watch
         self._summary = summary
         self._sessions = {own.engine.settings.project: own}
         self._stages: dict[int, Stage] = {}
         self._guards: dict[int, DiskGuard] = {}
         engines, number, places = {0: own.engine}, None, frozenset[int]()
-        if seat is not None:
-            engines = seat.engines()
-            if seat.lease is not None:
-                number = seat.number
+        if assignment is not None:
+            engines = assignment.engines()
+            if assignment.lease is not None:
+                number = assignment.number
                 places = frozenset(range(workers)) - {number}
         patience = own.engine.settings.timeouts.lock
         self._pool = Pool(engines, number, self._ensure, patience, places, check=self._check_kept)
@@ -103,14 +103,14 @@ class FreshStages:
         self._summary.fresh.append(clocks.monotonic() - began)
         try:
             if slot.number not in self._guards:
-                self._guards[slot.number] = self._watch(slot.engine)
+                self._guards[slot.number] = self._monitor(slot.engine)
         except BaseException:
             self._pool.give_back(slot)
             raise
         if slot.number not in self._stages:
 
             def reset(names: tuple[str, ...]) -> None:
-                slot.engine.reset(names, held=True)
+                slot.engine.reset(names, already_locked=True)
 
             self._stages[slot.number] = Stage(slot.engine, credentials=credentials, reset=reset)
         return Fresh(slot, self._stages[slot.number])

@@ -22,7 +22,7 @@ from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.space import look, pool_names
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.session.together import together
+from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.workers import Workers
 
@@ -231,7 +231,7 @@ class DiskGuard:
         def one(name: str) -> Callable[[], None]:
             return lambda: call(name)
 
-        results = together({name: one(name) for name in names}, PATIENCE)
+        results = run_parallel({name: one(name) for name in names}, PATIENCE)
         for error in results.values():
             if error is not None:
                 self._remember(error)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pytest_stagegbo.errors import ProductionAccessError
 from pytest_stagegbo.session import libpq
-from pytest_stagegbo.session.demand import PRODUCTION_ACCESS
+from pytest_stagegbo.session.requirements import PRODUCTION_ACCESS
 
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings

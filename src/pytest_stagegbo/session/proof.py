@@ -12,23 +12,23 @@ from pytest_stagegbo.verify import AT_REST, chosen, verify
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_stagegbo.slots.assignment import SlotAssignment
     from pytest_stagegbo.slots.fleet import Fleet
-    from pytest_stagegbo.slots.seat import Seat
 
 __all__ = ["forget", "prove"]
 
 
-def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = ()) -> list[str]:
+def prove(own: StageSession, assignment: SlotAssignment | None, run: str, lost: Iterable[str] = ()) -> list[str]:
     """What is broken, a text for each stage; none when all is proven. One stage after the other, since two checks of
     disk limits at once would need the room of both.
 
     Args:
         own: Of the process that ends last.
-        seat: Its place among the slots; None where there are none.
+        assignment: Its place among the slots; None where there are none.
         run: Identifies the run; the same in all its processes.
         lost: Workers that ended without a proof of what they did to production.
     """
-    engines = {0: own.engine} if seat is None else seat.engines()
+    engines = {0: own.engine} if assignment is None else assignment.engines()
     used = {
         number: engine
         for number, engine in engines.items()
@@ -39,10 +39,10 @@ def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = 
         try:
             own.verify() if engine is own.engine else verify(engine).check()
         except StageGboError as error:
-            broken.append(str(error) if seat is None else f"slot {number}: {error}")
-    if used and seat is not None:
+            broken.append(str(error) if assignment is None else f"slot {number}: {error}")
+    if used and assignment is not None:
         try:
-            _prove_golden(seat.fleet)
+            _prove_golden(assignment.fleet)
         except StageGboError as error:
             broken.append(f"golden copy: {error}")
     if used:
@@ -50,10 +50,10 @@ def prove(own: StageSession, seat: Seat | None, run: str, lost: Iterable[str] = 
     return broken
 
 
-def forget(own: StageSession, seat: Seat | None, run: str) -> None:
+def forget(own: StageSession, assignment: SlotAssignment | None, run: str) -> None:
     """Remove what a run noted about its stages. For its last process."""
     own.forget(run)
-    for engine in seat.engines().values() if seat is not None else ():
+    for engine in assignment.engines().values() if assignment is not None else ():
         if engine is not own.engine:
             StageSession(engine, run, Summary()).forget(run)
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.locks import StageLock
-    from pytest_stagegbo.session.demand import Demand
+    from pytest_stagegbo.session.requirements import Requirements
     from pytest_stagegbo.session.summary import Summary
-    from pytest_stagegbo.verify.watch import Watch
+    from pytest_stagegbo.verify.event_monitor import EventMonitor
 
 __all__ = ["StageSession", "reminder", "was_used"]
 
@@ -73,7 +73,7 @@ class StageSession:
         self._locks: list[StageLock] = []
         self._uses: frozenset[str] = frozenset()
         self._held: frozenset[str] = frozenset()
-        self._watch: Watch | None = None
+        self._monitor: EventMonitor | None = None
 
     # -- provisioning
 
@@ -143,22 +143,22 @@ class StageSession:
         """
         from pytest_stagegbo.verify import verify
 
-        verify(self.engine, watch=self._watch).check()
+        verify(self.engine, monitor=self._monitor).check()
 
     def listen(self) -> None:
         """Listen to what happens to production, if isolation is to be proven, until `stop_listening`."""
-        if self.settings.pytest.verify and self._watch is None:
+        if self.settings.pytest.verify and self._monitor is None:
             from pytest_stagegbo.verify import listen
 
-            self._watch = listen(self.engine)
+            self._monitor = listen(self.engine)
 
     @real_files()
     def verify_events(self) -> None:
         """Prove that this process did nothing to production since `listen`. Raises `IsolationBroken`."""
-        if self._watch is not None:
+        if self._monitor is not None:
             from pytest_stagegbo.verify import chosen, verify
 
-            verify(self.engine, chosen(["production.events"]), watch=self._watch).check()
+            verify(self.engine, chosen(["production.events"]), monitor=self._monitor).check()
 
     def _outcome(self) -> Path:
         self._lock.make_folder()
@@ -176,7 +176,7 @@ class StageSession:
     # -- tests
 
     @real_files()
-    def begin(self, test: str, demand: Demand) -> None:
+    def begin(self, test: str, demand: Requirements) -> None:
         """Take the locks that a test needs and make clean what it wants clean.
 
         A test that asks for more while it runs begins once more, with all that it asks for: what it has stays its own.
@@ -276,7 +276,7 @@ class StageSession:
         began = clocks.monotonic()
         left_by = {name: self._last_user(name) for name in names}
         with self._lock.changing(names):
-            self.engine.reset(names, held=True, left_by=left_by)
+            self.engine.reset(names, already_locked=True, left_by=left_by)
         self.summary.reset(names, clocks.monotonic() - began)
 
     def _sign(self, test: str, names: Iterable[str]) -> None:
@@ -302,9 +302,9 @@ class StageSession:
 
     def stop_listening(self) -> None:
         """To what happens to production. Once is enough, and none at all is fine."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
 
 def was_used(engine: StageEngine, run: str) -> bool:

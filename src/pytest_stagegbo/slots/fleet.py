@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.desired import acl_name
 from pytest_stagegbo.engine.guard import refuse_other_stage, refuse_relation
 from pytest_stagegbo.engine.removal import remove_clone
 from pytest_stagegbo.engine.room import await_room
-from pytest_stagegbo.engine.shape import acl_name
 from pytest_stagegbo.engine.space import pool_names
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.engine.subnets import refuse_taken
@@ -24,11 +24,11 @@ from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.size import parse_size
-from pytest_stagegbo.slots.fit import Fit, fit
+from pytest_stagegbo.slots.capacity import Capacity, capacity
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
 from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, number_of, slot_settings
-from pytest_stagegbo.slots.moved import moved
+from pytest_stagegbo.slots.source_drift import source_drift
 from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.slots.fit import Host
+    from pytest_stagegbo.slots.capacity import Host
 
 __all__ = ["Fleet", "FleetProvisioned"]
 
@@ -92,7 +92,7 @@ class Fleet:
             self._connection,
             progress=progress or self._progress,
             origin=self.golden,
-            family=self.settings.project if number else "",
+            parent=self.settings.project if number else "",
         )
 
     def refuse_others(self, numbers: Collection[int]) -> None:
@@ -108,21 +108,21 @@ class Fleet:
         wanted = [slot_settings(self.settings, number) for number in numbers if number]
         if not wanted:
             return
-        projects, family = self._reader.projects(), self.settings.project
+        projects, parent = self._reader.projects(), self.settings.project
         for each in (*wanted, golden_settings(self.settings)):
-            refuse_relation(projects.get(each.project), family)
+            refuse_relation(projects.get(each.project), parent)
             if each.project not in projects:  # where it is there, its own plan looks at these
                 bridge = self._reader.network(each.network.name)
                 networks = {} if bridge is None else {bridge.name: bridge}
-                refuse_other_stage(networks, self._reader.acl(acl_name(each)), projects, each, family)
+                refuse_other_stage(networks, self._reader.acl(acl_name(each)), projects, each, parent)
 
     # -- how many, and of what state
 
-    def fit(self, workers: int) -> Fit:
-        """How many slots there may be. Raises `NoRoom` as `fit.fit` does."""
+    def capacity(self, workers: int) -> Capacity:
+        """How many slots there may be. Raises `NoRoom` as `capacity.capacity` does."""
         if self.settings.slots.count == 1:
-            return Fit(1, ())
-        return fit(self.settings, self._measure(workers), workers)
+            return Capacity(1, ())
+        return capacity(self.settings, self._measure(workers), workers)
 
     def _measure(self, workers: int) -> Host:
         """What the host has; what btrfs is cleaning up counts once it is free, where it is needed."""
@@ -141,10 +141,10 @@ class Fleet:
 
     def count_there(self) -> int:
         """How many slots are there, to the highest number."""
-        projects, family = self._reader.projects(), self.settings.project
-        slots = [name for name, project in projects.items() if _is_of(project.config, family)]
+        projects, parent = self._reader.projects(), self.settings.project
+        slots = [name for name, project in projects.items() if _is_of(project.config, parent)]
         highest = max((number_of(self.settings, name) or 0 for name in slots), default=0)
-        return highest + 1 if highest > 0 or family in projects else 0
+        return highest + 1 if highest > 0 or parent in projects else 0
 
     def to_refresh(self, names: Collection[str]) -> tuple[str, ...]:
         """The containers that a refresh of `names` copies from production again; without names those that may have
@@ -157,15 +157,15 @@ class Fleet:
         unknown = [name for name in names if name not in containers]
         if unknown:
             raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(containers))
-        return tuple(dict.fromkeys(names)) or tuple(name for name, why in self.moved().items() if why)
+        return tuple(dict.fromkeys(names)) or tuple(name for name, why in self.source_drift().items() if why)
 
-    def moved(self) -> dict[str, str]:
+    def source_drift(self) -> dict[str, str]:
         """By container, what can be told of production since it was copied; empty: nothing moved."""
         sources = self._reader.instances(self.settings.source_project)
         project = self.golden.project if self.has_golden() else self.settings.project
         clones = self._reader.instances(project)
         containers = self.settings.containers.items()
-        return {name: moved(sources.get(each.source_name), clones.get(name)) for name, each in containers}
+        return {name: source_drift(sources.get(each.source_name), clones.get(name)) for name, each in containers}
 
     def has_golden(self) -> bool:
         """Whether there is a golden copy, fit or not."""
@@ -178,15 +178,15 @@ class Fleet:
 
     # -- provision
 
-    def plans(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> dict[str, Plan]:
+    def plans(self, count: int, *, recreate: bool = False, to_replace: Collection[str] = ()) -> dict[str, Plan]:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
         if not self._needs_golden(count):
-            return {self.settings.project: self._member(self.settings).plan(renew=renew)}
+            return {self.settings.project: self._member(self.settings).plan(to_replace=to_replace)}
         self.refuse_others(range(count))
         self.refuse_taken(count)
-        self._refuse_elsewhere(range(count), recreate, renew)
-        if renew or not self.golden.is_fit():
-            return {self.golden.project: self.golden.engine.plan(renew=renew)}
+        self._refuse_elsewhere(range(count), recreate, to_replace)
+        if to_replace or not self.golden.is_fit():
+            return {self.golden.project: self.golden.engine.plan(to_replace=to_replace)}
         engines = [self.engine(number) for number in range(count)]
         return {engine.settings.project: engine.plan(recreate=recreate) for engine in engines}
 
@@ -194,17 +194,17 @@ class Fleet:
         """Whether the slots are copied from a golden copy: on a pool of the stage's own the first is, too."""
         return bool(count > 1 or self.settings.storage.own or self.has_golden())
 
-    def _refuse_elsewhere(self, numbers: Iterable[int], recreate: bool, renew: Collection[str]) -> None:
+    def _refuse_elsewhere(self, numbers: Iterable[int], recreate: bool, to_replace: Collection[str]) -> None:
         """Before production is copied: see `StageEngine.refuse_elsewhere`."""
         for number in numbers:
-            self.engine(number).refuse_elsewhere(recreate, renew)
+            self.engine(number).refuse_elsewhere(recreate, to_replace)
 
-    def provision(self, count: int, *, recreate: bool = False, renew: Collection[str] = ()) -> FleetProvisioned:
+    def provision(self, count: int, *, recreate: bool = False, to_replace: Collection[str] = ()) -> FleetProvisioned:
         """Make slots 0 to `count` - 1 what the settings say. Production is copied at most once, for the golden copy.
 
         Args:
             recreate: Copy everything from production again; on a pool of the stage's own, from the golden copy there.
-            renew: Names of containers to copy from production again, in the golden copy and every slot.
+            to_replace: Names of containers to copy from production again, in the golden copy and every slot.
 
         Raises:
             StageGboError: the first slot's error; the others are finished or go on from where they are next time.
@@ -213,24 +213,24 @@ class Fleet:
             raise SettingsError(f"{count} is no number of slots from 1 to {MOST_SLOTS}")
         began = clocks.monotonic()
         if not self._needs_golden(count):
-            result = self._member(self.settings).provision(recreate=recreate, renew=renew)
+            result = self._member(self.settings).provision(recreate=recreate, to_replace=to_replace)
             return FleetProvisioned(None, {0: result}, clocks.monotonic() - began)
         self.refuse_others(range(count))
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
-        self._refuse_elsewhere(engines, recreate, renew)
+        self._refuse_elsewhere(engines, recreate, to_replace)
         own = bool(self.settings.storage.own)
         copied = recreate and not own
-        made = self._make_golden(engines.values(), copied, renew) if copied or renew else None
+        made = self._make_golden(engines.values(), copied, to_replace) if copied or to_replace else None
         there = self._reader.projects()
-        turns = threading.BoundedSemaphore(AT_ONCE)
+        limiter = threading.BoundedSemaphore(AT_ONCE)
 
         def provision(number: int) -> Provisioned:
             # Slot 0 may have been copied from production before there was a golden copy to compare it with.
-            all_anew = recreate and (own or not number)
-            anew = tuple(self.settings.containers) if all_anew else () if number else tuple(renew)
+            replace_all = recreate and (own or not number)
+            replacing = tuple(self.settings.containers) if replace_all else () if number else tuple(to_replace)
             missing = engines[number].settings.project not in there
-            return engines[number].provision(renew=anew, missing=missing, turn=turns)
+            return engines[number].provision(to_replace=replacing, missing=missing, limiter=limiter)
 
         # One that is there and as it should be is only looked at, beside those that are made.
         with self.golden.held():
@@ -248,36 +248,36 @@ class Fleet:
         networks, host = self._reader.networks(), HostView(self._reader.endpoint).networks()
         known = self._reader.host_networks() if host is None else host
         for each in missing:
-            family = "" if each.project == self.settings.project else self.settings.project
-            refuse_taken(each, networks, known, family=family)
+            parent = "" if each.project == self.settings.project else self.settings.project
+            refuse_taken(each, networks, known, parent=parent)
 
     def _make_golden(
-        self, engines: Iterable[StageEngine], recreate: bool, renew: Collection[str]
+        self, engines: Iterable[StageEngine], recreate: bool, to_replace: Collection[str]
     ) -> Provisioned | None:
         """Slots share blocks with the old golden copy, so its room comes back once their clones are gone, too."""
         try:
-            return self.golden.make(recreate=recreate, renew=renew)
+            return self.golden.make(recreate=recreate, to_replace=to_replace)
         except NoRoom:
             for engine in engines:
-                _remove(engine, self.settings.containers if recreate else renew)
-            return self.golden.make(recreate=recreate, renew=renew)
+                _remove(engine, self.settings.containers if recreate else to_replace)
+            return self.golden.make(recreate=recreate, to_replace=to_replace)
 
     # -- what is there
 
     def members(self) -> dict[int, Settings]:
         """The settings of every slot that something is there of, and of the golden copy (-1); slot 0 always."""
-        reader, family = self._reader, self.settings.project
+        reader, parent = self._reader, self.settings.project
         bridges: dict[str, str] = {}
         """By project."""
         for list_name, acl in reader.acls().items():
             config = acl.get("config") or {}
-            if _is_of(config, family):
+            if _is_of(config, parent):
                 bridges[config.get(marks.PROJECT, "")] = list_name.removesuffix("-isolation")
         for name, network in reader.networks().items():
-            if _is_of(network.config, family):
+            if _is_of(network.config, parent):
                 bridges[network.config.get(marks.PROJECT, "")] = name
         for name, project in reader.projects().items():
-            if _is_of(project.config, family):
+            if _is_of(project.config, parent):
                 bridges[name] = project.config.get("restricted.networks.access") or bridges.get(name, "")
         found = {0: self.settings}
         for name, bridge in bridges.items():
@@ -318,8 +318,8 @@ class Fleet:
         self._member(self.settings).remove_pool()
 
     def _member(self, settings: Settings) -> StageEngine:
-        family = "" if settings.project == self.settings.project else self.settings.project
-        return StageEngine(settings, self._connection, progress=self._progress, family=family)
+        parent = "" if settings.project == self.settings.project else self.settings.project
+        return StageEngine(settings, self._connection, progress=self._progress, parent=parent)
 
 
 def _remove(engine: StageEngine, names: Collection[str]) -> None:
@@ -332,8 +332,8 @@ def _remove(engine: StageEngine, names: Collection[str]) -> None:
                 remove_clone(engine.reader, writer, engine.settings, name)
 
 
-def _is_of(config: Mapping[str, str], family: str) -> bool:
-    return marks.is_ours(config) and config.get(marks.FAMILY) == family
+def _is_of(config: Mapping[str, str], parent: str) -> bool:
+    return marks.is_ours(config) and config.get(marks.FAMILY) == parent
 
 
 class _Numbered:

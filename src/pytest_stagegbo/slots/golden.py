@@ -45,7 +45,7 @@ class Golden:
 
     def __init__(self, settings: Settings, connection: Connection, progress: Progress) -> None:
         self.settings = golden_settings(settings)
-        self.engine = StageEngine(self.settings, connection, progress=progress, family=settings.project)
+        self.engine = StageEngine(self.settings, connection, progress=progress, parent=settings.project)
         self._progress = progress
         self.made: Provisioned | None = None
         """What was done when it was made last, by this object."""
@@ -100,23 +100,23 @@ class Golden:
         left = [name for name, clone in clones.items() if marks.is_clone(clone, self.settings)]
         return not set(left) - self.settings.containers.keys()
 
-    def make(self, *, recreate: bool = False, renew: Collection[str] = ()) -> Provisioned | None:
+    def make(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Provisioned | None:
         """Copy from production what is missing, stale or named; boot, and stop. None: it was fit.
 
         Args:
             recreate: Copy everything again.
-            renew: Names of containers to copy again.
+            to_replace: Names of containers to copy again.
 
         Raises:
             StageGboError: it could not be done.
         """
         if recreate:
-            renew = tuple(self.settings.containers)
+            to_replace = tuple(self.settings.containers)
         with self.engine.lock().hold("making the golden copy", self._waiting):
-            if not renew and self.is_fit():
+            if not to_replace and self.is_fit():
                 return None
             with task(self._progress, "golden", f"golden copy {self.project}: copy, boot once"):
-                result = self.engine.provision(renew=renew, held=True)
+                result = self.engine.provision(to_replace=to_replace, already_locked=True)
             with task(self._progress, "golden-stop", f"golden copy {self.project}: stop cleanly"):
                 self._settle()
         self.made = result

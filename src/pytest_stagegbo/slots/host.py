@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine.space import Space, look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.settings import parse_size
-from pytest_stagegbo.slots.fit import Host
+from pytest_stagegbo.slots.capacity import Host
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader

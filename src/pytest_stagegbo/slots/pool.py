@@ -224,12 +224,12 @@ class Pool:
             self._check(slot.engine)
             noted = slot.use.clean_note()
             if noted and noted == _identity(slot.engine):
-                slot.use.soil()
+                slot.use.mark_dirty()
                 _reset(slot, [name for name, each in slot.engine.settings.containers.items() if each.wipe])
             elif noted_only:
                 return False
             else:
-                slot.use.soil()
+                slot.use.mark_dirty()
                 _reset(slot, to_clean(slot.engine.settings))
             slot.test, obtained = test, True
         except LockTimeout:
@@ -281,7 +281,7 @@ def _identity(engine: StageEngine) -> str:
 def _reset(slot: Pooled, names: list[str]) -> None:
     if names:
         with slot.use.changing(names):
-            slot.engine.reset(names, held=True, left_by=dict.fromkeys(names, slot.test))
+            slot.engine.reset(names, already_locked=True, left_by=dict.fromkeys(names, slot.test))
 
 
 def _release(slot: Pooled) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_stagegbo.settings import ContainerSettings
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["confined"]
 
@@ -23,12 +23,12 @@ systemctl show {" ".join(f"--property={name}" for name in _PROPERTIES)} '*.servi
 """Prints where the manager looks for units, an empty line, and each unit that it has loaded."""
 
 
-def confined(scene: Scene) -> Result:
+def confined(context: VerifyContext) -> Result:
     """Each clone's manager looks for units in our folder alone, and none has run that the settings don't name."""
-    bad, counts, looked, trouble = [], [], [], [scene.idle] if scene.idle else []
-    full = [name for name, each in scene.settings.containers.items() if each.boot == "full"]
-    commands = {name: ["sh", "-c", _SCRIPT] for name in scene.running if name not in full}
-    for name, result in scene.in_each(commands).items():
+    bad, counts, looked, trouble = [], [], [], [context.idle] if context.idle else []
+    full = [name for name, each in context.settings.containers.items() if each.boot == "full"]
+    commands = {name: ["sh", "-c", _SCRIPT] for name in context.running if name not in full}
+    for name, result in context.in_each(commands).items():
         path, _, shown = result.stdout.partition("\n\n")
         ran = list(_ran(shown))
         if path and ran:
@@ -37,14 +37,14 @@ def confined(scene: Scene) -> Result:
             trouble.append(f"{name}: {result.stderr.strip()[:200]}")
         if path and path != UNIT_FOLDER:
             bad.append(f"{name}: its manager looks for units in {path}")
-        container = scene.settings.containers[name]
+        container = context.settings.containers[name]
         foreign = [names[0] for names in ran if not any(_is_named(each, container) for each in names)]
         bad += [f"{name}: {unit} has run, and the settings don't name it" for unit in foreign]
         counts.append(f"{name} {len(ran)}")
     seen = f"units that have run since the boot: {', '.join(counts)}"
     if full:
         seen += f"; {', '.join(full)} boots in full, as the settings say"
-    return Result(tuple(bad), seen, sight(scene.names, [*looked, *full]), "; ".join(trouble))
+    return Result(tuple(bad), seen, sight(context.names, [*looked, *full]), "; ".join(trouble))
 
 
 def _ran(shown: str) -> Iterator[list[str]]:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
+from pytest_stagegbo.verify.context import VerifyContext
+from pytest_stagegbo.verify.event_monitor import no_production_events
 from pytest_stagegbo.verify.finding import Check, Finding, Skipped, Unseen
-from pytest_stagegbo.verify.scene import Scene
-from pytest_stagegbo.verify.watch import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.verify.watch import Watch
+    from pytest_stagegbo.verify.event_monitor import EventMonitor
 
 __all__ = ["AT_REST", "Certificate", "chosen", "listen", "verify"]
 
@@ -75,25 +75,27 @@ def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
     return [known[name] for name in dict.fromkeys(names)] if names else None
 
 
-def listen(engine: StageEngine) -> Watch:
+def listen(engine: StageEngine) -> EventMonitor:
     """Listen to what happens to production from now on, for a later `verify`. Close it in the end.
 
     Raises:
         StageGboError: there is no stage to send a sentinel to, or the daemon lets nobody listen.
     """
-    scene = _scene(engine, None)
+    context = _context(engine, None)
     try:
-        return scene.listen()
+        return context.listen()
     except Unseen as why:
         raise StageMissing(str(why), remedy="run `stagegbo provision`") from None
 
 
-def verify(engine: StageEngine, checks: Sequence[Check] | None = None, *, watch: Watch | None = None) -> Certificate:
+def verify(
+    engine: StageEngine, checks: Sequence[Check] | None = None, *, monitor: EventMonitor | None = None
+) -> Certificate:
     """Run the checks, one after the other. Changes nothing: connections are tried and closed, files are removed.
 
     Args:
         checks: Instead of all.
-        watch: What has been heard of production so far. None: it is listened to while the checks run.
+        monitor: What has been heard of production so far. None: it is listened to while the checks run.
 
     Raises:
         StageMissing: there is no stage.
@@ -102,49 +104,49 @@ def verify(engine: StageEngine, checks: Sequence[Check] | None = None, *, watch:
     """
     from pytest_stagegbo.verify.table import CHECKS
 
-    scene = _scene(engine, watch)
+    context = _context(engine, monitor)
     wanted = CHECKS if checks is None else checks
-    with _listening(scene, wanted):
+    with _listening(context, wanted):
         findings = []
         for check in wanted:
             with task(engine.progress, f"verify:{check.id}", check.title):
-                findings.append(run(check, scene))
+                findings.append(run(check, context))
     return Certificate(engine.settings.project, tuple(findings))
 
 
 @contextlib.contextmanager
-def _listening(scene: Scene, checks: Sequence[Check]) -> Iterator[None]:
+def _listening(context: VerifyContext, checks: Sequence[Check]) -> Iterator[None]:
     """Where nobody has listened so far and a check asks for it. What keeps it from listening is the check's to say."""
-    if scene.watch is not None or not any(check.look is quiet for check in checks):
+    if context.monitor is not None or not any(check.look is no_production_events for check in checks):
         yield
         return
     with contextlib.suppress(Unseen, StageGboError):
-        scene.watch = scene.listen()
+        context.monitor = context.listen()
     try:
         yield
     finally:
-        if scene.watch is not None:
-            scene.watch.close()
+        if context.monitor is not None:
+            context.monitor.close()
 
 
-def _scene(engine: StageEngine, watch: Watch | None) -> Scene:
+def _context(engine: StageEngine, monitor: EventMonitor | None) -> VerifyContext:
     facts = engine.facts()
     project = facts.projects.get(engine.settings.project)
     if project is None:
         raise StageMissing(f"there is no stage {engine.settings.project} to verify", remedy="run `stagegbo provision`")
     if not marks.is_ours(project.config):
         raise NotOurs(f"project {project.name} was not made by pytest-stagegbo, so nothing is tried in it")
-    return Scene(engine.settings, facts, engine.reader, engine.writer(facts), watch)
+    return VerifyContext(engine.settings, facts, engine.reader, engine.writer(facts), monitor)
 
 
-def run(check: Check, scene: Scene) -> Finding:
+def run(check: Check, context: VerifyContext) -> Finding:
     """One line of the certificate."""
 
     def red(*evidence: str) -> Finding:
         return Finding(check.id, check.title, "red", evidence, check.means, check.remedy)
 
     try:
-        result = check.look(scene)
+        result = check.look(context)
     except Skipped as why:
         return Finding(check.id, check.title, "skipped", (str(why),))
     except Unseen as why:

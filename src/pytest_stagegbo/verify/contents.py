@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.allowlist import unsafe
+from pytest_stagegbo.engine.allowlist import violations
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.guest.place import TWIN_DEVICE
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["addresses", "filters", "identity", "instances", "kept", "logs", "wiped"]
 
@@ -18,40 +18,40 @@ KEPT = ("/opt/gbo/data", "/opt/gbo/models")
 """Where General Bots keeps data."""
 
 
-def instances(scene: Scene) -> Result:
+def instances(context: VerifyContext) -> Result:
     """Every instance of the project, whoever made it, has the stage's root disk, its NIC, and no privilege."""
     bad = []
-    for name, instance in scene.facts.clones.items():
-        bad += [f"{name}: {problem}" for problem in unsafe(instance, scene.settings)]
-    seen = f"{len(scene.facts.clones)} instances in the project, {len(scene.clones)} of them this tool's"
-    return Result(tuple(bad), seen, sight(scene.names, scene.clones), scene.idle)
+    for name, instance in context.facts.clones.items():
+        bad += [f"{name}: {problem}" for problem in violations(instance, context.settings)]
+    seen = f"{len(context.facts.clones)} instances in the project, {len(context.clones)} of them this tool's"
+    return Result(tuple(bad), seen, sight(context.names, context.clones), context.idle)
 
 
-def filters(scene: Scene) -> Result:
+def filters(context: VerifyContext) -> Result:
     """Each clone's NIC may send from its own MAC and its own address only."""
     bad = []
-    for name, clone in scene.clones.items():
+    for name, clone in context.clones.items():
         eth0 = clone.expanded_devices.get("eth0") or {}
         wanted = {
             "security.mac_filtering": "true",
             "security.ipv4_filtering": "true",
-            "ipv4.address": str(scene.settings.containers[name].address),
+            "ipv4.address": str(context.settings.containers[name].address),
         }
         bad += [
             f"{name}: {key} is {eth0.get(key)!r}, not {value}"
             for key, value in wanted.items()
             if eth0.get(key) != value
         ]
-    seen = f"network devices of {len(scene.clones)} clones"
-    return Result(tuple(bad), seen, sight(scene.names, scene.clones), scene.idle)
+    seen = f"network devices of {len(context.clones)} clones"
+    return Result(tuple(bad), seen, sight(context.names, context.clones), context.idle)
 
 
-def addresses(scene: Scene) -> Result:
+def addresses(context: VerifyContext) -> Result:
     """The daemon sees on each clone its stage address, its twin's, and no other: none of IPv6 that leads anywhere."""
     bad, looked = [], []
-    for name in scene.running:
-        container = scene.settings.containers[name]
-        state = scene.reader.document("instances", name, "state", project=scene.settings.project)
+    for name in context.running:
+        container = context.settings.containers[name]
+        state = context.reader.document("instances", name, "state", project=context.settings.project)
         found = {
             (interface, each["address"])
             for interface, seen in (state.get("network") or {}).items()
@@ -59,23 +59,23 @@ def addresses(scene: Scene) -> Result:
             if each.get("scope") not in ({"local"} if each.get("family") == "inet" else {"local", "link"})
         }
         wanted = {("eth0", str(container.address))}
-        if scene.settings.network.twins and container.production_address:
+        if context.settings.network.twins and container.production_address:
             wanted.add((TWIN_DEVICE, str(container.production_address)))
         bad += [f"{name}: {interface} has {address}" for interface, address in sorted(found - wanted)]
         bad += [f"{name}: {interface} lacks {address}" for interface, address in sorted(wanted - found)]
         looked += [name] if state.get("network") else []
-    return Result(tuple(bad), f"addresses of {', '.join(looked)}", sight(scene.names, looked), scene.idle)
+    return Result(tuple(bad), f"addresses of {', '.join(looked)}", sight(context.names, looked), context.idle)
 
 
-def identity(scene: Scene) -> Result:
+def identity(context: VerifyContext) -> Result:
     """Each clone has a machine id of its own, made for it: production's file would be older than the clone."""
     script = 'cat /etc/machine-id; find /etc/machine-id -newerct "$1" -print; hostname'
-    commands = {n: ["sh", "-c", script, "sh", scene.clones[n].created_at] for n in scene.running}
+    commands = {n: ["sh", "-c", script, "sh", context.clones[n].created_at] for n in context.running}
     bad: list[str] = []
     seen: dict[str, str] = {}
     looked: list[str] = []
-    trouble = [scene.idle] if scene.idle else []
-    for name, result in scene.in_each(commands).items():
+    trouble = [context.idle] if context.idle else []
+    for name, result in context.in_each(commands).items():
         lines = result.stdout.split()
         if result.stderr.strip():
             trouble.append(f"{name}: {result.stderr.strip()[:200]}")
@@ -90,23 +90,23 @@ def identity(scene: Scene) -> Result:
         if lines[-1] != name:
             bad.append(f"{name}: its host name is {lines[-1]}")
     shown = f"machine ids and names of {', '.join(looked)}"
-    return Result(tuple(bad), shown, sight(scene.names, looked), "; ".join(trouble))
+    return Result(tuple(bad), shown, sight(context.names, looked), "; ".join(trouble))
 
 
-def wiped(scene: Scene) -> Result:
+def wiped(context: VerifyContext) -> Result:
     """No file in a wiped folder is older than the end of the wipe; times of change can't be set by programs."""
-    containers = scene.settings.containers
-    return _nothing_old(scene, {name: [("emptied", path) for path in each.wipe] for name, each in containers.items()})
+    containers = context.settings.containers
+    return _nothing_old(context, {name: [("emptied", path) for path in each.wipe] for name, each in containers.items()})
 
 
-def logs(scene: Scene) -> Result:
+def logs(context: VerifyContext) -> Result:
     """No log file is older than the end of the wipe, and no system log that is has anything in it."""
     folders = {
         name: [("cleared", path) for path in each.logs]
         + [("truncated", path) for path in SYSTEM_LOGS if each.system_logs]
-        for name, each in scene.settings.containers.items()
+        for name, each in context.settings.containers.items()
     }
-    return _nothing_old(scene, folders)
+    return _nothing_old(context, folders)
 
 
 _OLD = """stamp=$1; shift
@@ -131,15 +131,15 @@ done
 system, which is older than every clone: a `find` that does not find it would not find anything else that is old."""
 
 
-def _nothing_old(scene: Scene, folders: dict[str, list[tuple[str, str]]]) -> Result:
+def _nothing_old(context: VerifyContext, folders: dict[str, list[tuple[str, str]]]) -> Result:
     """Of folders by container, each with the word that the first boot says of it."""
     folders = {name: paths for name, paths in folders.items() if paths}
     if not folders:
         raise Skipped("the settings name no such folder")
     bad, sights = [], {name: Sight(len(paths), 0) for name, paths in folders.items()}
-    trouble = [scene.idle] if scene.idle else []
-    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, *map(" ".join, folders[n])] for n in scene.running if n in folders}
-    for name, result in scene.in_each(commands).items():
+    trouble = [context.idle] if context.idle else []
+    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, *map(" ".join, folders[n])] for n in context.running if n in folders}
+    for name, result in context.in_each(commands).items():
         said, _, found = result.stdout.partition("\n\n")
         lines, looked = set(said.splitlines()), found.splitlines()
         for verb, path in folders[name]:
@@ -156,16 +156,16 @@ def _nothing_old(scene: Scene, folders: dict[str, list[tuple[str, str]]]) -> Res
     return Result(tuple(bad), seen, sights, "; ".join(trouble))
 
 
-def kept(scene: Scene) -> Result:
+def kept(context: VerifyContext) -> Result:
     """Where nothing is wiped, production's files are there: files of data folders, older than the first boot."""
-    names = [name for name, container in scene.settings.containers.items() if not container.wipe]
+    names = [name for name, container in context.settings.containers.items() if not container.wipe]
     if not names:
         raise Skipped("the settings wipe every container")
     found = " ".join(KEPT)
     script = f"ls -d {found} 2>/dev/null | head -n1; find {found} -type f ! -cnewer {STAMP} 2>/dev/null | wc -l"
     bad, counts = [], {}
-    commands = {name: ["sh", "-c", script] for name in names if name in scene.running}
-    for name, result in scene.in_each(commands).items():
+    commands = {name: ["sh", "-c", script] for name in names if name in context.running}
+    for name, result in context.in_each(commands).items():
         *folder, count = result.stdout.split() or [""]
         if not count.isdigit():
             continue
@@ -176,4 +176,4 @@ def kept(scene: Scene) -> Result:
         counts[name] = count
     shown = ", ".join(f"{name} {count}" for name, count in counts.items())
     seen = f"files from production in {', '.join(KEPT)}: {shown}"
-    return Result(tuple(bad), seen, sight(names, counts), scene.idle)
+    return Result(tuple(bad), seen, sight(names, counts), context.idle)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks, shape
+from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.exposure import access_list, read_forward
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
@@ -16,7 +16,7 @@ from pytest_stagegbo.verify.reach import in_stage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["bridge", "devices", "host_rules", "locked", "networks"]
 
@@ -46,54 +46,54 @@ def _expiry(value: str) -> float:
     return 0.0
 
 
-def devices(scene: Scene) -> Result:
+def devices(context: VerifyContext) -> Result:
     """No proxy device, and no route of a network device, of any project leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
     looked: list[str] = []
-    for each in scene.reader.documents("instances", **{"all-projects": "true"}):
+    for each in context.reader.documents("instances", **{"all-projects": "true"}):
         where = f"{each.get('project', 'default')}/{each['name']}"
         looked.append(where)
         for name, device in (each.get("expanded_devices") or {}).items():
             led = device.get("type") == "proxy" and (
-                in_stage(scene, device.get("connect", "")) or each.get("project") == scene.settings.project
+                in_stage(context, device.get("connect", "")) or each.get("project") == context.settings.project
             )
-            routed = any(in_stage(scene, device.get(key, "")) for key in ("ipv4.routes", "ipv4.routes.external"))
+            routed = any(in_stage(context, device.get(key, "")) for key in ("ipv4.routes", "ipv4.routes.external"))
             if not led and not routed:
                 continue
             what = f"device {name} of {where} leads to {device.get('connect') or 'the stage'}"
             mark = excused(each.get("config") or {}, clocks.now())
             (known if mark else bad).append(f"{what} ({mark})" if mark else what)
-    expected = [f"{scene.settings.project}/{name}" for name in scene.names]
-    expected += [f"{each.project}/{name}" for name, each in scene.facts.production_instances.items()]
+    expected = [f"{context.settings.project}/{name}" for name in context.names]
+    expected += [f"{each.project}/{name}" for name, each in context.facts.production_instances.items()]
     seen = "; ".join([f"devices of {len(looked)} instances of all projects looked at", *known])
-    return Result(tuple(bad), seen, sight(expected, looked), scene.idle)
+    return Result(tuple(bad), seen, sight(expected, looked), context.idle)
 
 
-def networks(scene: Scene) -> Result:
+def networks(context: VerifyContext) -> Result:
     """No forward, load balancer, peer, tunnel or DNS record of any network leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
-    listed = [name for name, each in scene.reader.networks().items() if each.managed]
+    listed = [name for name, each in context.reader.networks().items() if each.managed]
     for network in listed:
         for kind in ("forwards", "load-balancers", "peers"):
-            for each in scene.reader.documents("networks", network, kind, project="default"):
-                if network != scene.settings.network.name and not in_stage(scene, _targets(each)):
+            for each in context.reader.documents("networks", network, kind, project="default"):
+                if network != context.settings.network.name and not in_stage(context, _targets(each)):
                     continue
                 what = f"{kind[:-1]} {each.get('listen_address') or each.get('name')} of network {network}"
                 mark = excused(each.get("config") or {}, clocks.now())
                 (known if mark and read_forward(each) else bad).append(f"{what} ({mark})" if mark else what)
-    own = scene.facts.networks.get(scene.settings.network.name)
+    own = context.facts.networks.get(context.settings.network.name)
     for key in sorted(own.config if own else ()):
         if key.startswith(("tunnel.", "dns.zone.")) or key in {"bridge.external_interfaces", "ipv4.routes"}:
-            bad.append(f"network {scene.settings.network.name} has {key}")
-    for zone in scene.reader.documents("network-zones", **{"all-projects": "true"}):
-        records = scene.reader.documents("network-zones", zone["name"], "records", project=zone.get("project", ""))
+            bad.append(f"network {context.settings.network.name} has {key}")
+    for zone in context.reader.documents("network-zones", **{"all-projects": "true"}):
+        records = context.reader.documents("network-zones", zone["name"], "records", project=zone.get("project", ""))
         for record in records:
-            if any(in_stage(scene, str(entry.get("value", ""))) for entry in record.get("entries") or ()):
+            if any(in_stage(context, str(entry.get("value", ""))) for entry in record.get("entries") or ()):
                 bad.append(f"DNS record {record['name']} of zone {zone['name']}")
     seen = "; ".join([f"networks {', '.join(listed)} and all DNS zones looked at", *known])
-    return Result(tuple(bad), seen, sight([scene.settings.network.name], listed))
+    return Result(tuple(bad), seen, sight([context.settings.network.name], listed))
 
 
 def _targets(forward: Mapping[str, Any]) -> str:
@@ -102,46 +102,48 @@ def _targets(forward: Mapping[str, Any]) -> str:
     return ":".join([*found, *(str(port.get("target_address", "")) for port in ports)])
 
 
-def bridge(scene: Scene) -> Result:
+def bridge(context: VerifyContext) -> Result:
     """Nothing hangs on the stage's bridge but the clones' network devices: who is on it reaches every port of each."""
-    state = scene.states.get(scene.settings.network.name) or {}
+    state = context.states.get(context.settings.network.name) or {}
     ports = set((state.get("bridge") or {}).get("upper_devices") or ())
     owners = {
         value: instance
-        for instance in scene.facts.clones.values()
+        for instance in context.facts.clones.values()
         for key, value in instance.config.items()
         if key.startswith("volatile.") and key.endswith(".host_name")
     }
-    own = {name for name, instance in owners.items() if marks.is_clone(instance, scene.settings)}
-    own.add(f"{scene.settings.network.name}-mtu")  # Incus's own, to hold the bridge's MTU
+    own = {name for name, instance in owners.items() if marks.is_clone(instance, context.settings)}
+    own.add(f"{context.settings.network.name}-mtu")  # Incus's own, to hold the bridge's MTU
     bad = [
-        f"interface {name} is on bridge {scene.settings.network.name}"
+        f"interface {name} is on bridge {context.settings.network.name}"
         + (f": {owners[name].name} of the stage's project, which is no clone" if name in owners else "")
         for name in sorted(ports - own)
     ]
-    looked = [name for name in scene.running if scene.host_ends.get(name) in ports]
-    why = scene.idle or "its own network device is not among the bridge's"
-    return Result(tuple(bad), f"{len(ports)} ports on {scene.settings.network.name}", sight(scene.names, looked), why)
+    looked = [name for name in context.running if context.host_ends.get(name) in ports]
+    why = context.idle or "its own network device is not among the bridge's"
+    return Result(
+        tuple(bad), f"{len(ports)} ports on {context.settings.network.name}", sight(context.names, looked), why
+    )
 
 
-def host_rules(scene: Scene) -> Result:
+def host_rules(context: VerifyContext) -> Result:
     """No rule of the host's packet filter, but Incus's own, sends anything to the stage."""
-    if not scene.reader.is_local:
+    if not context.reader.is_local:
         raise Skipped("the daemon is on another host")
     if os.geteuid():
         raise Skipped("only root may read the rules of the host's packet filter")
-    listed = HostView(scene.reader.endpoint).nft("list", "ruleset")
+    listed = HostView(context.reader.endpoint).nft("list", "ruleset")
     if listed is None:
         raise Unseen("nft can't list the host's rules: install nftables, and see that `nft list ruleset` works")
-    own = f'"{scene.settings.network.name}"'
+    own = f'"{context.settings.network.name}"'
     lines = listed.splitlines()
     # Those that Incus made for the bridge: a list without them is not of this host's network, or not whole.
     control = ["Incus's own rules for the bridge"]
     looked = control if any(own in line for line in lines) else []
-    return Result(tuple(foreign_rules(listed, scene)), f"{len(lines)} lines of rules read", sight(control, looked))
+    return Result(tuple(foreign_rules(listed, context)), f"{len(lines)} lines of rules read", sight(control, looked))
 
 
-def foreign_rules(listed: str, scene: Scene) -> list[str]:
+def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
     """Lines outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
     found, table, chain = [], "", ""
     for line in listed.splitlines():
@@ -152,26 +154,26 @@ def foreign_rules(listed: str, scene: Scene) -> list[str]:
         words = line.replace(",", " ").split()
         if table.split()[2:3] == ["incus"]:
             continue
-        led = "dnat" in words and any(in_stage(scene, word) for word in words)
-        named = words.count(f'"{scene.settings.network.name}"') == 1 and "accept" in words  # twice: within the stage
+        led = "dnat" in words and any(in_stage(context, word) for word in words)
+        named = words.count(f'"{context.settings.network.name}"') == 1 and "accept" in words  # twice: within the stage
         if led or (named and "hook output" not in chain):
             found.append(f"{table.strip(' {')}: {line.strip()}")
     return found
 
 
-def locked(scene: Scene) -> Result:
+def locked(context: VerifyContext) -> Result:
     """Project, bridge and access list are as provisioning makes them, restrictions and all."""
-    settings, facts = scene.settings, scene.facts
+    settings, facts = context.settings, context.facts
     bad = []
     project = facts.projects[settings.project]
-    wanted = shape.project(settings, own_networks=project.config.get("features.networks") == "true")
+    wanted = desired.project(settings, own_networks=project.config.get("features.networks") == "true")
     bad += [
         f"project: {k} is {project.config.get(k)!r}, not {v!r}" for k, v in wanted.items() if project.config.get(k) != v
     ]
     network = facts.networks.get(settings.network.name)
     found = network.config if network else {}
     bad += [
-        f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in shape.network(settings).items() if found.get(k) != v
+        f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in desired.network(settings).items() if found.get(k) != v
     ]
     acl, rules = facts.acl or {}, access_list(facts, settings)
     bad += [

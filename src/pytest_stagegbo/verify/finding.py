@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["Check", "Finding", "Result", "Sight", "Skipped", "State", "Unseen", "sight"]
 
@@ -73,7 +73,7 @@ class Check:
     means: str
     """What it means when it does not."""
     remedy: str
-    look: Callable[[Scene], Result]
+    look: Callable[[VerifyContext], Result]
     """May raise `Skipped`; and `Unseen` or `StageGboError`, which make the line red: what can't be proven is not
     proven."""
 

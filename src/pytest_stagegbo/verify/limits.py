@@ -12,7 +12,7 @@ from pytest_stagegbo.verify.finding import Result, sight
 
 if TYPE_CHECKING:
     from pytest_stagegbo.engine.space import Room
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["limits"]
 
@@ -25,30 +25,34 @@ TRIES = 3
 """A service may delete as much at the same moment."""
 
 
-def limits(scene: Scene) -> Result:
+def limits(context: VerifyContext) -> Result:
     """What each clone writes is counted, and a file that goes past the limit is refused.
 
     What the API reports as a limit is the configuration of the device, and proves nothing.
     """
-    rooms = {name: look(scene.reader, name, scene.host) for name in {scene.clones[n].pool for n in scene.running}}
+    rooms = {
+        name: look(context.reader, name, context.host) for name in {context.clones[n].pool for n in context.running}
+    }
     bad = [
         f"disk limits on pool {name} do not hold now: {room.quotas}; {remedy(room.pool, room.quotas)}"
         for name, room in sorted(rooms.items())
         if room.quotas is not None and not room.quotas.hold
     ]
-    names = [name for name in scene.running if not _refuse_to_try(scene, rooms[scene.clones[name].pool], name, bad)]
-    counted = _counted(scene, names, bad)
+    names = [
+        name for name in context.running if not _refuse_to_try(context, rooms[context.clones[name].pool], name, bad)
+    ]
+    counted = _counted(context, names, bad)
     refused: list[str] = []
     crowded: list[str] = []
     allowed: list[str] = []
     for name in names:
-        room, (size, limit) = rooms[scene.clones[name].pool], _limit(scene, name)
-        used = scene.reader.volume_usage(room.pool.name, scene.settings.project, name) or 0
+        room, (size, limit) = rooms[context.clones[name].pool], _limit(context, name)
+        used = context.reader.volume_usage(room.pool.name, context.settings.project, name) or 0
         wanted = max(BEYOND, size - used + BEYOND)
-        tight = look(scene.reader, room.pool.name, scene.host).tightest(scene.settings).margin < wanted
+        tight = look(context.reader, room.pool.name, context.host).tightest(context.settings).margin < wanted
         # More than the whole pool has can't be given, should the limit not hold; btrfs looks at the limit first.
         length = max(wanted, room.pool.total + BEYOND) if tight else wanted
-        said = _take(scene, name, length)
+        said = _take(context, name, length)
         if "ALLOWED" in said:
             allowed.append(name)
             bad.append(f"{name}: {bytes_text(length)} more could be taken, past its limit of {limit}")
@@ -58,7 +62,7 @@ def limits(scene: Scene) -> Result:
             bad.append(
                 f"{name}: its limit of {limit} did not refuse {bytes_text(length)}: {said or 'nothing was said'}"
             )
-        in_force = scene.host.limit(room.pool, f"{scene.settings.project}_{name}")
+        in_force = context.host.limit(room.pool, f"{context.settings.project}_{name}")
         if in_force is not None and abs(in_force - size) > 4096:
             bad.append(
                 f"{name}: {limit} is set, and the limit in force is {bytes_text(in_force) if in_force else 'none'}"
@@ -73,40 +77,40 @@ def limits(scene: Scene) -> Result:
         )
     if counted:
         parts.append(f"{bytes_text(PROBE)} written in each were counted: {', '.join(counted)}")
-    seen = [name for name in scene.running if name in {*counted, *refused, *crowded, *allowed}]
-    return Result(tuple(bad), "; ".join(parts), sight(scene.names, seen), scene.idle)
+    seen = [name for name in context.running if name in {*counted, *refused, *crowded, *allowed}]
+    return Result(tuple(bad), "; ".join(parts), sight(context.names, seen), context.idle)
 
 
-def _limit(scene: Scene, name: str) -> tuple[int, str]:
-    text = scene.settings.containers[name].disk_limit or scene.settings.disk_limit
+def _limit(context: VerifyContext, name: str) -> tuple[int, str]:
+    text = context.settings.containers[name].disk_limit or context.settings.disk_limit
     return parse_size(text), text
 
 
-def _refuse_to_try(scene: Scene, room: Room, name: str, bad: list[str]) -> bool:
+def _refuse_to_try(context: VerifyContext, room: Room, name: str, bad: list[str]) -> bool:
     """Whether the pool has no room for what would be written, which is then said."""
-    space = room.tightest(scene.settings)
-    full = space.margin < PROBE * len(scene.running)
+    space = room.tightest(context.settings)
+    full = space.margin < PROBE * len(context.running)
     if full:
         bad.append(f"{name}: its limit was not tried: {space}")
     return full
 
 
-def _counted(scene: Scene, names: list[str], bad: list[str]) -> list[str]:
+def _counted(context: VerifyContext, names: list[str], bad: list[str]) -> list[str]:
     """Names of the clones whose driver counts what they write; the count is right once it is on the disk (syncfs)."""
-    project, pools = scene.settings.project, {name: scene.clones[name].pool for name in names}
+    project, pools = context.settings.project, {name: context.clones[name].pool for name in names}
 
     def usage(name: str) -> int | None:
-        return scene.reader.volume_usage(pools[name], project, name)
+        return context.reader.volume_usage(pools[name], project, name)
 
     left, found = list(names), []
     grown: dict[str, int] = {}
     try:
         for _ in range(TRIES):
-            scene.in_each({n: ["sh", "-c", f"rm -f {PROBE_FILE}; sync -f /var/tmp"] for n in left})
+            context.in_each({n: ["sh", "-c", f"rm -f {PROBE_FILE}; sync -f /var/tmp"] for n in left})
             before = {name: usage(name) for name in left}
             left = [name for name in left if before[name] is not None]  # the others' drivers count nothing
             script = f"head -c {PROBE} /dev/urandom >{PROBE_FILE} && sync -f {PROBE_FILE}"
-            done = scene.in_each({name: ["sh", "-c", script] for name in left})
+            done = context.in_each({name: ["sh", "-c", script] for name in left})
             for name in left:
                 grown[name] = (usage(name) or 0) - (before[name] or 0)
             found += [name for name in left if done[name].status == 0 and grown[name] >= PROBE * 3 // 4]
@@ -114,7 +118,7 @@ def _counted(scene: Scene, names: list[str], bad: list[str]) -> list[str]:
             if not left:
                 break
     finally:
-        scene.in_each({name: ["rm", "-f", PROBE_FILE] for name in names})
+        context.in_each({name: ["rm", "-f", PROBE_FILE] for name in names})
     bad += [
         f"{name}: it wrote {bytes_text(PROBE)} and {bytes_text(max(0, grown[name]))} were counted, so its limit does "
         "not hold"
@@ -123,10 +127,10 @@ def _counted(scene: Scene, names: list[str], bad: list[str]) -> list[str]:
     return found
 
 
-def _take(scene: Scene, name: str, length: int) -> str:
+def _take(context: VerifyContext, name: str, length: int) -> str:
     """Ask for space, of a file that has no name, so that it is gone whatever happens; what was said."""
     script = (
         "f=/var/tmp/.stagegbo-limit.$$; exec 3>$f; rm -f $f; "
         f"LC_ALL=C fallocate -l {length} /proc/$$/fd/3 2>&1 && echo ALLOWED"
     )
-    return scene.execute(name, ["sh", "-c", script]).stdout.strip()
+    return context.execute(name, ["sh", "-c", script]).stdout.strip()

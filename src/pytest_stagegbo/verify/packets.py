@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Ears"]
+__all__ = ["PacketListener"]
 
 _EVERY_PROTOCOL = 3
 """Also what the host itself sends or forwards, which listeners for one protocol don't see."""
@@ -31,7 +31,7 @@ _PROTOCOL = 0xFFFFF000
 """Offset at which the kernel's filter finds the protocol of the frame."""
 
 
-class Ears:
+class PacketListener:
     """Listens on every network interface of the host while the block runs.
 
     Args:
@@ -39,21 +39,21 @@ class Ears:
         wanted: Whether to listen at all.
 
     Attributes:
-        deaf: Why nothing is listened to; empty: everything is.
+        listen_error: Why nothing is listened to; empty: everything is.
     """
 
     def __init__(self, hosts: Iterable[str], port: int, *, wanted: bool = True) -> None:
         self._hosts = {socket.inet_aton(host) for host in hosts if ":" not in host}
         self._port = port
         self._socket: socket.socket | None = None
-        self.deaf = "" if wanted else "the daemon is on another host"
+        self.listen_error = "" if wanted else "the daemon is on another host"
 
-    def __enter__(self) -> Ears:
-        if not self.deaf:
+    def __enter__(self) -> PacketListener:
+        if not self.listen_error:
             try:
                 self._socket = _listen(self._port)
             except OSError as error:
-                self.deaf = error.strerror or str(error)
+                self.listen_error = error.strerror or str(error)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.dialling import ANSWERED, SILENT, Answer, Target
 from pytest_stagegbo.engine.hostway import find_trouble
+from pytest_stagegbo.verify.context import OUTSIDE, PATIENCE
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
-from pytest_stagegbo.verify.scene import OUTSIDE, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_stagegbo.verify.scene import Dialled, Scene
+    from pytest_stagegbo.verify.context import Dialled, VerifyContext
 
 __all__ = ["host", "host_to_stage", "internet", "production", "twins"]
 
 
-def production(scene: Scene) -> Result:
+def production(context: VerifyContext) -> Result:
     """What has no twin is unreachable at once; what has one is answered by the stage, or refused by its clone."""
-    dialled = scene.dialled
-    owned = _owners(scene) if scene.settings.network.twins else {}
+    dialled = context.dialled
+    owned = _owners(context) if context.settings.network.twins else {}
     targets = [target for target in dialled.targets if target.host in dialled.production]
     bad = []
 
     def near(address: str) -> bool:
         """Whether the clones have a route of their own that leads nowhere."""
-        return scene.settings.network.twins and ip_address(address) in scene.settings.network.production
+        return context.settings.network.twins and ip_address(address) in context.settings.network.production
 
     for name, target, answer in _answers(dialled, targets):
         if target.host in owned:
@@ -41,42 +41,48 @@ def production(scene: Scene) -> Result:
         elif answer.state == SILENT and near(target.host):
             bad.append(f"{name}: packets to {target} vanish instead of being turned back at once")
     for interface, packets in dialled.leaked.items():
-        whose = "a bridge of production" if interface in scene.facts.production_networks else "which is not the stage's"
+        whose = (
+            "a bridge of production" if interface in context.facts.production_networks else "which is not the stage's"
+        )
         bad.append(f"{packets} packets were on {interface}, {whose}")
-    listening = {} if dialled.deaf else {"packets on the host": Sight(1, int(dialled.heard_own))}
-    packets_seen = f"packets were not listened for ({dialled.deaf})" if dialled.deaf else "no packet of them left it"
+    listening = {} if dialled.listen_error else {"packets on the host": Sight(1, int(dialled.heard_own))}
+    packets_seen = (
+        f"packets were not listened for ({dialled.listen_error})"
+        if dialled.listen_error
+        else "no packet of them left it"
+    )
     seen = f"from {_names(dialled)} to {', '.join(dialled.production)}; {packets_seen}"
-    unknown = ", ".join(str(guest) for guest in scene.guests if guest.unknown and not guest.addresses)
+    unknown = ", ".join(str(guest) for guest in context.guests if guest.unknown and not guest.addresses)
     seen += f"; no address is known of {unknown}, which does not run or has none" if unknown else ""
-    looked = {guest.name for guest in scene.guests if guest.project == scene.settings.source_project}
-    listening |= {f"addresses of {name}": Sight(1, int(name in looked)) for name in scene.facts.production_instances}
-    return _result(scene, bad, targets, f"connections tried {seen}", listening)
+    looked = {guest.name for guest in context.guests if guest.project == context.settings.source_project}
+    listening |= {f"addresses of {name}": Sight(1, int(name in looked)) for name in context.facts.production_instances}
+    return _result(context, bad, targets, f"connections tried {seen}", listening)
 
 
-def twins(scene: Scene) -> Result:
+def twins(context: VerifyContext) -> Result:
     """At each twin's address, and at each stage address, the clone that it belongs to answers, by name."""
-    if not scene.settings.network.twins:
+    if not context.settings.network.twins:
         raise Skipped("network.twins is off")
-    dialled = scene.dialled
-    wanted = {address: dialled.names[name] for address, name in _owners(scene).items() if name in dialled.names}
-    wanted |= {str(scene.settings.containers[name].address): dialled.names[name] for name in dialled.names}
+    dialled = context.dialled
+    wanted = {address: dialled.names[name] for address, name in _owners(context).items() if name in dialled.names}
+    wanted |= {str(context.settings.containers[name].address): dialled.names[name] for name in dialled.names}
     targets = [target for target in dialled.targets if target.name and target.host in wanted]
     bad = []
     for name, target, answer in _answers(dialled, targets):
         if answer.name != wanted[target.host]:
             whose = next((other for other, said in dialled.names.items() if said == answer.name), answer.state)
             bad.append(f"{name}: at {target.host} should be its clone, and was {whose}")
-    why = find_trouble(scene.reader.endpoint, scene.settings) if bad else None
+    why = find_trouble(context.reader.endpoint, context.settings) if bad else None
     bad += [f"{why.text}; {why.remedy}"] if why is not None else []
-    return _result(scene, bad, targets, "connections, each answered by the clone whose address it is")
+    return _result(context, bad, targets, "connections, each answered by the clone whose address it is")
 
 
-def host(scene: Scene) -> Result:
+def host(context: VerifyContext) -> Result:
     """No port of the host is reached, at none of its addresses: known ones, and one that this process listened on.
 
     A stage that may use the internet has Incus's resolver on its bridge.
     """
-    dialled, network = scene.dialled, scene.settings.network
+    dialled, network = context.dialled, context.settings.network
     resolver = Target(str(network.address.ip), 53) if network.internet else None
     targets = [target for target in dialled.targets if target.host in dialled.host and not target.name]
     bad = [
@@ -87,14 +93,14 @@ def host(scene: Scene) -> Result:
     bad += [f"a connection from {peer} arrived on the host" for peer in sorted(set(dialled.intruders))]
     listened = f"this process listened on port {dialled.host_port}" if dialled.host_port else "nobody listened there"
     listened += f"; network.internet: the resolver at {resolver} is the stage's" if resolver else ""
-    return _result(scene, bad, targets, f"connections tried to {', '.join(dialled.host)}; {listened}")
+    return _result(context, bad, targets, f"connections tried to {', '.join(dialled.host)}; {listened}")
 
 
-def internet(scene: Scene) -> Result:
+def internet(context: VerifyContext) -> Result:
     """A packet for an address outside is turned back at once."""
-    if scene.settings.network.internet:
+    if context.settings.network.internet:
         raise Skipped("network.internet is on")
-    dialled = scene.dialled
+    dialled = context.dialled
     targets = [target for target in dialled.targets if target.host in OUTSIDE]
     bad = [
         f"{name}: a packet to {target.host} was not turned back ({answer.state})"
@@ -102,15 +108,15 @@ def internet(scene: Scene) -> Result:
         if answer.state in {ANSWERED, SILENT}
     ]
     seen = f"packets to {' and '.join(OUTSIDE)} from {_names(dialled)} came back as unreachable"
-    return _result(scene, bad, targets, seen)
+    return _result(context, bad, targets, seen)
 
 
-def host_to_stage(scene: Scene) -> Result:
+def host_to_stage(context: VerifyContext) -> Result:
     """The host reaches each clone, and it is that clone."""
-    dialled = scene.dialled
+    dialled = context.dialled
     bad = []
     for name, said in dialled.names.items():
-        address = str(scene.settings.containers[name].address)
+        address = str(context.settings.containers[name].address)
         try:
             with socket.create_connection((address, dialled.port), PATIENCE) as connection:
                 heard = connection.recv(100).decode("ascii", "replace").strip()
@@ -119,26 +125,26 @@ def host_to_stage(scene: Scene) -> Result:
             continue
         if heard != said:
             bad.append(f"{name}: somebody else answers at {address}")
-    why = find_trouble(scene.reader.endpoint, scene.settings) if bad else None
+    why = find_trouble(context.reader.endpoint, context.settings) if bad else None
     bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     seen = f"connected to {_names(dialled)} from here"
-    return Result(tuple(bad), seen, sight(scene.names, dialled.names), scene.idle)
+    return Result(tuple(bad), seen, sight(context.names, dialled.names), context.idle)
 
 
 def _result(
-    scene: Scene,
+    context: VerifyContext,
     bad: list[str],
     targets: Sequence[Target],
     seen: str,
     more: Mapping[str, Sight] = MappingProxyType({}),
 ) -> Result:
     """Every container has to have tried every target, and itself: one that reaches nothing at all proves nothing."""
-    dialled = scene.dialled
+    dialled = context.dialled
     counts = {name: sum(target in found for target in targets) for name, found in dialled.answers.items()}
-    sights = {name: Sight(len(targets), counts.get(name, 0)) for name in scene.names}
-    why = [scene.idle] if scene.idle else []
+    sights = {name: Sight(len(targets), counts.get(name, 0)) for name in context.names}
+    why = [context.idle] if context.idle else []
     for name, answers in dialled.answers.items():
-        own = Target(str(scene.settings.containers[name].address), dialled.port, name=True)
+        own = Target(str(context.settings.containers[name].address), dialled.port, name=True)
         if answers.get(own, Answer(SILENT)).name != dialled.names[name]:
             sights[name] = Sight(len(targets), 0)
             why.append(f"{name} did not even reach itself")
@@ -156,11 +162,11 @@ def _answers(dialled: Dialled, targets: Iterable[Target]) -> Iterator[tuple[str,
                 yield name, target, answer
 
 
-def _owners(scene: Scene) -> dict[str, str]:
+def _owners(context: VerifyContext) -> dict[str, str]:
     """Production addresses that belong to a clone."""
     return {
         str(container.production_address): name
-        for name, container in scene.settings.containers.items()
+        for name, container in context.settings.containers.items()
         if container.production_address
     }
 
@@ -169,11 +175,11 @@ def _names(dialled: Dialled) -> str:
     return ", ".join(dialled.answers)
 
 
-def in_stage(scene: Scene, text: str) -> bool:
+def in_stage(context: VerifyContext, text: str) -> bool:
     """Whether a text is, or begins with, an address of the stage's subnet: `tcp:10.0.3.11:80`, `10.0.3.11`."""
     for part in text.replace("/", ":").split(":"):
         try:
-            if ip_address(part) in scene.settings.network.subnet:
+            if ip_address(part) in context.settings.network.subnet:
                 return True
         except ValueError:
             continue

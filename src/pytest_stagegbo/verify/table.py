@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_stagegbo.verify import boot, contents, exposure, reach, unchanged, watch
+from pytest_stagegbo.verify import boot, contents, event_monitor, exposure, reach, unchanged
 from pytest_stagegbo.verify.finding import Check
 from pytest_stagegbo.verify.limits import limits
 
@@ -158,6 +158,6 @@ CHECKS = (
         "nothing was done to production from here meanwhile",
         "This process did something to production, or lost the news of what happened to it.",
         "look at what is named: if others did it under the same name at the same moment, verify again; else report it",
-        watch.quiet,
+        event_monitor.no_production_events,
     ),
 )

@@ -8,22 +8,22 @@ from pytest_stagegbo.engine import inventory
 from pytest_stagegbo.verify.finding import Result, Unseen, sight
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["unchanged"]
 
 
-def unchanged(scene: Scene) -> Result:
+def unchanged(context: VerifyContext) -> Result:
     """What changed during provisioning is red; what changed since is production's own business, and is shown."""
-    text = scene.facts.projects[scene.settings.project].config.get(inventory.MARK, "")
+    text = context.facts.projects[context.settings.project].config.get(inventory.MARK, "")
     record = inventory.read(text)
     if record is None:
         raise Unseen("the last provisioning noted nothing of production: `provision --recreate` does")
-    now = inventory.take(scene.reader, scene.settings, scene.facts)
+    now = inventory.take(context.reader, context.settings, context.facts)
     since = inventory.differences(record.things, now)
     seen = f"{len(record.things)} things of production noted at {record.at}"
     if since:
         seen += f"; production changed since, by others (Incus does not keep by whom): {', '.join(since)}"
     bad = tuple(f"changed while the stage was provisioned: {each}" for each in record.changed)
-    sources = [f"config {each.source_name}" for each in scene.settings.containers.values()]
+    sources = [f"config {each.source_name}" for each in context.settings.containers.values()]
     return Result(bad, seen, sight(sources, record.things))

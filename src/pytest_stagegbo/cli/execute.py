@@ -89,7 +89,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     engine = context.engine()
     client = _client(context, engine)
     _running(engine, arguments.name)
-    engine.soil()
+    engine.mark_dirty()
     if client is None:
         return _through_api(engine, arguments.name, argv)
     return _hand_over(client, context, arguments.name, argv)
@@ -100,7 +100,7 @@ def _shell(arguments: argparse.Namespace) -> int:
     engine = context.engine()
     client = _client(context, engine)
     _running(engine, arguments.name)
-    engine.soil()
+    engine.mark_dirty()
     if client is None:
         raise _no_client("shell")
     return _hand_over(

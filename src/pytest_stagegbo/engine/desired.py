@@ -32,13 +32,13 @@ There is no `limits.disk`: with it Incus refuses every volume without a size, an
 """
 
 
-def project(settings: Settings, *, own_networks: bool, family: str = "") -> dict[str, str]:
+def project(settings: Settings, *, own_networks: bool, parent: str = "") -> dict[str, str]:
     """The project's config.
 
     Args:
         own_networks: `features.networks`. The staging guide asks for it; Incus without OVN refuses it since 7.0.2.
             Bridges live in project `default` either way, and restrictions keep the stage to its own.
-        family: The stage that this one is a slot or the golden copy of.
+        parent: The stage that this one is a slot or the golden copy of.
     """
     return {
         "features.images": "true",
@@ -54,7 +54,7 @@ def project(settings: Settings, *, own_networks: bool, family: str = "") -> dict
         "restricted.snapshots": "allow",
         "limits.containers": str(max(MOST_CONTAINERS, 2 * len(settings.containers))),
         "limits.virtual-machines": "0",
-        **marks.of_stage(settings, family),
+        **marks.of_stage(settings, parent),
     }
 
 
@@ -67,7 +67,7 @@ def acl_name(settings: Settings) -> str:
     return f"{settings.network.name}-isolation"
 
 
-def acl(settings: Settings, others: Iterable[IPv4Network] = (), family: str = "") -> dict[str, Any]:
+def acl(settings: Settings, others: Iterable[IPv4Network] = (), parent: str = "") -> dict[str, Any]:
     """The access list on the stage's bridge, which rejects what it does not name.
 
     Into the stage: its own subnet, which holds the clones and the host's address on the bridge. Out of it: the
@@ -88,7 +88,7 @@ def acl(settings: Settings, others: Iterable[IPv4Network] = (), family: str = ""
         kept_out = ",".join(str(network) for network in _not_the_internet(settings, others))
         egress += [_rule("reject", kept_out, NOT_THE_INTERNET), _rule("allow", "0.0.0.0/0", "network.internet")]
     ingress = [{"action": "allow", "source": subnet, "description": "the clones and the host", "state": "enabled"}]
-    config = marks.of_stage(settings, family)
+    config = marks.of_stage(settings, parent)
     return {"description": DESCRIPTION, "ingress": ingress, "egress": egress, "config": config}
 
 
@@ -115,7 +115,7 @@ def _rule(action: str, destination: str, description: str) -> dict[str, str]:
     return {"action": action, "destination": destination, "description": description, "state": "enabled"}
 
 
-def network(settings: Settings, family: str = "") -> dict[str, str]:
+def network(settings: Settings, parent: str = "") -> dict[str, str]:
     """The bridge's config.
 
     Closed to the internet, the stage has no use for the host's dnsmasq, and a resolver would be a way out: no DHCP,
@@ -132,7 +132,7 @@ def network(settings: Settings, family: str = "") -> dict[str, str]:
         "security.acls": acl_name(settings),
         "security.acls.default.egress.action": "reject",
         "security.acls.default.ingress.action": "reject",
-        **marks.of_stage(settings, family),
+        **marks.of_stage(settings, parent),
     }
 
 

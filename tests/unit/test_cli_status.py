@@ -6,11 +6,11 @@ import pytest
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.console import print_table
-from pytest_stagegbo.cli.look import fault_lines, short_rows, use_lines
+from pytest_stagegbo.cli.status import fault_lines, short_rows, use_lines
 from pytest_stagegbo.cli.verify import count_line
 from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
 from pytest_stagegbo.settings import Settings
-from pytest_stagegbo.slots.census import SlotStatus
+from pytest_stagegbo.slots.statuses import SlotStatus
 
 
 def container(name: str, state: str, answer: str) -> ContainerStatus:

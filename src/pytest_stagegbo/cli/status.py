@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.slots.census import SlotStatus
+    from pytest_stagegbo.slots.statuses import SlotStatus
 
 __all__ = ["fault_lines", "register", "short_rows", "use_lines"]
 
@@ -44,23 +44,23 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.slots.census import census
+    from pytest_stagegbo.slots.statuses import slot_statuses
 
     context = open_context(arguments)
     settings = context.loaded.settings
     status = context.engine().status()
     fleet = context.fleet()
-    slots, moved = census(fleet), fleet.moved()
+    slots, source_drift = slot_statuses(fleet), fleet.source_drift()
     if arguments.json:
         exposed = [{**dataclasses.asdict(each), "state": each.state} for each in status.exposed]
-        more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": moved}
+        more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": source_drift}
         print_json({**dataclasses.asdict(status), "ready": status.ready, **more})
     else:
         from pytest_stagegbo.cli.console import print_loudly, print_table
 
         if arguments.wide:
             print(f"{status.project} on {status.network}, {status.server}")
-            rows = [(*_row(container), moved.get(container.name, "")) for container in status.containers]
+            rows = [(*_row(container), source_drift.get(container.name, "")) for container in status.containers]
             print_table(WIDE, rows)
         else:
             print_table(("container", "state", "address", "port", "age"), short_rows(status, settings))

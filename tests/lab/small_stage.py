@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.pollution import Place
+from tests.lab.pollution import ResetTarget
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
@@ -73,7 +73,7 @@ class CleanStage:
         self.settings: Settings = load(self.file, folder, {}).settings
         self.engine = StageEngine(self.settings, Connection(self.settings.incus))
         pool = Path(f"/proc/{lab.status().pid}/root/var/lib/incus/storage-pools/pool/containers")
-        self.place = Place(
+        self.place = ResetTarget(
             hosts={name: str(self.settings.containers[name].address) for name in ("cache", "drive")},
             rootfs={name: pool / f"{PROJECT}_{name}" / "rootfs" for name in (*THREE, "tables")},
             secrets=lab.credentials(),

@@ -33,7 +33,7 @@ __all__ = [
     "MARKER",
     "PRODUCTION_ACCESS",
     "WHOLE_STAGE",
-    "Demand",
+    "Requirements",
     "asks_for_stage",
     "check_production_access",
     "demand",
@@ -57,7 +57,7 @@ FIXTURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class Requirements:
     """Of one test."""
 
     uses: frozenset[str]
@@ -71,7 +71,7 @@ def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
     return marked or WHOLE_STAGE in fixtures or any(name in fixtures for name in FIXTURES)
 
 
-def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings) -> Demand:
+def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings) -> Requirements:
     """The demand of a test.
 
     Args:
@@ -91,7 +91,7 @@ def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings)
         uses.update(resets)
     else:
         resets = [name for name in _named(settings.pytest.reset, settings) if name in uses]
-    return Demand(frozenset(uses), tuple(resets))
+    return Requirements(frozenset(uses), tuple(resets))
 
 
 def _marked(mark: Mark, settings: Settings) -> list[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.slots.fleet import Fleet
 
-__all__ = ["SlotStatus", "census", "slot_status"]
+__all__ = ["SlotStatus", "slot_status", "slot_statuses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class SlotStatus:
     """Processes that hold locks of it; empty: nobody has it."""
 
 
-def census(fleet: Fleet) -> tuple[SlotStatus, ...]:
+def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
     """Every slot that something is there of, by number, the golden copy first."""
     found = []
     for number, settings in fleet.members().items():

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin.stash import DEMAND
-from pytest_stagegbo.session.demand import FIXTURES, Demand, asks_for_stage, check_production_access, demand
+from pytest_stagegbo.session.requirements import FIXTURES, Requirements, asks_for_stage, check_production_access, demand
 from pytest_stagegbo.settings import Layer, Settings, build
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def mark(*names: object, **keywords: object) -> pytest.Mark:
     return pytest.mark.stage_reset(*names, **keywords).mark if names or keywords else pytest.mark.stage_reset.mark
 
 
-def asked(names: str, resets: str = "") -> Demand:
-    return Demand(frozenset(names.split()), tuple(resets.split()))
+def asked(names: str, resets: str = "") -> Requirements:
+    return Requirements(frozenset(names.split()), tuple(resets.split()))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def asked(names: str, resets: str = "") -> Demand:
         pytest.param(["stage_cache"], [["cache", "cache"]], "", asked("cache", "cache"), id="named twice, reset once"),
     ],
 )
-def test_demand(fixtures: Sequence[str], marks: Sequence[Sequence[str]], reset: str, expected: Demand) -> None:
+def test_demand(fixtures: Sequence[str], marks: Sequence[Sequence[str]], reset: str, expected: Requirements) -> None:
     assert demand(fixtures, [mark(*names) for names in marks], settings(reset)) == expected
 
 
@@ -152,7 +152,7 @@ def test_a_reason_for_production_is_one_text(given: tuple[tuple[object, ...], di
 # As pytest gives it to the plugin ---------------------------------------------------------------------------------
 
 
-def demands(pytester: pytest.Pytester, code: str, *args: str) -> dict[str, Demand | None]:
+def demands(pytester: pytest.Pytester, code: str, *args: str) -> dict[str, Requirements | None]:
     """Of every test that is collected, by its name."""
     pytester.makepyfile(f"import pytest\n{code}")
     items, _ = pytester.inline_genitems(*args)

@@ -7,8 +7,8 @@ import logging
 import posixpath
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import destroy, hooks, marks, secrets, shape, steps
-from pytest_stagegbo.engine.allowlist import root_disk, unsafe
+from pytest_stagegbo.engine import desired, destroy, hooks, marks, secrets, steps
+from pytest_stagegbo.engine.allowlist import root_disk, violations
 from pytest_stagegbo.engine.attach import attach
 from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.copying import Copies
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.stage.replacements import Replacements
 
-__all__ = ["Performer"]
+__all__ = ["StepRunner"]
 
 log = logging.getLogger("stagegbo.provision")
 
 
-class Performer:
+class StepRunner:
     """Does steps, from several threads at once.
 
     Attributes:
         limits: Of the pools that it copies on.
         readiness: What each awaited container answered, by name.
-        bootable: Names of clones that were copied whole and are marked as prepared only once their first boot is
+        unconfirmed: Names of clones that were copied whole and are marked as prepared only once their first boot is
             proven. A run that comes after a kill does not know whether a copy is whole, and replaces it.
     """
 
@@ -63,8 +63,8 @@ class Performer:
         keys: UnsealKeys | None,
         progress: Progress,
         replacements: Replacements | None = None,
-        family: str = "",
-        bootable: set[str] | None = None,
+        parent: str = "",
+        unconfirmed: set[str] | None = None,
     ) -> None:
         self._replacements = replacements
         self._reader = reader
@@ -73,14 +73,14 @@ class Performer:
         self._settings = settings
         self._keys = keys
         self._progress = progress
-        self._family = family
+        self._parent = parent
         self._host = LocalHost(reader.endpoint)
         pools = [room.pool for room in facts.rooms.values()]
         self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
-        self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, family)
-        self.bootable: set[str] = set() if bootable is None else bootable
+        self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, parent)
+        self.unconfirmed: set[str] = set() if unconfirmed is None else unconfirmed
 
     def do(self, step: steps.Step) -> None:
         """Do one step.
@@ -98,15 +98,15 @@ class Performer:
             case steps.SetProfile():
                 self.set_profile(step)
             case steps.CreatePool():
-                self.writer.create_pool("btrfs", pool_config(self._settings, self._family), shape.DESCRIPTION)
+                self.writer.create_pool("btrfs", pool_config(self._settings, self._parent), desired.DESCRIPTION)
             case steps.RemoveClone():
                 self.remove_clone(step)
             case steps.AwaitRoom():
                 self.await_room(step)
             case steps.CopyClone():
                 self._copies.copy(step, managed=self._managed)
-                if step.bootable:
-                    self.bootable.add(step.subject)
+                if step.unconfirmed:
+                    self.unconfirmed.add(step.subject)
             case steps.RefreshClone():
                 self._copies.refresh(step, managed=self._managed)
             case steps.PrepareClone():
@@ -128,7 +128,7 @@ class Performer:
                 ):
                     self._progress.note(text)
             case hooks.RunHooks():
-                snapshot = step.container.may_restore and not self._family
+                snapshot = step.container.may_restore and not self._parent
                 hooks.run_hooks(self._reader, self.writer, self._settings, step, snapshot=snapshot)
             case destroy.RemoveProject():
                 destroy.refuse_foreign(self._reader, self._settings)  # somebody may have come between
@@ -147,14 +147,14 @@ class Performer:
     def set_project(self, step: steps.SetProject) -> None:
         existing = self._facts.projects.get(self._settings.project)
         if not step.create and existing is not None:
-            own_networks = not shape.managed_nics(dict(existing.config))
-            wanted = shape.project(self._settings, own_networks=own_networks, family=self._family)
+            own_networks = not desired.managed_nics(dict(existing.config))
+            wanted = desired.project(self._settings, own_networks=own_networks, parent=self._parent)
             self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
         wanted, otherwise = (
-            shape.project(self._settings, own_networks=own, family=self._family) for own in (True, False)
+            desired.project(self._settings, own_networks=own, parent=self._parent) for own in (True, False)
         )
-        if not self.writer.create_project(wanted, otherwise, shape.DESCRIPTION):
+        if not self.writer.create_project(wanted, otherwise, desired.DESCRIPTION):
             log.debug(
                 "this server refuses features.networks=true without OVN, so project %s gets features.networks=false "
                 "and access to network %s only",
@@ -163,18 +163,18 @@ class Performer:
             )
 
     def set_acl(self, step: steps.SetAcl) -> None:
-        wanted = access_list(self._facts, self._settings, family=self._family)
+        wanted = access_list(self._facts, self._settings, parent=self._parent)
         if step.create:
             self.writer.create_acl(wanted)
         else:
             self.writer.replace_acl(wanted)
 
     def set_network(self, step: steps.SetNetwork) -> None:
-        wanted = shape.network(self._settings, self._family)
+        wanted = desired.network(self._settings, self._parent)
         if step.create:
             if self._settings.network.name in self._facts.networks:  # half made
                 self.writer.delete_network()
-            self.writer.create_network(wanted, shape.DESCRIPTION)
+            self.writer.create_network(wanted, desired.DESCRIPTION)
         else:
             existing = self._facts.networks[self._settings.network.name]
             if not self._facts.bridge_works:  # Incus sets an interface up when one of its keys changes, and only then
@@ -183,14 +183,14 @@ class Performer:
             self.writer.replace_network({**existing.config, **wanted}, existing.description)
 
     def set_profile(self, step: steps.SetProfile) -> None:
-        devices = shape.profile_devices(self._settings, step.pool, managed=self._managed)
-        self.writer.replace_default_profile({}, devices, shape.DESCRIPTION)
+        devices = desired.profile_devices(self._settings, step.pool, managed=self._managed)
+        self.writer.replace_default_profile({}, devices, desired.DESCRIPTION)
 
     @functools.cached_property
     def _managed(self) -> bool:
         """Whether NICs name the bridge as a network: known only once the project exists."""
         project = self._reader.projects()[self._settings.project]
-        return shape.managed_nics(dict(project.config))
+        return desired.managed_nics(dict(project.config))
 
     # -- clones
 
@@ -218,12 +218,12 @@ class Performer:
             self.writer.make_folder(name, posixpath.dirname(file.path))
             self.writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
         if not step.container.hooks:  # they come before that
-            if step.container.may_restore and not self._family:  # slots go back to their golden copy
+            if step.container.may_restore and not self._parent:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)
             self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
 
     def _refuse_unsafe(self, clone: Instance) -> None:
-        problems = unsafe(clone, self._settings)
+        problems = violations(clone, self._settings)
         if problems:
             raise UnsafeClone(
                 f"{clone.name} in {self._settings.project} must not be started",
@@ -249,7 +249,7 @@ class Performer:
 
         def start() -> None:
             clone = self._clone(step.subject)
-            if clone.config.get(marks.STATE) != marks.PREPARED and clone.name not in self.bootable:
+            if clone.config.get(marks.STATE) != marks.PREPARED and clone.name not in self.unconfirmed:
                 raise UnsafeClone(
                     f"{step.subject} was not made safe",
                     seen=f"state {clone.config.get(marks.STATE)}",
@@ -298,10 +298,10 @@ class Performer:
                 self._stop_unproven(step.subject, error)
             raise
         if step.prove:
-            marked = {marks.STATE: marks.PREPARED} if step.subject in self.bootable else {}
+            marked = {marks.STATE: marks.PREPARED} if step.subject in self.unconfirmed else {}
             known = marks.of_instance(self._clone(step.subject))
             self.writer.set_instance_config(step.subject, {**marked, **known, marks.PROVEN: "true"})
-            self.bootable.discard(step.subject)
+            self.unconfirmed.discard(step.subject)
 
     def _stop_unproven(self, name: str, error: NotReady) -> None:
         """Stop a clone that nothing shows to be wiped: it may run as production does, with its data and schedules.

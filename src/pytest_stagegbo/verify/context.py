@@ -16,9 +16,9 @@ from pytest_stagegbo.engine.dialling import Answer, Target
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
 from pytest_stagegbo.verify.finding import Unseen
-from pytest_stagegbo.verify.packets import Ears
-from pytest_stagegbo.verify.watch import Watch, is_productions
+from pytest_stagegbo.verify.packets import PacketListener
 from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import CommandResult, Instance, Reader, Writer
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Scene"]
+__all__ = ["VerifyContext"]
 
 OUTSIDE = ("192.0.2.1", "2001:db8::1")
 """Addresses that are nobody's (RFC 5737 and 3849), and on the way to the internet."""
@@ -63,36 +63,36 @@ class Dialled:
     """Of the containers' listeners."""
     leaked: Mapping[str, int]
     """Packets for that port that were on network interfaces of the host which are not the stage's."""
-    deaf: str
+    listen_error: str
     """Why such packets can't be heard from here; empty: they were listened for."""
     heard_own: bool
     """Whether a packet of this process's own was heard, so that others would have been."""
 
 
-class Scene:
+class VerifyContext:
     """One stage, and all that is known of it."""
 
     def __init__(
-        self, settings: Settings, facts: Facts, reader: Reader, writer: Writer, watch: Watch | None = None
+        self, settings: Settings, facts: Facts, reader: Reader, writer: Writer, monitor: EventMonitor | None = None
     ) -> None:
         self.settings = settings
         self.facts = facts
         self.reader = reader
         self.writer = writer
-        self.watch = watch
+        self.monitor = monitor
         """Listens to what happens to production."""
 
-    def listen(self) -> Watch:
+    def listen(self) -> EventMonitor:
         """Listen from now on. Close it in the end. Raises `Unseen`, `ChannelBroken`, `OperationFailed`."""
         if not self.running:
             raise Unseen("no container of the stage is running, to cause an event in")
-        watch = Watch(self.reader.events(), lambda event: is_productions(event, self.settings, self.facts))
+        monitor = EventMonitor(self.reader.events(), lambda event: is_productions(event, self.settings, self.facts))
         try:
-            watch.sentinel(self.sentinel)
+            monitor.sentinel(self.sentinel)
         except BaseException:
-            watch.close()
+            monitor.close()
             raise
-        return watch
+        return monitor
 
     def sentinel(self, word: str) -> None:
         """Cause an event that has this word in it, and does nothing."""
@@ -188,7 +188,7 @@ class Scene:
         targets = self._targets(port, None)
         with (
             _Sentry(self.reader.is_local) as sentry,
-            Ears({target.host for target in targets}, port, wanted=self.reader.is_local) as ears,
+            PacketListener({target.host for target in targets}, port, wanted=self.reader.is_local) as ears,
         ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})
@@ -210,7 +210,7 @@ class Scene:
             names=names,
             port=port,
             leaked=leaked,
-            deaf=ears.deaf,
+            listen_error=ears.listen_error,
             heard_own=heard_own,
         )
 

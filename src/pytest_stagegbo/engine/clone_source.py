@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["Origin"]
+__all__ = ["CloneSource"]
 
 
-class Origin(Protocol):
+class CloneSource(Protocol):
     """Where clones are copied from instead of production."""
 
     @property

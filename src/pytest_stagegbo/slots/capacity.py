@@ -13,7 +13,7 @@ from pytest_stagegbo.text import bytes_text
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Fit", "Host", "fit"]
+__all__ = ["Capacity", "Host", "capacity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Capacity:
     """How many slots there may be, and why not more."""
 
     count: int
-    arithmetic: tuple[str, ...]
+    explanation: tuple[str, ...]
 
 
-def fit(settings: Settings, host: Host, workers: int) -> Fit:
+def capacity(settings: Settings, host: Host, workers: int) -> Capacity:
     """As many slots as the settings name, or with `auto` as many as there are workers and as fit.
 
     Raises:
@@ -68,7 +68,7 @@ def fit(settings: Settings, host: Host, workers: int) -> Fit:
                 seen="; ".join(lines),
                 remedy="ask for fewer, or for `auto`; slots.memory, slots.disk and the floors say what is counted",
             )
-        return Fit(count, tuple(lines))
+        return Capacity(count, tuple(lines))
     if slots.cores > 0:
         by_cores = int(host.cores / slots.cores)
         limits.append(by_cores)
@@ -76,4 +76,4 @@ def fit(settings: Settings, host: Host, workers: int) -> Fit:
     lines.append(f"workers: {workers}")
     count = max(1, min(*limits, workers, MOST_SLOTS))
     lines.append(f"so {count} {'slot' if count == 1 else 'slots'}")
-    return Fit(count, tuple(lines))
+    return Capacity(count, tuple(lines))

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
-from pytest_stagegbo.resets.listing import NOTES, Look, Process, look_script, parse_look, remove_script
-from pytest_stagegbo.resets.outside import glance
-from pytest_stagegbo.resets.strays import glance as glance_at_processes
-from pytest_stagegbo.resets.strays import parse_census, strays_script
+from pytest_stagegbo.resets.host_inspection import inspect_from_host
+from pytest_stagegbo.resets.listing import NOTES, Inspection, Process, inspect_script, parse_inspection, remove_script
+from pytest_stagegbo.resets.strays import parse_strays, strays_from_host, strays_script
 from pytest_stagegbo.services.masking import mask
 from pytest_stagegbo.workers import interrupted
 
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.incus.channel import Channel
+    from pytest_stagegbo.resets.host_inspection import HostInspection
     from pytest_stagegbo.resets.listing import Entry
-    from pytest_stagegbo.resets.outside import Glance
-    from pytest_stagegbo.resets.strays import Census
+    from pytest_stagegbo.resets.strays import StrayReport
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
     from pytest_stagegbo.stage.secret import Secret
 
-__all__ = ["Doubt", "Hot", "Place"]
+__all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
 
 
 DISAGREEMENTS = 3
@@ -42,34 +41,34 @@ closes it at once."""
 PAUSE = 0.1
 
 
-class Doubt(Exception):
+class NeedsRestart(Exception):
     """A hot reset can't show that it leaves what a restart would. Stays inside this package: a restart follows."""
 
 
-class Hot(Protocol):
+class HotReset(Protocol):
     """A way to make a container clean while its service runs."""
 
-    def untouched(self, place: Place) -> bool:
+    def untouched(self, target: ResetTarget) -> bool:
         """Whether it is certain that nothing has changed since the last reset by this process. Takes a millisecond at
         most, as nothing is run in the container: False where it can't be told like that. Raises like `clean`."""
 
-    def clean(self, place: Place) -> bool:
+    def clean(self, target: ResetTarget) -> bool:
         """Make it clean and prove it, unless nothing can have changed since the last reset by this process.
 
         Returns:
             Whether there was something to do: False only when it is certain that there was not.
 
         Raises:
-            Doubt: it is not certain that the container is now as after a restart.
+            NeedsRestart: it is not certain that the container is now as after a restart.
             NoAnswer: the service does not answer as it should.
             StageGboError: the container can't be reached.
         """
 
-    def note(self, place: Place, look: Look) -> dict[str, Any]:
+    def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
         """What to remember of the service right after a restart, beside its processes. Raises like `clean`."""
 
 
-class Place:
+class ResetTarget:
     """One clone, as resets by this process see it. For one thread at a time.
 
     Args:
@@ -91,8 +90,8 @@ class Place:
         self.host = str(container.address)
         self.timeout = settings.timeouts.operation
         self._mark: object = None
-        self._outside: Glance | None = None
-        self._census: Census | None = None
+        self._from_host: HostInspection | None = None
+        self._strays: StrayReport | None = None
         self._process: Path | None = None
         self._disagreed = 0
         self.known: dict[str, Any] | None = None
@@ -145,23 +144,23 @@ class Place:
     @mark.setter
     def mark(self, value: object) -> None:
         self._mark = value
-        self._outside = None
+        self._from_host = None
 
-    def settle(self, mark: object, look: Look, *, idle: bool = False) -> None:
+    def settle(self, mark: object, inspection: Inspection, *, idle: bool = False) -> None:
         """Note what was proven clean, and how that looks from outside, where it can be seen from there.
 
         Args:
-            look: From inside, and part of the proof. What is seen from outside afterwards counts if it is the same.
+            inspection: From inside, and part of the proof. What the host sees afterwards counts if it is the same.
             idle: The container was found untouched, so it is worth a request to find out where to look.
         """
         self.mark = mark
         if idle and self._process is None and self._find_process is not None:
             self._process = self._find_process()
-        found = self._glance(look.processes)
-        if found is not None and found.agrees(look):
+        found = self._inspect_from_host(inspection.processes)
+        if found is not None and found.agrees(inspection):
             self._disagreed = 0
-            if found.accepted == look.accepted:
-                self._outside = found
+            if found.accepted == inspection.accepted:
+                self._from_host = found
         elif found is not None or idle:
             # It is not this container that is seen, or its folders can't be seen from here; unless it changed just now.
             self._disagreed += 1
@@ -171,26 +170,26 @@ class Place:
     @property
     def is_settled(self) -> bool:
         """Whether it is known how the container looked from outside when it was clean."""
-        return self._mark is not None and self._outside is not None
+        return self._mark is not None and self._from_host is not None
 
-    def unchanged(self, *, accepted: bool) -> Glance | None:
+    def unchanged(self, *, accepted: bool) -> HostInspection | None:
         """A glance from outside that shows what the last reset left. None where it does not, or nothing can be seen.
 
         Args:
             accepted: Whether a connection that was accepted since is a change.
         """
-        if self._mark is None or self._outside is None:
+        if self._mark is None or self._from_host is None:
             return None
-        known, found = self._outside, self._glance(self._outside.processes)
+        known, found = self._from_host, self._inspect_from_host(self._from_host.processes)
         if found is None or (found.processes, found.entries) != (known.processes, known.entries):
             return None
         return found if found.accepted == known.accepted or not accepted else None
 
-    def _glance(self, processes: Sequence[Process]) -> Glance | None:
+    def _inspect_from_host(self, processes: Sequence[Process]) -> HostInspection | None:
         if self._process is None:
             return None
         try:
-            return glance(self._process, self.container.wipe, processes)
+            return inspect_from_host(self._process, self.container.wipe, processes)
         except (OSError, ValueError):
             self._process = None  # it may have been started again
             return None
@@ -242,7 +241,7 @@ class Place:
             )
         return output
 
-    def end_strays(self, *, alone: bool = False) -> Census | None:
+    def end_strays(self, *, alone: bool = False) -> StrayReport | None:
         """End what runs in the container and did not when it was clean; prove that nothing of it is left.
 
         Args:
@@ -255,82 +254,86 @@ class Place:
             CommandFailed: it can't be told.
             StageGboError: the container can't be reached.
         """
-        seen = self._glance_at_processes()
+        seen = self._strays_seen_from_host()
         if self._is_known(seen, alone=alone):
             return None
-        if seen is not None and self._census is not None:
-            seen = replace(seen, slept=self._census.slept)
-        script = strays_script(self.container.units, seen or self._census, alone=alone, seen=seen is not None)
+        if seen is not None and self._strays is not None:
+            seen = replace(seen, slept=self._strays.slept)
+        script = strays_script(self.container.units, seen or self._strays, alone=alone, seen=seen is not None)
         output = self.run_checked(script)
-        self._census = None
+        self._strays = None
         try:
-            found = parse_census(output)
+            found = parse_strays(output)
         except ValueError as error:
             raise CommandFailed(f"what runs in {self.name} can't be told", seen=mask(str(error))) from None
         if not found.left:
-            self._census = found
+            self._strays = found
         return found
 
     def nothing_started(self) -> bool:
         """Whether a glance from outside shows that `end_strays` has nothing to do."""
-        return self._is_known(self._glance_at_processes(), alone=False)
+        return self._is_known(self._strays_seen_from_host(), alone=False)
 
-    def _is_known(self, seen: Census | None, *, alone: bool) -> bool:
-        known = self._census
+    def _is_known(self, seen: StrayReport | None, *, alone: bool) -> bool:
+        known = self._strays
         if seen is None or known is None or not (alone or seen.slept == known.slept):
             return False
-        self._census = seen
+        self._strays = seen
         return True
 
-    def _glance_at_processes(self) -> Census | None:
-        if self._census is None:
+    def _strays_seen_from_host(self) -> StrayReport | None:
+        if self._strays is None:
             return None
         if self._process is None and self._find_process is not None:
             self._process = self._find_process()
         try:
-            return None if self._process is None else glance_at_processes(self._process, self._census)
+            return None if self._process is None else strays_from_host(self._process, self._strays)
         except (OSError, ValueError):
             self._process = None  # it may have been started again
             return None
 
-    def look(self, before: str = "") -> Look:
+    def inspection(self, before: str = "") -> Inspection:
         """What there is, once the shell commands in `before`, which print nothing, are done.
 
         Raises:
-            Doubt: it can't be told.
+            NeedsRestart: it can't be told.
         """
-        status, output = self.run(f"{before}exec 2>/dev/null\n{look_script(self.name, self.container.wipe)}")
+        status, output = self.run(f"{before}exec 2>/dev/null\n{inspect_script(self.name, self.container.wipe)}")
         try:
             if status:
                 raise ValueError(f"status {status}")
-            return parse_look(output)
+            return parse_inspection(output)
         except ValueError as error:
-            raise Doubt(f"no look into {self.name}: {error}") from None
+            raise NeedsRestart(f"no look into {self.name}: {error}") from None
 
-    def clear(self, kept: Sequence[Entry], before: str = "") -> Look:
-        """Remove everything in the folders to wipe but `kept`, and look. Raises `Doubt` when that can't be told."""
-        return self.look(self.removal(kept, before))
+    def clear(self, kept: Sequence[Entry], before: str = "") -> Inspection:
+        """Remove everything in the folders to wipe but `kept`, and inspect the container.
+
+        Raises:
+            NeedsRestart: what is left can't be told.
+        """
+        return self.inspection(self.removal(kept, before))
 
     def removal(self, kept: Sequence[Entry], before: str = "") -> str:
-        """Shell commands for `look` that remove everything in the folders to wipe but `kept`."""
+        """Shell commands for `inspection` that remove everything in the folders to wipe but `kept`."""
         removal = remove_script(self.container.wipe, kept) if self.container.wipe else ""
         return f"{{ {before}{removal}}} >/dev/null 2>&1\n"
 
     # -- what a restart wrote down
 
-    def read_note(self, look: Look) -> dict[str, Any]:
-        """The note of the service's last restart. Raises `Doubt` unless it is of the processes that run now."""
-        if not look.note:
-            raise Doubt(f"{self.name} was not restarted by a reset since it started")
+    def read_note(self, inspection: Inspection) -> dict[str, Any]:
+        """The note of the service's last restart. Raises `NeedsRestart` unless it is of the processes that run now."""
+        if not inspection.note:
+            raise NeedsRestart(f"{self.name} was not restarted by a reset since it started")
         try:
-            note: dict[str, Any] = json.loads(look.note)
+            note: dict[str, Any] = json.loads(inspection.note)
             processes = tuple(Process(*each) for each in note["processes"])
         except (ValueError, TypeError, KeyError):
-            raise Doubt(f"the note about {self.name} is damaged") from None
-        if not processes or processes != look.processes:
-            raise Doubt(f"{self.name}'s service was started again since the last restart by a reset")
+            raise NeedsRestart(f"the note about {self.name} is damaged") from None
+        if not processes or processes != inspection.processes:
+            raise NeedsRestart(f"{self.name}'s service was started again since the last restart by a reset")
         if note.get("settings") != self._fingerprint():
-            raise Doubt(f"the settings of {self.name} were others")
+            raise NeedsRestart(f"the settings of {self.name} were others")
         return note
 
     def note_script(self, extra: dict[str, Any], processes: Sequence[Process]) -> str:
@@ -364,4 +367,4 @@ done"""
 
 
 class FindSecret(Protocol):
-    def __call__(self, place: Place, /) -> Secret: ...
+    def __call__(self, target: ResetTarget, /) -> Secret: ...

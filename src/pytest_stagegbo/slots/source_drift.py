@@ -9,10 +9,10 @@ from pytest_stagegbo.engine import marks
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
 
-__all__ = ["moved"]
+__all__ = ["source_drift"]
 
 
-def moved(source: Instance | None, clone: Instance | None) -> str:
+def source_drift(source: Instance | None, clone: Instance | None) -> str:
     """Why the clone may no longer be as its source is; empty when it is known to be.
 
     Only a source that is stopped, and was when it was copied, is known to be the same: nothing tells what a running

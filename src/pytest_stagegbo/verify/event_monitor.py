@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.incus.events import Event, EventSource
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.verify.scene import Scene
+    from pytest_stagegbo.verify.context import VerifyContext
 
-__all__ = ["Watch", "is_ours", "is_productions", "quiet"]
+__all__ = ["EventMonitor", "is_ours", "is_productions", "no_production_events"]
 
 SENTINEL = "stagegbo-sentinel-"
 PATIENCE = 5.0
@@ -35,7 +35,7 @@ ITSELF = {"instance-shutdown", "instance-restarted", "instance-ready"}
 """What containers do, by halting and starting again, without anybody's request."""
 
 
-class Watch:
+class EventMonitor:
     """Listens in a thread of its own, since the daemon drops who reads too slowly, until `close`."""
 
     def __init__(self, source: EventSource, concerns: Callable[[Event], bool]) -> None:
@@ -148,16 +148,16 @@ def is_ours(event: Event, sentinel: Event) -> bool:
     return event.writing and (anonymous or event.requestor == sentinel.requestor)
 
 
-def quiet(scene: Scene) -> Result:
+def no_production_events(context: VerifyContext) -> Result:
     """Between the first sentinel and another one now, this process did nothing to production."""
-    if scene.watch is None:  # what kept it from listening keeps it now, and says so
-        scene.watch = scene.listen()
-    watch = scene.watch
-    last = watch.sentinel(scene.sentinel)
-    assert watch.first is not None
-    seen = f"{watch.heard} events heard between sentinels at {watch.first.at[:19]} and {last.at[:19]}"
-    seen += f", {watch.production} of them of production"
-    if watch.others:
-        seen += f"; {watch.production - len(watch.ours)} by others: " + "; ".join(map(str, watch.others[:SHOWN]))
-    bad = tuple(str(event) for event in watch.ours[:SHOWN])
-    return Result(bad, seen, sight(["events"], ["events"] if watch.heard > 1 else []))
+    if context.monitor is None:  # what kept it from listening keeps it now, and says so
+        context.monitor = context.listen()
+    monitor = context.monitor
+    last = monitor.sentinel(context.sentinel)
+    assert monitor.first is not None
+    seen = f"{monitor.heard} events heard between sentinels at {monitor.first.at[:19]} and {last.at[:19]}"
+    seen += f", {monitor.production} of them of production"
+    if monitor.others:
+        seen += f"; {monitor.production - len(monitor.ours)} by others: " + "; ".join(map(str, monitor.others[:SHOWN]))
+    bad = tuple(str(event) for event in monitor.ours[:SHOWN])
+    return Result(bad, seen, sight(["events"], ["events"] if monitor.heard > 1 else []))

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab import starter
+from tests.lab import forkserver
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
@@ -155,7 +155,7 @@ class Plug:
         basetemp = self.folder.parent / f"{self.folder.name}-basetemp"
         argv = [sys.executable, "-m", "pytest", f"--basetemp={basetemp}", "--stage-lab", "-p", "no:cacheprovider"]
         began = time.monotonic()
-        done = starter.run([*argv, *args], cwd=self.folder, timeout=PATIENCE)
+        done = forkserver.run([*argv, *args], cwd=self.folder, timeout=PATIENCE)
         assert "INTERNALERROR" not in done.stdout
         print(done.stdout, done.stderr, sep="\n")
         seconds = time.monotonic() - began
@@ -184,7 +184,7 @@ class Plug:
     def stagegbo(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against the small stage."""
         argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", *args]
-        return starter.run(argv, cwd=self.folder, timeout=PATIENCE)
+        return forkserver.run(argv, cwd=self.folder, timeout=PATIENCE)
 
     @property
     def notes(self) -> list[str]:

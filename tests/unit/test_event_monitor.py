@@ -15,8 +15,8 @@ from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.events import Event, Events
 from pytest_stagegbo.settings import Settings
-from pytest_stagegbo.verify import watch as module
-from pytest_stagegbo.verify.watch import MOST, Watch, is_ours, is_productions
+from pytest_stagegbo.verify import event_monitor as module
+from pytest_stagegbo.verify.event_monitor import MOST, EventMonitor, is_ours, is_productions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,14 +162,14 @@ def source() -> Source:
 
 
 @pytest.fixture
-def watch(source: Source) -> Iterator[Watch]:
-    found = Watch(source, lambda each: is_productions(each, SETTINGS, FACTS))
+def watch(source: Source) -> Iterator[EventMonitor]:
+    found = EventMonitor(source, lambda each: is_productions(each, SETTINGS, FACTS))
     yield found
     found.close()
     assert source.closed.is_set()
 
 
-def test_what_comes_between_sentinels_is_counted(source: Source, watch: Watch) -> None:
+def test_what_comes_between_sentinels_is_counted(source: Source, watch: EventMonitor) -> None:
     source.coming.append(event())  # before the first
     watch.sentinel(source.sentinel)
     source.coming.extend([event(), event(writing=False), event(project="OTHER")])
@@ -178,7 +178,7 @@ def test_what_comes_between_sentinels_is_counted(source: Source, watch: Watch) -
     assert (watch.ours, watch.others) == ([event()], [event(writing=False)])
 
 
-def test_a_flood_is_counted_and_not_kept(source: Source, watch: Watch) -> None:
+def test_a_flood_is_counted_and_not_kept(source: Source, watch: EventMonitor) -> None:
     watch.sentinel(source.sentinel)
     source.coming.extend([event(writing=False)] * (MOST + 5))
     source.coming.append(event())
@@ -187,7 +187,7 @@ def test_a_flood_is_counted_and_not_kept(source: Source, watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("end", [ChannelBroken("the daemon has closed it"), ValueError("bad file descriptor")])
-def test_a_connection_that_was_lost_is_no_silence(source: Source, watch: Watch, end: Exception) -> None:
+def test_a_connection_that_was_lost_is_no_silence(source: Source, watch: EventMonitor, end: Exception) -> None:
     watch.sentinel(source.sentinel)
     source.coming.append(end)
     with pytest.raises(OperationFailed, match="were lost") as raised:
@@ -195,7 +195,7 @@ def test_a_connection_that_was_lost_is_no_silence(source: Source, watch: Watch, 
     assert str(end) in raised.value.seen
 
 
-def test_a_sentinel_that_is_not_heard_is_an_error(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentinel_that_is_not_heard_is_an_error(watch: EventMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     with pytest.raises(OperationFailed, match="were lost"):
         watch.sentinel(lambda _: None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import notes
 from pytest_stagegbo.locks import FileLock
-from pytest_stagegbo.slots.fit import Fit
+from pytest_stagegbo.slots.capacity import Capacity
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import Lease, order, take
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Seat", "seat"]
+__all__ = ["SlotAssignment", "assignment"]
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class SlotAssignment:
     """Of one process.
 
     A process that found every slot taken has no lease. It shares the slot of its place with who has it, test by test,
@@ -35,21 +35,23 @@ class Seat:
     fleet: Fleet
     engine: StageEngine
     number: int
-    fit: Fit
+    capacity: Capacity
     lease: Lease | None
 
     def engines(self) -> dict[int, StageEngine]:
         """Of every slot of the run, this process's own first."""
-        others = [number for number in order(self.fit.count, self.number) if number != self.number]
+        others = [number for number in order(self.capacity.count, self.number) if number != self.number]
         return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
 
     def lines(self) -> list[str]:
         """For the head of the session."""
-        count = self.fit.count
-        return [f"stage-gbo: {count} {'slot' if count == 1 else 'slots'}; " + "; ".join(self.fit.arithmetic)]
+        count = self.capacity.count
+        return [f"stage-gbo: {count} {'slot' if count == 1 else 'slots'}; " + "; ".join(self.capacity.explanation)]
 
 
-def seat(settings: Settings, connection: Connection, run: str, index: int, workers: int, *, lease: bool) -> Seat:
+def assignment(
+    settings: Settings, connection: Connection, run: str, index: int, workers: int, *, lease: bool
+) -> SlotAssignment:
     """Find this process's slot. It is provisioned by who uses it.
 
     Args:
@@ -68,7 +70,7 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
     with FileLock(noted.with_suffix(".slots-lock")):
         found = _read(noted)
         if found is None:
-            found = fleet.fit(workers)
+            found = fleet.capacity(workers)
             fleet.refuse_others(range(found.count))
             if lease and settings.pytest.provision == "recreate" and not settings.storage.own:
                 fleet.golden.make(recreate=True)
@@ -76,17 +78,17 @@ def seat(settings: Settings, connection: Connection, run: str, index: int, worke
                 _write(noted, found)
     held = take(fleet, order(found.count, index), f"slot of worker {index} of run {run[:8]}") if lease else None
     number = held.number if held is not None else index % found.count
-    return Seat(fleet, fleet.engine(number), number, found, held)
+    return SlotAssignment(fleet, fleet.engine(number), number, found, held)
 
 
-def _read(path: Path) -> Fit | None:
+def _read(path: Path) -> Capacity | None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         entry = json.loads(notes.read(path))
-        return Fit(int(entry["count"]), tuple(entry["arithmetic"]))
+        return Capacity(int(entry["count"]), tuple(entry["arithmetic"]))
     return None
 
 
-def _write(path: Path, found: Fit) -> None:
+def _write(path: Path, found: Capacity) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
-    notes.write(temporary, json.dumps({"count": found.count, "arithmetic": found.arithmetic}))
+    notes.write(temporary, json.dumps({"count": found.count, "arithmetic": found.explanation}))
     temporary.replace(path)

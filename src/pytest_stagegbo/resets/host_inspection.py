@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pytest_stagegbo.resets.listing import Look
+    from pytest_stagegbo.resets.listing import Inspection
 
-__all__ = ["Glance", "glance"]
+__all__ = ["HostInspection", "inspect_from_host"]
 
 MOST = 2000
 """Entries that are worth it: with more of them, something is to be cleared."""
@@ -41,21 +41,21 @@ Seen = tuple[str, str, int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
-    """What was seen; each part as in `listing.Look`."""
+class HostInspection:
+    """What was seen; each part as in `listing.Inspection`."""
 
     processes: tuple[Process, ...]
     accepted: int
     established: int
     entries: frozenset[Seen]
 
-    def agrees(self, look: Look) -> bool:
+    def agrees(self, inspection: Inspection) -> bool:
         """Whether folders and processes are what a look from inside showed."""
-        inside = {(each.place, each.kind, each.size, each.changed, each.path) for each in look.entries}
-        return self.processes == look.processes and self.entries == inside
+        inside = {(each.place, each.kind, each.size, each.changed, each.path) for each in inspection.entries}
+        return self.processes == inspection.processes and self.entries == inside
 
 
-def glance(process: Path, folders: Sequence[str], processes: Sequence[Process]) -> Glance:
+def inspect_from_host(process: Path, folders: Sequence[str], processes: Sequence[Process]) -> HostInspection:
     """Look.
 
     Args:
@@ -73,7 +73,7 @@ def glance(process: Path, folders: Sequence[str], processes: Sequence[Process]) 
         entries = frozenset(seen for folder in folders for seen in _walk(root, folder))
     finally:
         os.close(root)
-    return Glance(found, accepted, established, entries)
+    return HostInspection(found, accepted, established, entries)
 
 
 def _process(root: int, pid: int) -> Process:

@@ -78,7 +78,7 @@ def _server(kind: str) -> str:
     listener.bind(name)
     listener.listen(64)
     reading, writing = os.pipe()
-    argv = [sys.executable, "-m", "tests.lab.starter", str(listener.fileno()), str(reading), *IMPORTED[kind].split()]
+    argv = [sys.executable, "-m", "tests.lab.forkserver", str(listener.fileno()), str(reading), *IMPORTED[kind].split()]
     process = subprocess.Popen(argv, cwd=ROOT, pass_fds=[listener.fileno(), reading], stdin=subprocess.DEVNULL)
     listener.close()
     os.close(reading)

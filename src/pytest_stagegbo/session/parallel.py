@@ -10,12 +10,12 @@ from pytest_stagegbo import clocks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["together"]
+__all__ = ["run_parallel"]
 
 T = TypeVar("T")
 
 
-def together(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, T | Exception]:
+def run_parallel(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, T | Exception]:
     """The result of each call, or the exception that it raised; `TimeoutError` for one that is still at it.
 
     Args:
