@@ -48,7 +48,7 @@ from conftest import note
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.lab import Lab
-from pytest_stagegbo.session.requirements import Demand
+from pytest_stagegbo.session.requirements import Requirements
 from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import load
@@ -58,7 +58,7 @@ settings = load(None, Path(), {}).settings
 session = StageSession(StageEngine(settings, Connection(settings.incus)), "stream", Summary())
 note("streaming")
 while not Path("done").exists():
-    session.begin("test", Demand(frozenset({"cache"}), ()))
+    session.begin("test", Requirements(frozenset({"cache"}), ()))
     session.end()
 """
 

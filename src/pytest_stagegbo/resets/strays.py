@@ -145,8 +145,8 @@ def strays_script(own: Sequence[str], known: StrayReport | None, *, alone: bool 
 
     Args:
         own: The container's units.
-        known: The last census of this container, which is not gone through again.
-        alone: Since that census nobody but this tool can have spoken to systemd, as nothing else ran.
+        known: The last report of this container, which is not gone through again.
+        alone: Since that report nobody but this tool can have spoken to systemd, as nothing else ran.
         seen: A glance has just shown that no process has to be ended.
     """
     names = " ".join(each if "." in each else f"{each}.service" for each in own)
