@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from pytest_stagegbo.cli import execute, expose, lab, provision, status, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["parse"]
+__all__ = ["MODULES", "parse"]
+
+MODULES = {
+    "provision": "provision",
+    "reset": "provision",
+    "destroy": "provision",
+    "status": "status",
+    "endpoints": "status",
+    "doctor": "status",
+    "verify": "verify",
+    "expose": "expose",
+    "exec": "execute",
+    "shell": "execute",
+    "logs": "execute",
+    "lab": "lab",
+}
+"""By command, the module beside this one that registers it: only that of the command that is called is imported."""
+
+VALUED = {
+    "--config": ("FILE", "settings file; default: the nearest stagegbo.toml or pyproject.toml"),
+    "--endpoint": ("ENDPOINT", "Incus: path of a socket, or https address"),
+    "--project": ("NAME", "Incus project of the stage"),
+    "--source-project": ("NAME", "Incus project of production"),
+    "--network": ("NAME", "bridge of the stage"),
+    "--slot": ("N", "a further stage than the first, by its number (not for provision and destroy)"),
+}
+"""Options of every command that take a value."""
+SWITCHES = {
+    ("--lab",): "aim at the lab and join its network",
+    ("-q", "--quiet"): "show no progress, only notes",
+    ("--debug",): "log every request; show tracebacks",
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,15 +55,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Settings, exit codes and the rest: https://pypi.org/project/pytest-stagegbo/",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"pytest-stagegbo {version('pytest-stagegbo')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     _common(parser, default=None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    provision.register(commands)
-    status.register(commands)
-    verify.register(commands)
-    expose.register(commands)
-    execute.register(commands)
-    lab.register(commands)
+    called = MODULES.get(_command(argv))
+    for module in dict.fromkeys(MODULES.values()) if called is None else [called]:
+        import_module(f"pytest_stagegbo.cli.{module}").register(commands)
     for command in commands.choices.values():
         _common(command, default=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
@@ -44,20 +70,36 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for, which takes milliseconds."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"pytest-stagegbo {version('pytest-stagegbo')}")
+        parser.exit()
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The first word that is no option and no option's value. Empty where the line is about more than one command."""
+    words = iter(argv)
+    for word in words:
+        if word in VALUED:
+            next(words, "")
+        elif any(word in names for names in SWITCHES):
+            continue
+        elif not word.startswith("-"):
+            return word
+        elif word.partition("=")[0] not in VALUED:
+            break
+    return ""
+
+
 def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Options that may stand before or after the command."""
     group = parser.add_argument_group("options of every command")
-
-    def option(name: str, metavar: str, text: str) -> None:
+    for name, (metavar, text) in VALUED.items():
         group.add_argument(name, metavar=metavar, default=default, help=text)
-
-    option("--config", "FILE", "settings file; default: the nearest stagegbo.toml or pyproject.toml")
-    option("--endpoint", "ENDPOINT", "Incus: path of a socket, or https address")
-    option("--project", "NAME", "Incus project of the stage")
-    option("--source-project", "NAME", "Incus project of production")
-    option("--network", "NAME", "bridge of the stage")
-    option("--slot", "N", "a further stage than the first, by its number (not for provision and destroy)")
     switch = False if default is None else default
-    group.add_argument("--lab", action="store_true", default=switch, help="aim at the lab and join its network")
-    group.add_argument("-q", "--quiet", action="store_true", default=switch, help="show no progress, only notes")
-    group.add_argument("--debug", action="store_true", default=switch, help="log every request; show tracebacks")
+    for names, text in SWITCHES.items():
+        group.add_argument(*names, action="store_true", default=switch, help=text)
