@@ -12,8 +12,7 @@ from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.cli.console import console_progress
 from pytest_stagegbo.cli.provision import methods_json
-from pytest_stagegbo.engine.destroy import RemoveProject
-from pytest_stagegbo.engine.steps import RemoveClone
+from pytest_stagegbo.engine.steps import RemoveClone, RemoveProject
 from pytest_stagegbo.guest.logs import NO_CONTROLS
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.resetter import Outcome

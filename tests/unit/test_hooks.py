@@ -10,8 +10,8 @@ import pytest
 from fakes import bare_host
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.plan import make_plan
+from pytest_stagegbo.engine.steps import RunHooks
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.settings import Settings, load

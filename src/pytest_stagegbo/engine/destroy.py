@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import desired, foreign, marks, ownership
-from pytest_stagegbo.engine.steps import RemoveClone, Step
+from pytest_stagegbo.engine.steps import RemoveAcl, RemoveClone, RemoveForward, RemoveNetwork, RemoveProject, Step
 
 if TYPE_CHECKING:
     from pytest_stagegbo.engine.foreign import Foreign
     from pytest_stagegbo.incus import Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["RemoveAcl", "RemoveForward", "RemoveNetwork", "RemoveProject", "plan_destroy", "refuse_foreign"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveProject(Step):
-    verb: ClassVar[str] = "remove-project"
-
-    @property
-    def text(self) -> str:
-        return f"delete project {self.subject}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveForward(Step):
-    verb: ClassVar[str] = "remove-forward"
-
-    @property
-    def text(self) -> str:
-        return f"close what is exposed at {self.subject}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveNetwork(Step):
-    verb: ClassVar[str] = "remove-network"
-
-    @property
-    def text(self) -> str:
-        return f"delete network {self.subject}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveAcl(Step):
-    verb: ClassVar[str] = "remove-access-list"
-
-    @property
-    def text(self) -> str:
-        return f"delete access list {self.subject}"
+__all__ = ["plan_destroy", "refuse_foreign"]
 
 
 def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[Step, ...]:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import violations
 from pytest_stagegbo.engine.first_boot import make_safe
 from pytest_stagegbo.engine.snapshots import take_snapshot
-from pytest_stagegbo.engine.steps import Step
 from pytest_stagegbo.errors import CommandFailed, NotReady, StageGboError, StageMissing, UnsafeClone
 from pytest_stagegbo.guest.keeping import keep_script
 from pytest_stagegbo.guest.units import FOLDER
@@ -28,28 +26,17 @@ from pytest_stagegbo.services.masking import mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_stagegbo.engine.steps import RunHooks
     from pytest_stagegbo.guest.hooks import Hook
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["RunHooks", "run_hooks"]
+__all__ = ["run_hooks"]
 
 NO_DEVICE = {"type": "none"}
 LINES = 20
 """Of a failed hook's output that are shown."""
 SUPERUSER = "postgres"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunHooks(Step):
-    verb: ClassVar[str] = "hooks"
-    container: ContainerSettings
-    hooks: tuple[Hook, ...]
-
-    @property
-    def text(self) -> str:
-        names = ", ".join(hook.name for hook in self.hooks)
-        return f"run {names} in {self.subject} while it has no network"
 
 
 def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks, *, snapshot: bool) -> None:

@@ -11,21 +11,22 @@ from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
-from pytest_stagegbo.engine.hooks import RunHooks
 from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.quotas import burden
-from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.steps import (
     AdoptClone,
     AttachClone,
     AwaitClone,
     AwaitRoom,
+    CheckSecrets,
     CopyClone,
     CreatePool,
     PrepareClone,
     RefreshClone,
     RemoveClone,
+    ReplaceSecrets,
     ResizeClone,
+    RunHooks,
     SetAcl,
     SetNetwork,
     SetProfile,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "plan_secrets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def make_plan(
     for container in reversed(list(settings.containers.values())):
         steps.extend(_clone_steps(facts, settings, container, replacing, founded, parent))
     vault = marks.vault_container(settings)
-    secrets = plan_secrets(facts, settings, replacing=vault in copying)
+    secrets = plan_secrets(facts, settings, new_vault=vault in copying)
     if secrets is not None:
         steps.append(secrets)
     steps.extend(
@@ -357,3 +358,21 @@ def _other_subnets(facts: Facts, settings: Settings) -> Iterator[str]:
                 f"{settings.network.production}: the clones answer for addresses that production does not have; set "
                 "network.production, and production_address where the last number differs"
             )
+
+
+def plan_secrets(facts: Facts, settings: Settings, *, new_vault: bool) -> Step | None:
+    """The step for the settings' `secrets`; None when there are none. Pure.
+
+    Args:
+        new_vault: Whether Vault's clone is made by this plan.
+    """
+    vault = marks.vault_container(settings)
+    if not settings.secrets or vault is None:
+        return None
+    clone = facts.clones.get(vault.name)
+    done = not new_vault and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
+    # The token may have to be read from the clone of BotServer's container, which need not run for that.
+    holder = settings.vault.env_container
+    after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}
+    kind = CheckSecrets if done else ReplaceSecrets
+    return kind(subject=vault.name, fields=marks.replaced_fields(settings), after=frozenset(after))

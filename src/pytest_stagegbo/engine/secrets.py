@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.steps import Step
 from pytest_stagegbo.errors import MissingRequirement, NotReady, SettingsError, VaultSealed
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 from pytest_stagegbo.stage.credentials import HOW_TO_GIVE_A_TOKEN, Credentials
 from pytest_stagegbo.stage.kv import Failure
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.engine.steps import CheckSecrets
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.stage.replacements import Replacements
 
-__all__ = ["CheckSecrets", "ReplaceSecrets", "plan_secrets", "replace_secrets"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckSecrets(Step):
-    """They were replaced. Looks, and replaces them again where somebody has changed them since."""
-
-    verb: ClassVar[str] = "secrets"
-    changes: ClassVar[bool] = False
-    fields: tuple[tuple[str, tuple[str, ...]], ...]
-    """Paths and names of fields; never values."""
-
-    @property
-    def text(self) -> str:
-        what = "; ".join(f"{path}: {', '.join(fields)}" for path, fields in self.fields)
-        return f"replace in {self.subject} ({what}) and destroy older versions"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplaceSecrets(CheckSecrets):
-    """They hold production's values yet."""
-
-    changes: ClassVar[bool] = True
-
-
-def plan_secrets(facts: Facts, settings: Settings, *, replacing: bool) -> Step | None:
-    """The step for the settings' `secrets`; None when there are none. Pure.
-
-    Args:
-        replacing: Whether Vault's clone is made by this plan.
-    """
-    vault = marks.vault_container(settings)
-    if not settings.secrets or vault is None:
-        return None
-    clone = facts.clones.get(vault.name)
-    done = not replacing and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
-    # The token may have to be read from the clone of BotServer's container, which need not run for that.
-    holder = settings.vault.env_container
-    after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}
-    kind = CheckSecrets if done else ReplaceSecrets
-    return kind(subject=vault.name, fields=marks.replaced_fields(settings), after=frozenset(after))
+__all__ = ["replace_secrets"]
 
 
 def replace_secrets(

@@ -17,10 +17,9 @@ from pytest_stagegbo.engine.facts import Facts, gather
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.hostway import refuse_dropped
 from pytest_stagegbo.engine.own_pool import refuse_elsewhere, removable_pool
-from pytest_stagegbo.engine.plan import Plan, make_plan
+from pytest_stagegbo.engine.plan import Plan, make_plan, plan_secrets
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.room import await_rooms
-from pytest_stagegbo.engine.secrets import plan_secrets
 from pytest_stagegbo.engine.snapshots import restore
 from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.engine.step_runner import StepRunner
@@ -314,7 +313,7 @@ class StageEngine:
         runner = self._runner()
         runner.do(AwaitClone(subject=container.name, container=container, prove=first_boot))
         if first_boot and container == marks.vault_container(self.settings):
-            secrets = plan_secrets(self.facts(), self.settings, replacing=True)
+            secrets = plan_secrets(self.facts(), self.settings, new_vault=True)
             if secrets is not None:  # the snapshot has production's
                 runner.do(secrets)
 

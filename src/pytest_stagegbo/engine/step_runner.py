@@ -121,23 +121,23 @@ class StepRunner:
                 self.start_clone(step)
             case steps.AwaitClone():
                 self.await_clone(step)
-            case secrets.CheckSecrets():
+            case steps.CheckSecrets():
                 assert self._replacements is not None
                 for text in secrets.replace_secrets(
                     self._reader, self.writer, self._settings, step, self._replacements
                 ):
                     self._progress.note(text)
-            case hooks.RunHooks():
+            case steps.RunHooks():
                 snapshot = step.container.may_restore and not self._parent
                 hooks.run_hooks(self._reader, self.writer, self._settings, step, snapshot=snapshot)
-            case destroy.RemoveProject():
+            case steps.RemoveProject():
                 destroy.refuse_foreign(self._reader, self._settings)  # somebody may have come between
                 self.writer.delete_project()
-            case destroy.RemoveForward():
+            case steps.RemoveForward():
                 self.writer.delete_forward(step.subject)
-            case destroy.RemoveNetwork():
+            case steps.RemoveNetwork():
                 self.writer.delete_network()
-            case destroy.RemoveAcl():
+            case steps.RemoveAcl():
                 self.writer.delete_acl()
             case _:
                 raise TypeError(f"no way to do {type(step).__name__}")

@@ -1,4 +1,4 @@
-"""The steps that a plan is made of: frozen, comparable, printable. `perform` says how each is done."""
+"""The steps that a plan is made of: frozen, comparable, printable. `step_runner` says how each is done."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.guest.hooks import Hook
     from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = [
@@ -13,12 +14,19 @@ __all__ = [
     "AttachClone",
     "AwaitClone",
     "AwaitRoom",
+    "CheckSecrets",
     "CopyClone",
     "CreatePool",
     "PrepareClone",
     "RefreshClone",
+    "RemoveAcl",
     "RemoveClone",
+    "RemoveForward",
+    "RemoveNetwork",
+    "RemoveProject",
+    "ReplaceSecrets",
     "ResizeClone",
+    "RunHooks",
     "SetAcl",
     "SetNetwork",
     "SetProfile",
@@ -223,6 +231,76 @@ class AwaitClone(Step):
     @property
     def text(self) -> str:
         return f"wait until {self.subject} answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHooks(Step):
+    verb: ClassVar[str] = "hooks"
+    container: ContainerSettings
+    hooks: tuple[Hook, ...]
+
+    @property
+    def text(self) -> str:
+        names = ", ".join(hook.name for hook in self.hooks)
+        return f"run {names} in {self.subject} while it has no network"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSecrets(Step):
+    """They were replaced. Looks, and replaces them again where somebody has changed them since."""
+
+    verb: ClassVar[str] = "secrets"
+    changes: ClassVar[bool] = False
+    fields: tuple[tuple[str, tuple[str, ...]], ...]
+    """Paths and names of fields; never values."""
+
+    @property
+    def text(self) -> str:
+        what = "; ".join(f"{path}: {', '.join(fields)}" for path, fields in self.fields)
+        return f"replace in {self.subject} ({what}) and destroy older versions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceSecrets(CheckSecrets):
+    """They hold production's values yet."""
+
+    changes: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveForward(Step):
+    verb: ClassVar[str] = "remove-forward"
+
+    @property
+    def text(self) -> str:
+        return f"close what is exposed at {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveProject(Step):
+    verb: ClassVar[str] = "remove-project"
+
+    @property
+    def text(self) -> str:
+        return f"delete project {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveNetwork(Step):
+    verb: ClassVar[str] = "remove-network"
+
+    @property
+    def text(self) -> str:
+        return f"delete network {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveAcl(Step):
+    verb: ClassVar[str] = "remove-access-list"
+
+    @property
+    def text(self) -> str:
+        return f"delete access list {self.subject}"
 
 
 @dataclass(frozen=True, kw_only=True)
