@@ -233,19 +233,29 @@ class TestRequest:
         daemon.lay_out("POST", "/1.0/x", Answer(202, {"type": "async", "operation": "/1.0/operations/77"}))
         assert connection.request("POST", ("x",)).operation == "/1.0/operations/77"
 
-    def test_each_thread_has_a_client_of_its_own(self, daemon: Daemon, connection: Connection) -> None:
-        both = threading.Barrier(2, timeout=PATIENCE)
-
-        def ask() -> None:
-            both.wait()
-            connection.get()
-
-        threads = [threading.Thread(target=ask) for _ in range(2)]
+    def test_threads_share_a_client_and_no_session(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/silent", sync({}))
+        threads = [threading.Thread(target=connection.get, args=("silent",)) for _ in range(2)]
         for thread in threads:
             thread.start()
+        deadline = time.monotonic() + PATIENCE
+        while len(daemon.requests) < 3 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        daemon.silence.set()
         for thread in threads:
             thread.join(PATIENCE)
-        assert len(daemon.requests) == 4, "each client greets the daemon once"
+        assert sorted(request.path for request in daemon.requests) == ["/1.0", "/1.0/silent", "/1.0/silent"]
+        assert len({id(session) for session in connection._idle}) == 2
+
+    def test_a_daemon_that_was_away_is_greeted_again(self, daemon: Daemon, connection: Connection) -> None:
+        """Another may have taken its place."""
+        daemon.lay_out("GET", "/1.0/x", sync({}))
+        connection.get("x")
+        with pytest.raises(ServerUnreachable):
+            connection.request("GET", ("silent",), timeout=0.1)
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "auth": "untrusted"}))
+        with pytest.raises(ServerUnreachable, match="does not trust this client"):
+            connection.get("x")
 
     def test_does_not_log_what_was_sent(
         self, daemon: Daemon, connection: Connection, caplog: pytest.LogCaptureFixture
@@ -254,7 +264,7 @@ class TestRequest:
         daemon.lay_out("POST", "/1.0/x", sync({}))
         connection.request("POST", ("x",), body={"token": "s3cret"})
         messages = [record.getMessage() for record in caplog.records if record.name == module.__name__]
-        assert messages == ["POST /1.0/x {} -> 200"]
+        assert messages == ["GET /1.0 {} -> 200", "POST /1.0/x {} -> 200"]
 
 
 class TestRefusals:
@@ -319,7 +329,7 @@ class TestSilence:
             "from pytest_stagegbo.errors import ServerUnreachable\n"
             "connection = Connection(IncusSettings(endpoint=sys.argv[1]), environ={})\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-            "try: connection.get()\n"
+            "try: connection.server()\n"
             "except ServerUnreachable as error: print(error)\n"
         )
         found = subprocess.run(
@@ -336,11 +346,11 @@ class TestSilence:
         assert caught.value.remedy.startswith("the daemon is overloaded or stuck")
 
     def test_after_the_daemon_went_away(self, daemon: Daemon, connection: Connection) -> None:
-        connection.get()
+        connection.server()
         Path(daemon.path).unlink()
         fresh = Connection(IncusSettings(endpoint=daemon.path), environ={})
         with pytest.raises(ServerUnreachable):
-            fresh.get()
+            fresh.server()
 
 
 class TestServer:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import pylxd
+import pylxd.client
 import pylxd.exceptions
 import requests
 
@@ -51,16 +52,21 @@ _NEWS_SECONDS = 1.0
 
 
 class Connection:
-    """Requests to one daemon. Safe to share between threads: no two requests under way share a client.
+    """Requests to one daemon. Safe to share between threads: no two requests under way share a session.
 
-    A client costs 5 ms to make, so one that is done with a request is kept for the next, of whatever thread.
+    pylxd's client asks the daemon what it is and makes a manager for each of its models, 7 ms in all, so there is one.
+    Its nodes send through whatever session they are given: one that is done with a request is kept for the next, of
+    whatever thread.
     """
 
     def __init__(self, settings: IncusSettings, environ: Mapping[str, str] = os.environ) -> None:
         self.endpoint = find_endpoint(settings, environ)
         self._settings = settings
-        self._idle: list[Any] = []
-        """Clients of this process, the one used last at the end."""
+        self._client: Any = None
+        """pylxd's, of this process; None: the daemon has yet to say what it is, for the first time or once more."""
+        self._greeting = threading.Lock()
+        self._idle: list[requests.Session] = []
+        """Sessions of this process, the one used last at the end."""
         self._server: Server | None = None
         self._writes_lock = threading.Lock()
         self._writes_open = 0
@@ -68,8 +74,10 @@ class Connection:
         let_go_in_children(self)
 
     def let_go(self) -> None:
-        """In a forked child: the clients' sockets are the parent's."""
+        """In a forked child: the sessions' sockets are the parent's, whose threads, gone here, may hold the lock."""
         self._idle.clear()
+        self._client = None
+        self._greeting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Connection({self.endpoint!r})"
@@ -86,8 +94,9 @@ class Connection:
             ServerUnreachable: it does not answer, does not trust this client, is not Incus or lacks what is needed.
         """
         if self._server is None:
-            self.get()
-        assert self._server is not None  # a client's first request greets the daemon
+            with self._failures("GET", "/1.0"):
+                self._greet()
+        assert self._server is not None
         return self._server
 
     def _greeted(self, data: Mapping[str, Any]) -> Server:
@@ -141,7 +150,7 @@ class Connection:
         """One request.
 
         Args:
-            path: Segments below `/1.0`, unquoted.
+            path: Segments below `/1.0`, one at least, unquoted.
             body: Sent as JSON.
             data: Sent as it is, instead of `body`.
             raw: The answer is not JSON.
@@ -164,12 +173,9 @@ class Connection:
         timeout: float,
         raw: bool,
     ) -> Reply:
-        shown = "/1.0/" + "/".join(path) if path else "/1.0"
-        started = clocks.monotonic()
-        client = None
-        try:
-            client = self._take()
-            node = client.api
+        shown = "/1.0/" + "/".join(path)
+        with self._failures(method, shown, params):
+            node = self._greet().api
             for segment in path:
                 node = node[quote(segment, safe="")]
             arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": self._timeouts(timeout)}
@@ -181,10 +187,23 @@ class Connection:
                 arguments["json"] = body
             if method == "GET":
                 arguments["is_api"] = not raw
-            response = getattr(node, method.lower())(**arguments)
+            node.session = session = self._take()  # of this very node, which nobody else has
+            try:
+                response = getattr(node, method.lower())(**arguments)
+            except pylxd.exceptions.LXDAPIException:
+                self._idle.append(session)
+                raise
+        self._idle.append(session)
+        log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
+        return _reply(response, raw)
+
+    @contextlib.contextmanager
+    def _failures(self, method: str, shown: str, params: Mapping[str, str | int] | None = None) -> Iterator[None]:
+        """Turn what pylxd, requests and the system raise into errors of this package's."""
+        started = clocks.monotonic()
+        try:
+            yield
         except pylxd.exceptions.LXDAPIException as error:
-            if client is not None:
-                self._idle.append(client)
             status = error.response.status_code
             log.debug("%s %s %s -> %d %s", method, shown, dict(params or {}), status, error)
             raise ServerRefused(
@@ -194,10 +213,8 @@ class Connection:
                 remedy=dialect.remedy(status, str(error)),
             ) from None
         except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
+            self._client = None  # who answers next may be another daemon, or a newer one
             raise self._unreachable(method, shown, error, clocks.monotonic() - started) from None
-        self._idle.append(client)
-        log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
-        return _reply(response, raw)
 
     def wait(self, reply: Reply, what: str, timeout: float, on_progress: Callable[[str], None] | None = None) -> Any:
         """Wait for the background operation of a reply; its metadata.
@@ -316,22 +333,34 @@ class Connection:
         url = self.endpoint.replace("https://", "wss://", 1)
         return open_stream(url, path, remote.websocket_options(self._settings), remote.pinned(self._settings))
 
-    def _take(self) -> Any:
-        """A client that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""
+    def _greet(self) -> Any:
+        """pylxd's client. Before it is there, the daemon says what it is, and whom it trusts."""
+        with self._greeting:
+            if self._client is None:
+                session = self._take()
+                client = pylxd.Client(endpoint=self._url, session=session, timeout=self._timeouts(_REQUEST_SECONDS))
+                self._server = self._greeted(client.host_info)
+                log.debug("GET /1.0 {} -> 200")
+                self._client = client
+                self._idle.append(session)
+            return self._client
+
+    def _take(self) -> requests.Session:
+        """A session that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        client = self._open()
-        self._server = self._greeted(client.host_info)
-        return client
+        if not self.is_local:
+            return remote.session(self._settings)
+        with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
+            trial.settimeout(_REQUEST_SECONDS)
+            trial.connect(self.endpoint)
+        session: requests.Session = pylxd.client.get_session_for_url(self._url)
+        session.trust_env = False  # no proxy and no password of ~/.netrc, looked for each time, is for a socket
+        return session
 
-    def _open(self) -> Any:
-        if self.is_local:
-            with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
-                trial.settimeout(_REQUEST_SECONDS)
-                trial.connect(self.endpoint)
-            return pylxd.Client(endpoint="http+unix://" + quote(self.endpoint, safe=""), timeout=_REQUEST_SECONDS)
-        session = remote.session(self._settings)
-        return pylxd.Client(endpoint=self.endpoint, session=session, timeout=self._timeouts(_REQUEST_SECONDS))
+    @property
+    def _url(self) -> str:
+        return "http+unix://" + quote(self.endpoint, safe="") if self.is_local else self.endpoint
 
     def _timeouts(self, seconds: float) -> float | tuple[float, float]:
         """As `requests` takes them: for the connection and for the answer."""
