@@ -137,11 +137,14 @@ def test_no_thread_keeps_a_process_from_ending() -> None:
 
 
 def needed(module: str) -> set[str]:
-    """The modules of this package that a module needs to work; not those that only type checkers look at."""
+    """The modules of this package that a module needs to work; not those that only type checkers look at. What these
+    see in a package is what it imports once it is asked for."""
     typing = {
         id(inner)
         for node in NODES[module]
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If)
+        and ast.unparse(node.test) == "TYPE_CHECKING"
+        and "__getattr__" not in ast.unparse(node)
         for inner in ast.walk(node)
     }
     found = set()

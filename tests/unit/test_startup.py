@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+import pytest_stagegbo
 from pytest_stagegbo.cli.parser import MODULES, parse
+
+ROOT = Path(pytest_stagegbo.__file__).parent
+LAZY = [
+    path.parent.relative_to(ROOT).as_posix()
+    for path in sorted(ROOT.glob("*/__init__.py"))
+    if "names_of(" in path.read_text()
+]
+"""Packages that import a module when one of its names is asked for."""
 
 EXAMPLES = {
     "reset": ["cache"],
@@ -56,3 +68,30 @@ def test_a_line_without_a_command_is_told_of_all(line: list[str], capsys: pytest
         assert all(name in told for name in MODULES)
     else:
         assert "COMMAND" in told
+
+
+def test_there_are_lazy_packages() -> None:
+    assert {"incus", "services", "stage"} <= set(LAZY)
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_lazy_package_offers_what_type_checkers_see(package: str) -> None:
+    """Both lists are of the same names, each of the same module."""
+    (branch,) = (
+        node for node in ast.parse((ROOT / package / "__init__.py").read_text()).body if isinstance(node, ast.If)
+    )
+    seen = {
+        alias.name: f"{node.module}" for node in branch.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    module = import_module(f"pytest_stagegbo.{package}")
+    assert sorted(module.__all__) == sorted(seen)
+    for name, home in seen.items():
+        assert getattr(module, name) is getattr(import_module(home), name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_lazy_package_imports_nothing_by_itself(package: str) -> None:
+    found = loaded(f"import pytest_stagegbo.{package}")
+    assert {name for name in found if name.startswith(f"pytest_stagegbo.{package}.")} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -10,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.incus.hostnet import enter
-from pytest_stagegbo.lab import api, namespace, pools
+from pytest_stagegbo.lab import api, namespace
 from pytest_stagegbo.lab.command import PATH, install_missing, remove_tree, require_root
 from pytest_stagegbo.lab.host import Host
 from pytest_stagegbo.lab.paths import Paths
-from pytest_stagegbo.lab.production import Production
-from pytest_stagegbo.lab.status import LabStatus
-from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from pytest_stagegbo.lab.production import Production
+    from pytest_stagegbo.lab.status import LabStatus
     from pytest_stagegbo.progress import Progress
 
 __all__ = ["Lab"]
@@ -33,7 +33,12 @@ class Lab:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._host = Host(paths)
-        self._production = Production(self._host)
+
+    @functools.cached_property
+    def _production(self) -> Production:
+        from pytest_stagegbo.lab.production import Production  # which those who only join the lab don't need
+
+        return Production(self._host)
 
     @classmethod
     def find(cls, version: str | None = None) -> Lab:
@@ -87,6 +92,8 @@ class Lab:
         self._complete_pools(quota, pool_layout)
 
     def _complete_pools(self, quota: str, layout: str) -> None:
+        from pytest_stagegbo.lab import pools
+
         found = pools.pools(self._host)
         simple = found[pools.POOL] == "simple"
         if quota and simple != (quota == "simple"):
@@ -102,6 +109,7 @@ class Lab:
     def _up(self, progress: Progress, *, fresh: bool, quota: str) -> None:
         from pytest_stagegbo.lab import image as images
         from pytest_stagegbo.progress import task
+        from pytest_stagegbo.workers import Workers
 
         install_missing(progress, self.paths.log)
         make = fresh or not self._production.complete()
@@ -161,6 +169,9 @@ class Lab:
 
     def status(self) -> LabStatus:
         """What can be seen of the lab right now. Never raises for a lab that is down."""
+        from pytest_stagegbo.lab import pools
+        from pytest_stagegbo.lab.status import LabStatus
+
         paths = self.paths
         version, containers, services, found = "", {}, {}, {}
         try:

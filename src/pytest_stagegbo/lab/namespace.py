@@ -68,11 +68,11 @@ class Namespace:
             return []
         inode = self.file.stat().st_ino
         found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
+        for name in os.listdir("/proc"):  # noqa: PTH208 - a machine may have thousands
+            if name.isdigit():
                 with contextlib.suppress(OSError):
-                    if (entry / "ns/net").stat().st_ino == inode:
-                        found.append(int(entry.name))
+                    if os.stat(f"/proc/{name}/ns/net").st_ino == inode:  # noqa: PTH116
+                        found.append(int(name))
         return found
 
     def init(self) -> int | None:
