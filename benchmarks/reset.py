@@ -1,9 +1,10 @@
 """Resets of a stage that is dirty, against the documented reset by hand and against a snapshot.
 
-    sudo python benchmarks/reset.py [--rounds N] [--rival-rounds N] [--json FILE]
+    sudo python benchmarks/reset.py [--rounds N] [--rival-rounds N] [--big] [--json FILE]
                                     [--markdown docs/benchmarks.md] [--keep]
 
-Before each reset, keys, objects, files or rows are written again. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
+Before each reset, keys, objects, files or rows are written again. With `--big` there are rows for very many files and
+objects, too. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
 which it brings up and deletes again.
 """
 
@@ -14,6 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,9 @@ AIM_UNTOUCHED = 0.005
 IDLE = 0.9
 LONGEST_WAIT = 60.0
 UNITS = {"cache": "valkey", "drive": "minio", "system": "botserver botui"}
+BIG = {"system": (5_000, 50_000), "drive": (2_000, 20_000)}
+"""Files and objects, ten times as many each: what is linear takes at most ten times as long."""
+BIG_ROUNDS = 5
 DATA = {"cache": "/opt/gbo/data/valkey", "drive": "/opt/gbo/data/minio", "system": "/opt/gbo/work"}
 
 
@@ -82,6 +87,13 @@ class Bench:
         settings = replace(self.settings, containers=MappingProxyType(containers))
         return StageEngine(settings, Connection(settings.incus))
 
+    @property
+    def _work(self) -> Path:
+        return self._pool / f"{self.settings.project}_system" / "rootfs/opt/gbo/work"
+
+    def _host(self, name: str) -> str:
+        return str(self.settings.containers[name].address)
+
     # -- pollution
 
     def pollute(self, names: Sequence[str], number: int) -> None:
@@ -89,7 +101,7 @@ class Bench:
             getattr(self, f"_{name}")(number)
 
     def _cache(self, number: int) -> None:
-        cache = Cache({**self._secrets["cache"], "host": str(self.settings.containers["cache"].address)})
+        cache = Cache({**self._secrets["cache"], "host": self._host("cache")})
         for each in range(10):
             cache.call("SET", f"key:{number}:{each}", "x" * 1000)
             cache.call("HSET", f"hash:{number}:{each}", "field", each)
@@ -98,22 +110,36 @@ class Bench:
         cache.close()
 
     def _drive(self, number: int) -> None:
-        drive = Drive({**self._secrets["drive"], "host": str(self.settings.containers["drive"].address)})
+        drive = Drive({**self._secrets["drive"], "host": self._host("drive")})
         drive.call("PUT", f"/bucket{number}")
         for each in range(10):
             drive.call("PUT", f"/bucket{number}/folder{each % 3}/object {each}", body=bytes(10_000))
 
     def _system(self, number: int) -> None:
-        folder = (
-            self._pool
-            / f"{self.settings.project}_system"
-            / "rootfs/opt/gbo/work"
-            / f"bot{number}.gbai/bot{number}.gbdialog"
-        )
+        folder = self._work / f"bot{number}.gbai/bot{number}.gbdialog"
         folder.mkdir(parents=True)
         for each in range(20):
             (folder / f"{each}.ast").write_text("{}")
         (folder / ".hidden").write_text("x")
+
+    def pollute_much(self, name: str, count: int) -> None:
+        """Files in folders of 500, or objects of 100 bytes."""
+        if name == "system":
+            for number in range(count // 500):
+                folder = self._work / f"bot{number}.gbai/bot{number}.gbdialog"
+                folder.mkdir(parents=True)
+                for each in range(500):
+                    (folder / f"{each}.ast").touch()
+            return
+        clients = [Drive({**self._secrets["drive"], "host": self._host("drive")}) for _ in range(4)]
+        clients[0].call("PUT", "/big")
+
+        def fill(start: int) -> None:
+            for each in range(start, count, len(clients)):
+                clients[start].call("PUT", f"/big/folder{each % 40}/object {each}", body=bytes(100))
+
+        with ThreadPoolExecutor(len(clients)) as threads:
+            list(threads.map(fill, range(len(clients))))
 
     def _tables(self, number: int) -> None:
         query = (
@@ -157,6 +183,17 @@ def _rounds(
         for outcome in outcomes:
             key = f"{outcome.name} {outcome.way}"
             ways[key] = ways.get(key, 0) + 1
+    return found
+
+
+def _big_rounds(bench: Bench, name: str, count: int, ways: dict[str, int]) -> list[float]:
+    bench.reset([name])
+    found = []
+    for _ in range(BIG_ROUNDS):
+        bench.pollute_much(name, count)
+        seconds, (outcome,) = bench.reset([name])
+        found.append(seconds)
+        ways[f"{name} {outcome.way}"] = ways.get(f"{name} {outcome.way}", 0) + 1
     return found
 
 
@@ -243,7 +280,7 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if abs(seconds) >= 0.02 else f"{seconds * 1000:.1f} ms"
 
 
-def _measure(lab: BenchLab, console: Console, rounds: int, rival_rounds: int) -> Report:
+def _measure(lab: BenchLab, console: Console, rounds: int, rival_rounds: int, *, big: bool) -> Report:
     lab.stagegbo("provision")
     times: dict[str, list[float]] = {}
     ways: dict[str, dict[str, int]] = {}
@@ -280,6 +317,10 @@ def _measure(lab: BenchLab, console: Console, rounds: int, rival_rounds: int) ->
         measure("all three, untouched", lambda: _untouched(bench, rounds))
         measure("tables, snapshot restore", restores)
         measure("tables", dirty("tables"))
+        for name, counts in BIG.items() if big else ():
+            for count in counts:
+                key = f"{name}, {count:,} {'files' if name == 'system' else 'objects'}"
+                measure(key, partial(_big_rounds, bench, name, count, ways.setdefault(key, {})))
         inside.submit(bench.engine.close).result()
     return Report(times, ways, idle, lab.lab.status().incus_version)
 
@@ -288,6 +329,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=200, help="of each of our ways (default 200)")
     parser.add_argument("--rival-rounds", type=int, default=5, help="by hand, and of restores (default 5)")
+    parser.add_argument("--big", action="store_true", help="also with very many files and objects")
     add_outputs(parser)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.rival_rounds < 1:
@@ -295,7 +337,7 @@ def main() -> int:
 
     def measure(console: Console) -> Report:
         with bench_lab(keep=arguments.keep) as lab:
-            return _measure(lab, console, arguments.rounds, arguments.rival_rounds)
+            return _measure(lab, console, arguments.rounds, arguments.rival_rounds, big=arguments.big)
 
     return finish(measure, arguments, "reset")
 

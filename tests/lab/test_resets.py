@@ -290,6 +290,62 @@ def test_what_cannot_be_removed_is_named(clean: CleanStage, in_network: InNetwor
     in_network(check)
 
 
+def test_very_many_files_are_deleted_after_the_reset(clean: CleanStage, in_network: InNetwork) -> None:
+    """The folder is empty at once; what was in it waits beside it, and goes with a later reset where it has to."""
+    work = clean.place.rootfs["system"] / WORK
+    aside = work.with_name(f"{work.name}.stagegbo-wiped")
+
+    def fill() -> None:
+        for folder in range(10):
+            (work / f"bot{folder}.gbai").mkdir()
+            for number in range(500):
+                (work / f"bot{folder}.gbai" / f"{'x' * 50}{number}").touch()
+
+    def check() -> None:
+        clean.reset("system")
+        clean.reset("system")
+        fill()
+        trap = work / "bot0.gbai/trap"
+        trap.touch()
+        immutable(trap, True)
+        moved = aside / "bot0.gbai/trap"
+        try:
+            outcome = clean.reset("system")["system"]
+            assert (outcome.way, outcome.doubt) == ("hot", "")
+            assert residues(clean.place) == []
+            assert moved.exists(), "it was not moved"
+            until(lambda: not moved.with_name(f"{'x' * 50}1").exists(), "the others are deleted", 30)
+        finally:
+            immutable(moved, False)
+        (work / "left").touch()
+        assert clean.ways("system") == {"system": "hot"}
+        until(lambda: not aside.exists(), "the rest is deleted", 30)
+        fill()
+        clean.shell("system", f"chown gbo {WORK}/bot9.gbai")
+        outcome = clean.reset("system")["system"]
+        assert (outcome.way, outcome.doubt.partition(" wrote ")[2]) == (
+            "restart",
+            f"/{WORK}/bot9.gbai, and may remember it",
+        )
+        assert residues(clean.place) == []
+
+    in_network(check, timeout=120)
+
+
+def test_very_many_objects_are_deleted_by_a_restart(clean: CleanStage, in_network: InNetwork) -> None:
+    data = clean.place.rootfs["drive"] / MINIO
+
+    def check() -> None:
+        clean.reset("drive")
+        (data / "bucket").mkdir()
+        for number in range(1100):
+            (data / "bucket" / str(number)).touch()
+        assert clean.ways("drive") == {"drive": "restart"}
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
 def test_a_shell_that_was_killed_is_replaced(clean: CleanStage, in_network: InNetwork) -> None:
     def check() -> None:
         clean.reset(*THREE)

@@ -18,6 +18,7 @@ import pytest
 from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, shown_stamp, variable
 from pytest_stagegbo.guest.clearing import MOUNTS
 from pytest_stagegbo.guest.place import INTERFACES, NETWORK, PLACE, TWINS
+from pytest_stagegbo.guest.removal import ASIDE
 from pytest_stagegbo.guest.units import BOOT, FOLDER, PREPARE, UNIT_FOLDER
 from pytest_stagegbo.settings import ContainerSettings, Settings
 
@@ -664,6 +665,22 @@ class TestMounts:
         clone.fill(DATA)
         assert clone.boot(mounts=self.mount(DATA), wipe=(DATA,)).returncode == 0
         assert list(data.iterdir()) == []
+
+
+class TestVeryManyFiles:
+    def test_they_are_moved_aside_when_deleting_takes_long(self, clone: Clone) -> None:
+        clone.program("timeout", "exit 124")
+        clone.program("nice", "exit 0")
+        folder = clone.fill(DATA, "file", "a/file", "b/c/file")
+        assert clone.boot(wipe=(DATA,)).returncode == 0
+        assert list(folder.iterdir()) == []
+        assert sorted(path.name for path in clone.path(DATA + ASIDE).iterdir()) == ["a", "b"]
+        assert clone.stamp == f"emptied {DATA}\n"
+
+    def test_a_boot_deletes_what_an_earlier_one_moved_aside(self, clone: Clone) -> None:
+        clone.fill(DATA + ASIDE, "a/file")
+        assert clone.boot(wipe=(DATA,), boot="full").returncode == 0
+        assert not clone.path(DATA + ASIDE).exists()
 
 
 class TestSystemLogs:

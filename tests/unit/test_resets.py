@@ -7,11 +7,14 @@ import select
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.guest import removal
+from pytest_stagegbo.guest.removal import ASIDE, delete_aside
 from pytest_stagegbo.incus.channel import Channel, ChannelBroken
 from pytest_stagegbo.resets import listing
 from pytest_stagegbo.resets.cache import check_saved
@@ -19,10 +22,13 @@ from pytest_stagegbo.resets.host_inspection import MOST, HostInspection, inspect
 from pytest_stagegbo.resets.listing import (
     Connection,
     Process,
+    entries_script,
     inspect_script,
     parse_connections,
+    parse_entries,
     parse_inspection,
     remove_script,
+    written_script,
 )
 from pytest_stagegbo.resets.secrets import s3_keys, valkey_password
 from pytest_stagegbo.resets.strays import StrayReport, parse_strays, strays_from_host
@@ -89,6 +95,7 @@ class TestChannel:
         [
             ("echo one; echo two >&2", (0, b"one\ntwo\n")),
             ("exit 7", (7, b"")),
+            ("", (0, b"")),
             ("cat", (0, b"")),
             ("printf 'a\\0b'", (0, b"a\0b")),
             ("set -e; false; echo never", (1, b"")),
@@ -165,6 +172,37 @@ class TestLook:
         assert not (folder / "deep/file").exists()
         assert [entry.path for entry in parse_inspection(inspection(folder)).entries] == [f"{folder}/"]
 
+    def test_no_more_entries_are_read_than_wanted_and_noted(self, tmp_path: Path) -> None:
+        for number in range(100):
+            (tmp_path / f"file\n{number}").touch()
+        data = inspection(tmp_path)
+        whole = parse_inspection(data)
+        assert (len(whole.entries), whole.complete) == (101, True)
+        assert parse_inspection(data, 101) == whole
+        assert parse_inspection(data, 100) == replace(whole, entries=whole.entries[:100], complete=False)
+        noted = data.replace(b"\0=\n\n", b'\0=\n{"kept": {"a": ["f"]}}\n', 1)
+        assert parse_inspection(noted, 100).complete
+
+    def test_single_paths_can_be_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listing, "_MOST_PATHS", 2)
+        for name in ("a", "b c", "-d", "e\nf"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "below").touch()
+        entries = [entry for entry in parse_inspection(inspection(tmp_path)).entries if entry.kind == "d"]
+        script = entries_script([*(entry.path for entry in entries), f"{tmp_path}/gone"])
+        assert parse_entries(run_script(script)) == tuple(entries)
+        assert parse_entries(run_script(entries_script([]))) == ()
+
+    def test_what_a_user_wrote_is_found(self, tmp_path: Path) -> None:
+        (tmp_path / "kept").touch()
+        (tmp_path / "theirs").mkdir()
+        kept = [entry for entry in parse_inspection(inspection(tmp_path)).entries if entry.path.endswith("/kept")]
+        assert run_script(written_script([str(tmp_path)], kept, [4321, 4322])) == b""
+        os.chown(tmp_path / "kept", 4321, 0)
+        assert run_script(written_script([str(tmp_path)], kept, [4321, 4322])) == b""
+        os.chown(tmp_path / "theirs", 4322, 0)
+        assert run_script(written_script([str(tmp_path)], kept, [4321, 4322])) == f"{tmp_path}/theirs\n".encode()
+
     @pytest.mark.parametrize("data", [b"", b"\0=\n\0=\n", b"x\0=\n\nTcp: a\nTcp: 1\n\0=\n"])
     def test_anything_else_is_an_error(self, data: bytes) -> None:
         with pytest.raises(ValueError):
@@ -179,6 +217,102 @@ class TestLook:
         )
         found = parse_connections(table)
         assert found == (Connection(9100, "10.0.3.1", 41590), Connection(9100, "10.0.3.1", 41592))
+
+
+def run_script(script: str, *command: str) -> bytes:
+    """What a script prints, run with `sh -eu` in a mount namespace of its own."""
+    argv = ["unshare", "--mount", "sh", "-euc", script, "sh", *command]
+    return subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
+
+
+class TestMoveAside:
+    """What is in a folder of very many files goes beside it in one step, and is deleted later."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "it's work"
+        for name in ("a", "b/deep", "kept", "kept/other"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "file").touch()
+        (folder / "file").touch()
+        return folder
+
+    def move(self, folder: Path, *tests: str, before: str = "") -> list[str]:
+        """What is left in the folder."""
+        run_script(f'{before}\n{removal.functions()}move_aside "$@"', str(folder), *tests)
+        return sorted(str(path.relative_to(folder)) for path in folder.iterdir())
+
+    def aside(self, folder: Path) -> Path:
+        return folder.with_name(folder.name + ASIDE)
+
+    def test_folders_go_and_files_stay(self, folder: Path) -> None:
+        inode = (folder / "b").stat().st_ino
+        assert self.move(folder) == ["file"]
+        assert (self.aside(folder) / "b").stat().st_ino == inode, "it was not renamed"
+        assert self.aside(folder).stat().st_mode & 0o777 == 0o700
+
+    def test_what_is_kept_stays_where_it_is(self, folder: Path) -> None:
+        assert self.move(folder, "-name", "kept") == ["file", "kept"]
+        assert sorted(path.name for path in (folder / "kept").iterdir()) == ["file"]
+        assert sorted(path.name for path in self.aside(folder).iterdir()) == ["a", "b", "other"]
+
+    def test_what_was_moved_before_goes_first(self, folder: Path) -> None:
+        (self.aside(folder) / "old").mkdir(parents=True)
+        self.move(folder)
+        assert sorted(path.name for path in self.aside(folder).iterdir()) == ["a", "b", "kept"]
+
+    def test_a_link_in_its_place_is_not_followed(self, folder: Path, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "precious").touch()
+        self.aside(folder).symlink_to(elsewhere)
+        assert self.move(folder) == ["file"]
+        run_script(delete_aside([str(folder)], wait=True))
+        assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+        assert not self.aside(folder).exists()
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            pytest.param('mount --bind "$1" "$1"', id="mount"),
+            pytest.param('mkdir "$1.stagegbo-wiped"; mount -t tmpfs none "$1.stagegbo-wiped"', id="taken"),
+            pytest.param("mkdir() { return 1; }", id="no room for a folder"),
+            pytest.param("find() { return 1; }", id="no room for renaming"),
+        ],
+    )
+    def test_what_can_not_be_moved_stays(self, folder: Path, before: str) -> None:
+        assert "b" in self.move(folder, before=before)
+
+    def test_a_folder_that_is_a_link_is_left_alone(self, folder: Path, tmp_path: Path) -> None:
+        link = tmp_path / "link"
+        link.symlink_to(folder)
+        assert "b" in self.move(link)
+        assert not self.aside(link).exists()
+
+    def test_much_is_deleted_at_once(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It would count as used for as long as it waits."""
+        (folder / "a/large").write_bytes(os.urandom(100_000))
+        monkeypatch.setattr(removal, "MOST_KIB", 50)
+        self.move(folder)
+        assert not self.aside(folder).exists()
+
+    def test_it_is_deleted_by_the_next_removal(self, folder: Path) -> None:
+        """Also by one that has nothing to move, after a run that was killed."""
+        self.move(folder)
+        run_script(f"{remove_script([str(folder)], [])}wait")
+        assert not self.aside(folder).exists()
+        assert list(folder.iterdir()) == []
+
+    def test_a_removal_of_many_moves(self, folder: Path) -> None:
+        kept = [
+            entry
+            for entry in parse_inspection(inspection(folder)).entries
+            if entry.path.endswith(("/kept", "/kept/file"))
+        ]
+        script = remove_script([str(folder)], kept, many=True).replace("nice", "echo")
+        run_script(script)
+        assert sorted(path.name for path in self.aside(folder).iterdir()) == ["a", "b", "other"]
+        assert [path.name for path in folder.rglob("*")] == ["kept", "file"]
 
 
 class TestGlance:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.guest import removal
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -13,6 +15,8 @@ __all__ = ["MOUNTS", "clear_files", "empty_folders", "functions", "note_mounts",
 MOUNTS = "/run/stagegbo-mounts"
 """POSIX shell of one line, where something is mounted below a folder to wipe: sets the arguments of the shell to tests
 of find that leave it out."""
+QUICK = 0.1
+"""Seconds of deleting after which folders are moved aside instead."""
 
 
 def functions(report: str = "") -> str:
@@ -34,6 +38,7 @@ is_there() {{
     [ -d "$1" ] || {{ echo "not a folder: $1" >&2; exit 1; }}
 }}
 
+{removal.functions()}
 {_mounts_of_boot() if not report else _mounts()}
 search() {{ # FOLDER TEST...: find below a folder, without the mounts that `mounts_below` found
     real=$1
@@ -70,7 +75,10 @@ empty() {{
     folder=$(readlink -f "$1")
     mounts_below "$folder"
     if [ -z "$mounts" ]; then
-        find "$folder/" -mindepth 1 -delete
+        status=0
+        timeout {QUICK} find "$folder/" -mindepth 1 -delete 2>/dev/null || status=$?
+        [ "$status" != 124 ] || move_aside "$1"
+        [ "$status" = 0 ] || find "$folder/" -mindepth 1 -delete
         nothing_left "$folder"
     else # -delete goes depth first, which -prune does not work with
         search "$folder" ! -type d -exec rm -f -- {{}} +

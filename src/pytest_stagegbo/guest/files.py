@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.guest import clearing, units
+from pytest_stagegbo.guest import clearing, removal, units
 from pytest_stagegbo.guest.keeping import keep_script
 from pytest_stagegbo.guest.place import PLACE, place_script
 from pytest_stagegbo.guest.units import BOOT, FOLDER
@@ -105,7 +105,8 @@ mv {report} {STAMP}
 show="{SHOWN} $identity"
 {{ echo; sed "s/^/$show /" {STAMP}; echo "$show lines $(wc -l <{STAMP})"; }} >/dev/console || true
 fi
-{clearing.note_mounts(container.wipe)}{_every_boot()}"""
+{clearing.note_mounts(container.wipe)}{removal.delete_aside(container.wipe, wait=container.boot == "full")}\
+{_every_boot()}"""
 
 
 def _confined() -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.guest import removal
 from pytest_stagegbo.guest.place import INTERFACES
 from pytest_stagegbo.guest.units import release
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = ["settle_script"]
 
 
-def settle_script() -> str:
-    """Take away what is the golden clone's alone.
+def settle_script(container: ContainerSettings) -> str:
+    """Take away what is the golden clone's alone, and what each copy would have to delete.
 
     Its machine-id is emptied, which has systemd make one for each copy and is no first boot (machine-id(5)).
     """
     return f"""rm -f {release("*")}
-[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+{removal.delete_aside(container.wipe, wait=True)}[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 : >/etc/machine-id
 printf 'auto lo\\niface lo inet loopback\\n' >{INTERFACES}
 """

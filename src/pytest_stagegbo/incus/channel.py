@@ -76,7 +76,7 @@ class Channel:
             if interrupted():  # the stage's locks are given back by now
                 raise ChannelBroken("the run was interrupted, so nothing more is done", remedy="run it again")
             mark = secrets.token_hex(8)
-            framed = f"(\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
+            framed = f"(:\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
             try:
                 self._streams[0].write(framed.encode())
                 return self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout)
@@ -85,11 +85,12 @@ class Channel:
                 raise
 
     def _answer(self, mark: bytes, deadline: float) -> tuple[int, bytes]:
-        data = bytearray()
+        data, searched = bytearray(), 0
         while True:
-            found = data.find(mark)
+            found = data.find(mark, searched)
             if found >= 0 and data.endswith(b"\n", found + len(mark)):
                 return int(data[found + len(mark) :]), bytes(data[:found])
+            searched = found if found >= 0 else max(0, len(data) - len(mark))
             left = deadline - clocks.monotonic()
             more = self._streams[1].read(left) if left > 0 else b""
             if not more:

@@ -79,7 +79,11 @@ class _WebSocketStream:
             pending = client.buf or (isinstance(client.sock, ssl.SSLSocket) and client.sock.pending())
             if not pending and not self._readable(deadline - clocks.monotonic()):
                 return b""
-            if client.terminated or not client.once():
+            try:
+                is_open = not client.terminated and client.once()
+            except OSError:  # a ping can't be answered
+                is_open = False
+            if not is_open:
                 raise ChannelBroken(f"{self._name} was closed by the daemon")
         data = bytes(client.received)
         client.received.clear()

@@ -27,6 +27,8 @@ __all__ = ["HotDrive"]
 
 SECONDS = 5.0
 """For one answer."""
+MOST_ENTRIES = 1000
+"""That are deleted one by one, which takes a server half a millisecond each. A restart takes as long as these."""
 OWN = ".minio.sys"
 """The folder that MinIO keeps for itself."""
 CONFIGURATION = ("config", "format.json", "pool.bin")
@@ -46,6 +48,8 @@ class HotDrive:
             target.settle(_state(inspection), inspection, idle=True)
             return False  # nobody connected to the server, and nothing in its folder changed
         target.mark = None
+        if not inspection.complete or len(inspection.entries) > MOST_ENTRIES:
+            raise NeedsRestart(f"a restart takes less time than deleting more than {MOST_ENTRIES} files over S3")
         note = target.read_note(inspection)
         preserved = _preserved(target, inspection.entries, note["kept"])
         secret = target.secret()
@@ -67,6 +71,8 @@ class HotDrive:
                 raise NeedsRestart(f"S3 still lists {len(left)} buckets")
             if after.established > 1 and _foreign_clients(target, server.own_port):
                 raise NeedsRestart("somebody stays connected to S3")
+        if not after.complete:
+            raise NeedsRestart("more is there than can be looked at")
         kept = {entry.path for entry in preserved}
         folders = {f"{folder}/" for folder in target.container.wipe}
         for entry in after.entries:
@@ -84,7 +90,7 @@ class HotDrive:
 
 
 def _state(inspection: Inspection) -> object:
-    return inspection.processes, inspection.accepted, inspection.entries
+    return inspection.processes, inspection.accepted, inspection.entries, inspection.complete
 
 
 def _foreign_clients(target: ResetTarget, own_port: int) -> list[Connection]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.guest import removal
 from pytest_stagegbo.guest.clearing import MOUNTS
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ __all__ = [
     "Entry",
     "Inspection",
     "Process",
+    "entries_script",
     "inspect_script",
     "parse_connections",
     "parse_counters",
+    "parse_entries",
     "parse_inspection",
     "parse_process",
     "remove_script",
+    "written_script",
 ]
 
 NOTES = "/run/stagegbo"
@@ -35,6 +39,8 @@ _FORMAT = r"%D:%i %y %U %s %C@ %T@ %p\0"
 _LEAVE_OUT_MOUNTS = f"set --\n[ ! -e {MOUNTS} ] || . {MOUNTS}\n"
 _SEPARATOR = b"\0=\n"
 _ESTABLISHED = "01"
+_MOST_PATHS = 500
+"""Arguments of one command: the kernel limits their bytes."""
 CONNECTIONS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
 """POSIX shell that tells what `parse_connections` reads. Slow: the kernel goes through its whole table for it."""
 
@@ -92,6 +98,8 @@ class Inspection:
     """Connections that are open, of anything in the container, both ways (`CurrEstab`)."""
     entries: tuple[Entry, ...]
     """Every folder and what is in it."""
+    complete: bool = True
+    """False: there are more entries than these."""
 
 
 def inspect_script(name: str, folders: Sequence[str]) -> str:
@@ -109,32 +117,76 @@ printf '\\0=\\n'
 {listing}"""
 
 
-def parse_inspection(data: bytes) -> Inspection:
-    """Raises ValueError for anything that `inspect_script` does not print."""
-    stats, tables, entries = data.split(_SEPARATOR, 2)
+def parse_inspection(data: bytes, most: int | None = None) -> Inspection:
+    """Raises ValueError for anything that `inspect_script` does not print.
+
+    Args:
+        most: Entries that are read beside as many as the note names. None: all.
+    """
+    stats, tables, listing = data.split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
     accepted, established = parse_counters(rest.splitlines())
+    limit = -1 if most is None else most + note.count("[")  # each entry of a note is a list
+    lines = listing.split(b"\0", limit)
+    complete = not lines.pop()
     return Inspection(
         note=note,
         processes=tuple(parse_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
         accepted=accepted,
         established=established,
-        entries=tuple(_entry(each) for each in entries.split(b"\0") if each),
+        entries=tuple(map(_entry, lines)),
+        complete=complete,
     )
 
 
-def remove_script(folders: Sequence[str], kept: Iterable[Entry]) -> str:
-    """POSIX shell that removes everything below the folders but `kept`; what stays says the next look."""
-    inodes = sorted({entry.inode for entry in kept})
-    but = f"! \\( {' -o '.join(f'-inum {inode}' for inode in inodes)} \\) " if inodes else ""
+def entries_script(paths: Iterable[str]) -> str:
+    """POSIX shell that tells what `parse_entries` reads: of these paths alone, where they are there."""
+    found = list(paths)
+    batches = (found[begin : begin + _MOST_PATHS] for begin in range(0, len(found), _MOST_PATHS))
+    shown = f"-maxdepth 0 -printf {shlex.quote(_FORMAT)}"
+    return "".join(f"find {shlex.join(batch)} {shown} 2>/dev/null || true\n" for batch in batches)
+
+
+def parse_entries(data: bytes) -> tuple[Entry, ...]:
+    return tuple(_entry(each) for each in data.split(b"\0") if each)
+
+
+def written_script(folders: Sequence[str], kept: Iterable[Entry], users: Iterable[int]) -> str:
+    """POSIX shell that prints one path below the folders that one of the users owns, and that is none of `kept`."""
+    owners = " -o ".join(f"-uid {user}" for user in users)
+    but = _none_of(kept)
+    return f"""{_LEAVE_OUT_MOUNTS}find {_with_slash(folders)} -mindepth 1 "$@" {but}\\( {owners} \\) -print -quit\n"""
+
+
+def remove_script(folders: Sequence[str], kept: Iterable[Entry], *, many: bool = False) -> str:
+    """POSIX shell that removes everything below the folders but `kept`; what stays says the next look.
+
+    Args:
+        many: So much that it is moved aside where that can be, and deleted in the background.
+    """
+    kept = list(kept)
+    but = _none_of(kept)
     below = f"find {_with_slash(folders)} -mindepth 1"
-    return f"""{_LEAVE_OUT_MOUNTS}if [ $# = 0 ]; then
-    {below} {but}-delete 2>&1 || true
+    aside = removal.functions() if many else ""
+    moved = "".join(f"    move_aside {shlex.quote(folder)} {_one_of(kept)}\n" for folder in folders) if many else ""
+    return f"""{aside}{_LEAVE_OUT_MOUNTS}if [ $# = 0 ]; then
+{moved}    {below} {but}-delete 2>&1 || true
 else # -delete goes depth first, which -prune does not work with
     {below} "$@" {but}! -type d -exec rm -f -- {{}} + 2>&1 || true
     {below} "$@" {but}-type d -print0 | sort -rz | xargs -0r rmdir --ignore-fail-on-non-empty -- 2>&1 || true
 fi
-"""
+{removal.delete_aside(folders)}"""
+
+
+def _none_of(entries: Iterable[Entry]) -> str:
+    """Tests of find; empty where there are no entries."""
+    found = _one_of(entries)
+    return f"! {found} " if found else ""
+
+
+def _one_of(entries: Iterable[Entry]) -> str:
+    inodes = sorted({entry.inode for entry in entries})
+    return f"\\( {' -o '.join(f'-inum {inode}' for inode in inodes)} \\)" if inodes else ""
 
 
 def _with_slash(folders: Sequence[str]) -> str:

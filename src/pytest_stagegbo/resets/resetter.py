@@ -306,7 +306,7 @@ class Resetter:
         try:
             processes = target.main_processes()
             target.run_checked(target.note_script({}, processes))  # so that the look sees them
-            target.run_checked(target.note_script(hot.note(target, target.inspection()), processes))
+            target.run_checked(target.note_script(hot.note(target, target.inspection(whole=True)), processes))
         except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
             log.debug("%s: no hot reset next time: %s", target.name, error)
 

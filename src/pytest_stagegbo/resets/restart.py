@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import CommandFailed, Residue, StageGboError
-from pytest_stagegbo.guest import clearing
+from pytest_stagegbo.guest import clearing, removal
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.masking import mask
@@ -47,6 +47,7 @@ fi
 [ -z "$known" ] || systemctl kill -s KILL $known 2>/dev/null || true
 {clearing.functions()}
 {clearing.empty_folders(container.wipe)}
+{removal.delete_aside(container.wipe)}
 if [ -n "$known" ]; then systemctl reset-failed $known || true; systemctl start --no-block $known; fi
 """
 

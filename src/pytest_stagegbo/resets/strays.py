@@ -17,6 +17,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.guest.units import PREPARE
 from pytest_stagegbo.incus.channel import MARK
 from pytest_stagegbo.services.masking import mask
 
@@ -95,7 +96,9 @@ def _may_run(folder: int, pid: str, known: StrayReport) -> bool:
     """Whether a new process is of a unit that may run, or this tool's own, or has ended."""
     try:
         unit = _unit(_read(f"{pid}/cgroup", folder).decode("utf-8", "replace"))
-        return unit in known.units if unit else f"{MARK}=".encode() in _read(f"{pid}/environ", folder)
+        if unit and unit != PREPARE:
+            return unit in known.units
+        return f"{MARK}=".encode() in _read(f"{pid}/environ", folder)
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -231,7 +234,9 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         *" ${{unit:-none}} "*) seen="$seen $key"; continue ;;
         esac
         if [ "$allowed" = '  ' ] && [ -n "$unit" ]; then seen="$seen $key"; continue; fi # not known yet
-        if [ -z "$unit" ] && grep -qsa '{MARK}=' "$folder/environ"; then seen="$seen $key"; continue; fi
+        case $unit in '' | {PREPARE})
+            if grep -qsa '{MARK}=' "$folder/environ"; then seen="$seen $key"; continue; fi ;;
+        esac
         strays="$strays $pid"
     done
 }}

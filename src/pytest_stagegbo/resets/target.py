@@ -11,13 +11,22 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.resets.host_inspection import inspect_from_host
-from pytest_stagegbo.resets.listing import NOTES, Inspection, Process, inspect_script, parse_inspection, remove_script
+from pytest_stagegbo.resets.listing import (
+    NOTES,
+    Inspection,
+    Process,
+    entries_script,
+    inspect_script,
+    parse_entries,
+    parse_inspection,
+    remove_script,
+)
 from pytest_stagegbo.resets.strays import parse_strays, strays_from_host, strays_script
 from pytest_stagegbo.services.masking import mask
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from pytest_stagegbo.incus import Writer
@@ -35,6 +44,8 @@ DISAGREEMENTS = 3
 """In a row, between looks from inside and from outside, after which the latter are given up."""
 
 
+MOST = 2500
+"""Entries of an inspection, beside as many as the last restart left. More are judged inside the container: faster."""
 STARTING = 10.0
 """Seconds for a container that somebody has just started again to keep a shell. Until then the daemon opens one, and
 closes it at once."""
@@ -292,8 +303,12 @@ class ResetTarget:
             self._process = None  # it may have been started again
             return None
 
-    def inspection(self, before: str = "") -> Inspection:
-        """What there is, once the shell commands in `before`, which print nothing, are done.
+    def inspection(self, before: str = "", *, whole: bool = False) -> Inspection:
+        """What there is, once the shell commands in `before`, which print nothing, are done. Not complete where there
+        is much more than the last restart left.
+
+        Args:
+            whole: All of it, however much.
 
         Raises:
             NeedsRestart: it can't be told.
@@ -302,9 +317,13 @@ class ResetTarget:
         try:
             if status:
                 raise ValueError(f"status {status}")
-            return parse_inspection(output)
+            return parse_inspection(output, None if whole else MOST)
         except ValueError as error:
             raise NeedsRestart(f"no look into {self.name}: {error}") from None
+
+    def inspect_paths(self, paths: Iterable[str]) -> tuple[Entry, ...]:
+        """What there is of these paths. Raises as `run_checked`."""
+        return parse_entries(self.run_checked(entries_script(paths)))
 
     def clear(self, kept: Sequence[Entry], before: str = "") -> Inspection:
         """Remove everything in the folders to wipe but `kept`, and inspect the container.
@@ -314,9 +333,13 @@ class ResetTarget:
         """
         return self.inspection(self.removal(kept, before))
 
-    def removal(self, kept: Sequence[Entry], before: str = "") -> str:
-        """Shell commands for `inspection` that remove everything in the folders to wipe but `kept`."""
-        removal = remove_script(self.container.wipe, kept) if self.container.wipe else ""
+    def removal(self, kept: Sequence[Entry], before: str = "", *, many: bool = False) -> str:
+        """Shell commands for `inspection` that remove everything in the folders to wipe but `kept`.
+
+        Args:
+            many: There is so much that it is moved aside.
+        """
+        removal = remove_script(self.container.wipe, kept, many=many) if self.container.wipe else ""
         return f"{{ {before}{removal}}} >/dev/null 2>&1\n"
 
     # -- what a restart wrote down

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo.resets.listing import written_script
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
 
@@ -39,16 +40,19 @@ class HotWork:
         note = target.read_note(inspection)
         if inspection.accepted != note["accepted"]:
             raise NeedsRestart(f"somebody spoke to {target.name} since its restart")
-        kept = _preserved(inspection.entries, note["kept"])
+        entries = inspection.entries if inspection.complete else target.inspect_paths(note["kept"])
+        kept = _preserved(entries, note["kept"])
         theirs = set(note["users"])
         known = {entry.path for entry in kept}
         roots = {f"{folder}/" for folder in target.container.wipe}
         for entry in inspection.entries:
             if entry.user in theirs and entry.path not in known and entry.path not in roots:
                 raise NeedsRestart(f"{target.name}'s service wrote {entry.path}, and may remember it")
+        if not inspection.complete and (path := _written(target, kept, theirs)):
+            raise NeedsRestart(f"{target.name}'s service wrote {path}, and may remember it")
         expected = inspection.accepted + len(target.container.probes)
         remembered = target.note_script({**note, "accepted": expected}, inspection.processes)
-        target.run_checked(f"{target.removal(kept)}{remembered}")
+        target.run_checked(f"{target.removal(kept, many=not inspection.complete)}{remembered}")
         for probe in target.container.probes:
             answer = ask(probe, target.host, SECONDS)
             if not answer.ready:
@@ -57,6 +61,8 @@ class HotWork:
         for entry in after.entries:
             if entry.path not in known and entry.path not in roots:
                 raise NeedsRestart(f"{entry.path} is still there")
+        if not after.complete:
+            raise NeedsRestart("more is there than can be looked at")
         if after.processes != inspection.processes or after.accepted != expected:
             raise NeedsRestart(f"somebody spoke to {target.name} during its reset")
         target.settle(_state(after), after)
@@ -77,7 +83,13 @@ def _users(target: ResetTarget, inspection: Inspection) -> list[int]:
 
 
 def _state(inspection: Inspection) -> object:
-    return inspection.processes, inspection.accepted, inspection.entries
+    return inspection.processes, inspection.accepted, inspection.entries, inspection.complete
+
+
+def _written(target: ResetTarget, kept: Sequence[Entry], users: set[int]) -> str:
+    """A path that the service wrote since its start, looked for in the container; empty: there is none."""
+    found = target.run_checked(written_script(target.container.wipe, kept, users)) if users else b""
+    return found.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def _identity(entry: Entry) -> list[str]:

@@ -84,7 +84,7 @@ class Buckets:
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         batch = list(keys)
         for begin in range(0, len(batch), MOST_KEYS):
-            objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in batch[begin:][:MOST_KEYS])
+            objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in batch[begin : begin + MOST_KEYS])
             body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
             answer = self._call("POST", f"/{bucket}", {"delete": ""}, body)
             failed = _texts(answer, "Error", "Key")

@@ -132,7 +132,9 @@ class Golden:
             if clone.status != "Stopped":
                 writer.set_instance_config(name, {marks.PROVEN: ""})  # before its next boot lacks what this one had
                 with contextlib.suppress(OperationFailed):  # without it, a copy overwrites what it finds
-                    writer.execute(name, ["sh", "-c", settle_script()], timeout=STOP_SECONDS)
+                    writer.execute(
+                        name, ["sh", "-c", settle_script(self.settings.containers[name])], timeout=STOP_SECONDS
+                    )
                 try:
                     writer.set_state(name, "stop", seconds=STOP_SECONDS)
                 except OperationFailed:
