@@ -201,6 +201,30 @@ def everything(stage: Stage) -> None:
     stage.ground.incus("network", "acl", "delete", f"{BRIDGE}-isolation")
 
 
+@pytest.mark.parametrize("breach", [pytest.param(interface_deleted, marks=pytest.mark.both_lts), unplugged])
+def test_a_clone_without_its_network_is_said_at_once_with_the_command_that_mends_it(
+    own: Stage, breach: Callable[[Stage], None]
+) -> None:
+    """A reset waited for it until the ready time-out, two minutes."""
+    gone = "is gone" if breach is interface_deleted else "has no connection to cache"
+    fault = f"the stage's bridge {BRIDGE} {gone}"
+    breach(own)
+    done = own.run("reset", "cache", check=False, timeout=30)
+    assert done.returncode == 1
+    assert f"ERROR SG320 cache can't be reached: {fault}" in done.stderr
+    assert "provision`: it mends the bridge" in done.stderr
+    assert fault in own.run("status", check=False).stdout
+    done = own.run("exec", "cache", "--", "hostname")
+    assert fault in done.stderr
+    done = own.run("verify", "--check", "reach.stage", "--json", check=False)
+    (line,) = json.loads(done.stdout)["findings"]
+    assert line["state"] == "red"
+    assert line["evidence"][0] == fault
+    assert "it mends the bridge" in line["remedy"]
+    own.run("provision")
+    own.run("reset", "cache")
+
+
 @pytest.mark.parametrize(
     "breach",
     [

@@ -113,6 +113,9 @@ class MuteReader:
     def networks(self) -> dict[str, Any]:
         return {}
 
+    def link(self, _: str) -> None:
+        return None
+
     def pool(self, _: str) -> Pool:
         return pool()
 

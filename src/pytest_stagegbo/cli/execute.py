@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.remedies import aimed
+from pytest_stagegbo.engine.bridge import REMEDY, find_fault
 from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
 from pytest_stagegbo.settings.duration import parse_duration
 from pytest_stagegbo.text import printable
@@ -88,7 +90,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     context = open_context(arguments)
     engine = context.engine()
     client = _client(context, engine)
-    _running(engine, arguments.name)
+    _running(engine, arguments.name, arguments)
     engine.mark_dirty()
     if client is None:
         return _through_api(engine, arguments.name, argv)
@@ -99,7 +101,7 @@ def _shell(arguments: argparse.Namespace) -> int:
     context = open_context(arguments)
     engine = context.engine()
     client = _client(context, engine)
-    _running(engine, arguments.name)
+    _running(engine, arguments.name, arguments)
     engine.mark_dirty()
     if client is None:
         raise _no_client("shell")
@@ -119,7 +121,7 @@ def _logs(arguments: argparse.Namespace) -> int:
     context = open_context(arguments)
     engine = context.engine()
     for name in names:
-        _running(engine, name)
+        _running(engine, name, arguments)
     if arguments.follow:
         return _follow(context, engine, names[0], arguments.lines)
     wanted = Wanted(
@@ -145,10 +147,13 @@ def _follow(context: Context, engine: StageEngine, name: str, lines: int) -> int
     return _hand_over(client, context, name, follow_command(context.loaded.settings.containers[name], lines))
 
 
-def _running(engine: StageEngine, name: str) -> None:
+def _running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
     clone = engine.clone(name)
     if not clone.is_running:
         raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
+    fault = find_fault(engine.reader, engine.settings, [clone])
+    if fault:  # what runs in the clone may still be looked at
+        print(aimed(f"{fault}; {REMEDY}", arguments), file=sys.stderr)
 
 
 def _through_api(engine: StageEngine, name: str, argv: Sequence[str]) -> int:

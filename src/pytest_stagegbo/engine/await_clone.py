@@ -61,7 +61,7 @@ def await_clone(
     began = clocks.monotonic()
     host = str(container.address)
     far = None if reader.is_local else Reach(writer, container)
-    near = HostWay(reader.endpoint, writer, settings, container)
+    near = HostWay(reader, writer, settings, container, ran=running)
     units = UnitWatch(writer, container, running=running)
 
     def still_alive() -> str | None:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresse
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import desired, marks, ownership
+from pytest_stagegbo.engine.bridge import detached, has_address
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.own_pool import clone_pool
@@ -218,22 +219,16 @@ def _is_own(bridge: Network | None, settings: Settings, parent: str, projects: M
 def _works(link: Mapping[str, Any] | None, bridge: Network | None, settings: Settings) -> bool:
     if bridge is None or bridge.is_half_made or bridge.config.get("ipv4.address") != str(settings.network.address):
         return True  # it is made, or set up, anyway
-    addresses = [each.get("address") for each in (link or {}).get("addresses") or ()]
-    return link is not None and link.get("state") == "up" and str(settings.network.address.ip) in addresses
+    return link is not None and link.get("state") == "up" and has_address(link, settings)
 
 
 def _detached(
     reader: Reader, settings: Settings, link: Mapping[str, Any] | None, clones: Mapping[str, Instance]
 ) -> frozenset[str]:
-    found = _off(link, clones.values())
+    found = detached(link, clones.values())
     if found and link is not None:  # a clone that was started between the two looks has got another interface
-        found &= _off(reader.link(settings.network.name), reader.instances(settings.project).values())
+        found &= detached(reader.link(settings.network.name), reader.instances(settings.project).values())
     return found
-
-
-def _off(link: Mapping[str, Any] | None, clones: Iterable[Instance]) -> frozenset[str]:
-    ports = ((link or {}).get("bridge") or {}).get("upper_devices") or ()
-    return frozenset(c.name for c in clones if c.is_running and c.config.get("volatile.eth0.host_name") not in ports)
 
 
 def _neighbours(reader: Reader, settings: Settings, bridge: Network | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import dialling
+from pytest_stagegbo.engine.bridge import REMEDY, find_fault
 from pytest_stagegbo.engine.packetfilter import Drop, find_drop
 from pytest_stagegbo.engine.subnets import lost_ways
 from pytest_stagegbo.errors import MissingRequirement, OperationFailed, ServerRefused
@@ -20,7 +21,7 @@ from pytest_stagegbo.services import ask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_stagegbo.incus import Writer
+    from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.services.answer import Probe
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
@@ -46,14 +47,17 @@ class Trouble:
     remedy: str
 
 
-def find_trouble(endpoint: str, settings: Settings) -> Trouble | None:
+def find_trouble(reader: Reader, settings: Settings) -> Trouble | None:
     """What is in the way to the clones, or between them; None: nothing that can be seen from here."""
-    view = HostView(endpoint)
+    fault = find_fault(reader, settings, reader.instances(settings.project).values())
+    if fault:
+        return Trouble(fault, REMEDY)
+    view = HostView(reader.endpoint)
     host, ways = view.networks(), view.ways(container.address for container in settings.containers.values())
     lost = "" if host is None else lost_ways(settings, host, ways)
     if lost:
         return Trouble(lost, "end that VPN or remove that route, or set another network.address and provision again")
-    drop, _ = find_drop_here(endpoint, settings)
+    drop, _ = find_drop_here(reader.endpoint, settings)
     if drop is None:
         return None
     doubt = "" if drop.sure else " (unless a rule before it lets them through, which can't be read from here)"
@@ -83,19 +87,25 @@ def find_drop_here(endpoint: str, settings: Settings) -> tuple[Drop | None, bool
 
 
 class HostWay:
-    """The way to a clone of this host, looked at now and then while it is waited for."""
+    """The way to a clone of this host, looked at now and then while it is waited for.
+
+    Args:
+        ran: The clone ran before, so that it has its network: nothing has to come up first.
+    """
 
     def __init__(
         self,
-        endpoint: str,
+        reader: Reader,
         writer: Writer,
         settings: Settings,
         container: ContainerSettings,
         *,
+        ran: bool = False,
         ask: Probe = ask,
         clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
-        self._endpoint = endpoint
+        self._reader = reader
+        self._ran = ran
         self._writer = writer
         self._settings = settings
         self._container = container
@@ -114,7 +124,7 @@ class HostWay:
             at_once: Say what a single look finds, however short the wait was: there is another reason to give up.
         """
         if self._clock() - self._began < LOOKS_AFTER and not at_once:
-            return None
+            return self._fault() if self._ran else None
         found = self._look()
         text = found.text if found is not None else ""
         if found is None or (text != self._before and not at_once):
@@ -123,18 +133,30 @@ class HostWay:
         self.remedy = found.remedy
         return text
 
+    def _fault(self) -> str | None:
+        """What is wrong with the bridge, which is no matter of time."""
+        if not self._is_cut_off():
+            return None
+        clone = self._reader.instance(self._settings.project, self._container.name)
+        fault = find_fault(self._reader, self._settings, [] if clone is None else [clone])
+        self.remedy = REMEDY if fault else ""
+        return fault or None
+
     def _look(self) -> Trouble | None:
-        host, container = str(self._container.address), self._container
-        states = {self._ask(probe, host, PATIENCE).state for probe in container.probes}
-        if states and states <= {"unreachable", "refused"}:
-            found = find_trouble(self._endpoint, self._settings)
+        if self._is_cut_off():
+            found = find_trouble(self._reader, self._settings)
             if found is not None:
                 return found
-        return way_between(self._endpoint, self._writer, self._settings, container, self._ask)
+        return way_between(self._reader, self._writer, self._settings, self._container, self._ask)
+
+    def _is_cut_off(self) -> bool:
+        host, probes = str(self._container.address), self._container.probes
+        states = {self._ask(probe, host, PATIENCE).state for probe in probes}
+        return bool(states) and states <= {"unreachable", "refused"}
 
 
 def way_between(
-    endpoint: str, writer: Writer, settings: Settings, container: ContainerSettings, ask: Probe = ask
+    reader: Reader, writer: Writer, settings: Settings, container: ContainerSettings, ask: Probe = ask
 ) -> Trouble | None:
     """Why a clone does not reach those that it needs and that the host reaches: packets are sent; None: it does."""
     bridge = settings.network.name
@@ -159,7 +181,7 @@ def way_between(
     if not lost:
         return None
     text = f"{container.name} can't connect to {targets[lost[0]]} at {lost[0]}, which answers the host"
-    found = find_trouble(endpoint, settings)
+    found = find_trouble(reader, settings)
     if found is not None:
         return Trouble(f"{text}; {found.text}", found.remedy)
     return Trouble(text, LOOK_AT_FILTER.format(bridge))

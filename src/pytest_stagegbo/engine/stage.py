@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import desired, foreign, inventory, marks, reset
 from pytest_stagegbo.engine.apply import Timing, apply
+from pytest_stagegbo.engine.bridge import refuse_fault
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
@@ -279,6 +280,7 @@ class StageEngine:
         name = container.name
         if name not in self._unconfirmed:
             clone = reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
+            refuse_fault(self.reader, self.settings, clone)
             if clone.is_running:
                 return
         self._runner().do(StartClone(subject=name))

@@ -110,7 +110,7 @@ def _warnings(room: Room, settings: Settings) -> Iterator[str]:
 
 
 def _trouble(reader: Reader, settings: Settings) -> str:
-    found = find_trouble(reader.endpoint, settings)
+    found = find_trouble(reader, settings)
     return "" if found is None else f"{found.text}; what to do: {found.remedy}"
 
 

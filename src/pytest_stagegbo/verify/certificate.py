@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine.bridge import REMEDY
 from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.verify.context import VerifyContext
@@ -32,6 +33,9 @@ AT_REST = (
 )
 """What can be tried of clones that are stopped, as those of a golden copy are: nothing in them dials or is read, and
 their bridge has no ports, so that whoever is on it reaches nothing."""
+
+OF_THE_BRIDGE = ("reach.", "exposure.", "locked.project")
+"""Lines that are red, whatever they are about, while the stage's bridge is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ def run(check: Check, context: VerifyContext) -> Finding:
     """One line of the certificate."""
 
     def red(*evidence: str) -> Finding:
+        if check.id.startswith(OF_THE_BRIDGE) and context.bridge_fault:
+            return Finding(check.id, check.title, "red", (context.bridge_fault, *evidence), check.means, REMEDY)
         return Finding(check.id, check.title, "red", evidence, check.means, check.remedy)
 
     try:

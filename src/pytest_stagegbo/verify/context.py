@@ -12,8 +12,10 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.engine import dialling, marks
+from pytest_stagegbo.engine.bridge import find_fault
 from pytest_stagegbo.engine.dialling import Answer, Target
 from pytest_stagegbo.engine.guests import Guest, find_guests
+from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
@@ -158,6 +160,13 @@ class VerifyContext:
             if each.get("family") == "inet" and not IPv4Address(each["address"]).is_loopback
         }
         return tuple(sorted(found, key=IPv4Address))
+
+    @cached_property
+    def bridge_fault(self) -> str:
+        """What is wrong with the stage's bridge, or keeps clones off it; empty: nothing, or it can't be told."""
+        with contextlib.suppress(StageGboError):
+            return find_fault(self.reader, self.settings, self.clones.values())
+        return ""
 
     @cached_property
     def guests(self) -> tuple[Guest, ...]:

@@ -72,7 +72,7 @@ def twins(context: VerifyContext) -> Result:
         if answer.name != wanted[target.host]:
             whose = next((other for other, said in dialled.names.items() if said == answer.name), answer.state)
             bad.append(f"{name}: at {target.host} should be its clone, and was {whose}")
-    why = find_trouble(context.reader.endpoint, context.settings) if bad else None
+    why = find_trouble(context.reader, context.settings) if bad and not context.bridge_fault else None
     bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     return _result(context, bad, targets, "connections, each answered by the clone whose address it is")
 
@@ -125,7 +125,7 @@ def host_to_stage(context: VerifyContext) -> Result:
             continue
         if heard != said:
             bad.append(f"{name}: somebody else answers at {address}")
-    why = find_trouble(context.reader.endpoint, context.settings) if bad else None
+    why = find_trouble(context.reader, context.settings) if bad and not context.bridge_fault else None
     bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     seen = f"connected to {_names(dialled)} from here"
     return Result(tuple(bad), seen, sight(context.names, dialled.names), context.idle)
