@@ -18,6 +18,7 @@ MODULES = {
     "status": "status",
     "endpoints": "status",
     "doctor": "status",
+    "env": "env",
     "verify": "verify",
     "expose": "expose",
     "exec": "execute",
@@ -65,7 +66,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _common(command, default=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
     for name, value in vars(parsed).items():  # argparse before Python 3.13 makes an empty list of `--option=--`
-        if name not in {"argv", "refresh"} and (value == [] or (isinstance(value, list) and [] in value)):
+        if name not in {"argv", "names", "refresh"} and (value == [] or (isinstance(value, list) and [] in value)):
             parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
     return parsed
 

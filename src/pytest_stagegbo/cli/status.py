@@ -133,19 +133,15 @@ def _made(created_at: str) -> datetime:
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.settings.addresses import endpoints
+    from pytest_stagegbo.settings.addresses import endpoint_variables, endpoints
 
-    found = endpoints(open_context(arguments).loaded.settings)
+    settings = open_context(arguments).loaded.settings
+    found = endpoints(settings)
     if arguments.json:
         print_json([dataclasses.asdict(endpoint) for endpoint in found])
     elif arguments.env:
-        seen: dict[str, int] = {}
-        for endpoint in found:
-            seen[endpoint.container] = seen.get(endpoint.container, 0) + 1
-            number = "" if seen[endpoint.container] == 1 else f"_{seen[endpoint.container]}"
-            prefix = "STAGEGBO_ENDPOINT_" + endpoint.container.upper().replace("-", "_") + number
-            for name, value in (("HOST", endpoint.host), ("PORT", str(endpoint.port)), ("URL", endpoint.url)):
-                print(f"{prefix}_{name}={shlex.quote(value)}")
+        for _, name, value in endpoint_variables(settings):
+            print(f"{name}={shlex.quote(value)}")
     else:
         from pytest_stagegbo.cli.console import print_table
 

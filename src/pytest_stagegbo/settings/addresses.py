@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_stagegbo.settings.model import ContainerSettings, ProbeSettings, Settings
 
-__all__ = ["Endpoint", "endpoints"]
+__all__ = ["Endpoint", "endpoint_variables", "endpoints"]
 
 SCHEMES = {"postgresql": "postgresql", "valkey": "redis", "vault": "http", "s3": "http", "http": "http", "tcp": "tcp"}
 
@@ -29,6 +31,20 @@ def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     return tuple(
         _endpoint(container, probe) for container in settings.containers.values() for probe in container.probes
     )
+
+
+def endpoint_variables(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """A container, and the name and value of an environment variable: `STAGEGBO_ENDPOINT_TABLES_HOST`, `_PORT`, `_URL`;
+    `STAGEGBO_ENDPOINT_SYSTEM_2_HOST` for its second endpoint."""
+    seen: dict[str, int] = {}
+    for endpoint in endpoints(settings):
+        name = endpoint.container
+        seen[name] = seen.get(name, 0) + 1
+        number = "" if seen[name] == 1 else f"_{seen[name]}"
+        prefix = f"STAGEGBO_ENDPOINT_{name.upper().replace('-', '_')}{number}"
+        yield name, f"{prefix}_HOST", endpoint.host
+        yield name, f"{prefix}_PORT", str(endpoint.port)
+        yield name, f"{prefix}_URL", endpoint.url
 
 
 def _endpoint(container: ContainerSettings, probe: ProbeSettings) -> Endpoint:

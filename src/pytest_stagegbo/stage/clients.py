@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_stagegbo.errors import MissingRequirement, NotReady
 from pytest_stagegbo.realfiles import begun_in_real_files
-from pytest_stagegbo.stage.environment import REGION
-from pytest_stagegbo.stage.service import DATABASE
+from pytest_stagegbo.stage.environment import DATABASE, REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.settings.addresses import endpoint_variables
 from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
@@ -13,47 +14,81 @@ if TYPE_CHECKING:
     from pytest_stagegbo.stage.service import Service
     from pytest_stagegbo.stage.stage import Stage
 
-__all__ = ["REGION", "variables"]
+__all__ = ["DATABASE", "NAMES", "REGION", "Variable", "by_container", "variables"]
 
 REGION = "us-east-1"
 """What S3 servers that know no regions answer to."""
+DATABASE = "botserver"
+"""The database of BotServer, when neither the settings nor Vault name another."""
+NAMES = (
+    "BOTSERVER_URL",
+    "BOTUI_URL",
+    "DATABASE_URL",
+    "DB_HOST",
+    "DB_PORT",
+    "DB_USER",
+    "DB_PASSWORD",
+    "DB_NAME",
+    "REDIS_URL",
+    "AWS_ENDPOINT_URL",
+    "S3_ENDPOINT",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "VAULT_ADDR",
+    "VAULT_TOKEN",
+)
+"""Every variable that leads to a service of the stage, besides those that begin with `STAGEGBO_ENDPOINT_`."""
+
+Variable = tuple[str, str, str]
+"""The container that it is about, its name, its value."""
 
 
 def variables(stage: Stage, credentials: Credentials, vault_token: bool | None) -> dict[str, str]:
     """See `Stage.env`."""
-    found = dict(_endpoints(stage))
+    return {name: value for _, name, value in by_container(stage, credentials, vault_token)}
+
+
+def by_container(stage: Stage, credentials: Credentials, vault_token: bool | None) -> list[Variable]:
+    """The same, with the container that each is about. Of two services of one kind the first gives the variables."""
+    found = {name: (container, name, value) for container, name, value in endpoint_variables(stage.settings)}
     for service in stage.services.values():
-        speaker = _SPEAKERS.get(service.protocol) if service.endpoints else None
-        if speaker is not None:
-            for name, value in speaker(service):
-                found.setdefault(name, value)  # of two services of one kind, the first
-        for endpoint in service.endpoints:
-            if endpoint.protocol == "vault":  # which may be beside another service
-                found.setdefault("VAULT_ADDR", endpoint.url)
-    model = stage.services.get("llm")
-    if model is not None and model.endpoints:
-        found["OPENAI_BASE_URL"] = f"{model.url}/v1"
-        found["OPENAI_API_KEY"] = model.credentials.token or "none"  # lest one of the person's own is sent there
+        for name, value in _of_service(service):
+            found.setdefault(name, (service.name, name, value))
     if "VAULT_ADDR" in found and (vault_token or (vault_token is None and not credentials.leads_to_production())):
-        found["VAULT_TOKEN"] = credentials.token()
-    return found
+        found["VAULT_TOKEN"] = (found["VAULT_ADDR"][0], "VAULT_TOKEN", Hidden(credentials.token()))
+    return list(found.values())
 
 
-def _endpoints(stage: Stage) -> Iterator[tuple[str, str]]:
-    """The names that `stagegbo endpoints --env` prints."""
-    for service in stage.services.values():
-        for number, endpoint in enumerate(service.endpoints, 1):
-            prefix = (
-                "STAGEGBO_ENDPOINT_" + service.name.upper().replace("-", "_") + (f"_{number}" if number > 1 else "")
-            )
-            yield f"{prefix}_HOST", endpoint.host
-            yield f"{prefix}_PORT", str(endpoint.port)
-            yield f"{prefix}_URL", endpoint.url
+def _of_service(service: Service) -> Iterator[tuple[str, str]]:
+    if not service.endpoints:
+        return
+    if service.name == "system":
+        pages = [each.url for each in service.endpoints if each.protocol == "http"]
+        yield from zip(("BOTSERVER_URL", "BOTUI_URL"), pages, strict=False)
+    if speaker := _SPEAKERS.get(service.protocol):
+        yield from speaker(service)
+    for endpoint in service.endpoints:
+        if endpoint.protocol == "vault":  # which may be beside another service
+            yield "VAULT_ADDR", endpoint.url
+    if service.name == "llm":
+        yield "OPENAI_BASE_URL", f"{service.url}/v1"
+        # `none`, lest a key of the person's own is sent there
+        yield "OPENAI_API_KEY", service.credentials.token or "none"
 
 
 def _postgresql(service: Service) -> Iterator[tuple[str, str]]:
-    if service.credentials.user:
+    yield "DB_HOST", service.host
+    yield "DB_PORT", str(service.port)
+    found = service.credentials
+    if found.user:
         yield "DATABASE_URL", service.dsn
+        yield "DB_USER", found.user
+        yield "DB_PASSWORD", Hidden(found.password)
+        yield "DB_NAME", found.database or DATABASE
 
 
 def _valkey(service: Service) -> Iterator[tuple[str, str]]:
@@ -62,6 +97,7 @@ def _valkey(service: Service) -> Iterator[tuple[str, str]]:
 
 def _s3(service: Service) -> Iterator[tuple[str, str]]:
     yield "AWS_ENDPOINT_URL", service.url
+    yield "S3_ENDPOINT", service.url
     yield "AWS_REGION", service.credentials.get("region", REGION)
     yield "AWS_DEFAULT_REGION", service.credentials.get("region", REGION)
     if service.credentials.access_key:

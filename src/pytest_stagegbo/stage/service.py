@@ -8,6 +8,7 @@ from urllib.parse import quote
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show, token
 from pytest_stagegbo.settings.addresses import endpoints
+from pytest_stagegbo.stage.environment import DATABASE
 from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.stage.credentials import Credentials
     from pytest_stagegbo.stage.secret import Secret
 
-__all__ = ["DATABASE", "Service"]
+__all__ = ["Service"]
 
-DATABASE = "botserver"
-"""The database of BotServer, when neither the settings nor Vault name another."""
 LINES = 200
 LOG_SECONDS = 30.0
 LOG_BYTES = 4 << 20

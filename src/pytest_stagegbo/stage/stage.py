@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import CommandResult
+    from pytest_stagegbo.settings import Settings
 
 __all__ = ["Stage"]
 
@@ -57,6 +58,11 @@ class Stage:
     def project(self) -> str:
         """The Incus project."""
         return self._engine.settings.project
+
+    @property
+    def settings(self) -> Settings:
+        """Of this stage; in a slot, with its addresses."""
+        return self._engine.settings
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -126,8 +132,11 @@ class Stage:
 
         - `STAGEGBO_ENDPOINT_<NAME>_HOST`, `_PORT` and `_URL` for every container, as `stagegbo endpoints --env`
           prints them; `_2_HOST` and so on for its second port;
-        - `DATABASE_URL`, `REDIS_URL`;
-        - `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`;
+        - `BOTSERVER_URL`, `BOTUI_URL`;
+        - `DATABASE_URL`, `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD`, `DB_NAME`;
+        - `REDIS_URL`;
+        - `AWS_ENDPOINT_URL`, `S3_ENDPOINT` (the same), `AWS_REGION`, `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`,
+          `AWS_SECRET_ACCESS_KEY`;
         - `OPENAI_BASE_URL`, `OPENAI_API_KEY` (`none` where the model wants no key);
         - `VAULT_ADDR`, and `VAULT_TOKEN` under the condition below.
 
