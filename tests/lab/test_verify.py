@@ -212,7 +212,7 @@ def address(stage: Stage) -> Iterator[None]:
 @contextlib.contextmanager
 def foreign_unit(stage: Stage) -> Iterator[None]:
     """As one of production's would be seen that found a way in: by a second generator, here."""
-    file = "/var/lib/stagegbo-boot/second"
+    file = "/stagegbo-boot/second"
     line = 'ln -s /usr/lib/systemd/system/cron.service "$1"'
     stage.exec(
         "llm", "sh", "-c", f"printf '#!/bin/sh\\n%s\\n' '{line}' >{file}; chmod 755 {file}; systemctl daemon-reload"

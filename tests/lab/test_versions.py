@@ -67,7 +67,7 @@ def test_an_operation_that_takes_longer_than_a_server_waits_for_it_is_waited_for
 
 def test_folders_are_folders_and_files_have_owner_and_mode(stage: Stage) -> None:
     """A server that does not know the headers of a request makes files of all, with modes of its own."""
-    paths = ["/var/lib/stagegbo-boot", "/var/lib/stagegbo-boot/boot"]
+    paths = ["/stagegbo-boot", "/stagegbo-boot/boot"]
     assert stage.exec("cache", "stat", "-c", "%F %a %U:%G", *paths).splitlines() == [
         "directory 755 root:root",
         "regular file 755 root:root",

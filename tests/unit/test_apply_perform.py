@@ -114,8 +114,10 @@ class Stage:
         self.write("delete", name)
         del self.clones[name]
 
-    def make_folder(self, name: str, path: str) -> None:
-        self.write("folder", name, path)
+    def place_at_first_start(self, name: str, path: str, content: str, *, mode: int) -> None:
+        assert content
+        assert mode == 0o755
+        self.write("file", name, path)
 
     def put_file(self, name: str, path: str, content: bytes, *, mode: int) -> None:
         assert content
@@ -143,19 +145,12 @@ class TestPrepare:
         runner(stage).do(PREPARE)
         assert stage.log[-1] == "config tables user.stagegbo.state=prepared"
         assert [line for line in stage.log[:-1] if line.startswith("config")] == []
-        assert {line for line in stage.log if line.startswith("file")} == {"file tables /var/lib/stagegbo-boot/boot"}
+        assert {line for line in stage.log if line.startswith("file")} == {"file tables /stagegbo-boot/boot"}
 
     def test_no_stamp_is_placed(self) -> None:
         stage = Stage(fresh_copy())
         runner(stage).do(PREPARE)
         assert f"file tables {STAMP}" not in stage.log
-
-    def test_a_folder_is_made_before_its_files(self) -> None:
-        stage = Stage(fresh_copy())
-        runner(stage).do(PREPARE)
-        assert stage.log.index("folder tables /var/lib/stagegbo-boot") < stage.log.index(
-            "file tables /var/lib/stagegbo-boot/boot"
-        )
 
     def test_a_clone_that_kept_something_dangerous_is_left_as_it_is(self) -> None:
         stage = Stage(fresh_copy(**{"security.privileged": "true"}))

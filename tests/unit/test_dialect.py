@@ -71,3 +71,17 @@ def test_a_network_that_something_else_on_the_host_came_between() -> None:
     seen = "Failed to delete bridge children interfaces: Failed to run: ip -d -j link show physxt8Uec: exit status 1"
     assert dialect.lost_an_interface(refused(500, f'{seen} (Device "physxt8Uec" does not exist.)'))
     assert not dialect.lost_an_interface(refused(400, "The network already exists"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("{ a; } ${b} {{}}", "{ a; } ${b} {% templatetag openbrace %}{}}"),
+        ("{% verbatim %}{# c #}", "{% templatetag openbrace %}% verbatim %}{% templatetag openbrace %}# c #}"),
+        ("{{{%", "{% templatetag openbrace %}{% templatetag openbrace %}{% templatetag openbrace %}%"),
+        ("{", "{"),
+    ],
+)
+def test_no_text_is_a_tag_to_the_template_engine(text: str, sent: str) -> None:
+    assert dialect.as_template(text) == sent
+    assert sent.replace("{% templatetag openbrace %}", "{") == text

@@ -40,7 +40,7 @@ def without_twins() -> Settings:
 class TestFile:
     def test_there_is_one_and_it_can_be_run(self) -> None:
         file = boot_file(TABLES, SETTINGS)
-        assert (file.path, file.mode) == ("/var/lib/stagegbo-boot/boot", 0o755)
+        assert (file.path, file.mode) == ("/stagegbo-boot/boot", 0o755)
         assert file.content.startswith("#!/bin/sh\n")
 
     def test_equal_settings_make_equal_files(self) -> None:
@@ -55,8 +55,8 @@ class TestFile:
     def test_later_boots_are_confined_unless_the_settings_want_them_whole(self) -> None:
         assert boot_environment(TABLES) == {
             "environment.SYSTEMD_UNIT_PATH": "/run/systemd/generator",
-            "environment.SYSTEMD_GENERATOR_PATH": "/var/lib/stagegbo-boot",
-            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/var/lib/stagegbo-boot/none",
+            "environment.SYSTEMD_GENERATOR_PATH": "/stagegbo-boot",
+            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/stagegbo-boot/none",
         }
         assert boot_environment(replace(TABLES, boot="full")) == {}
 

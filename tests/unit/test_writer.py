@@ -218,16 +218,31 @@ CASES: dict[str, Case] = {
             )
         ],
     ),
-    "make_folder": Case(
-        lambda w: w.make_folder("cache", "/var/lib/stagegbo", mode=0o700),
+    "place_at_first_start": Case(
+        lambda w: w.place_at_first_start("cache", "/own/boot", "a ${#b}", mode=0o755),
         [
             Sent(
+                "PUT",
+                ("instances", "cache", "metadata"),
+                STAGE,
+                {
+                    "templates": {
+                        "/own/boot": {
+                            "when": ["stagegbo"],
+                            "template": "stagegbo.tpl",
+                            "mode": "0755",
+                            "uid": "0",
+                            "gid": "0",
+                        }
+                    }
+                },
+            ),
+            Sent(
                 "POST",
-                ("instances", "cache", "files"),
-                {"path": "/var/lib/stagegbo", **STAGE},
-                data=b"",
-                headers=both(type="directory", mode="0700", uid="0", gid="0"),
-            )
+                ("instances", "cache", "metadata", "templates"),
+                {"path": "stagegbo.tpl", **STAGE},
+                data=b"a ${% templatetag openbrace %}#b}",
+            ),
         ],
     ),
     "delete_file": Case(
@@ -632,7 +647,7 @@ class TestGate:
             lambda: writer.set_state(name, "stop"),
             lambda: writer.delete_instance(name),
             lambda: writer.put_file(name, "/etc/motd", b""),
-            lambda: writer.make_folder(name, "/opt/gbo"),
+            lambda: writer.place_at_first_start(name, "/opt/gbo", "", mode=0o755),
             lambda: writer.delete_file(name, "/etc/motd"),
             lambda: writer.execute(name, ["id"]),
             lambda: writer.channel(name),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.guest import CONFINED, PLACE, boot_environment, variable
+from pytest_stagegbo.incus.dialect import FIRST_START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,6 +114,7 @@ def clone_config(
         **{key: "" for key in own if key not in kept},
         **kept,
         **CONFINED,
+        **FIRST_START,
         OWN_PLACE: variable(container, settings, golden=golden),
         "boot.autostart": "false",
         marks.OWNER: marks.OWNER_VALUE,

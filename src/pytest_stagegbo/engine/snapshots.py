@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import StageMissing
+from pytest_stagegbo.incus.dialect import FIRST_START
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader, Writer
@@ -45,4 +46,4 @@ def restore(reader: Reader, writer: Writer, name: str) -> None:
         writer.set_state(name, "stop", force=True)
     writer.restore_instance(name, marks.SNAPSHOT)
     # The snapshot is of a moment before this mark: whoever is killed here leaves a clone that provisioning replaces.
-    writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+    writer.set_instance_config(name, {marks.STATE: marks.PREPARED, **FIRST_START})

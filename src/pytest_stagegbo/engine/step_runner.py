@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import posixpath
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import desired, destroy, hooks, marks, secrets, steps
@@ -215,8 +214,7 @@ class StepRunner:
             )
         if not self._facts.golden:  # where the golden clone's files are in it
             file = boot_file(step.container, self._settings)
-            self.writer.make_folder(name, posixpath.dirname(file.path))
-            self.writer.put_file(name, file.path, file.content.encode(), mode=file.mode)
+            self.writer.place_at_first_start(name, file.path, file.content, mode=file.mode)
         if not step.container.hooks:  # they come before that
             if step.container.may_restore and not self._parent:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)

@@ -31,7 +31,7 @@ SYSTEM_LOGS = ("/var/log",)
 
 @dataclass(frozen=True, slots=True)
 class GuestFile:
-    """A file to place in a stopped clone, owned by root."""
+    """A file to place in a new clone, owned by root."""
 
     path: str
     content: str
@@ -41,7 +41,7 @@ class GuestFile:
 def boot_file(container: ContainerSettings, settings: Settings) -> GuestFile:
     """Everything that a clone needs to come up as the stage's own.
 
-    One file, since each is a request of some ten milliseconds: it writes the others.
+    One file, which the daemon writes as the clone starts: it writes the others.
     """
     return GuestFile(BOOT, boot_script(container, settings), mode=0o755)
 

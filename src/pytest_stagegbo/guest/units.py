@@ -33,8 +33,9 @@ __all__ = [
 
 FOLDER = "/var/lib/stagegbo"
 """Everything that the first boot leaves in a clone."""
-BOOT_FOLDER = "/var/lib/stagegbo-boot"
-"""A folder of its own, since PID 1 runs every program in it as a generator."""
+BOOT_FOLDER = "/stagegbo-boot"
+"""A folder of its own, since PID 1 runs every program in it as a generator. Below no other, since the daemon writes it,
+and would follow links of production's in the host's file system."""
 BOOT = f"{BOOT_FOLDER}/boot"
 """The one file that is placed in a clone: PID 1's generator, and with the word `prepare` the first boot's work."""
 UNIT_FOLDER = "/run/systemd/generator"

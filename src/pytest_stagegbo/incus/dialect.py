@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.records import Server
 
 __all__ = [
+    "FIRST_START",
     "LOW_LEVEL",
     "NEEDED",
     "TESTED",
     "SupportLevel",
+    "as_template",
     "file_headers",
     "is_busy",
     "is_full",
@@ -46,8 +48,14 @@ NEEDED = {
     "network_bridge_acl": "an access list on the stage's bridge",
     "container_exec_recording": "what a command in a clone printed",
     "storage_volume_state": "how much of its pool a clone uses",
+    "image_template_permissions": "the program that a clone boots with",
 }
-"""API extensions that the stage is built on, and what each is for. Every release of Incus has them."""
+"""API extensions that the stage is built on, and what each is for. Every release since 6.0 has them."""
+
+FIRST_START = {"volatile.apply_template": "stagegbo"}
+"""Configuration of a new instance: at its next start Incus writes the files of its metadata that name this word, and
+forgets it. Those of production's image name others (`create`, `copy`). An instance that is restored to a snapshot gets
+the key back. Restricted projects allow it."""
 
 LOW_LEVEL = "restricted.containers.lowlevel"
 """The restriction that has to be lifted for a copy that takes low-level keys away. Which keys it means differs:
@@ -190,6 +198,11 @@ def knows_no(error: ServerRefused) -> bool:
 
 
 # -- requests
+
+
+def as_template(text: str) -> str:
+    """A text that Incus's template engine (pongo2) renders as it is. Pure."""
+    return re.sub(r"\{(?=[{%#])", "{% templatetag openbrace %}", text)
 
 
 def file_headers(**values: str) -> dict[str, str]:

@@ -295,10 +295,24 @@ class Writer:
         headers = dialect.file_headers(type="file", mode=f"{mode:04o}", uid=str(uid), gid=str(gid), write="overwrite")
         self._send("POST", ("instances", name, "files"), params={"path": path}, data=content, headers=headers)
 
-    def make_folder(self, name: str, path: str, *, mode: int = 0o755) -> None:
-        """Make a folder in one that exists. One that exists already is fine, and stays as it is."""
-        headers = dialect.file_headers(type="directory", mode=f"{mode:04o}", uid="0", gid="0")
-        self._send("POST", ("instances", name, "files"), params={"path": path}, data=b"", headers=headers)
+    def place_at_first_start(self, name: str, path: str, content: str, *, mode: int) -> None:
+        """Have the daemon write a file of root's, and the folders that it is in, when a stopped instance with
+        `dialect.FIRST_START` starts. It replaces all that the instance's image has of that kind.
+
+        Other than `put_file` it takes no process of the daemon's and no write of the whole pool. The daemon follows
+        links in the container as if they were the host's (before 6.0.6): no part of `path` may be one.
+        """
+        template = "stagegbo.tpl"
+        written = {
+            "when": list(dialect.FIRST_START.values()),
+            "template": template,
+            "mode": f"{mode:04o}",
+            "uid": "0",
+            "gid": "0",
+        }
+        self._send("PUT", ("instances", name, "metadata"), body={"templates": {path: written}})
+        text = dialect.as_template(content).encode()
+        self._send("POST", ("instances", name, "metadata", "templates"), params={"path": template}, data=text)
 
     def delete_file(self, name: str, path: str) -> None:
         """Delete a file, a link or an empty folder. One that is gone already is fine."""
