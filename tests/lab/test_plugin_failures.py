@@ -212,6 +212,32 @@ def test_keep_stops_and_says_how_to_look_inside(plug: Plug, form: str) -> None:
     plug.run("test_look.py").assert_outcomes(passed=1)
 
 
+def test_keep_shows_the_failure_of_a_test_that_is_run_again(plug: Plug) -> None:
+    """Plugins that run a failed test again do not show the report of its first attempt."""
+    plug.write(
+        again="""
+            import pytest
+            from _pytest.runner import runtestprotocol
+
+            @pytest.hookimpl(tryfirst=True)
+            def pytest_runtest_protocol(item, nextitem):
+                for attempt in range(2):
+                    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+                for report in reports:
+                    item.ihook.pytest_runtest_logreport(report=report)
+                return True
+        """,
+        test_it="""
+            @pytest.mark.stage_reset("cache")
+            def test_fails(keys):
+                assert keys("INCR", "attempts") > 1, "its own failure"
+        """,
+    )
+    result = plug.run("test_it.py", "-p", "again", "--stage-keep")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["the stage is kept as this test left it when it failed:", "*its own failure*"])
+
+
 def test_keep_keeps_from_all_workers(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one waits for the container when the test fails, and has it next."""
     pytest.importorskip("xdist")

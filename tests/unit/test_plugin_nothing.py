@@ -28,6 +28,7 @@ CODE = """
     def test_fixture_asks(asks): pass
 """
 SKIPPED = """
+    import unittest
     import pytest
     @pytest.mark.skip
     def test_skip(stage_cache, stage_fresh): pass
@@ -38,6 +39,17 @@ SKIPPED = """
     @pytest.mark.xfail(run=False)
     def test_fails(stage_gbo): pass
     def test_plain(): pass
+    @unittest.skip("not today")
+    @pytest.mark.usefixtures("stage_cache")
+    class TestSkipped(unittest.TestCase):
+        def test_class(self): pass
+    @pytest.mark.usefixtures("stage_cache", "stage_fresh")
+    @pytest.mark.stage_reset("cache")
+    class TestPartly(unittest.TestCase):
+        @unittest.skip("not today")
+        def test_method(self): pass
+        @unittest.skipIf(True, "not today")
+        def test_condition(self): pass
 """
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.plugin.running import pass_on, said
-from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, KEPT, SECTIONS, TAKEN, UNTOUCHED
+from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, FAILURE, KEPT, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.realfiles import real_files
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Failures:
         if report.failed:
             explained = item.stash.get(SECTIONS, []) if call.when == "teardown" else self.explain(item)
             report.sections.extend(explained)
+            if item.stash.get(KEPT, False):
+                item.stash.setdefault(FAILURE, report.longreprtext)
         return report
 
     @real_files()

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
-from pytest_stagegbo.plugin.running import pass_on, runs_tests
-from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
+from pytest_stagegbo.plugin.running import pass_on, runs_tests, skipped_by_unittest
+from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, FAILURE, FRESH, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.session.requirements import MARKER, Requirements, demand
 
@@ -61,6 +61,11 @@ class Reservations:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
+        why = skipped_by_unittest(item) if _is_concerned(item) else None
+        if why is not None:
+            pytest.skip(why)
+        if item.stash.get(KEPT, False):  # by an earlier attempt, whose report plugins that run tests again do not show
+            pytest.fail(f"the stage is kept as this test left it when it failed:\n{item.stash[FAILURE]}", pytrace=False)
         item.stash[BEGAN] = clocks.now()
         for key in (UNTOUCHED, KEPT):
             item.stash[key] = False
@@ -192,3 +197,8 @@ class Reservations:
             stages.let_go(taken)
         else:
             stages.give_back(taken)
+
+
+def _is_concerned(item: pytest.Item) -> bool:
+    """Whether the stage has anything to do with a test."""
+    return DEMAND in item.stash or FRESH in item.stash

@@ -9,7 +9,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["executed", "pass_on", "runs_tests", "said"]
+__all__ = ["executed", "pass_on", "runs_tests", "said", "skipped_by_unittest"]
+
+LONGEST_MESSAGE = 2000
+"""Characters of an error of unknown origin that are shown. Its message may be as long as the memory is large."""
 
 
 def runs_tests(config: pytest.Config) -> bool:
@@ -34,11 +37,24 @@ def _is_skipped(item: pytest.Item) -> bool:
     runxfail = item.config.getoption("runxfail", False)
     return (
         item.get_closest_marker("skip") is not None
+        or skipped_by_unittest(item) is not None
         or any(
             True is each for mark in item.iter_markers("skipif") for each in (*mark.args, mark.kwargs.get("condition"))
         )
         or (not runxfail and any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")))
     )
+
+
+def skipped_by_unittest(item: pytest.Item) -> str | None:
+    """Why `unittest.skip` leaves a test out, on itself or on its class; None: it does not. pytest hears of it from
+    `unittest` when the test's fixtures have been set up."""
+    owner = getattr(item, "cls", None)
+    if owner is None or (not hasattr(owner, "runTest") and not hasattr(owner, "defaultTestResult")):
+        return None
+    for each in (getattr(owner, getattr(item, "originalname", None) or item.name, None), owner):
+        if getattr(each, "__unittest_skip__", False):
+            return str(getattr(each, "__unittest_skip_why__", ""))
+    return None
 
 
 def pass_on(error: BaseException) -> None:
@@ -49,10 +65,13 @@ def pass_on(error: BaseException) -> None:
 
 
 def said(error: BaseException) -> str:
-    """An error in words, masked by their shape: whose it is, is not known."""
+    """An error in words, for a terminal, masked by their shape: whose it is, is not known."""
     from pytest_stagegbo.services.masking import Masker
+    from pytest_stagegbo.text import printable
 
     try:
-        return Masker().mask(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        masked = Masker().mask(text[: 2 * LONGEST_MESSAGE])  # what is cut in two here is not shown
+        return printable(masked[:LONGEST_MESSAGE] + ("..." if len(masked) > LONGEST_MESSAGE else ""))
     except Exception:
         return type(error).__name__

@@ -17,6 +17,7 @@ __all__ = [
     "ASKED",
     "BEGAN",
     "DEMAND",
+    "FAILURE",
     "FRESH",
     "KEPT",
     "MARKED",
@@ -48,6 +49,8 @@ UNTOUCHED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether the test did not get the stage."""
 KEPT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether the stage stays as the test, which failed, left it."""
+FAILURE: pytest.StashKey[str] = pytest.StashKey()
+"""The report of the failure that the stage is kept after."""
 SECTIONS: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()
 """What the report of a failed teardown says of the stage."""
 ASKED: pytest.StashKey[frozenset[str]] = pytest.StashKey()
