@@ -61,7 +61,6 @@ def test_a_service_of_production_is_ready(
             timeout=30,
             still_alive=still_alive,
             diagnostics=str,
-            accept_sealed=False,
         )
         return answers[probe]
 

@@ -55,7 +55,7 @@ class World:
         self,
         *probes: ProbeSettings,
         timeout: float = 10,
-        accept_sealed: bool = True,
+        opened: Callable[[ProbeSettings, Answer], Answer] = lambda _, answer: answer,
         diagnostics: Callable[[], str] = lambda: "postgresql.service failed\nFATAL: no space left",
     ) -> dict[ProbeSettings, Answer]:
         return dict(
@@ -66,7 +66,7 @@ class World:
                 timeout=timeout,
                 still_alive=self.still_alive,
                 diagnostics=diagnostics,
-                accept_sealed=accept_sealed,
+                opened=opened,
                 ask=self.ask,
                 clock=self.clock,
                 sleep=self.sleep,
@@ -118,9 +118,24 @@ def test_a_sealed_vault_is_an_answer_and_not_waited_for() -> None:
     assert world.passed < 1
 
 
-def test_a_vault_that_has_its_keys_may_not_stay_sealed() -> None:
-    with pytest.raises(NotReady, match="unseal_file"):
-        World({VAULT: always("sealed")}).wait(VAULT, accept_sealed=False)
+def test_vault_is_opened_while_a_service_beside_it_is_waited_for() -> None:
+    """Which may need what Vault holds, so that it would never answer."""
+    opened_at: list[float] = []
+    world = World({VAULT: after(1, then="sealed"), DATABASE: lambda _: "ready" if opened_at else "refused"})
+
+    def opened(probe: ProbeSettings, answer: Answer) -> Answer:
+        assert (probe, answer.state) == (VAULT, "sealed")
+        opened_at.append(world.passed)
+        return Answer("ready", "opened")
+
+    assert {answer.state for answer in world.wait(DATABASE, VAULT, opened=opened).values()} == {"ready"}
+    assert len(opened_at) == 1
+
+
+def test_a_sealed_vault_is_said_where_a_service_beside_it_does_not_answer() -> None:
+    with pytest.raises(NotReady, match="unseal_file") as caught:
+        World({VAULT: always("sealed"), DATABASE: always("refused")}).wait(DATABASE, VAULT)
+    assert "Vault in tables is sealed" in caught.value.seen
 
 
 def test_silence_is_cut_short_at_first_and_given_more_time_later() -> None:

@@ -77,6 +77,9 @@ def await_clone(
         way = near.look(at_once=reason is not None) if far is None else far.look()
         return way or reason
 
+    def opened(probe: ProbeSettings, answer: Answer) -> Answer:
+        return answer if keys is None else _open(settings, container, probe, keys)
+
     def why() -> str:
         if interrupted() or near.remedy or (far is not None and far.lost):
             return ""  # there is nothing wrong with the clone
@@ -89,6 +92,7 @@ def await_clone(
                 host,
                 container.probes,
                 timeout=settings.timeouts.ready,
+                opened=opened,
                 still_alive=still_alive,
                 diagnostics=why,
             )
@@ -100,14 +104,7 @@ def await_clone(
         if not remedy:
             raise
         raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
-    state = "ready"
-    for probe, answer in answers.items():
-        if answer.state != "sealed":
-            continue
-        if keys is None:
-            state = "sealed"
-        else:
-            answers[probe] = _open(settings, container, probe, keys)
+    state = "sealed" if any(answer.state == "sealed" for answer in answers.values()) else "ready"
     warnings = _prove_wiped(reader, settings, container) if first_boot else ()
     numbered = tuple((probe.port, answer) for probe, answer in answers.items())
     return Readiness(state, numbered, warnings, clocks.monotonic() - began)

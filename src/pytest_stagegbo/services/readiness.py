@@ -45,7 +45,7 @@ def wait_ready(
     timeout: float,
     still_alive: Callable[[], str | None],
     diagnostics: Callable[[], str],
-    accept_sealed: bool = True,
+    opened: Callable[[ProbeSettings, Answer], Answer] = lambda _, answer: answer,
     ask: Ask = ask_service,
     clock: Callable[[], float] = clocks.monotonic,
     sleep: Callable[[float], None] = clocks.sleep,
@@ -60,7 +60,9 @@ def wait_ready(
             once a second.
         diagnostics: Tells the state of the container's units and their last log lines. Called once, for an error;
             secrets that have a known shape are masked here.
-        accept_sealed: Whether a sealed Vault ends the wait too (waiting doesn't open it).
+        opened: Opens a sealed Vault, and says what it answers then. Called as soon as Vault answers, whatever else is
+            waited for: another service of the same container may need what Vault holds. One that stays sealed is not
+            waited for, since waiting does not open it.
 
     Raises:
         NotReady: Time is up, or `still_alive` gave a reason.
@@ -77,7 +79,9 @@ def wait_ready(
         for probe in tuple(waiting):
             left = max(ends - clock(), FIRST_PATIENCE)
             answer = answers[probe] = ask(probe, host, min(patience[probe], left))
-            if answer.ready or (accept_sealed and answer.state == "sealed"):
+            if answer.state == "sealed":
+                answer = answers[probe] = opened(probe, answer)
+            if answer.ready or answer.state == "sealed":
                 waiting.remove(probe)
             elif answer.state == "unreachable":
                 patience[probe] = min(patience[probe] * 2, LONGEST_PATIENCE)
@@ -92,7 +96,9 @@ def wait_ready(
         sleep(min(pause, ends - clock()) if ends > clock() else 0)
         starting = all(answers[probe].state == "starting" for probe in waiting)
         pause = min(pause * GROWTH, LONGEST_PAUSE_STARTING if starting else LONGEST_PAUSE)
-    raise _not_ready(container, host, {probe: answers[probe] for probe in waiting}, clock() - began, gone, diagnostics)
+    failing = {probe: answers[probe] for probe in waiting}
+    sealed = any(answer.state == "sealed" for answer in answers.values())
+    raise _not_ready(container, host, failing, clock() - began, gone, diagnostics, sealed)
 
 
 def _not_ready(
@@ -102,6 +108,7 @@ def _not_ready(
     waited: float,
     gone: str | None,
     diagnostics: Callable[[], str],
+    sealed: bool,
 ) -> NotReady:
     names = " and ".join(f"{probe.protocol} at {host}:{probe.port}{probe.path}" for probe in failing)
     message = f"{container}: {names} was not ready after {waited:.1f} s"
@@ -112,7 +119,9 @@ def _not_ready(
         seen.append(diagnostics())
     except Exception as error:  # whatever keeps the evidence away must not hide what it was wanted for
         seen.append(f"(no state and no log lines could be had: {error})")
-    remedy = _remedy(container, failing, gone)
+    if sealed:
+        seen.append(f"Vault in {container} is sealed, and what else it runs may need it")
+    remedy = HOW_TO_GIVE_KEYS if sealed and not gone else _remedy(container, failing, gone)
     return NotReady(message, seen=mask("\n".join(line for line in seen if line)), remedy=remedy)
 
 
@@ -122,8 +131,6 @@ def _remedy(container: str, failing: Mapping[ProbeSettings, Answer], gone: str |
     states = {answer.state for answer in failing.values()}
     if "wrong" in states:
         return f"check protocol, port, path and tls of {container}'s probes against what listens there"
-    if "sealed" in states:
-        return HOW_TO_GIVE_KEYS
     if states == {"starting"}:
         return "it is starting: raise the ready time-out, or see in the lines above what takes it so long"
     if "refused" in states:
