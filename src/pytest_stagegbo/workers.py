@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = ["GRACE", "INTERRUPTED", "Workers", "at_once", "interrupted"]
+__all__ = ["GRACE", "INTERRUPTED", "LOOK", "Workers", "at_once", "interrupted"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -82,6 +82,7 @@ class Workers(Executor):
         self._threads: list[threading.Thread] = []
         self._open = 0
         self._closed = False
+        self._interrupted = INTERRUPTED.get() or threading.Event()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -97,6 +98,7 @@ class Workers(Executor):
         return future
 
     def _work(self) -> None:
+        INTERRUPTED.set(self._interrupted)
         while (call := self._calls.get()) is not None:
             future, function = call
             del call
@@ -116,10 +118,17 @@ class Workers(Executor):
         with self._settled:
             self._settled.wait_for(lambda: self._open <= 0, timeout)
 
+    def interrupt(self) -> None:
+        """Have the calls write nothing more, and begin none that waits for a thread. `settle` waits for their end."""
+        self._interrupted.set()
+        self.shutdown(wait=False, cancel_futures=True)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Whoever is interrupted waits for no call."""
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        self.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        if kind is not None and not issubclass(kind, Exception):
+            self.interrupt()
+        else:
+            self.shutdown()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no further calls. Threads end when their calls have."""

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -14,7 +16,9 @@ from pytest_stagegbo import workers
 from pytest_stagegbo.engine import apply as applying
 from pytest_stagegbo.engine.apply import apply
 from pytest_stagegbo.engine.steps import StartClone
+from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.slots.pool import Pool
 from pytest_stagegbo.workers import Workers, at_once, interrupted
 
 if TYPE_CHECKING:
@@ -52,6 +56,49 @@ def test_a_call_that_waits_for_a_thread_can_be_cancelled(never: threading.Event)
     assert first.result(PATIENCE)
     with pytest.raises(RuntimeError):
         pool.submit(never.wait)
+
+
+def test_calls_and_what_they_call_in_threads_of_their_own_know_of_an_interruption() -> None:
+    pool = Workers(1, "test")
+    began = threading.Event()
+
+    def until_interrupted(_: int) -> bool:
+        began.set()
+        deadline = time.monotonic() + PATIENCE
+        while not interrupted() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return interrupted()
+
+    with_threads = pool.submit(at_once, until_interrupted, [1, 2], "below")
+    waiting = pool.submit(until_interrupted, 3)
+    assert began.wait(PATIENCE)
+    pool.interrupt()
+    assert with_threads.result(PATIENCE) == [True, True]
+    assert waiting.cancelled()
+    assert not interrupted()
+
+
+def test_the_end_of_a_pool_of_slots_interrupts_what_is_not_done_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset behind the tests wrote to the stage for as long as the process lived."""
+    monkeypatch.setattr("pytest_stagegbo.slots.pool.END_SECONDS", 0.0)
+    began, ended = threading.Event(), threading.Event()
+
+    def ensure(_: object) -> None:
+        began.set()
+        deadline = time.monotonic() + PATIENCE
+        while not interrupted() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if interrupted():
+            ended.set()
+        raise OperationFailed("the run was interrupted")
+
+    engine: Any = MagicMock()
+    pool = Pool({0: engine}, None, ensure, 1.0)
+    pool.prepare()
+    assert began.wait(PATIENCE)
+    pool.close()
+    assert ended.is_set()
+    assert not engine.reset.called
 
 
 def test_a_call_that_goes_on_keeps_no_process_from_ending() -> None:

@@ -19,7 +19,7 @@ from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.slots.lease import LEASE
-from pytest_stagegbo.workers import Workers
+from pytest_stagegbo.workers import GRACE, LOOK, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -163,13 +163,19 @@ class Pool:
 
     def settle(self, timeout: float) -> bool:
         """Wait until nothing is reset behind the tests any more; whether that was so in time. Seconds."""
-        return not wait(self._behind, timeout=timeout).not_done
+        deadline = clocks.monotonic() + timeout
+        while wait(self._behind, timeout=max(0.0, min(LOOK, deadline - clocks.monotonic()))).not_done:
+            if clocks.monotonic() >= deadline:
+                return False
+        return True
 
     def close(self) -> None:
-        """Wait a while for resets, and let go of everything."""
+        """Wait a while for resets, and let go of everything. What goes on after that writes nothing to a stage."""
         if self._threads is not None:
-            self.settle(END_SECONDS)
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            if not self.settle(END_SECONDS - GRACE):
+                self._threads.interrupt()
+                self._threads.settle(GRACE)
+            self._threads.shutdown(wait=False)
             self._threads = None
         for slot in self._slots:
             if slot.mine.acquire(blocking=False):
