@@ -147,8 +147,15 @@ def test_recreating_copies_nothing_from_production(ground: Ground) -> None:
 
 def test_a_refresh_brings_what_was_changed_and_what_was_deleted(ground: Ground) -> None:
     own = stage(ground)
-    own.run("provision", "--refresh", "cache")
+    # What the stage's project may not have, and the daemon looks at once more.
+    proxy = ("listen=tcp:127.0.0.1:7", "connect=tcp:127.0.0.1:7")
+    ground.incus("config", "device", "add", "cache", "web", "proxy", *proxy)
+    try:
+        own.run("provision", "--refresh", "cache")
+    finally:
+        ground.incus("config", "device", "remove", "cache", "web")
     assert own.exec("cache", "cat", MARK) == "two\n"
+    assert "web" not in golden(ground)["devices"]
     ground.exec("cache", "rm", MARK)
     own.run("provision", "--refresh", "cache", "--slots", "2")
     for project in (PROJECT, f"{PROJECT}-1"):

@@ -14,6 +14,7 @@ from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads
 from tests.lab.small_stage import THREE, CleanStage, kill
 from tests.lab.support import Ground, immutable, until
 
+from pytest_stagegbo.engine import step_runner
 from pytest_stagegbo.errors import Residue
 from pytest_stagegbo.incus.localhost import LocalHost
 
@@ -492,6 +493,55 @@ def test_restore_brings_all_of_a_container_back(clean: CleanStage, in_network: I
         assert clean.engine.plan().changes == ()
 
     in_network(check, timeout=120)
+
+
+@pytest.mark.both_lts
+def test_where_a_deletion_burdens_production_a_restore_brings_files_back_in_place(
+    lab: Lab, clean: CleanStage, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way to change a file, also one that leaves its size and its time of change."""
+    monkeypatch.setattr(step_runner, "burdens", lambda *_: True)
+    volume = f"/var/lib/incus/storage-pools/pool/containers/{clean.engine.settings.project}_tables"
+    listing = (
+        r"find /srv /opt/gbo -maxdepth 1 -printf '%p %y %m %u %g %l\n'; ls /usr/bin; sha256sum /usr/bin/nl;"
+        "stat -c '%a %y' /usr/bin/find /usr/bin/nl"
+    )
+    changes = """
+        touch -r /usr/bin/nl /tmp/time
+        printf changed | dd of=/usr/bin/nl bs=1 seek=1000 conv=notrunc 2>/dev/null
+        touch -r /tmp/time /usr/bin/nl
+        rm /usr/bin/sum
+        chmod 700 /usr/bin/find
+        chmod 0 /opt/gbo/bin
+        echo left >/srv/left
+        ln -s / /opt/gbo/left
+    """
+
+    def subvolume() -> str:
+        return Ground(lab, lab.paths.lab).lab_command("btrfs", "inspect-internal", "rootid", volume)
+
+    def check() -> None:
+        clean.reset("tables", engine=engine)
+        before, known = clean.shell("tables", listing), subvolume()
+        clean.shell("tables", changes)
+        clean.incus("config", "set", "tables", "user.left=1")
+        assert clean.shell("tables", listing) != before
+        assert clean.reset("tables", engine=engine)["tables"].way == "restore"
+        assert clean.shell("tables", listing) == before
+        assert subvolume() == known, "it is the same volume"
+        clone = clean.engine.reader.instance(clean.engine.settings.project, "tables")
+        assert clone is not None
+        assert "user.left" not in clone.config
+        assert limit_in_force(clean, "tables") == 10_000_000_000
+        clean.shell("tables", "touch /srv/left; rm /usr/bin/find")
+        clean.reset("tables", engine=engine)
+        assert subvolume() != known, "where it can't be told what has changed, the snapshot is restored"
+        assert clean.shell("tables", listing) == before
+        assert clean.engine.plan().changes == ()
+
+    engine = clean.another(tables="restore")
+    in_network(check, timeout=120)
+    engine.close()
 
 
 def limit_in_force(clean: CleanStage, name: str) -> int | None:

@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.inner_pytest import PROJECT, wait_until
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.engine import marks, step_runner
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import take
@@ -20,6 +22,7 @@ from pytest_stagegbo.slots.lease import take
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.lab.conftest import InNetwork
     from tests.lab.inner_pytest import Plug
 
     from pytest_stagegbo.incus import Instance
@@ -88,7 +91,9 @@ def test_a_slot_is_clean_and_has_addresses_of_its_own(plug: Plug) -> None:
 
 
 @pytest.mark.both_lts
-def test_a_slot_goes_back_to_its_golden_copy(plug: Plug) -> None:
+def test_a_slot_goes_back_to_its_golden_copy(
+    plug: Plug, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has no snapshot; the stage itself has, since it may have been there before there was a golden copy."""
     plug.settings('[containers.cache]\nreset = "restore"')
     provision(plug)
@@ -103,6 +108,18 @@ def test_a_slot_goes_back_to_its_golden_copy(plug: Plug) -> None:
         assert "left" not in left
         clone = engine.clone("cache")
         assert (clone.status, clone.config[marks.PROVEN]) == ("Running", "true")
+    monkeypatch.setattr(step_runner, "burdens", lambda *_: True)  # a volume that is deleted makes production wait
+    settings = plug.engine.settings
+    restored = {**settings.containers, "cache": replace(settings.containers["cache"], reset="restore")}
+    settings = replace(settings, containers=MappingProxyType(restored))
+    engine = Fleet(settings, Connection(settings.incus)).engine(1)
+    engine.execute("cache", ["sh", "-c", "rm /etc/hostname; echo x >/opt/gbo/left"])
+    in_network(engine.reset, ["cache"])
+    engine.close()
+    same = engine.clone("cache")
+    assert same.config["volatile.uuid"] == clone.config["volatile.uuid"], "it was not copied again"
+    assert same.config[marks.PROVEN] == "true"
+    assert engine.execute("cache", ["ls", "/etc/hostname", "/opt/gbo/left"]).stdout == "/etc/hostname\n"
     planned = json.loads(plug.stagegbo("provision", "--slots", "2", "--dry-run", "--json").stdout)["slots"]
     assert not [step for plan in planned.values() for step in plan["steps"] if step["changes"]]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import GIB, Journal, bare_host, clone, pool
 
 from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.quotas import Limits, burden, remedy
+from pytest_stagegbo.engine.quotas import Limits, burden, burdens, remedy
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.incus.localhost import Quotas
@@ -194,3 +194,19 @@ def test_the_plan_says_once_what_copies_cost_production() -> None:
     assert "doctor" in note
     simple = bare_host(settings, rooms={"tank": Room(pool(), None, quotas=Quotas("squota"))})
     assert not [text for text in make_plan(simple, settings).notes if "quotas" in text]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param(RIGHT, True, id="ordinary"),
+        pytest.param(Quotas("off"), True, id="off-until-the-first-limit"),
+        pytest.param(None, True, id="unseen"),
+        pytest.param(Quotas("squota"), False, id="simple"),
+    ],
+)
+def test_deletions_burden_production_unless_its_pool_counts_simply(counts: Quotas | None, expected: bool) -> None:
+    assert burdens(pool(), counts, Settings()) is expected
+    own = replace(Settings(), storage=StorageSettings("stage"))
+    assert not burdens(pool(), counts, own)
+    assert not burdens(replace(pool(), driver="zfs"), counts, Settings())

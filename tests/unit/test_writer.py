@@ -26,6 +26,7 @@ SCOPE = WriterScope(
     pool="stage",
     production_pools=frozenset({"tank"}),
 )
+NONE = {"web": {"type": "none"}}
 CONFIG = {"key": "value"}
 
 
@@ -142,7 +143,7 @@ CASES: dict[str, Case] = {
     ),
     "delete_pool": Case(lambda w: w.delete_pool(), [Sent("DELETE", ("storage-pools", "stage"), HOST)]),
     "refresh_instance": Case(
-        lambda w: w.refresh_instance("cache", "valkey", on_progress=lambda _: None),
+        lambda w: w.refresh_instance("cache", "valkey", config={"a": ""}, devices=NONE, on_progress=lambda _: None),
         [
             Sent(
                 "POST",
@@ -150,6 +151,8 @@ CASES: dict[str, Case] = {
                 STAGE,
                 {
                     "name": "cache",
+                    "config": {"a": ""},
+                    "devices": NONE,
                     "source": {
                         "type": "copy",
                         "source": "valkey",
@@ -738,6 +741,11 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "memory_available": (lambda r: r.memory_available(), {}, [(("resources",), {})]),
     "cores": (lambda r: r.cores(), {}, [(("resources",), {})]),
     "snapshots": (lambda r: r.snapshots("P", "n"), [], [(("instances", "n", "snapshots"), {"project": "P"})]),
+    "snapshot": (
+        lambda r: r.snapshot("P", "n", "clean"),
+        {"name": "clean"},
+        [(("instances", "n", "snapshots", "clean"), {"project": "P"})],
+    ),
     "console": (lambda r: r.console("P", "n"), None, [(("instances", "n", "console"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
 }

@@ -128,9 +128,12 @@ class Copies:
             self._writer.set_state(name, "stop", force=True)
         let_end(self._reader, self._settings, name)
         self._count_simply(copy.pool)
+        wanted = self._clone_config(copy, source, managed)
         try:
             with self._in_full:
-                self._writer.refresh_instance(name, source.name, on_progress=self._on_progress(name))
+                self._writer.refresh_instance(
+                    name, source.name, config=wanted.config, devices=wanted.devices, on_progress=self._on_progress(name)
+                )
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(copy, error) from None
@@ -140,7 +143,6 @@ class Copies:
             self.copy(copy, managed=managed)
             return
         # As a new copy would have it: nothing stays of the clone's earlier configuration.
-        wanted = self._clone_config(copy, source, managed)
         gone = [key for key in self._there(name).config if not key.startswith("volatile.")]
         config = {**dict.fromkeys(gone, ""), **wanted.config}
         devices = {device: each for device, each in wanted.devices.items() if each.get("type") != "none"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = [
+    "BOOTED",
     "BUILDING",
     "FAMILY",
     "FINGERPRINT",
@@ -55,6 +56,8 @@ BUILDING = "building"
 PREPARED = "prepared"
 PROVEN = "user.stagegbo.proven"
 """Set to `true` once the first boot was seen to have wiped what it had to."""
+BOOTED = "user.stagegbo.booted"
+"""When that boot began, in the daemon's words: the clone's files were those of what it was copied from until then."""
 SOURCE = "user.stagegbo.source"
 FINGERPRINT = "user.stagegbo.fingerprint"
 SECRETS = "user.stagegbo.secrets"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Limits", "burden", "relief", "remedy"]
+__all__ = ["Limits", "burden", "burdens", "relief", "remedy"]
 
 ROUNDING = 4096
 """Bytes by which a limit in force may differ."""
@@ -46,10 +46,15 @@ def remedy(pool: Pool, quotas: Quotas) -> str:
     return f"as root on the daemon's host: `btrfs quota rescan -w {folder}`"
 
 
+def burdens(pool: Pool, quotas: Quotas | None, settings: Settings) -> bool:
+    """Whether a volume that is deleted makes production wait. Where nobody can know which quotas a btrfs has, they are
+    taken for ordinary ones. On a pool of the stage's own they cost production nothing: it is not there."""
+    return not settings.storage.own and pool.driver == "btrfs" and (quotas is None or quotas.mode != "squota")
+
+
 def burden(pool: Pool, quotas: Quotas | None, settings: Settings) -> str:
-    """What a pool's quotas cost production while stages come and go; empty: nothing, or nobody can know. On a pool of
-    the stage's own they cost production nothing: it is not there."""
-    if settings.storage.own or pool.driver != "btrfs" or quotas is None or quotas.mode == "squota":
+    """What a pool's quotas cost production while stages come and go; empty: nothing, or nobody can know."""
+    if quotas is None or not burdens(pool, quotas, settings):
         return ""
     has = "gets" if quotas.mode == "off" else "has"
     first = " with the first limit" if quotas.mode == "off" else ""

@@ -296,7 +296,7 @@ class StageEngine:
             self._copy_again(container)
         else:
             runner = self._runner()
-            restore(self.reader, runner.writer, container.name)
+            restore(self.reader, runner.writer, self.settings, container.name, sparing=runner.burdens_production)
             runner.limit_restored(container.name)
 
     def _copy_again(self, container: ContainerSettings) -> None:
@@ -305,10 +305,11 @@ class StageEngine:
         with self._clone_source.held():
             facts = self.facts()
             plan = self._plan(facts, to_replace=[container.name])
-            wanted = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)
             own = [step for step in plan.steps if step.subject == container.name or isinstance(step, AwaitRoom)]
-            steps = [step for step in own if isinstance(step, wanted)]
             runner = self._new_performer(facts, None)
+            made: tuple[type[Step], ...] = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)
+            wanted = (PrepareClone,) if runner.copy_in_place(own) else made
+            steps = [step for step in own if isinstance(step, wanted)]
             apply(steps, runner.do, self.progress)
 
     def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:

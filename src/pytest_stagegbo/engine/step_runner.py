@@ -13,12 +13,14 @@ from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.copying import Copies
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.engine.in_place import note_changes
 from pytest_stagegbo.engine.own_pool import pool_config
-from pytest_stagegbo.engine.quotas import Limits
+from pytest_stagegbo.engine.quotas import Limits, burdens
 from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.errors import (
+    NoRoom,
     NotReady,
     OperationFailed,
     ServerRefused,
@@ -30,6 +32,8 @@ from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_stagegbo.engine.await_clone import Readiness
     from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.incus import Instance, Reader, Writer
@@ -242,6 +246,35 @@ class StepRunner:
         if self.limits.lost(clone) is not False:
             self.limits.set_again(self.writer, clone)
 
+    @property
+    def burdens_production(self) -> bool:
+        """Whether a clone that is deleted makes production wait."""
+        pools = [room.pool for room in self._facts.rooms.values()]
+        return any(burdens(pool, self._host.quotas(pool), self._settings) for pool in pools)
+
+    def copy_in_place(self, planned: Iterable[steps.Step]) -> bool:
+        """Make a slot's clone what its golden clone is, without deleting its volume; whether that was done. Where it
+        was not, or failed, the clone has to be copied again."""
+        copy = next((step for step in planned if isinstance(step, steps.CopyClone)), None)
+        if copy is None or not self.burdens_production:
+            return False
+        clone = self._facts.clones.get(copy.subject)
+        golden = self._facts.sources.get(copy.container.source_name)
+        generation = golden.config.get(marks.GENERATION) if golden is not None else ""
+        if clone is None or golden is None or not generation or clone.config.get(marks.GENERATION) != generation:
+            return False
+        if not note_changes(self.writer, clone, golden):
+            return False
+        refresh = steps.RefreshClone(subject=copy.subject, copy=copy, reason="reset")
+        try:
+            self._copies.refresh(refresh, managed=self._managed)
+        except (OperationFailed, ServerRefused, NoRoom) as error:
+            log.debug("%s: copied again, since its files could not be brought back: %s", copy.subject, error)
+            return False
+        if copy.unconfirmed:
+            self.unconfirmed.add(copy.subject)
+        return True
+
     def start_clone(self, step: steps.StartClone) -> None:
         self.limits.see()
 
@@ -297,7 +330,8 @@ class StepRunner:
             raise
         if step.prove:
             marked = {marks.STATE: marks.PREPARED} if step.subject in self.unconfirmed else {}
-            known = marks.of_instance(self._clone(step.subject))
+            clone = self._clone(step.subject)
+            known = {**marks.of_instance(clone), marks.BOOTED: clone.last_used_at}
             self.writer.set_instance_config(step.subject, {**marked, **known, marks.PROVEN: "true"})
             self.unconfirmed.discard(step.subject)
 

@@ -94,6 +94,11 @@ class Reader:
             raise
         return frozenset(_names(urls))
 
+    def snapshot(self, project: str, name: str, snapshot: str) -> Instance | None:
+        """A snapshot of an instance, with the configuration of its moment."""
+        found = self._find("instances", name, "snapshots", snapshot, project=project)
+        return None if found is None else Instance.from_api(found, project)
+
     def networks(self) -> dict[str, Network]:
         """Every network and network interface of the host.
 

@@ -221,23 +221,44 @@ class Writer:
 
         self._with_low_level(copy)
 
-    def refresh_instance(self, name: str, source: str, *, on_progress: Callable[[str], None]) -> None:
+    def refresh_instance(
+        self,
+        name: str,
+        source: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Any],
+        project: str = "",
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
         """Make the files of a stopped clone those that its source has now; only what differs is copied.
 
         Incus changes nothing of the clone's configuration. It may be repeated: what an earlier try has copied is there.
+
+        Args:
+            source: An instance, or a snapshot of one (`NAME/SNAPSHOT`).
+            config: As for a copy: Incus does not set it, and yet refuses what the source has and the project may not.
+            devices: Likewise.
+            project: Of the source, instead of the source project.
         """
         body = {
             "name": name,
+            "config": dict(config),
+            "devices": dict(devices),
             "source": {
                 "type": "copy",
                 "source": source,
-                "project": self.scope.source_project,
+                "project": project or self.scope.source_project,
                 "instance_only": True,
                 "allow_inconsistent": True,
                 "refresh": True,
             },
         }
-        self._run(f"refreshing {name} from {source}", "POST", ("instances",), body=body, on_progress=on_progress)
+
+        def refresh() -> None:
+            self._run(f"refreshing {name} from {source}", "POST", ("instances",), body=body, on_progress=on_progress)
+
+        self._with_low_level(refresh)
 
     def _with_low_level(self, request: Callable[[], None]) -> None:
         """Make a request, again without the restriction of low-level keys if that is what it is refused for."""
