@@ -9,7 +9,7 @@ from tests.lab.inner_pytest import wait_until
 from tests.lab.support import OWNER, SIX, sql
 
 from pytest_stagegbo.engine.apply import AT_ONCE
-from pytest_stagegbo.guest import PLACE, identity, release
+from pytest_stagegbo.guest import PLACE, boot_folder_of, identity, release
 
 if TYPE_CHECKING:
     from tests.lab.support import FirstRun, Stage
@@ -151,7 +151,8 @@ def test_services_that_wait_are_started_by_one_file_and_by_nothing_else(stage: S
     assert states() == ["active", "active"]
     stage.exec("system", "systemctl", "stop", path)  # which would start the target again
     stage.exec("system", "systemctl", "stop", target, *units)
-    file = release(identity(stage.clone("system")["config"][f"environment.{PLACE}"]))
+    config = stage.clone("system")["config"]
+    file = release(boot_folder_of(config), identity(config[f"environment.{PLACE}"]))
     stage.exec("system", "rm", file)
     try:
         stage.exec("system", "systemctl", "start", path)

@@ -16,6 +16,7 @@ import pytest
 from tests.lab.support import SIX, run, until
 
 from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.guest import boot_folder_of
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import IncusSettings, load
 from pytest_stagegbo.verify import Check, Finding, chosen, verify
@@ -212,7 +213,7 @@ def address(stage: Stage) -> Iterator[None]:
 @contextlib.contextmanager
 def foreign_unit(stage: Stage) -> Iterator[None]:
     """As one of production's would be seen that found a way in: by a second generator, here."""
-    file = "/stagegbo-boot/second"
+    file = boot_folder_of(stage.clone("llm")["config"]) + "/second"
     line = 'ln -s /usr/lib/systemd/system/cron.service "$1"'
     stage.exec(
         "llm", "sh", "-c", f"printf '#!/bin/sh\\n%s\\n' '{line}' >{file}; chmod 755 {file}; systemctl daemon-reload"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_stagegbo.guest import boot_folder_of
 from pytest_stagegbo.incus import connection
 from pytest_stagegbo.settings import IncusSettings
 
@@ -67,7 +68,8 @@ def test_an_operation_that_takes_longer_than_a_server_waits_for_it_is_waited_for
 
 def test_folders_are_folders_and_files_have_owner_and_mode(stage: Stage) -> None:
     """A server that does not know the headers of a request makes files of all, with modes of its own."""
-    paths = ["/stagegbo-boot", "/stagegbo-boot/boot"]
+    folder = boot_folder_of(stage.clone("cache")["config"])
+    paths = [folder, f"{folder}/boot"]
     assert stage.exec("cache", "stat", "-c", "%F %a %U:%G", *paths).splitlines() == [
         "directory 755 root:root",
         "regular file 755 root:root",

@@ -10,6 +10,7 @@ from fakes import PRODUCTION_PROFILE, clone, copied, source
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config, nic, violations
+from pytest_stagegbo.guest import PLACE, boot_folder_of, identity
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,6 +131,27 @@ class TestCopy:
         made = overrides(source(config={"volatile.eth0.hwaddr": "00:16:3e:01:02:03"}))
         assert [key for key in made.config if key.startswith("volatile.")] == ["volatile.apply_template"]
         assert made.dropped == ()
+
+    def test_programs_for_its_first_process_are_in_a_folder_that_nobody_can_know_before(self) -> None:
+        """Production may have any other in its root, with programs in it or as a link."""
+        first, second = overrides(source()).config, overrides(source()).config
+        assert boot_folder_of(first) != boot_folder_of(second) != ""
+        assert boot_folder_of(first).removeprefix("/stagegbo-") == identity(first[f"environment.{PLACE}"])
+
+    def test_a_copy_of_a_golden_clone_boots_from_the_folder_that_is_in_it(self) -> None:
+        golden = source(config=overrides(source()).config)
+        made = clone_config(golden, SETTINGS.containers["tables"], SETTINGS, managed=True, golden=True).config
+        assert boot_folder_of(made) == boot_folder_of(golden.config) != ""
+        assert made[f"environment.{PLACE}"] != golden.config[f"environment.{PLACE}"]
+
+    @pytest.mark.parametrize("folder", ["/opt/programs", "/stagegbo-../../x", ""])
+    def test_a_clone_that_takes_programs_from_elsewhere_is_not_started(self, folder: str) -> None:
+        clone = clone_of(source())
+        changed = {**clone.expanded_config, "environment.SYSTEMD_GENERATOR_PATH": folder}
+        assert (
+            "config environment.SYSTEMD_GENERATOR_PATH"
+            in violations(replace(clone, expanded_config=changed), SETTINGS)[0]
+        )
 
     def test_the_network_device_is_the_stages_own(self) -> None:
         fixed = {

@@ -16,7 +16,7 @@ from pytest_stagegbo.engine.copying import LARGEST_LIMIT
 from pytest_stagegbo.engine.removal import remove_clone
 from pytest_stagegbo.engine.step_runner import StepRunner
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
-from pytest_stagegbo.guest import PLACE, STAMP, variable
+from pytest_stagegbo.guest import PLACE, STAMP, boot_folder_of, variable
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,11 +141,13 @@ def fresh_copy(**config: str) -> Instance:
 
 class TestPrepare:
     def test_a_clone_is_marked_as_prepared_once_all_its_files_are_placed(self) -> None:
-        stage = Stage(fresh_copy())
+        stage = Stage(copy := fresh_copy())
         runner(stage).do(PREPARE)
         assert stage.log[-1] == "config tables user.stagegbo.state=prepared"
         assert [line for line in stage.log[:-1] if line.startswith("config")] == []
-        assert {line for line in stage.log if line.startswith("file")} == {"file tables /stagegbo-boot/boot"}
+        assert {line for line in stage.log if line.startswith("file")} == {
+            f"file tables {boot_folder_of(copy.config)}/boot"
+        }
 
     def test_no_stamp_is_placed(self) -> None:
         stage = Stage(fresh_copy())

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from pytest_stagegbo.guest import STAMP, boot_environment, boot_file, identity, release, shown_stamp, variable
+from pytest_stagegbo.guest import (
+    STAMP,
+    boot_environment,
+    boot_file,
+    boot_folder,
+    identity,
+    release,
+    shown_stamp,
+    variable,
+)
 from pytest_stagegbo.guest.clearing import MOUNTS
 from pytest_stagegbo.guest.place import INTERFACES, NETWORK, PLACE, TWINS
 from pytest_stagegbo.guest.removal import ASIDE
@@ -26,6 +35,8 @@ SETTINGS = Settings()
 SYSTEM, TABLES = SETTINGS.containers["system"], SETTINGS.containers["tables"]
 ENVIRON = "/proc/1/environ"
 OWN = "0123456789abcdef"
+FOLDER_OF_BOOT = boot_folder(OWN)
+OWN_BOOT = f"{FOLDER_OF_BOOT}/{BOOT}"
 """A clone's identity."""
 
 
@@ -40,7 +51,7 @@ def without_twins() -> Settings:
 class TestFile:
     def test_there_is_one_and_it_can_be_run(self) -> None:
         file = boot_file(TABLES, SETTINGS)
-        assert (file.path, file.mode) == ("/stagegbo-boot/boot", 0o755)
+        assert (file.name, file.mode) == ("boot", 0o755)
         assert file.content.startswith("#!/bin/sh\n")
 
     def test_equal_settings_make_equal_files(self) -> None:
@@ -53,12 +64,12 @@ class TestFile:
         assert "10.0.2." not in found.replace("unreachable 10.0.2.0/24", "")
 
     def test_later_boots_are_confined_unless_the_settings_want_them_whole(self) -> None:
-        assert boot_environment(TABLES) == {
+        assert boot_environment(TABLES, "/own") == {
             "environment.SYSTEMD_UNIT_PATH": "/run/systemd/generator",
-            "environment.SYSTEMD_GENERATOR_PATH": "/stagegbo-boot",
-            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/stagegbo-boot/none",
+            "environment.SYSTEMD_GENERATOR_PATH": "/own",
+            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/own/none",
         }
-        assert boot_environment(replace(TABLES, boot="full")) == {}
+        assert boot_environment(replace(TABLES, boot="full"), "/own") == {}
 
 
 class TestTwins:
@@ -180,7 +191,7 @@ class Clone:
         """
         container = replace(TABLES, **{"system_logs": False, "data": "", "wipe": wipe, "logs": logs, **more})
         settings = replace(settings, containers={**settings.containers, "tables": container})
-        path = self.path(BOOT)
+        path = self.path(OWN_BOOT)
         path.parent.mkdir(exist_ok=True)
         path.write_text(script(container, settings).replace("export LC_ALL=C PATH=", "export LC_ALL=C PATH=/programs:"))
         path.chmod(0o755)
@@ -190,7 +201,7 @@ for name in usr dev bin sbin lib lib64; do
 done
 {mounts}
 sed "s# $1/# /#g" /proc/self/mountinfo >"$1/proc/self/mountinfo"
-exec chroot "$1" {BOOT} {word}
+exec chroot "$1" {OWN_BOOT} {word}
 """
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside, "sh", str(self.root)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -599,17 +610,25 @@ class TestSourceThatWasAClone:
 
     def test_its_word_that_services_may_start_is_not_the_clones(self, clone: Clone) -> None:
         """Its own may be there before its boot has come far."""
-        old, own = clone.path(release("0000000000000000")), clone.path(release(OWN))
+        old, own = clone.path(release(FOLDER_OF_BOOT, "0000000000000000")), clone.path(release(FOLDER_OF_BOOT, OWN))
         old.parent.mkdir()
         old.touch()
         own.touch()
         assert clone.boot().returncode == 0
         assert not old.exists()
         assert own.exists()
-        assert f"PathExists={release(OWN)}" in clone.units(needs=("vault",))["stagegbo-services.path"]
+        assert f"PathExists={release(FOLDER_OF_BOOT, OWN)}" in clone.units(needs=("vault",))["stagegbo-services.path"]
+
+    def test_no_folder_of_generators_that_its_source_had_as_a_clone_stays(self, clone: Clone) -> None:
+        old = clone.path(boot_folder("0000000000000000"))
+        old.mkdir()
+        (old / "boot").touch()
+        assert clone.boot().returncode == 0
+        assert not old.exists()
+        assert clone.path(OWN_BOOT).exists()
 
     def test_the_word_goes_to_a_folder_that_is_there_before_the_boot(self) -> None:
-        assert Path(release(OWN)).parent == Path(boot_file(SYSTEM, SETTINGS).path).parent
+        assert Path(release(FOLDER_OF_BOOT, OWN)).parent == Path(FOLDER_OF_BOOT)
 
     def test_the_copy_of_its_database_is_not_the_clones(self, clone: Clone) -> None:
         data = "/opt/gbo/data/pgdata"
@@ -742,7 +761,11 @@ class Generator:
             text = text.replace(folder, f"{self.root}{folder}").replace(f"/usr{self.root}/lib", f"{self.root}/usr/lib")
         text = re.sub(r"place=.*", f"place={OWN}:", text, count=1)
         done = subprocess.run(
-            ["sh", "-c", text, "boot", *[str(self.output)] * 3], capture_output=True, text=True, timeout=30, check=False
+            ["sh", "-c", text, OWN_BOOT, *[str(self.output)] * 3],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
         return {
@@ -782,7 +805,7 @@ class TestUnits:
             pytest.param("After=local-fs.target", id="after-mounts"),
             pytest.param("FailureAction=poweroff-force", id="failure-stops-the-boot"),
             pytest.param("Type=oneshot", id="oneshot"),
-            pytest.param(f"ExecStart={BOOT} prepare", id="script"),
+            pytest.param(f"ExecStart={OWN_BOOT} prepare", id="script"),
         ],
     )
     def test_the_first_boots_work_comes_before_the_network_and_every_service(
@@ -793,7 +816,10 @@ class TestUnits:
     def test_services_that_wait_are_started_by_the_clones_own_file(self, generator: Generator) -> None:
         found = generator.run(SYSTEM)
         assert "Wants=systemd-journald.service networking.service stagegbo-services.path" in found["default.target"]
-        assert f"PathExists={release(OWN)}\nUnit=stagegbo-services.target" in found["stagegbo-services.path"]
+        assert (
+            f"PathExists={release(FOLDER_OF_BOOT, OWN)}\nUnit=stagegbo-services.target"
+            in found["stagegbo-services.path"]
+        )
         assert "Wants=botserver.service botui.service" in found["stagegbo-services.target"]
 
     @pytest.mark.parametrize("changes", [{"needs": ()}, {"hooks": ("mask.sh",)}], ids=["needs-nothing", "has-hooks"])

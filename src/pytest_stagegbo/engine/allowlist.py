@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.own_pool import clone_pool
-from pytest_stagegbo.guest import CONFINED, PLACE, boot_environment, variable
+from pytest_stagegbo.guest import PLACE, boot_environment, boot_folder, boot_folder_of, confinement, identity, variable
 from pytest_stagegbo.incus.dialect import FIRST_START
 
 if TYPE_CHECKING:
@@ -110,12 +110,14 @@ def clone_config(
         if _is_kept(key) and key != OWN_PLACE and (container.boot == "full" or not key.startswith(SYSTEMD_PREFIX))
     }
     own = {key for key in source.config if not key.startswith("volatile.")}
+    place = variable(container, settings, golden=golden)
+    folder = boot_folder(identity(source.config.get(OWN_PLACE, "") if golden else place))
     config = {
         **{key: "" for key in own if key not in kept},
         **kept,
-        **CONFINED,
+        **confinement(folder),
         **FIRST_START,
-        OWN_PLACE: variable(container, settings, golden=golden),
+        OWN_PLACE: place,
         "boot.autostart": "false",
         marks.OWNER: marks.OWNER_VALUE,
         marks.STATE: marks.BUILDING,
@@ -180,7 +182,10 @@ def violations(clone: Instance, settings: Settings) -> list[str]:
 def unconfined(clone: Instance, settings: Settings) -> list[str]:
     """Keys that a clone lacks or has otherwise, and without which its next boot starts production's units. Pure."""
     container = settings.containers.get(clone.name)
-    wanted = boot_environment(container) if container is not None else {}
+    if container is None:
+        return []
+    folder = boot_folder_of(clone.expanded_config)
+    wanted = boot_environment(container, folder or boot_folder(identity(clone.config.get(OWN_PLACE, ""))))
     return [f"config {key} is not {value}" for key, value in wanted.items() if clone.expanded_config.get(key) != value]
 
 

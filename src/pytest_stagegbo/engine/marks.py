@@ -161,7 +161,7 @@ def fingerprint(container: ContainerSettings, settings: Settings) -> str:
         settings.source_project,
         container.source_name,
         settings.network.name,
-        [file.path, file.content, file.mode],
+        [file.name, file.content, file.mode],
     ]
     if container.hooks:
         parts.append(hooks.digest(container))

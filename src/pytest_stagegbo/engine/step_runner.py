@@ -27,7 +27,7 @@ from pytest_stagegbo.errors import (
     StageMissing,
     UnsafeClone,
 )
-from pytest_stagegbo.guest import boot_file, holds_services, release
+from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
 
@@ -218,7 +218,10 @@ class StepRunner:
             )
         if not self._facts.golden:  # where the golden clone's files are in it
             file = boot_file(step.container, self._settings)
-            self.writer.place_at_first_start(name, file.path, file.content, mode=file.mode)
+            folder = boot_folder_of(clone.config)
+            assert folder  # as the copy was made with
+            path = f"{folder}/{file.name}"
+            self.writer.place_at_first_start(name, path, file.content, mode=file.mode)
         if not step.container.hooks:  # they come before that
             if step.container.may_restore and not self._parent:  # slots go back to their golden copy
                 take_snapshot(self._reader, self.writer, name)
@@ -312,8 +315,9 @@ class StepRunner:
             if self.limits.lost(clone):
                 self.limits.set_again(self.writer, clone)
         if step.prove and holds_services(step.container):  # what it needs answers now
-            own = own_identity(self._clone(step.subject))
-            self.writer.put_file(step.subject, release(own), b"\n", mode=0o644)
+            clone = self._clone(step.subject)
+            word = release(boot_folder_of(clone.config), own_identity(clone))
+            self.writer.put_file(step.subject, word, b"\n", mode=0o644)
         try:
             self.readiness[step.subject] = await_clone(
                 self._reader,

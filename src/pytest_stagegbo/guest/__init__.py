@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pytest_stagegbo.guest.files import STAMP, SYSTEM_LOGS, GuestFile, boot_file, shown_stamp
 from pytest_stagegbo.guest.place import PLACE, identity, variable
-from pytest_stagegbo.guest.units import CONFINED, boot_environment, holds_services, release
+from pytest_stagegbo.guest.units import (
+    CONFINED,
+    boot_environment,
+    boot_folder,
+    boot_folder_of,
+    confinement,
+    holds_services,
+    release,
+)
 
 __all__ = [
     "CONFINED",
@@ -14,6 +22,9 @@ __all__ = [
     "GuestFile",
     "boot_environment",
     "boot_file",
+    "boot_folder",
+    "boot_folder_of",
+    "confinement",
     "holds_services",
     "identity",
     "release",

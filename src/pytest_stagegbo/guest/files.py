@@ -31,9 +31,9 @@ SYSTEM_LOGS = ("/var/log",)
 
 @dataclass(frozen=True, slots=True)
 class GuestFile:
-    """A file to place in a new clone, owned by root."""
+    """A file to place in the boot folder of a new clone, owned by root."""
 
-    path: str
+    name: str
     content: str
     mode: int = 0o644
 
@@ -67,6 +67,7 @@ def boot_script(container: ContainerSettings, settings: Settings) -> str:
 # service starts. A failure stops the boot, so that nothing runs on what should have been wiped.
 set -eu
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+folder=${{0%/*}}
 place=$(sed -zn 's/^{PLACE}=//p' /proc/1/environ)
 identity=${{place%%:*}}
 if [ "${{1:-}}" != prepare ]; then
@@ -86,8 +87,11 @@ exec 2>{FOLDER}/prepare.log
 placed="placed $identity"
 if ! grep -qsxF "$placed" {STAMP}; then # a stamp of the source's is another's
 rm -f {STAMP}
-for file in {units.release("*")}; do # the clone's own may be there already
-    [ "$file" = {units.release('"$identity"')} ] || rm -f "$file"
+for file in {units.release('"$folder"', "*")}; do # the clone's own may be there already
+    [ "$file" = {units.release('"$folder"', '"$identity"')} ] || rm -f "$file"
+done
+for other in {units.boot_folder("?" * 16)}; do # the source was a clone once
+    [ "$other" = "$folder" ] || rm -rf "$other"
 done
 {_confined()}
 : >{report}

@@ -10,15 +10,17 @@ drop-ins, and ours.
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = [
     "BOOT",
-    "BOOT_FOLDER",
     "CONFINED",
     "FOLDER",
     "OWN_UNITS",
@@ -26,6 +28,9 @@ __all__ = [
     "PREPARE",
     "UNIT_FOLDER",
     "boot_environment",
+    "boot_folder",
+    "boot_folder_of",
+    "confinement",
     "generator",
     "holds_services",
     "release",
@@ -33,11 +38,11 @@ __all__ = [
 
 FOLDER = "/var/lib/stagegbo"
 """Everything that the first boot leaves in a clone."""
-BOOT_FOLDER = "/stagegbo-boot"
-"""A folder of its own, since PID 1 runs every program in it as a generator. Below no other, since the daemon writes it,
-and would follow links of production's in the host's file system."""
-BOOT = f"{BOOT_FOLDER}/boot"
-"""The one file that is placed in a clone: PID 1's generator, and with the word `prepare` the first boot's work."""
+BOOT = "boot"
+"""The one file that is placed in a clone, in `boot_folder`: PID 1's generator, and with the word `prepare` the first
+boot's work."""
+_HERE, _IDENTITY = "@FOLDER@", "@IDENTITY@"
+"""Stand for the boot folder and the clone's identity in the text of a unit. The script knows both only in the clone."""
 UNIT_FOLDER = "/run/systemd/generator"
 """Where systemd has generators write; it empties the folder before each of their runs."""
 PREPARE = "stagegbo-prepare.service"
@@ -46,11 +51,8 @@ OWN_UNITS = (PREPARE, "networking.service", f"{SERVICES}.path", f"{SERVICES}.tar
 """What this tool adds to those of the settings."""
 BOOT_LIMIT_SECONDS = 600
 
-CONFINED = {
-    "environment.SYSTEMD_UNIT_PATH": UNIT_FOLDER,
-    "environment.SYSTEMD_GENERATOR_PATH": BOOT_FOLDER,
-    "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH": f"{BOOT_FOLDER}/none",
-}
+_GENERATORS = "environment.SYSTEMD_GENERATOR_PATH"
+CONFINED = ("environment.SYSTEMD_UNIT_PATH", _GENERATORS, "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH")
 """Configuration keys of the instance. Every clone has them for its first boot, one with a full boot for that alone."""
 
 PACKAGE_UNITS = (
@@ -67,9 +69,30 @@ PACKAGE_UNITS = (
 None of them is started unless something needs it."""
 
 
-def boot_environment(container: ContainerSettings) -> dict[str, str]:
+def boot_folder(identity: str) -> str:
+    """The folder of the boot file in a clone with this identity, and in all copies of that clone.
+
+    PID 1 runs every program in it as a generator, and the daemon writes it, which follows links in a container as if
+    they were the host's (before Incus 6.0.6). So its name is one that nothing of production's can have: the identity
+    is random.
+    """
+    return f"/stagegbo-{identity}"
+
+
+def boot_folder_of(config: Mapping[str, str]) -> str:
+    """The boot folder that a confined clone's configuration names; empty for any other instance."""
+    folder = config.get(_GENERATORS, "")
+    return folder if re.fullmatch(re.escape(boot_folder("")) + "[0-9a-f]{16}", folder) else ""
+
+
+def confinement(folder: str) -> dict[str, str]:
+    """Values of `CONFINED` for a clone with this boot folder."""
+    return dict(zip(CONFINED, (UNIT_FOLDER, folder, f"{folder}/none"), strict=True))
+
+
+def boot_environment(container: ContainerSettings, folder: str) -> dict[str, str]:
     """Configuration keys of the instance that confine PID 1; none for a clone whose later boots are full."""
-    return dict(CONFINED) if container.boot == "units" else {}
+    return confinement(folder) if container.boot == "units" else {}
 
 
 def holds_services(container: ContainerSettings) -> bool:
@@ -80,15 +103,18 @@ def holds_services(container: ContainerSettings) -> bool:
     return bool(container.needs) and container.boot == "units" and not container.hooks
 
 
-def release(identity: str) -> str:
-    """The file that starts the services of a clone that waits for others. Placed once what it needs answers, which may
-    be before its boot has come far: in a folder that is there before the boot. It bears the clone's identity, so that
-    none of the source's counts."""
-    return f"{BOOT_FOLDER}/release-{identity}"
+def release(folder: str, identity: str) -> str:
+    """The file in the boot folder that starts the services of a clone that waits for others.
+
+    It is placed once what they need answers. The boot need not have come far by then, and the folder is there before
+    it. It bears the clone's identity, so that none of the source's counts.
+    """
+    return f"{folder}/release-{identity}"
 
 
 def generator(container: ContainerSettings) -> str:
-    """POSIX shell, a generator (systemd.generator(7)): `$1` is the folder for units, `$identity` the clone's."""
+    """POSIX shell, a generator (systemd.generator(7)): `$1` is the folder for units, `$identity` the clone's, `$folder`
+    the boot folder."""
     full = container.boot == "full"
     named = () if full else container.units
     files = {
@@ -98,12 +124,10 @@ def generator(container: ContainerSettings) -> str:
         # The first boot gives the clone a machine id of its own, which names the journal's folder.
         "systemd-journald.service.d/stagegbo.conf": f"[Unit]\nAfter={PREPARE}\n",
     }
-    held = ""
     if holds_services(container):
         files[f"{SERVICES}.target"] = _services_target(container)
-        path = _release_path().replace(release("IDENTITY"), "'" + release('"$identity"') + "'")
-        held = f"printf %s '{path}' >{SERVICES}.path\n"
-    written = "".join(f"printf %s {shlex.quote(text)} >{name}\n" for name, text in files.items())
+        files[f"{SERVICES}.path"] = _release_path()
+    written = "".join(f"printf %s {_quoted(text)} >{name}\n" for name, text in files.items())
     own = "".join(f"own {shlex.quote(unit)}\n" for unit in named)
     return f"""units=$1
 cd "$units"
@@ -174,7 +198,7 @@ for name in {" ".join(PACKAGE_UNITS)}; do
 done
 ln -s -t . "$@"
 mkdir systemd-journald.service.d
-{written}{held}{own}
+{written}{own}
 # Only folders that are elsewhere in the container are mounted, and file systems in memory: other lines of fstab would
 # run programs of production's, and reach for its servers.
 if [ -x $generators/systemd-fstab-generator ] && [ -r /etc/fstab ]; then
@@ -200,6 +224,11 @@ done >.missing
 """
 
 
+def _quoted(text: str) -> str:
+    """A word of the shell, with the boot folder and the identity put in."""
+    return shlex.quote(text).replace(_HERE, "'\"$folder\"'").replace(_IDENTITY, "'\"$identity\"'")
+
+
 def _prepare_unit(*, last: bool) -> str:
     """The first boot's work.
 
@@ -222,7 +251,7 @@ FailureAction=poweroff-force
 [Service]
 Type=oneshot
 RemainAfterExit={remain}
-ExecStart={BOOT} prepare
+ExecStart={_HERE}/{BOOT} prepare
 StandardOutput=null
 TimeoutStartSec={BOOT_LIMIT_SECONDS}
 """
@@ -270,7 +299,7 @@ def _release_path() -> str:
 Description=Wait for what this clone needs
 
 [Path]
-PathExists={release("IDENTITY")}
+PathExists={release(_HERE, _IDENTITY)}
 Unit={SERVICES}.target
 """
 
