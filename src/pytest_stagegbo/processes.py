@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["ancestors", "born", "describe", "lock_holders"]
+__all__ = ["age", "ancestors", "born", "describe", "lock_holders"]
 
 PROC = Path("/proc")
 LONGEST_COMMAND = 80
@@ -23,6 +23,14 @@ def born(pid: int) -> str:
     none, or it has ended and its parent has not asked how."""
     fields = _stat(pid)
     return fields[19] if fields and fields[0] not in {"Z", "X"} else ""
+
+
+def age() -> float:
+    """Seconds since this process began, in steps of ten milliseconds; 0 where that can't be seen."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        uptime = float((PROC / "uptime").read_text().split()[0])
+        return max(0.0, uptime - int(_stat(os.getpid())[19]) / os.sysconf("SC_CLK_TCK"))
+    return 0.0
 
 
 def ancestors() -> list[int]:

@@ -140,14 +140,19 @@ def fresh_copy(**config: str) -> Instance:
 
 
 class TestPrepare:
-    def test_a_clone_is_marked_as_prepared_once_all_its_files_are_placed(self) -> None:
+    def test_a_clone_gets_its_file_before_its_snapshot_and_is_not_marked_before_it_is_proven(self) -> None:
         stage = Stage(copy := fresh_copy())
         runner(stage).do(PREPARE)
-        assert stage.log[-1] == "config tables user.stagegbo.state=prepared"
-        assert [line for line in stage.log[:-1] if line.startswith("config")] == []
-        assert {line for line in stage.log if line.startswith("file")} == {
-            f"file tables {boot_folder_of(copy.config)}/boot"
-        }
+        assert stage.log == [f"file tables {boot_folder_of(copy.config)}/boot", "snapshot tables stagegbo-clean"]
+
+    def test_only_the_run_that_prepared_a_clone_starts_it_before_it_is_marked(self) -> None:
+        stage = Stage(fresh_copy())
+        preparing = runner(stage)
+        preparing.do(PREPARE)
+        with pytest.raises(UnsafeClone, match="was not made safe"):
+            runner(stage).do(START)
+        preparing.do(START)
+        assert stage.log[-1] == "start tables"
 
     def test_no_stamp_is_placed(self) -> None:
         stage = Stage(fresh_copy())

@@ -24,3 +24,13 @@ def test_each_step_is_in_the_row_of_its_container_or_has_its_own() -> None:
 
 def test_nothing_to_change_is_a_table_too() -> None:
     assert timings.rows([], (), 0.5) == [("before and after the steps", "", "", "", "", "", "0.50 s", "", "")]
+
+
+def test_what_came_before_and_how_many_requests_were_made_is_there_where_it_is_known() -> None:
+    found = timings.rows([], (), 0.5, start_up=0.25, requests=104)
+    assert [(row[0], row[6]) for row in found] == [
+        ("start of this process", "0.25 s"),
+        ("before and after the steps", "0.50 s"),
+        ("requests to Incus", "104"),
+    ]
+    assert {len(row) for row in found} == {len(timings.COLUMNS)}

@@ -42,11 +42,16 @@ def result_json(result: Provisioned) -> dict[str, Any]:
         "containers": containers,
         "timings": timings,
         "seconds": round(result.seconds, 3),
+        "requests": result.requests,
     }
 
 
-def print_timings(result: Provisioned) -> None:
+def print_timings(result: Provisioned, start_up: float = 0.0) -> None:
+    """Where the time went; `start_up` is what the process took before it."""
     from pytest_stagegbo.cli import timings
     from pytest_stagegbo.cli.console import print_table
 
-    print_table(timings.COLUMNS, timings.rows(result.timings, tuple(result.readiness), result.seconds))
+    found = timings.rows(
+        result.timings, tuple(result.readiness), result.seconds, start_up=start_up, requests=result.requests
+    )
+    print_table(timings.COLUMNS, found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
 from pytest_stagegbo.cli.plans import plan_json, print_plan, print_timings, result_json
+from pytest_stagegbo.processes import age
 from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
@@ -68,16 +69,17 @@ def _provision(arguments: argparse.Namespace) -> int:
         else:
             print_plan(plan)
         return 0
+    start_up = age()
     with console_progress(quiet=arguments.quiet) as progress:
         result = context.engine(progress).provision(recreate=arguments.recreate)
     if arguments.json:
-        print_json(result_json(result))
+        print_json({**result_json(result), "start_up": round(start_up, 2)})
     else:
         done = count_text(len(result.plan.changes), "step") if result.changed else "nothing to change"
         states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
         print(f"{context.loaded.settings.project}: {done} in {result.seconds:.2f} s; {states}")
     if arguments.timings and not arguments.json:
-        print_timings(result)
+        print_timings(result, start_up)
     if result.sealed:
         from pytest_stagegbo.errors import VaultSealed
         from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS

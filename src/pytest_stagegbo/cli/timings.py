@@ -15,13 +15,19 @@ VERBS = ("remove", "copy", "prepare", "start", "await")
 COLUMNS = ("what", *VERBS, "other steps", "began", "ended")
 
 
-def rows(timings: Sequence[Timing], containers: Collection[str], seconds: float) -> list[tuple[str, ...]]:
+def rows(
+    timings: Sequence[Timing], containers: Collection[str], seconds: float, *, start_up: float = 0.0, requests: int = 0
+) -> list[tuple[str, ...]]:
     """A row for each container, one for each other step, and one for what came before and after all steps. Pure.
 
     Args:
         seconds: Of the whole provisioning.
+        start_up: Seconds that the process took before it.
+        requests: To the daemon.
     """
     found: list[tuple[str, ...]] = []
+    if start_up:
+        found.append(_single("start of this process", _text(start_up)))
     for timing in timings:
         verb, _, subject = timing.key.partition(":")
         if subject not in containers:
@@ -34,8 +40,14 @@ def rows(timings: Sequence[Timing], containers: Collection[str], seconds: float)
             texts = [_text(value) for steps in (*by_verb, other) for value in _of(steps)]
             found.append((name, *texts, *_ends(own)))
     outside = seconds - max((timing.ended for timing in timings), default=0.0)
-    found.append(("before and after the steps", *[""] * len(VERBS), _text(outside), "", ""))
+    found.append(_single("before and after the steps", _text(outside)))
+    if requests:
+        found.append(_single("requests to Incus", str(requests)))
     return found
+
+
+def _single(what: str, text: str) -> tuple[str, ...]:
+    return (what, *[""] * len(VERBS), text, "", "")
 
 
 def _of(steps: Sequence[Timing]) -> list[float]:

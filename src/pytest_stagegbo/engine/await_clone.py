@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
@@ -18,7 +18,7 @@ from pytest_stagegbo.services.unseal import unseal
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.services import Answer
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
@@ -47,12 +47,14 @@ def await_clone(
     *,
     first_boot: bool,
     running: bool = False,
+    booted: Instance | None = None,
 ) -> Readiness:
     """Wait until every probe of `container` is answered; unseal Vault if keys are given.
 
     Args:
         first_boot: Also prove, from the stamp of the first boot, that everything to wipe was wiped.
         running: The clone ran already: a service of it that is down was stopped by somebody, or failed.
+        booted: The clone as it was just before it was started, if it was.
 
     Raises:
         NotReady: time is up, the container stopped, a service can't come up, or the stamp does not say what it must.
@@ -105,7 +107,7 @@ def await_clone(
             raise
         raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
     state = "sealed" if any(answer.state == "sealed" for answer in answers.values()) else "ready"
-    warnings = _prove_wiped(reader, settings, container) if first_boot else ()
+    warnings = _prove_wiped(reader, settings, container, booted) if first_boot else ()
     numbered = tuple((probe.port, answer) for probe, answer in answers.items())
     return Readiness(state, numbered, warnings, clocks.monotonic() - began)
 
@@ -116,9 +118,11 @@ def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings
     )
 
 
-def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSettings) -> tuple[str, ...]:
+def _prove_wiped(
+    reader: Reader, settings: Settings, container: ContainerSettings, booted: Instance | None
+) -> tuple[str, ...]:
     """Check the stamp of the first boot against the settings; warnings for folders that did not exist."""
-    content = _stamp(reader, settings, container)
+    content = _stamp(reader, settings, container, booted)
     if not content:
         raise NotReady(
             f"{container.name}: its first boot left no stamp of its own",
@@ -153,8 +157,12 @@ def _prove_wiped(reader: Reader, settings: Settings, container: ContainerSetting
     return tuple(warnings)
 
 
-def _stamp(reader: Reader, settings: Settings, container: ContainerSettings) -> str:
+def _stamp(reader: Reader, settings: Settings, container: ContainerSettings, booted: Instance | None) -> str:
     """The stamp's content; waited for where a container has no probe that would have waited."""
+    if booted is not None and container.probes:  # which were answered, so it runs
+        text = own_stamp(reader, replace(booted, status="Running"))
+        if text:
+            return text
     deadline = clocks.monotonic() + (0 if container.probes else settings.timeouts.ready)
     while True:
         clone = reader.instance(settings.project, container.name)

@@ -12,7 +12,7 @@ from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.space import look
-from pytest_stagegbo.errors import SourceMissing
+from pytest_stagegbo.errors import SourceMissing, StageMissing
 from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.workers import Workers
 
@@ -140,6 +140,7 @@ def gather(
     settings: Settings,
     *,
     need_source: bool = True,
+    need_stage: bool = False,
     golden: str = "",
     parent: str = "",
 ) -> Facts:
@@ -149,9 +150,11 @@ def gather(
         golden: Project to copy from instead of production's.
         parent: The stage that this one is a slot or the golden copy of.
         need_source: Whether it is an error that the source project does not exist.
+        need_stage: Whether it is one that the stage's project does not exist.
 
     Raises:
         SourceMissing: the source project does not exist.
+        StageMissing: the stage's project does not exist.
     """
     with Workers(3, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
@@ -166,6 +169,8 @@ def gather(
                 seen="projects: " + ", ".join(sorted(projects)),
                 remedy="name production's project with --source-project (source_project)",
             )
+        if need_stage and settings.project not in projects:
+            raise StageMissing(f"there is no project {settings.project}", remedy="run `stagegbo provision`")
         production = reader.instances(settings.source_project)
         host_networks = host.networks()
         own = _is_own(bridge.result(), settings, parent, projects)

@@ -2,8 +2,9 @@
 
 Nothing without `OWNER` is ever changed or deleted. That mark tells which tool made a thing; `PROJECT`, `FAMILY` and
 `INSTANCE` tell for which stage. Marks that Incus copies along with an instance name another one then. A clone's `STATE`
-is `building` from the moment it exists until its files are in place and its configuration was checked; only a
-`prepared` one is started. Whatever a killed run leaves is therefore either finished or recognisable garbage.
+is `building` from the moment it exists until its first boot is proven. Only the run that has copied it whole, placed
+its file and checked its configuration starts it before; for all others it must be `prepared`. Whatever a killed run
+leaves is therefore either finished or recognisable garbage.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class Provisioned:
     """By container."""
     timings: tuple[Timing, ...]
     seconds: float
+    requests: int = 0
+    """To the daemon meanwhile, those of other threads included."""
 
     @property
     def changed(self) -> bool:

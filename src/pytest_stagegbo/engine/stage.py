@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -94,11 +95,19 @@ class StageEngine:
         self._unconfirmed: set[str] = set()
         """See `StepRunner`."""
 
-    def facts(self, *, need_source: bool = True) -> Facts:
-        """Read the world. Raises `SourceMissing` where the source project is needed, and as `refuse_relation` does."""
+    def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
+        """Read the world. Raises as `gather` and `refuse_relation` do."""
         golden = self._clone_source.project if self._clone_source is not None else ""
         host = LocalHost(self._connection.endpoint)
-        facts = gather(self.reader, host, self.settings, need_source=need_source, golden=golden, parent=self._parent)
+        facts = gather(
+            self.reader,
+            host,
+            self.settings,
+            need_source=need_source,
+            need_stage=need_stage,
+            golden=golden,
+            parent=self._parent,
+        )
         refuse_relation(facts.projects.get(self.settings.project), self._parent)
         self.exposures.observe(facts)
         return facts
@@ -142,8 +151,10 @@ class StageEngine:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
         self.refuse_elsewhere(recreate, to_replace)
+        before = self._connection.requests
         with self._clone_source.held() if self._clone_source is not None else nullcontext():
-            return self._provision(recreate, to_replace, already_locked, missing, limiter or nullcontext())
+            result = self._provision(recreate, to_replace, already_locked, missing, limiter or nullcontext())
+        return replace(result, requests=self._connection.requests - before)
 
     def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
         """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
@@ -167,14 +178,15 @@ class StageEngine:
             self.progress.note(warning)
         lock = self.lock()
         if not (missing or recreate or to_replace or already_locked or lock.unfinished(self.settings.containers)):
-            with lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=()):
-                facts = self.facts()
+            looking = lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=())
+            # Both are looked at once more when nobody else uses the stage.
+            with looking, suppress(NoRoom, StageMissing):
+                facts = self.facts(need_stage=True)
                 if self.exposures.close_over():
                     facts = self.facts()
-                with suppress(NoRoom):  # which is looked at once more when nobody else uses the stage
-                    plan = self._plan(facts)
-                    if not plan.changes:
-                        return self._carry_out(facts, plan, keys, began)
+                plan = self._plan(facts)
+                if not plan.changes:
+                    return self._carry_out(facts, plan, keys, began)
         with nullcontext() if already_locked else lock.hold("provision", self.waiting), limiter:
             facts = self.facts()
             if self.exposures.close_what_is_over_in(facts):

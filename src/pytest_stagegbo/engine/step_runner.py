@@ -18,7 +18,6 @@ from pytest_stagegbo.engine.own_pool import pool_config
 from pytest_stagegbo.engine.quotas import Limits, burdens
 from pytest_stagegbo.engine.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.engine.room import await_room
-from pytest_stagegbo.engine.snapshots import take_snapshot
 from pytest_stagegbo.errors import (
     NoRoom,
     NotReady,
@@ -30,6 +29,7 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +53,9 @@ class StepRunner:
     Attributes:
         limits: Of the pools that it copies on.
         readiness: What each awaited container answered, by name.
-        unconfirmed: Names of clones that were copied whole and are marked as prepared only once their first boot is
-            proven. A run that comes after a kill does not know whether a copy is whole, and replaces it.
+        unconfirmed: Names of clones that this run has copied whole and prepared, and that are marked as prepared only
+            once their first boot is proven, or known to have failed: a mark is a write of its own. A run that comes
+            after a kill does not know how far they were, and replaces them.
     """
 
     def __init__(
@@ -82,6 +83,10 @@ class StepRunner:
         self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
+        self._checked: dict[str, Instance] = {}
+        """Stopped clones as they were found fit to be started, until they are."""
+        self._booted: dict[str, Instance] = {}
+        """New clones that this run has started, as they were just before."""
         self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, parent)
         self.unconfirmed: set[str] = set() if unconfirmed is None else unconfirmed
 
@@ -157,7 +162,9 @@ class StepRunner:
         wanted, otherwise = (
             desired.project(self._settings, own_networks=own, parent=self._parent) for own in (True, False)
         )
-        if not self.writer.create_project(wanted, otherwise, desired.DESCRIPTION):
+        own_networks = self.writer.create_project(wanted, otherwise, desired.DESCRIPTION)
+        self._managed = desired.managed_nics(wanted if own_networks else otherwise)
+        if not own_networks:
             log.debug(
                 "this server refuses features.networks=true without OVN, so project %s gets features.networks=false "
                 "and access to network %s only",
@@ -207,7 +214,7 @@ class StepRunner:
             raise missing
 
     def prepare_clone(self, step: steps.PrepareClone) -> None:
-        """Check the stopped clone's configuration, place its files, and only then mark it as safe to start."""
+        """Check the stopped clone's configuration, place its file, and only then let it be started."""
         name = step.subject
         clone = self._clone(name)
         self._refuse_unsafe(clone)
@@ -224,8 +231,9 @@ class StepRunner:
             self.writer.place_at_first_start(name, path, file.content, mode=file.mode)
         if not step.container.hooks:  # they come before that
             if step.container.may_restore and not self._parent:  # slots go back to their golden copy
-                take_snapshot(self._reader, self.writer, name)
-            self.writer.set_instance_config(name, {marks.STATE: marks.PREPARED})
+                self.writer.snapshot_instance(name, marks.SNAPSHOT)  # it is new, so it has none
+            self._checked[name] = clone
+            self.unconfirmed.add(name)
 
     def _refuse_unsafe(self, clone: Instance) -> None:
         problems = violations(clone, self._settings)
@@ -282,7 +290,7 @@ class StepRunner:
         self.limits.see()
 
         def start() -> None:
-            clone = self._clone(step.subject)
+            clone = self._checked.pop(step.subject, None) or self._clone(step.subject)
             if clone.config.get(marks.STATE) != marks.PREPARED and clone.name not in self.unconfirmed:
                 raise UnsafeClone(
                     f"{step.subject} was not made safe",
@@ -293,6 +301,7 @@ class StepRunner:
                 self._refuse_unsafe(clone)
                 if make_safe(self._reader, self.writer, self._settings, self._settings.containers[step.subject]):
                     clone = self._clone(step.subject)
+                self._booted[step.subject] = clone
             if self.limits.lost(clone):
                 self.limits.set_again(self.writer, clone)
             if clone.is_running:
@@ -315,7 +324,7 @@ class StepRunner:
             if self.limits.lost(clone):
                 self.limits.set_again(self.writer, clone)
         if step.prove and holds_services(step.container):  # what it needs answers now
-            clone = self._clone(step.subject)
+            clone = self._booted.get(step.subject) or self._clone(step.subject)
             word = release(boot_folder_of(clone.config), own_identity(clone))
             self.writer.put_file(step.subject, word, b"\n", mode=0o644)
         try:
@@ -327,16 +336,25 @@ class StepRunner:
                 self._keys,
                 first_boot=step.prove,
                 running=step.subject not in self._started,
+                booted=self._booted.get(step.subject),
             )
         except NotReady as error:
             if step.prove:
                 self._stop_unproven(step.subject, error)
+                self._keep_for_the_next_run(step)
             raise
         if step.prove:
             marked = {marks.STATE: marks.PREPARED} if step.subject in self.unconfirmed else {}
             clone = self._clone(step.subject)
             known = {**marks.of_instance(clone), marks.BOOTED: clone.last_used_at}
             self.writer.set_instance_config(step.subject, {**marked, **known, marks.PROVEN: "true"})
+            self.unconfirmed.discard(step.subject)
+
+    def _keep_for_the_next_run(self, step: steps.AwaitClone) -> None:
+        """Mark a clone that was made safe, and whose services did not answer: the next run waits for them again. One
+        that was copied from a golden clone is copied again."""
+        if step.subject in self.unconfirmed and not self._facts.golden and not interrupted():
+            self.writer.set_instance_config(step.subject, {marks.STATE: marks.PREPARED})
             self.unconfirmed.discard(step.subject)
 
     def _stop_unproven(self, name: str, error: NotReady) -> None:

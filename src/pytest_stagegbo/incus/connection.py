@@ -70,6 +70,8 @@ class Connection:
         self._server: Server | None = None
         self._writes_lock = threading.Lock()
         self._writes_open = 0
+        self.requests = 0
+        """How many were made since this connection was, but for the first, which greets the daemon."""
         self._written_at = float("-inf")
         let_go_in_children(self)
 
@@ -174,6 +176,8 @@ class Connection:
         raw: bool,
     ) -> Reply:
         shown = "/1.0/" + "/".join(path)
+        with self._writes_lock:
+            self.requests += 1
         with self._failures(method, shown, params):
             node = self._greet().api
             for segment in path:
