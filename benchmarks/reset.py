@@ -14,12 +14,12 @@ import argparse
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ class Bench:
         """An engine of its own; `tables="restore"` sets how a container is reset."""
         containers = dict(self.settings.containers)
         for name, way in ways.items():
-            containers[name] = replace(containers[name], reset=way)  # type: ignore[arg-type] # its words, checked by use
+            containers[name] = replace(containers[name], reset=way)
         settings = replace(self.settings, containers=MappingProxyType(containers))
         return StageEngine(settings, Connection(settings.incus))
 

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from tests.lab.pollution import ResetTarget
 
 from pytest_stagegbo.engine.stage import StageEngine
@@ -95,7 +95,7 @@ class CleanStage:
         """An engine that knows nothing of the first one; `cache="restart"` sets how one is reset."""
         containers = dict(self.settings.containers)
         for name, way in ways.items():
-            containers[name] = replace(containers[name], reset=way)  # type: ignore[arg-type]
+            containers[name] = replace(containers[name], reset=way)
         settings = replace(self.settings, containers=MappingProxyType(containers))
         return StageEngine(settings, Connection(settings.incus))
 

@@ -12,12 +12,13 @@ import os
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from msgspec.structs import replace
 from tests.lab.support import Ground, until
 
 from pytest_stagegbo.engine.space import look

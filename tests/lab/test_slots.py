@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from tests.lab.inner_pytest import PROJECT, wait_until
 
 from pytest_stagegbo.engine import marks, step_runner

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ssl
 import sys
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config

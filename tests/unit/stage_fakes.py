@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from fakes import PatientServer, clone
+from msgspec.structs import replace
 
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.settings import ProbeSettings, Settings, VaultSettings

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from fakes import PRODUCTION_PROFILE, clone, copied, source
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config, nic, violations

@@ -6,7 +6,6 @@ import concurrent.futures
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -22,13 +21,11 @@ PATIENCE = 10.0
 """Seconds after which something that should have happened at once has not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Do(Step):
+class Do(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "do"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspection(Step):
+class Inspection(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "look"
     changes: ClassVar[bool] = False
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import Journal, bare_host, clone, copied, finished, project, refused
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks, steps
 from pytest_stagegbo.engine.allowlist import clone_config

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import bare_host, network
+from msgspec.structs import replace
 
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.incus.channel import ChannelBroken

@@ -8,12 +8,12 @@ import shlex
 import shutil
 import stat
 import subprocess
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_stagegbo.guest import (
     STAMP,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
 from fakes import bare_host
+from msgspec import structs
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.plan import make_plan
@@ -32,8 +32,8 @@ def hooks_of(folder: Path, environ: Mapping[str, str], text: str = FILE) -> tupl
 
 def with_hooks(*paths: Path) -> Settings:
     settings = Settings()
-    tables = dataclasses.replace(settings.containers["tables"], hooks=tuple(map(str, paths)))
-    return dataclasses.replace(settings, containers=MappingProxyType({**settings.containers, "tables": tables}))
+    tables = structs.replace(settings.containers["tables"], hooks=tuple(map(str, paths)))
+    return structs.replace(settings, containers=MappingProxyType({**settings.containers, "tables": tables}))
 
 
 class TestPaths:
@@ -70,7 +70,7 @@ class TestPlan:
     def test_a_copy_of_a_golden_clone_has_what_they_changed_and_is_not_given_them_again(self, tmp_path: Path) -> None:
         (tmp_path / "mask.sql").write_text("SELECT 1")
         settings = with_hooks(tmp_path / "mask.sql")
-        facts = dataclasses.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
+        facts = structs.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
         steps = {step.key: step for step in make_plan(facts, settings).steps}
         assert "hooks:tables" not in steps
         assert steps["prepare:tables"].container.hooks == ()  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ class TestPlan:
     def test_a_slots_copy_of_a_golden_clone_is_not_prepared_since_nothing_is_left_to_do(self, tmp_path: Path) -> None:
         (tmp_path / "mask.sql").write_text("SELECT 1")
         settings = with_hooks(tmp_path / "mask.sql")
-        facts = dataclasses.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
+        facts = structs.replace(bare_host(settings), golden="STAGE-GBO-GOLDEN")
         steps = {step.key: step for step in make_plan(facts, settings, parent="STAGE-GBO").steps}
         assert not [key for key in steps if key.startswith(("prepare:", "hooks:"))]
         assert all(steps[f"copy:{name}"].unconfirmed for name in settings.containers)  # type: ignore[attr-defined]
@@ -102,5 +102,5 @@ class TestPlan:
         for text in ("SELECT 1", "SELECT 2"):
             file.write_text(text)
             prints.add(marks.fingerprint(tables, settings))
-        prints.add(marks.fingerprint(dataclasses.replace(tables, database="other"), settings))
+        prints.add(marks.fingerprint(structs.replace(tables, database="other"), settings))
         assert len(prints) == 4

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from fakes import bare_host, clone, pool
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.own_pool import foreign_users, is_own, pool_config, refuse_elsewhere

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import StrictConnection, bare_host, clone, finished, network, project, refused
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.destroy import plan_destroy

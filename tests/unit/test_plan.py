@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import GIB, SERVER, bare_host, clone, copied, finished, network, pool, project, source
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import desired, marks, steps
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, violations

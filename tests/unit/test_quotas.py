@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import GIB, Journal, bare_host, clone, pool
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine.plan import make_plan
 from pytest_stagegbo.engine.quotas import Limits, burden, burdens, remedy

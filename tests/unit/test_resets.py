@@ -7,11 +7,11 @@ import select
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_stagegbo.guest import removal
 from pytest_stagegbo.guest.removal import ASIDE, delete_aside

@@ -7,12 +7,13 @@ import re
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import clone, refused
+from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.guest import logs

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import GIB, clone, pool, refused, source
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.space import Space, floor_bytes, look, pool_names

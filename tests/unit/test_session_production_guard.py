@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from pytest_stagegbo.errors import ProductionAccessError
 from pytest_stagegbo.session.production_guard import ProductionGuard
@@ -28,10 +28,10 @@ PRODUCTION = "127.10.2.11"
 
 def settings(**changes: Any) -> Settings:
     base = Settings()
-    network = dataclasses.replace(base.network, production=IPv4Network("127.10.2.0/24"))
-    tables = dataclasses.replace(default_containers()["tables"], production_address=IPv4Address(PRODUCTION))
+    network = structs.replace(base.network, production=IPv4Network("127.10.2.0/24"))
+    tables = structs.replace(default_containers()["tables"], production_address=IPv4Address(PRODUCTION))
     containers = MappingProxyType({"tables": tables})
-    return dataclasses.replace(base, network=network, containers=containers, **changes)
+    return structs.replace(base, network=network, containers=containers, **changes)
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, ProbeSettings, Settings, build
@@ -107,7 +107,7 @@ def test_each_key_has_the_origin_of_the_value_that_won() -> None:
 
 def test_every_key_of_every_container_has_an_origin() -> None:
     loaded = resolve([layer({"containers.llm": False, "containers.crm.address": "10.0.3.20"})])
-    fields = {field.name for field in dataclasses.fields(loaded.settings.containers["crm"])} - {"name"} | {"enabled"}
+    fields = {field.name for field in structs.fields(loaded.settings.containers["crm"])} - {"name"} | {"enabled"}
     expected = {f"containers.{name}.{field}" for name in loaded.settings.containers for field in fields}
     assert {key for key in loaded.origins if key.startswith("containers.")} == expected
 
@@ -319,7 +319,7 @@ def test_nothing_is_reported_that_only_follows_from_a_value_that_was_refused() -
 def test_a_container_keeps_the_defaults_of_what_is_not_given() -> None:
     default = Settings().containers["drive"]
     drive = from_keys({"containers.drive.probes": [S3]}).containers["drive"]
-    assert drive == dataclasses.replace(default, probes=(ProbeSettings("s3", 9000),))
+    assert drive == structs.replace(default, probes=(ProbeSettings("s3", 9000),))
 
 
 def test_a_new_name_adds_a_container_after_the_default_ones() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import clone, source
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.errors import NoRoom, SettingsError
@@ -159,7 +159,7 @@ class TestKnownClean:
     @pytest.mark.parametrize("change", [{"created_at": "9"}, {"last_used_at": "9"}])
     def test_one_made_anew_or_started_again_is_another(self, change: dict[str, str]) -> None:
         cache, drive = self.CLONES
-        assert identity([replace(cache, **change), drive]) != identity(self.CLONES)  # type: ignore[arg-type]
+        assert identity([replace(cache, **change), drive]) != identity(self.CLONES)
 
     @pytest.mark.parametrize(
         "unfit", [clone("cache", SETTINGS, status="Stopped"), clone("cache", SETTINGS, state=marks.BUILDING)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import traceback
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 from stage_fakes import PASSWORD, TOKEN, FakeEngine, FakeReader, Vault, serving, settings_for
 
 from pytest_stagegbo.engine import marks
@@ -72,8 +72,8 @@ def test_the_token_is_found_however_it_is_written(vault: Vault, env: str) -> Non
 def test_vault_is_found_at_whichever_probe_of_its_container_speaks_its_protocol(vault: Vault) -> None:
     settings = settings_for(vault)
     both = settings.containers["vault"]
-    both = dataclasses.replace(both, probes=(ProbeSettings("tcp", 8300), *both.probes))
-    settings = dataclasses.replace(settings, containers=MappingProxyType({**settings.containers, "vault": both}))
+    both = structs.replace(both, probes=(ProbeSettings("tcp", 8300), *both.probes))
+    settings = structs.replace(settings, containers=MappingProxyType({**settings.containers, "vault": both}))
     found = credentials(settings)
     assert found["tables"].password == PASSWORD
     assert found["vault"].token == TOKEN

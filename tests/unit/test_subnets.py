@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 from fakes import finished, network
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import desired
 from pytest_stagegbo.engine.plan import make_plan

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import bare_host, finished, pool, project
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import inventory
 from pytest_stagegbo.engine.dialling import Answer, Target, read_answers

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, load
@@ -35,8 +36,7 @@ OPTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What a command works with."""
 
     loaded: Loaded

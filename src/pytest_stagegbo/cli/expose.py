@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from pytest_stagegbo.cli.console import ask, need_answer
 from pytest_stagegbo.cli.context import open_context
@@ -82,7 +83,7 @@ def _close(arguments: argparse.Namespace, context: Context) -> int:
 
 def _tell(arguments: argparse.Namespace, what: str, found: Sequence[Exposure]) -> int:
     if arguments.json:
-        print_json({what.replace(" ", "_"): [dataclasses.asdict(each) for each in found]})
+        print_json({what.replace(" ", "_"): [structs.asdict(each) for each in found]})
     elif not found:
         print("nothing is exposed")
     for each in found if not arguments.json else ():

@@ -7,6 +7,8 @@ import shlex
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
@@ -52,7 +54,7 @@ def _status(arguments: argparse.Namespace) -> int:
     fleet = context.fleet()
     slots, source_drift = slot_statuses(fleet), fleet.source_drift()
     if arguments.json:
-        exposed = [{**dataclasses.asdict(each), "state": each.state} for each in status.exposed]
+        exposed = [{**structs.asdict(each), "state": each.state} for each in status.exposed]
         more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": source_drift}
         print_json({**dataclasses.asdict(status), "ready": status.ready, **more})
     else:

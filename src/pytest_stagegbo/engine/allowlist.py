@@ -6,8 +6,9 @@ again after that (up to 6.0.6 and 7.0.1), so the request itself has to name what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.own_pool import clone_pool
@@ -52,8 +53,7 @@ SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
 """Set by the server, or by this tool."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloneConfig:
+class CloneConfig(Struct, frozen=True):
     """The overrides of a copy request, and what they take away."""
 
     config: dict[str, str]

@@ -6,8 +6,9 @@ import contextlib
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
@@ -29,8 +30,7 @@ AT_ONCE = 5
 that only wait for a service are not counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """When a step ran, in seconds since the first one began."""
 
     key: str

@@ -6,7 +6,7 @@ shells don't. One command a container, whatever the number of connections.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 __all__ = ["ANSWERED", "REFUSED", "SILENT", "UNREACHABLE", "Answer", "Target", "command", "listener", "read_answers"]
 
@@ -71,8 +71,7 @@ while (accept(my $c, $s)) { syswrite($c, "$name\n"); close $c; }
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where to connect to."""
 
     host: str
@@ -89,8 +88,7 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What became of one connection."""
 
     state: str

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import desired, marks
@@ -30,8 +32,7 @@ MARK = "user.stagegbo.expose"
 _MARK_TEXT = re.compile(r"(?P<container>[^:\s]+):(?P<port>\d{1,5}) expires=(?P<until>\d{1,12})")
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(Struct, frozen=True):
     """A port of a clone that others than the host may reach."""
 
     container: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.exposure import access_list, forward_body, over

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pytest_stagegbo.engine import desired, marks, ownership
 from pytest_stagegbo.engine.bridge import detached, has_address
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "gather", "host_addresses"]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What planning needs to know."""
 
     server: Server

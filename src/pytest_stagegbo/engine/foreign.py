@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from msgspec import Struct
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.exposure import read_forward
@@ -35,8 +36,7 @@ KINDS = {
 """Kinds of objects by their name in the API's paths: what people call one, and the `incus` client's words."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Foreign:
+class Foreign(Struct, frozen=True, order=True):
     """Something that this tool did not make."""
 
     text: str

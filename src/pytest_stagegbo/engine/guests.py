@@ -7,9 +7,10 @@ counts, and what their configuration says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pytest_stagegbo.engine import marks
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Guest", "find_guests"]
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(Struct, frozen=True):
     """An instance that is not the stage's, and what is known of its networks."""
 
     project: str

@@ -6,8 +6,9 @@ like services that never start. Both are waited for in vain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import dialling
@@ -39,8 +40,7 @@ LOOK_AT_FILTER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """What is in the way."""
 
     text: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 
@@ -27,8 +28,7 @@ DIGITS = 10
 """Hexadecimal ones of a digest: enough to see a change by, and few, since the whole is one value of a project."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What provisioning noted."""
 
     at: str

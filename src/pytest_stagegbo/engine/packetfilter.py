@@ -8,9 +8,11 @@ mark, a rate, an extension of iptables) makes the answer doubtful, not wrong: se
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +24,7 @@ _DEEPEST = 32
 _PASSING = {"counter", "log", "mangle", "notrack", "comment", "set", "flow", "meter"}
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """A rule or a policy that stops packets of the stage."""
 
     what: str
@@ -41,8 +42,7 @@ class Drop:
         return f"{self.what} are dropped by the host's packet filter: chain {self.chain}, {self.rule}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(Struct, frozen=True):
     """TCP over IPv4."""
 
     what: str
@@ -58,8 +58,7 @@ class _Packet:
     bridge: str
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     """A packet on its way through one base chain."""
 
     packet: _Packet

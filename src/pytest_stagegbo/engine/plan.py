@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
 
 from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "make_plan", "plan_secrets"]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What to do, and what a person should know before it is done."""
 
     steps: tuple[Step, ...]
@@ -189,7 +188,7 @@ def _clone_steps(
                 steps.append(RemoveClone(subject=name, reason=reason, after=founded))
             steps.append(copy)
         # What the hooks of a golden clone have changed is in its copies.
-        prepared = dataclasses.replace(container, hooks=()) if facts.golden else container
+        prepared = structs.replace(container, hooks=()) if facts.golden else container
         if not unconfirmed:
             steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
         if prepared.hooks:

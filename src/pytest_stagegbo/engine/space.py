@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Room", "Space", "floor_bytes", "look", "pool_names", "spaces"]
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """Room in one place. Bytes."""
 
     where: str
@@ -35,8 +35,7 @@ class Space:
         return f"{self.where}: {bytes_text(max(0, self.free))} free, {bytes_text(self.floor)} must stay free"
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """How full a pool is, and the file system below it when the pool is a file. Bytes."""
 
     pool: Pool

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from pytest_stagegbo.guest.hooks import Hook
@@ -37,8 +38,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One thing to do, or to look at."""
 
     verb: ClassVar[str]
@@ -61,8 +61,7 @@ class Step:
         return f"{self.verb} {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _CreateOrUpdate(Step):
+class _CreateOrUpdate(Step, frozen=True, kw_only=True):
     create: bool
 
     @property
@@ -70,31 +69,26 @@ class _CreateOrUpdate(Step):
         return f"{'create' if self.create else 'update'} {self.verb} {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetProject(_CreateOrUpdate):
+class SetProject(_CreateOrUpdate, frozen=True, kw_only=True):
     verb: ClassVar[str] = "project"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetAcl(_CreateOrUpdate):
+class SetAcl(_CreateOrUpdate, frozen=True, kw_only=True):
     verb: ClassVar[str] = "access-list"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetNetwork(_CreateOrUpdate):
+class SetNetwork(_CreateOrUpdate, frozen=True, kw_only=True):
     verb: ClassVar[str] = "network"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetProfile(_CreateOrUpdate):
+class SetProfile(_CreateOrUpdate, frozen=True, kw_only=True):
     """The stage's default profile: `subject` is its name, Incus makes it with the project."""
 
     verb: ClassVar[str] = "profile"
     pool: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CreatePool(Step):
+class CreatePool(Step, frozen=True, kw_only=True):
     """The stage's own storage pool: btrfs in a file."""
 
     verb: ClassVar[str] = "pool"
@@ -105,8 +99,7 @@ class CreatePool(Step):
         return f"create storage pool {self.subject}: btrfs in a file of {self.size}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveClone(Step):
+class RemoveClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "remove"
     reason: str = ""
     """Why, for people; empty where the whole stage goes."""
@@ -116,8 +109,7 @@ class RemoveClone(Step):
         return f"delete container {self.subject}" + (f" ({self.reason})" if self.reason else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AwaitRoom(Step):
+class AwaitRoom(Step, frozen=True, kw_only=True):
     """Too little room on a pool before old clones were removed: see what they gave back before anything is copied."""
 
     verb: ClassVar[str] = "room"
@@ -130,8 +122,7 @@ class AwaitRoom(Step):
         return f"wait until pool {self.subject} has given back what the old clones took"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopyClone(Step):
+class CopyClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "copy"
     container: ContainerSettings
     pool: str
@@ -149,8 +140,7 @@ class CopyClone(Step):
         return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}, {limit}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshClone(Step):
+class RefreshClone(Step, frozen=True, kw_only=True):
     """Bring what differs from the source into a clone on another pool than the source's. It has the key of a copy: what
     follows is the same."""
 
@@ -165,8 +155,7 @@ class RefreshClone(Step):
         return f"refresh {self.subject} from {source}, only what differs is copied: {self.reason}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareClone(Step):
+class PrepareClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "prepare"
     container: ContainerSettings
 
@@ -179,8 +168,7 @@ class PrepareClone(Step):
         return f"prepare {self.subject}: address {self.container.address}, wipe {wiped}, empty the logs; {started}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResizeClone(Step):
+class ResizeClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "resize"
     limit: str
 
@@ -189,8 +177,7 @@ class ResizeClone(Step):
         return f"set the disk limit of {self.subject} to {self.limit}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttachClone(Step):
+class AttachClone(Step, frozen=True, kw_only=True):
     """Put the clone on the stage's bridge again. One that runs is stopped for it: what its boot has done to its
     network device is gone with that device."""
 
@@ -204,8 +191,7 @@ class AttachClone(Step):
         return f"connect {self.subject} to {self.bridge}, which restarts it: {self.reason}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdoptClone(Step):
+class AdoptClone(Step, frozen=True, kw_only=True):
     """Mark a clone of an earlier version as this very instance."""
 
     verb: ClassVar[str] = "adopt"
@@ -215,13 +201,11 @@ class AdoptClone(Step):
         return f"mark {self.subject}, which an earlier version made, as this stage's own"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartClone(Step):
+class StartClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "start"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AwaitClone(Step):
+class AwaitClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "await"
     changes: ClassVar[bool] = False
     container: ContainerSettings
@@ -233,8 +217,7 @@ class AwaitClone(Step):
         return f"wait until {self.subject} answers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunHooks(Step):
+class RunHooks(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "hooks"
     container: ContainerSettings
     hooks: tuple[Hook, ...]
@@ -245,8 +228,7 @@ class RunHooks(Step):
         return f"run {names} in {self.subject} while it has no network"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckSecrets(Step):
+class CheckSecrets(Step, frozen=True, kw_only=True):
     """They were replaced. Looks, and replaces them again where somebody has changed them since."""
 
     verb: ClassVar[str] = "secrets"
@@ -260,15 +242,13 @@ class CheckSecrets(Step):
         return f"replace in {self.subject} ({what}) and destroy older versions"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplaceSecrets(CheckSecrets):
+class ReplaceSecrets(CheckSecrets, frozen=True, kw_only=True):
     """They hold production's values yet."""
 
     changes: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveForward(Step):
+class RemoveForward(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "remove-forward"
 
     @property
@@ -276,8 +256,7 @@ class RemoveForward(Step):
         return f"close what is exposed at {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveProject(Step):
+class RemoveProject(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "remove-project"
 
     @property
@@ -285,8 +264,7 @@ class RemoveProject(Step):
         return f"delete project {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveNetwork(Step):
+class RemoveNetwork(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "remove-network"
 
     @property
@@ -294,8 +272,7 @@ class RemoveNetwork(Step):
         return f"delete network {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveAcl(Step):
+class RemoveAcl(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "remove-access-list"
 
     @property
@@ -303,8 +280,7 @@ class RemoveAcl(Step):
         return f"delete access list {self.subject}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verify(Step):
+class Verify(Step, frozen=True, kw_only=True):
     """A look, once everything is changed, at whether the stage is what it should be."""
 
     verb: ClassVar[str] = "verify"

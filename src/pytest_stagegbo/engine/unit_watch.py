@@ -7,8 +7,9 @@ waited for in vain.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
@@ -34,8 +35,7 @@ PATIENCE = 15.0
 _BOOTED = {"running", "degraded"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(Struct, frozen=True):
     name: str
     load: str
     active: str

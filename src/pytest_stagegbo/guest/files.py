@@ -8,8 +8,9 @@ storage driver, local or remote. `units` says what else may start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.guest import clearing, removal, units
 from pytest_stagegbo.guest.keeping import keep_script
@@ -29,8 +30,7 @@ SYSTEM_LOGS = ("/var/log",)
 """Emptied where `containers.NAME.system_logs` says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuestFile:
+class GuestFile(Struct, frozen=True):
     """A file to place in the boot folder of a new clone, owned by root."""
 
     name: str

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.guest.units import UNIT_FOLDER
@@ -38,8 +39,7 @@ NO_CONTROLS = r"LC_ALL=C sed -u 's/\xc2[\x80-\x9f]/?/g; s/[\x01-\x08\x0b-\x1f\x7
 COMPRESSED = "! -name '*.gz' ! -name '*.xz' ! -name '*.zst'"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which lines."""
 
     lines: int = 200
@@ -60,8 +60,7 @@ class Wanted:
     """Bytes of each log: its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(Struct, frozen=True):
     """What was wanted of one log."""
 
     title: str
@@ -71,8 +70,7 @@ class Log:
     """Why these lines, where it is not their times."""
 
 
-@dataclass(slots=True)
-class _Fetched:
+class _Fetched(Struct):
     """What the container knows beside the lines."""
 
     zones: Zones

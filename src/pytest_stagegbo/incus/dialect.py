@@ -8,8 +8,9 @@ tells the lines that the tests run on from the rest (`docs/versions.md` says wha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import ServerUnreachable
 
@@ -62,8 +63,7 @@ LOW_LEVEL = "restricted.containers.lowlevel"
 7.0 has added `limits.memory.oom_priority`, `security.bpffs.*` and `security.selinux.*`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SupportLevel:
+class SupportLevel(Struct, frozen=True):
     """How a server stands to what was tested."""
 
     tested: bool

@@ -6,9 +6,10 @@ The daemon keeps no history of them, and drops a listener that reads too slowly.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +21,7 @@ __all__ = ["PATH", "Event", "EventSource", "Events"]
 PATH = "/1.0/events?type=lifecycle&all-projects=true"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something happened to an object of the daemon."""
 
     action: str

@@ -13,9 +13,10 @@ import socket
 import struct
 import sys
 import threading
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +43,7 @@ _DONE, _ERROR = 3, 2
 _CLONE_NEWNET = 0x40000000
 
 
-@dataclass(frozen=True, slots=True)
-class HostNetwork:
+class HostNetwork(Struct, frozen=True):
     """A network that the host has, by an address of an interface or by a route."""
 
     network: IPv4Network

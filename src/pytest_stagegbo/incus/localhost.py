@@ -17,9 +17,10 @@ import re
 import struct
 import threading
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from pytest_stagegbo.incus.hostview import HostView
 
@@ -43,8 +44,7 @@ _RESCAN_STATUS = 0x8040942D
 _ROOT_TREE, _ORPHAN, _ORPHAN_ITEM, _LAST = 1, 2**64 - 5, 48, 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Quotas:
+class Quotas(Struct, frozen=True):
     """How a btrfs pool counts what each volume uses. A limit holds only while it counts right."""
 
     mode: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,8 +14,7 @@ __all__ = ["Device", "Instance", "Network", "Pool", "Project", "Reply", "Server"
 Device = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """An instance: `config` and `devices` are its own, `expanded_*` include its profiles."""
 
     name: str
@@ -60,8 +60,7 @@ class Instance:
         return self.status in {"Running", "Ready"}
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """A network of the host, managed by Incus or not."""
 
     name: str
@@ -93,16 +92,14 @@ class Network:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(Struct, frozen=True):
     name: str
     description: str
     config: Mapping[str, str]
     used_by: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(Struct, frozen=True):
     """A storage pool. Sizes are bytes, inside the pool."""
 
     name: str
@@ -125,8 +122,7 @@ class Pool:
         return self.driver in {"btrfs", "zfs", "ceph", "lvm", "lvmcluster", "truenas", "linstor"}
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """An answer of the daemon."""
 
     metadata: Any
@@ -137,8 +133,7 @@ class Reply:
     """Path of the background operation, when the daemon started one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Struct, frozen=True):
     """What the daemon says of itself (`GET /1.0`)."""
 
     kind: str

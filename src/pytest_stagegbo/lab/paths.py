@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo.errors import LabError
 
@@ -21,8 +23,7 @@ _STATE_DIR = "/var/lib/stagegbo-lab"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}")
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(Struct, frozen=True):
     """Files and folders of one lab. Several labs share one state folder, and with it everything downloaded."""
 
     state: Path

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.resets.listing import Process, parse_counters, parse_process
 
@@ -40,8 +41,7 @@ Seen = tuple[str, str, int, str, str]
 """Place, kind, size, time of change and path, as a `listing.Entry` has them."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostInspection:
+class HostInspection(Struct, frozen=True):
     """What was seen; each part as in `listing.Inspection`."""
 
     processes: tuple[Process, ...]

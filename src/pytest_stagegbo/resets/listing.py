@@ -6,9 +6,10 @@ One call of the kept shell tells it all, in 2 to 3 ms: most of that is one proce
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.guest import removal
 from pytest_stagegbo.guest.clearing import MOUNTS
@@ -45,8 +46,7 @@ CONNECTIONS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
 """POSIX shell that tells what `parse_connections` reads. Slow: the kernel goes through its whole table for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A file, a folder or anything else below a folder, or that folder itself."""
 
     place: str
@@ -65,8 +65,7 @@ class Entry:
         return self.place.partition(":")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A running process; its start makes it another one than a later one of the same number."""
 
     pid: int
@@ -74,8 +73,7 @@ class Process:
     """In ticks since the host's start (proc_pid_stat(5))."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Struct, frozen=True):
     """One that is established."""
 
     own_port: int
@@ -84,8 +82,7 @@ class Connection:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """What was seen."""
 
     note: str

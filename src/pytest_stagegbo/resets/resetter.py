@@ -6,9 +6,10 @@ import contextlib
 import logging
 import os
 import threading
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import Residue, SettingsError, StageGboError, StageMissing
@@ -44,8 +45,7 @@ TRIES = 2
 """Restarts, should something be started meanwhile that may have written to what was cleared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a container was made clean. Times are seconds since the first one was begun."""
 
     name: str

@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo.guest.units import PREPARE
 from pytest_stagegbo.incus.channel import MARK
@@ -38,8 +40,7 @@ _TYPES = "service,timer,path,socket,scope"
 _STATES = "active,activating,reloading,deactivating"
 
 
-@dataclass(frozen=True, slots=True)
-class StrayReport:
+class StrayReport(Struct, frozen=True):
     """What runs in a container, after whatever should not was ended."""
 
     processes: frozenset[str]

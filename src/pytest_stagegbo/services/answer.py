@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,7 @@ __all__ = ["Answer", "NoAnswer", "Probe", "State", "answering", "excerpt"]
 State = Literal["ready", "starting", "sealed", "refused", "unreachable", "wrong"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One observation of one service."""
 
     state: State

@@ -7,9 +7,10 @@ standard library parses the answer; the bytes come from a `Conversation`, so tha
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, cast
+
+from msgspec import Struct
 
 from pytest_stagegbo.services.answer import Answer, NoAnswer, excerpt
 from pytest_stagegbo.services.masking import mask
@@ -26,8 +27,7 @@ BODY_LIMIT = 16 * 1024
 """Bytes of a body that are read; every answer that matters here is far shorter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     status: int
     body: bytes
     """The first 16 KiB."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.realfiles import real_files
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Fresh", "FreshStages"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(Struct, frozen=True):
     """A stage that one test has to itself."""
 
     slot: Pooled

@@ -7,8 +7,9 @@ exceed. None is a value that was never observed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from pytest_stagegbo.text import bytes_text, count_text, printable
 
@@ -28,8 +29,7 @@ ENOUGH_FOR_P95 = 20
 """Values; of fewer, the 95th percentile by nearest rank is the largest, and is called that."""
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(Struct):
     """What one process of a session did to the stage, or several of them together."""
 
     resets: dict[tuple[str, ...], list[float]] = field(default_factory=dict)

@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, structs
+
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import keys
 from pytest_stagegbo.settings.checks import check
@@ -63,8 +65,7 @@ class Loaded:
     """The file that was read, if any."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(Struct, frozen=True):
     value: object
     where: str
 
@@ -111,7 +112,7 @@ class _Resolution:
             slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
             storage=StorageSettings(**self._fields(StorageSettings, ("storage",))),
         )
-        settings = dataclasses.replace(
+        settings = structs.replace(
             settings,
             containers=MappingProxyType(dict(self._containers(settings.network))),
             credentials=self._named("credentials"),
@@ -164,7 +165,7 @@ class _Resolution:
 
     def _fields(self, model: type[Any], table: KeyPath) -> dict[str, Any]:
         """The given values of the keys directly in `table`."""
-        paths = ((*table, field.name) for field in dataclasses.fields(model))
+        paths = ((*table, field.name) for field in structs.fields(model))
         return {path[-1]: self.given[path].value for path in paths if path in self.given}
 
     def _containers(self, network: NetworkSettings) -> Iterator[tuple[str, ContainerSettings]]:
@@ -179,7 +180,7 @@ class _Resolution:
                 default = self._moved(defaults[name], network)
                 if "needs" not in fields:
                     fields["needs"] = tuple(other for other in default.needs if other in kept)
-                yield name, dataclasses.replace(default, **fields)
+                yield name, structs.replace(default, **fields)
             else:
                 yield name, ContainerSettings(**{"name": name, "address": self._own_address(name, defaults), **fields})
 
@@ -218,7 +219,7 @@ class _Resolution:
         if network.production != plain.production and production is not None:
             production = _same_place(production, plain.production, network.production)
             self.derived["containers", container.name, "production_address"] = "default, moved with network.production"
-        return dataclasses.replace(container, address=address, production_address=production)
+        return structs.replace(container, address=address, production_address=production)
 
     # Where it stands --------------------------------------------------------------------------------------------
 

@@ -7,15 +7,14 @@ array when it begins with `[`, and words separated by commas otherwise; for a co
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Struct, structs
 
 from pytest_stagegbo.settings.keys import NAMED, Key, nearest
 from pytest_stagegbo.settings.model import ProbeSettings
@@ -40,8 +39,7 @@ _WORDS: Mapping[Any, str] = {
 _UNSHOWN = "the value (not shown)"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What is wrong with a value."""
 
     text: str
@@ -168,13 +166,13 @@ def _probe(item: object, show: Callable[[object], str]) -> ProbeSettings:
             near = nearest(str(name), types)
             faults.append(Fault("unknown key" + (f"; did you mean {near}?" if near else ""), f".{name}"))
     given: dict[str, Any] = {}
-    for field in dataclasses.fields(ProbeSettings):
+    for field in structs.fields(ProbeSettings):
         if field.name in item:
             try:
                 given[field.name] = _single(item[field.name], types[field.name], show)
             except BadValue as error:
                 faults += [Fault(fault.text, f".{field.name}") for fault in error.faults]
-        elif field.default is dataclasses.MISSING:
+        elif field.required:
             faults.append(Fault(f"a probe needs `{field.name}`, {type_word(types[field.name])}"))
     if faults:
         raise BadValue(*faults)

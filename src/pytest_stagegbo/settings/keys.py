@@ -6,12 +6,12 @@ named by whoever sets them, so in the list of keys :data:`ANY` stands for the na
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from msgspec import NODEFAULT, Struct, structs
 
 from pytest_stagegbo.settings.model import ContainerSettings, Settings
 
@@ -41,15 +41,14 @@ NAMED = frozenset({"credentials", "secrets"})
 """Tables of tables whose names, and whose keys' names, are for whoever sets them to choose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One thing that can be set."""
 
     path: KeyPath
     type: Any
     """The field's type in the model."""
     default: object
-    """:data:`dataclasses.MISSING` where there is none: the address of a container of one's own."""
+    """:data:`msgspec.NODEFAULT` where there is none: the address of a container of one's own."""
     owner: type
     """The class of the model that has the field."""
 
@@ -64,13 +63,13 @@ def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
     hints = get_type_hints(owner)
     if owner is ContainerSettings:
         yield Key((*path, "enabled"), bool, True, owner)
-    for field in dataclasses.fields(owner):
+    for field in structs.fields(owner):
         here = (*path, field.name)
         if here == ("containers",):
             yield from _walk(ContainerSettings, (*here, ANY))
         elif here[0] in NAMED:
-            yield Key((*here, ANY, ANY), str, dataclasses.MISSING, owner)
-        elif dataclasses.is_dataclass(hints[field.name]):
+            yield Key((*here, ANY, ANY), str, NODEFAULT, owner)
+        elif hasattr(hints[field.name], "__struct_fields__"):
             yield from _walk(hints[field.name], here)
         elif here != ("containers", ANY, "name"):  # the name is the table's
             yield Key(here, hints[field.name], field.default, owner)

@@ -7,10 +7,11 @@ operations documents and of its staging guide.
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 (the keys are read off the resolved annotations)
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+from msgspec import Struct, field
 
 __all__ = [
     "Access",
@@ -39,8 +40,7 @@ Access = Literal["refuse", "allow"]
 Reset = Literal["hot", "restart", "restore"]
 
 
-@dataclass(frozen=True, slots=True)
-class IncusSettings:
+class IncusSettings(Struct, frozen=True):
     """How to reach the daemon."""
 
     endpoint: str = ""
@@ -53,13 +53,12 @@ class IncusSettings:
     """Path of the certificate (PEM) that the server must present."""
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkSettings:
+class NetworkSettings(Struct, frozen=True):
     """The stage's bridge, and the network of production that it must keep away from."""
 
     name: str = "stagebr0"
     """Of the bridge, which the host sees as a network interface: at most 15 characters."""
-    address: IPv4Interface = IPv4Interface("10.0.3.1/24")  # noqa: RUF009 (immutable)
+    address: IPv4Interface = IPv4Interface("10.0.3.1/24")
     """The host's own address on the stage's bridge, which makes the subnet."""
     nat: bool = True
     """Masquerade what the stage sends to other networks (the staging guide asks for a NAT network)."""
@@ -67,7 +66,7 @@ class NetworkSettings:
     """Let the stage reach addresses that are not private. Closed by default: a cloned BotServer sends mail."""
     twins: bool = True
     """Inside the stage, production's addresses belong to the clones, so that unchanged configuration works."""
-    production: IPv4Network = IPv4Network("10.0.2.0/24")  # noqa: RUF009 (immutable)
+    production: IPv4Network = IPv4Network("10.0.2.0/24")
     """Production's subnet."""
 
     @property
@@ -75,8 +74,7 @@ class NetworkSettings:
         return self.address.network
 
 
-@dataclass(frozen=True, slots=True)
-class VaultSettings:
+class VaultSettings(Struct, frozen=True):
     """Where the unseal keys of Vault come from (at most one is set; none: Vault stays sealed), and how its secrets are
     read."""
 
@@ -98,8 +96,7 @@ class VaultSettings:
     """Path, inside that clone, of the file that BotServer has its token from."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeoutSettings:
+class TimeoutSettings(Struct, frozen=True):
     """How long to wait for what."""
 
     ready: float = 120.0
@@ -110,8 +107,7 @@ class TimeoutSettings:
     """Seconds for one Incus operation (a full copy on a pool without copy-on-write takes long)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PytestSettings:
+class PytestSettings(Struct, frozen=True):
     """What a pytest session does with the stage."""
 
     provision: Provision = "auto"
@@ -129,16 +125,14 @@ class PytestSettings:
     the tests that need the stage, red at the end fails the session."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExposeSettings:
+class ExposeSettings(Struct, frozen=True):
     """What `expose` may do."""
 
     longest: str = "24h"
     """Longest time that a port of the stage may be exposed for: a number and `s`, `m`, `h` or `d`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotSettings:
+class SlotSettings(Struct, frozen=True):
     """Further stages for workers that run at once, copied from a golden copy of production."""
 
     count: int | Literal["auto"] = 1
@@ -164,8 +158,7 @@ class SlotSettings:
     Empty: those whose data the stage wipes, and databases that have `data`."""
 
 
-@dataclass(frozen=True, slots=True)
-class StorageSettings:
+class StorageSettings(Struct, frozen=True):
     """Where the stage's disks are."""
 
     pool: str = "auto"
@@ -181,8 +174,7 @@ class StorageSettings:
         return "" if self.pool == "auto" else self.pool
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeSettings:
+class ProbeSettings(Struct, frozen=True):
     """A question that a ready service answers in its own protocol."""
 
     protocol: Protocol
@@ -195,8 +187,7 @@ class ProbeSettings:
     """Speak TLS; the certificate is not checked, since its names are production's and its authority private."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerSettings:
+class ContainerSettings(Struct, frozen=True):
     """One container of production and its clone in the stage."""
 
     name: str
@@ -322,8 +313,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
     return MappingProxyType({container.name: container for container in containers})
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """Everything that can be set, built once and never changed."""
 
     source_project: str = "default"
@@ -346,14 +336,22 @@ class Settings:
     slots: SlotSettings = field(default_factory=SlotSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
-    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
     names an environment variable, one that ends with `_file` a file. A value that is written down itself is for
     throwaway passwords only."""
-    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Secrets of the stage's Vault that are replaced before anything that reads Vault starts, by their whole path:
     `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. Keys as for `credentials`; each names a field that
     the secret has."""
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What is printed: not credentials and secrets, some of which may be written down as they are."""
+        shown = (name for name in self.__struct_fields__ if name not in {"credentials", "secrets"})
+        return [(name, getattr(self, name)) for name in shown]
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     @property
     def vault_probe(self) -> tuple[ContainerSettings, ProbeSettings] | None:

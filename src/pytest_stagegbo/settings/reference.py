@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import itertools
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from msgspec import NODEFAULT, structs
 
 from pytest_stagegbo.settings import keys, model
 from pytest_stagegbo.settings.convert import type_word
@@ -81,14 +82,14 @@ def _rows() -> Iterator[Row]:
         yield Row(keys.dotted(named), keys.env_name(named), type_word(key.type), default, text)
         if path[-1] == "probes":
             hints = get_type_hints(model.ProbeSettings)
-            for field in dataclasses.fields(model.ProbeSettings):
+            for field in structs.fields(model.ProbeSettings):
                 part = f"{keys.dotted(named)}[].{field.name}"
                 text = _docstrings()["ProbeSettings"].get(field.name, "")
                 yield Row(part, "", type_word(hints[field.name]), _toml(field.default), text)
 
 
 def _toml(value: object) -> str:
-    if value is dataclasses.MISSING:
+    if value is NODEFAULT:
         return ""
     if isinstance(value, bool):
         return str(value).lower()

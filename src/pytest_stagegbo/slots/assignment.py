@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo import notes
 from pytest_stagegbo.locks import FileLock
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SlotAssignment", "assignment"]
 
 
-@dataclass(frozen=True, slots=True)
-class SlotAssignment:
+class SlotAssignment(Struct, frozen=True):
     """Of one process.
 
     A process that found every slot taken has no lease. It shares the slot of its place with who has it, test by test,

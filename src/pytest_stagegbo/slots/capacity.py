@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.settings.checks import MOST_SLOTS
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Capacity", "Host", "capacity"]
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """What there is to have. Bytes."""
 
     memory: int
@@ -31,8 +31,7 @@ class Host:
     """Slots that run already: they have their memory and disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(Struct, frozen=True):
     """How many slots there may be, and why not more."""
 
     count: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
@@ -50,8 +50,7 @@ AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
 """Slots made at once: one keeps about two cores busy."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetProvisioned:
+class FleetProvisioned(Struct, frozen=True):
     """What provisioning several slots did and found."""
 
     golden: Provisioned | None
@@ -283,8 +282,8 @@ class Fleet:
         for name, bridge in bridges.items():
             number = number_of(self.settings, name)
             if number:
-                found[number] = dataclasses.replace(
-                    self.settings, project=name, network=dataclasses.replace(self.settings.network, name=bridge)
+                found[number] = structs.replace(
+                    self.settings, project=name, network=structs.replace(self.settings.network, name=bridge)
                 )
         return dict(sorted(found.items()))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from ipaddress import IPv4Address, IPv4Interface
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings.checks import MOST_SLOTS, check
@@ -60,13 +61,13 @@ def number_of(settings: Settings, project: str) -> int | None:
 def _derive(settings: Settings, project: str, bridge: str, address: IPv4Interface, what: str) -> Settings:
     shift = int(address.network.network_address) - int(settings.network.subnet.network_address)
     containers = {
-        name: dataclasses.replace(container, address=_shifted(container.address, shift))
+        name: structs.replace(container, address=_shifted(container.address, shift))
         for name, container in settings.containers.items()
     }
-    derived = dataclasses.replace(
+    derived = structs.replace(
         settings,
         project=project,
-        network=dataclasses.replace(settings.network, name=bridge, address=address),
+        network=structs.replace(settings.network, name=bridge, address=address),
         containers=MappingProxyType(containers),
     )
     problems = [problem.text for problem in check(derived)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import LockTimeout
 
@@ -21,8 +22,7 @@ PATIENCE = 0.05
 """Seconds. A lease is held for a whole session, or for a test: who finds it taken takes another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A slot that is one process's own. `release` it, or end the process."""
 
     number: int

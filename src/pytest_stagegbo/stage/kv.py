@@ -8,9 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from pytest_stagegbo.services.masking import mask
 
@@ -24,8 +25,7 @@ SECONDS = 5.0
 LARGEST_ANSWER = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Vault did not give what was asked for."""
 
     status: int

@@ -6,8 +6,9 @@ The new values are secrets as well: they are in no frame that raises, and no `re
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.stage.credentials import resolve
@@ -27,8 +28,7 @@ CONFLICT = 400
 """Vault's status for a write that is based on another version than the newest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(Struct, frozen=True):
     """What was done about one secret."""
 
     written: bool

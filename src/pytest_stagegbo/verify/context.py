@@ -6,10 +6,11 @@ import contextlib
 import secrets
 import socket
 import threading
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pytest_stagegbo.engine import dialling, marks
 from pytest_stagegbo.engine.bridge import find_fault
@@ -42,8 +43,7 @@ SPARE_PORTS = range(20000, 30000)
 """Where listeners are put: below the ports that the kernel gives to outgoing connections."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dialled:
+class Dialled(Struct, frozen=True):
     """What each container of the stage could reach."""
 
     targets: tuple[Target, ...]
