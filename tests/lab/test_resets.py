@@ -17,6 +17,7 @@ from tests.lab.support import Ground, immutable, until
 from pytest_stagegbo.engine import step_runner
 from pytest_stagegbo.errors import Residue
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.resets import database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -448,6 +449,109 @@ def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network:
             assert clean.ways("tables") == {"tables": "database"}
             assert clean.sql(everything) == before
             assert clean.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'") == "1"
+
+    in_network(check, timeout=120)
+
+
+def server_start(clean: CleanStage) -> str:
+    """When the server's first process was started."""
+    return clean.sql("SELECT pg_postmaster_start_time()")
+
+
+ROWS = "SELECT count(*), (SELECT count(*) FROM pg_class WHERE relname = 'left_over') FROM message_history"
+
+
+def test_the_server_of_a_database_goes_on(clean: CleanStage, in_network: InNetwork) -> None:
+    """The first reset starts it; the others exchange what is in its folder. Its settings are those of the files."""
+    data = clean.settings.containers["tables"].data
+
+    def check() -> None:
+        clean.reset("tables")
+        rows = clean.sql(ROWS)
+        for _ in range(3):
+            started = server_start(clean)
+            clean.sql("DELETE FROM message_history; CREATE UNLOGGED TABLE left_over AS SELECT 1")
+            clean.sql("ALTER SYSTEM SET work_mem = '7MB'", "ALTER SYSTEM SET restart_after_crash = off")
+            clean.sql("SELECT pg_reload_conf(), pg_create_physical_replication_slot('left_over')")
+            clean.shell("tables", f"touch {data}/left {data}/.left")
+            assert clean.ways("tables") == {"tables": "database"}
+            assert clean.sql(ROWS) == rows
+            assert clean.sql("SHOW work_mem", "SHOW restart_after_crash") == "4MB\non"
+            assert clean.sql("SELECT count(*) FROM pg_replication_slots") == "0"
+            assert "left" not in clean.shell("tables", f"ls -A {data}")
+            assert server_start(clean) == started
+
+    in_network(check, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        pytest.param("systemctl restart postgresql", id="another start"),
+        pytest.param("chmod 750 $data", id="rights of the folder"),
+        pytest.param("rm -f /run/stagegbo/tables.server", id="no note"),
+        pytest.param("rm -rf $data.stagegbo-next", id="no copy"),
+        pytest.param("rm -rf $data.stagegbo-next; mkdir $data.stagegbo-taken $data.stagegbo-old", id="one that ended"),
+    ],
+)
+def test_a_server_that_was_tampered_with_is_started(clean: CleanStage, in_network: InNetwork, tampering: str) -> None:
+    data = clean.settings.containers["tables"].data
+
+    def check() -> None:
+        clean.reset("tables")
+        rows, started = clean.sql(ROWS), server_start(clean)
+        clean.sql("DELETE FROM message_history")
+        # the copy for the next reset is made behind the last one
+        clean.shell("tables", f"data={data}; exec 9>/run/stagegbo-reset; flock 9; {tampering}")
+        assert clean.ways("tables") == {"tables": "database"}
+        assert clean.sql(ROWS) == rows
+        assert server_start(clean) != started
+
+    in_network(check, timeout=120)
+
+
+STEPS = (
+    ': >"$note" && ', 'mv "$next" "$taken" && ', 'kill -STOP "$held" && ', "wait_until all_ended || return 1\n",
+    "wait_until is_alone || return 1\n", 'move_all "$data" "$old" && ', 'move_all "$taken" "$data" || return 1\n',
+    'kill -HUP "$pid" && ', 'kill -9 "$held" && ',
+)  # fmt: skip
+"""Of the exchange below a server: those that change something."""
+
+
+def test_an_exchange_that_ended_anywhere_is_made_good(clean: CleanStage, in_network: InNetwork) -> None:
+    """Whatever state it left the server and its folder in."""
+    whole = database._IN_PLACE
+    container = clean.settings.containers["tables"]
+
+    def check() -> None:
+        clean.reset("tables")
+        rows = clean.sql(ROWS)
+        assert clean.engine._resetter is not None
+        for step in STEPS:
+            assert whole.count(step) == 1, step
+            cut = whole[: whole.index(step) + len(step)] + "exit 9\n}\n"
+            clean.sql("DELETE FROM message_history; CREATE TABLE left_over AS SELECT 1")
+            target = clean.engine._resetter._target(container)
+            assert target.run(database._script(target).replace(whole, cut))[0] == 9, step
+            assert clean.ways("tables") == {"tables": "database"}, step
+            assert clean.sql(ROWS) == rows, step
+
+    in_network(check, timeout=300)
+
+
+def test_a_server_that_ends_instead_of_going_on_is_started(
+    clean: CleanStage, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `restart_after_crash = off`."""
+    monkeypatch.setattr(database, "_IN_PLACE", database._IN_PLACE.replace("kill -HUP", 'kill -9 "$pid"; kill -HUP'))
+
+    def check() -> None:
+        clean.reset("tables")
+        rows, started = clean.sql(ROWS), server_start(clean)
+        clean.sql("DELETE FROM message_history")
+        assert clean.ways("tables") == {"tables": "database"}
+        assert clean.sql(ROWS) == rows
+        assert server_start(clean) != started
 
     in_network(check, timeout=120)
 

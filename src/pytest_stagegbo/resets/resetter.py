@@ -312,11 +312,12 @@ class Resetter:
 
     def _database(self, target: ResetTarget, left_by: str) -> tuple[str, str]:
         try:
-            reset_database(target)
+            answered = reset_database(target)
         except NeedsRestart as doubt:
             self._restore(target)
             return "restore", str(doubt)
-        self._wait(target.container, False)
+        if not answered:
+            self._wait(target.container, False)
         if self._end_strays(target, left_by, alone=True):
             self._restore(target)
             return "restore", "something was started while it was reset"
