@@ -163,6 +163,64 @@ def test_somebody_s_instance_on_the_bridge_keeps_it(own: Stage) -> None:
         ground.incus("delete", "guest")
 
 
+# -- another name in the settings
+
+NEXT = "stageown7"
+
+
+def named(name: str = NEXT, address: str = "10.0.12.1/24") -> dict[str, str]:
+    return {"STAGEGBO_NETWORK__NAME": name, "STAGEGBO_NETWORK__ADDRESS": address}
+
+
+def furniture(ground: Ground) -> set[str]:
+    """Bridges and access lists of these stages."""
+    return {name for name in ground.names("networks") | ground.names("network-acls") if name.startswith("stageown")}
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize("address", ["10.0.12.1/24", "10.0.14.1/24"])
+def test_a_bridge_with_a_former_name_goes_and_what_others_have_on_it_keeps_it(own: Stage, address: str) -> None:
+    """It stayed for ever, with its access list; with the same address it was said to overlap itself."""
+    ground, wanted = own.ground, named(address=address)
+    ground.incus("init", "--empty", "guest", "-d", "root,size=50MiB", "-s", "pool")
+    ground.incus("config", "device", "add", "guest", "eth1", "nic", "nictype=bridged", f"parent={BRIDGE}")
+    try:
+        with ground.events() as events:
+            done = own.run("provision", env=wanted, check=False)
+            assert done.returncode == 4, done.stderr
+            assert f"instance guest of project default on {BRIDGE}" in done.stderr
+            assert "  incus config device remove guest eth1\n" in done.stderr
+        assert events == []
+        ground.incus("config", "device", "remove", "guest", "eth1")
+        planned = own.run("provision", "--dry-run", env=wanted).stdout
+        assert f"delete network {BRIDGE}\n" in planned
+        assert f"delete access list {BRIDGE}-isolation\n" in planned
+        done = own.run("provision", env=wanted)
+        assert furniture(ground) == {NEXT, f"{NEXT}-isolation"}
+        assert own.run("provision", "--json", env=wanted).returncode == 0
+        own.run("verify", "--check", "reach.stage", "--check", "locked.project", env=wanted)
+        assert own.json("provision")["changed"] is True
+        assert furniture(ground) == {BRIDGE, f"{BRIDGE}-isolation"}
+        assert own.json("provision")["changed"] is False
+    finally:
+        ground.incus("delete", "guest")
+
+
+def test_destroy_finds_a_bridge_with_a_former_name_and_leaves_one_that_somebody_renamed(ground: Ground) -> None:
+    made = ground.stage("STAGE-FORMER", "stageown3", 15, ONLY_CACHE)
+    made.run("provision")
+    mark = [f"{marks.OWNER}={marks.OWNER_VALUE}", f"{marks.PROJECT}={made.project}"]
+    ground.incus("network", "create", "stageownkept", "ipv4.address=none", "ipv6.address=none", *mark)
+    try:
+        said = ground.stage("STAGE-FORMER-2", "stageown4", 16, ONLY_CACHE).run("provision", "--dry-run").stdout
+        assert "`stagegbo --project STAGE-FORMER destroy` removes the former one" in " ".join(said.split())
+        made.run("destroy", "--yes", env=named("stageown5", "10.0.17.1/24"))
+        assert not {"stageown3", "stageown3-isolation"} & furniture(ground)
+        assert "stageownkept" in furniture(ground)
+    finally:
+        ground.incus("network", "delete", "stageownkept")
+
+
 # -- what was taken from the stage
 
 

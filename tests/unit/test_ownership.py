@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.destroy import plan_destroy
+from pytest_stagegbo.engine.former import Former, find_former
 from pytest_stagegbo.engine.ownership import belongs, is_free_for
 from pytest_stagegbo.engine.plan import make_plan
 from pytest_stagegbo.engine.subnets import free_place
@@ -179,6 +180,8 @@ def destroying(settings: Settings = SETTINGS, **answers: Any) -> list[str]:
         ("GET", "instances/cache/backups"): [],
         ("GET", "networks/stagebr0"): {"name": "stagebr0", "config": dict(bridge.config), "managed": True},
         ("GET", "networks/stagebr0/forwards"): [],
+        ("GET", "networks"): [],
+        ("GET", "network-acls"): [],
         ("GET", "network-acls/stagebr0-isolation"): {**(facts.acl or {}), "used_by": ["/1.0/networks/stagebr0"]},
     }
     replies |= {("GET", path): {**replies[("GET", path)], **more} for path, more in answers.pop("more", {}).items()}
@@ -290,3 +293,55 @@ def test_a_bridge_named_like_a_slot_s_is_refused_before_anything_is_made() -> No
 def test_names_that_are_free_or_the_slots_own_are_fine() -> None:
     others().refuse_others(range(2))
     others({"name": "STAGE-GBO-1", "config": of("STAGE-GBO-1", "STAGE-GBO")}).refuse_others([1])
+
+
+class TestFormerName:
+    """`network.name` has changed, or a run that was killed has left what had the former one."""
+
+    MOVED = replace(SETTINGS, network=replace(SETTINGS.network, name="stagebr7"))
+
+    @pytest.mark.parametrize(
+        ("name", "config", "found"),
+        [
+            pytest.param("stagebr0", of("STAGE-GBO"), True, id="its-own"),
+            pytest.param("stagebr7", of("STAGE-GBO"), False, id="the-one-that-it-has"),
+            pytest.param("stagebr0", of("STAGE-2"), False, id="another-stage-s"),
+            pytest.param("stagebr0", of("STAGE-GBO-1", "STAGE-GBO"), False, id="a-slot-s"),
+            pytest.param("stagebr0", {marks.PROJECT: "STAGE-GBO"}, False, id="not-this-tool-s"),
+            pytest.param("kept", of("STAGE-GBO"), False, id="renamed-by-somebody"),
+        ],
+    )
+    def test_only_what_was_made_for_this_stage_is_found(self, name: str, config: dict[str, str], found: bool) -> None:
+        list_of = "stagebr0-isolation" if name == "kept" else f"{name}-isolation"
+        bridge = network(name, "10.0.3.1/24", **{**config, "security.acls": list_of})
+        acls = {f"{name}-isolation": {"config": config}}
+        former = find_former({name: bridge}, acls, self.MOVED, "", {})
+        assert former == (Former((name,), (f"{name}-isolation",)) if found else Former())
+
+    def test_an_access_list_whose_bridge_is_gone_is_found_and_one_of_another_bridge_is_not(self) -> None:
+        acls = {"stagebr0-isolation": {"config": of("STAGE-GBO")}, "mine": {"config": of("STAGE-GBO")}}
+        assert find_former({}, acls, self.MOVED, "", {}) == Former((), ("stagebr0-isolation",))
+        somebodys = {"stagebr0": network("stagebr0", "10.9.9.1/24")}
+        assert not find_former(somebodys, acls, self.MOVED, "", {})
+
+    @pytest.mark.parametrize(
+        "former",
+        [
+            pytest.param(Former(("stagebr0",), ("stagebr0-isolation",)), id="nothing-done"),
+            pytest.param(Former((), ("stagebr0-isolation",)), id="killed-after-the-bridge"),
+            pytest.param(Former(), id="killed-after-both"),
+        ],
+    )
+    def test_clones_go_first_then_the_bridge_and_then_what_restricts_the_project(self, former: Former) -> None:
+        facts = replace(finished(SETTINGS), former=former, networks={}, acl=None)
+        plan = make_plan(facts, self.MOVED)
+        steps = {step.key: step for step in plan.steps}
+        removals = {f"remove:{name}" for name in SETTINGS.containers}
+        gone = {*(f"remove-network:{name}" for name in former.networks)}
+        lists = {*(f"remove-access-list:{name}" for name in former.acls)}
+        assert removals | gone | lists <= steps.keys()
+        assert not any(steps[key].after & steps.keys() for key in removals)
+        assert all(removals <= steps[key].after for key in gone | lists)
+        assert all(gone <= steps[key].after for key in lists)
+        for key in ("project:STAGE-GBO", "network:stagebr7", "access-list:stagebr7-isolation"):
+            assert removals | gone | lists <= steps[key].after

@@ -356,6 +356,38 @@ class TestEveryMethod:
         assert [sent for sent in connection.sent if sent.method != "GET"] == []
 
 
+class TestFormerName:
+    """What the stage had under another name may be deleted, and nothing else."""
+
+    FORMER = replace(
+        SCOPE, former_networks=frozenset({"stagebr7", "prodbr0"}), former_acls=frozenset({"stagebr7-isolation"})
+    )
+
+    def test_it_is_deleted(self) -> None:
+        connection = StrictConnection(
+            {("DELETE", "networks/stagebr7"): None, ("DELETE", "network-acls/stagebr7-isolation"): None}
+        )
+        writer = writer_on(connection, self.FORMER)
+        writer.delete_network("stagebr7")
+        writer.delete_acl("stagebr7-isolation")
+        assert {sent.params["project"] for sent in connection.sent} == {"default"}
+        connection.check()
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("PUT", ("networks", "stagebr7")),
+            ("DELETE", ("networks", "stagebr7", "forwards", "10.0.0.1")),
+            ("DELETE", ("networks", "prodbr0")),
+            ("DELETE", ("networks", "stagebr8")),
+            ("PUT", ("network-acls", "stagebr7-isolation")),
+        ],
+    )
+    def test_nothing_else_is(self, method: str, path: tuple[str, ...]) -> None:
+        with pytest.raises(ProductionProtected):
+            writer_on(StrictConnection(), self.FORMER)._send(method, path)
+
+
 class TestOwnPool:
     @pytest.mark.parametrize("pool", ["tank", ""], ids=["production's", "none"])
     def test_no_other_pool_is_written_to(self, pool: str) -> None:

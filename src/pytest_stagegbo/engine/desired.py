@@ -64,7 +64,20 @@ def managed_nics(project_config: dict[str, str]) -> bool:
 
 
 def acl_name(settings: Settings) -> str:
-    return f"{settings.network.name}-isolation"
+    return acl_of(settings.network.name)
+
+
+def acl_of(bridge: str) -> str:
+    """The name of a bridge's access list."""
+    return f"{bridge}{_ISOLATION}"
+
+
+def bridge_of(acl: str) -> str:
+    """The bridge that an access list of this name is for; empty: it is for none."""
+    return acl.removesuffix(_ISOLATION) if acl.endswith(_ISOLATION) else ""
+
+
+_ISOLATION = "-isolation"
 
 
 def acl(settings: Settings, others: Iterable[IPv4Network] = (), parent: str = "") -> dict[str, Any]:

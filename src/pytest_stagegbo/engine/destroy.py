@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import desired, foreign, marks, ownership
+from pytest_stagegbo.engine.former import foreign_on, look_for_former, removal
 from pytest_stagegbo.engine.steps import RemoveAcl, RemoveClone, RemoveForward, RemoveNetwork, RemoveProject, Step
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         found += foreign.uses_acl(acl, settings)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))
+    former = look_for_former(reader, settings, parent, projects)
+    found += foreign_on(reader, settings, former)
+    steps += removal(former, frozenset(step.key for step in steps))
     foreign.refuse(found, f"stage {settings.project} can't be destroyed", "then destroy again")
     return tuple(steps)
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.engine import desired, marks, ownership
 from pytest_stagegbo.engine.bridge import detached, has_address
 from pytest_stagegbo.engine.exposure import Exposure, exposures
+from pytest_stagegbo.engine.former import Former, changes_bridge, look_for_former
 from pytest_stagegbo.engine.guests import Guest, find_guests
 from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.space import look
@@ -52,6 +53,8 @@ class Facts(Struct, frozen=True):
     """By source name, for sources on pools without copy-on-write: the bytes of a full copy, where known."""
     new_pool_free: int | None = None
     """Bytes free where the file of a pool that is yet to be created would be; None: there is none, or nobody knows."""
+    former: Former = field(default_factory=Former)
+    """What the stage had under another `network.name`. `networks` and `host` are without it."""
     golden: str = ""
     """The project that the sources are golden clones in; empty where they are production's own."""
     production: Mapping[str, Instance] = field(default_factory=dict)
@@ -185,12 +188,17 @@ def gather(
         profile = reader.profile(settings.project) if exists else None
         rooms = _rooms(reader, host, settings, sources)
         server = reader.server()
+        former = Former()
+        if bridge.result() is None or changes_bridge(projects.get(settings.project), settings):
+            former = look_for_former(reader, settings, parent, projects)
+        if host_networks is not None:
+            host_networks = tuple(each for each in host_networks if each.interface not in former.networks)
         return Facts(
             server=server,
             projects=projects,
             sources=sources,
             clones=clones,
-            networks=networks.result(),
+            networks={name: each for name, each in networks.result().items() if name not in former.networks},
             exposed=exposures(forwards.result(), acl.result()) if own else (),
             bridge_works=_works(link.result(), bridge.result(), settings),
             detached=frozenset() if server.clustered else _detached(reader, settings, link.result(), clones),
@@ -200,6 +208,7 @@ def gather(
             guests=find_guests(reader, projects) if settings.network.internet or forwards.result() else None,
             ways=host.ways(c.address for c in settings.containers.values()) if bridge.result() else None,
             acl=acl.result(),
+            former=former,
             profile=profile,
             rooms=rooms,
             new_pool_free=_new_pool_free(host, settings, rooms),

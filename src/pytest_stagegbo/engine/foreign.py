@@ -98,12 +98,16 @@ def in_clones(reader: Reader, settings: Settings, names: Iterable[str]) -> list[
     return found
 
 
-def on_bridge(reader: Reader, network: Network, settings: Settings) -> list[Foreign]:
+def on_bridge(reader: Reader, network: Network, settings: Settings, *, in_stage: bool = False) -> list[Foreign]:
     """What is on the stage's bridge and not in the stage's project. Incus names only some of it: an instance that
-    names the bridge as the parent of its device keeps nobody from deleting the bridge."""
+    names the bridge as the parent of its device keeps nobody from deleting the bridge.
+
+    Args:
+        in_stage: Also what is in the stage's project, but for the clones and the default profile.
+    """
     found = []
     for instance in reader.instances_of_all_projects():
-        if instance.project == settings.project:
+        if instance.project == settings.project and (not in_stage or marks.is_clone(instance, settings)):
             continue
         for device, config in instance.expanded_devices.items():
             if config.get("type") == "nic" and network.name in {config.get("network"), config.get("parent")}:
@@ -113,7 +117,12 @@ def on_bridge(reader: Reader, network: Network, settings: Settings) -> list[Fore
                 found.append(
                     Foreign(f"instance {instance.name} of project {instance.project} on {network.name}", command)
                 )
-    others = [url for url in network.used_by if _parts(url)[0] != "instances" and _project_of(url) != settings.project]
+    own = ("profiles", ["default"]) if in_stage else None
+    others = [
+        url
+        for url in network.used_by
+        if _parts(url)[0] != "instances" and (_project_of(url) != settings.project or (in_stage and _parts(url) != own))
+    ]
     return found + [_of_url(url, "") for url in others]
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.engine.exposure import access_list
+from pytest_stagegbo.engine.former import changes_bridge, left_by_others, removal
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
 from pytest_stagegbo.engine.own_pool import clone_pool
 from pytest_stagegbo.engine.quotas import burden
@@ -85,8 +86,12 @@ def make_plan(
     ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
     refuse_taken(settings, facts.networks, facts.host, ways, parent=parent)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], parent))
-    founded = frozenset(step.key for step in steps)
     removals = frozenset(f"remove:{name}" for name in facts.clones)
+    if _leaves_bridge(facts, settings):  # Incus changes a project's bridge once nothing in it is on another one
+        first = removal(facts.former, removals)
+        gone = removals | {step.key for step in first}
+        steps = [*first, *(structs.replace(step, after=step.after | gone) for step in steps)]
+    founded = frozenset(step.key for step in steps)
     steps.extend(
         AwaitRoom(subject=pool, cost=cost, after=founded | removals)
         for pool, cost in costs(facts, settings, copying).items()
@@ -99,12 +104,24 @@ def make_plan(
     secrets = plan_secrets(facts, settings, new_vault=vault in copying)
     if secrets is not None:
         steps.append(secrets)
+    after = _removable_after(facts, settings, founded)
     steps.extend(
-        RemoveClone(subject=name, reason="the settings no longer name it", after=founded)
+        RemoveClone(subject=name, reason="the settings no longer name it", after=after)
         for name, clone in sorted(facts.clones.items())
         if _unnamed(settings, name, clone)
     )
-    return Plan(tuple(steps), tuple(_notes(facts, settings, copying)), tuple(_details(facts, settings)))
+    notes = (*left_by_others(facts, settings, parent), *_notes(facts, settings, copying))
+    return Plan(tuple(steps), notes, tuple(_details(facts, settings)))
+
+
+def _leaves_bridge(facts: Facts, settings: Settings) -> bool:
+    """Whether the clones, and all else, have to leave a bridge with another name first."""
+    return bool(facts.former) or changes_bridge(facts.projects.get(settings.project), settings)
+
+
+def _removable_after(facts: Facts, settings: Settings, founded: frozenset[str]) -> frozenset[str]:
+    """What a clone's removal waits for."""
+    return frozenset() if _leaves_bridge(facts, settings) else founded
 
 
 def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
@@ -181,11 +198,11 @@ def _clone_steps(
             unconfirmed=unconfirmed,
             after=founded | {f"remove:{name}", f"room:{pool}"} | _holders(facts, container),
         )
-        if clone is not None and _may_refresh(clone, source, pool):
+        if clone is not None and not _leaves_bridge(facts, settings) and _may_refresh(clone, source, pool):
             steps.append(RefreshClone(subject=name, copy=copy, reason=reason, after=copy.after))
         else:
             if clone is not None:
-                steps.append(RemoveClone(subject=name, reason=reason, after=founded))
+                steps.append(RemoveClone(subject=name, reason=reason, after=_removable_after(facts, settings, founded)))
             steps.append(copy)
         # What the hooks of a golden clone have changed is in its copies.
         prepared = structs.replace(container, hooks=()) if facts.golden else container

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import desired, foreign, inventory, marks, reset
@@ -16,6 +17,7 @@ from pytest_stagegbo.engine.bridge import refuse_fault
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
+from pytest_stagegbo.engine.former import Former, foreign_on
 from pytest_stagegbo.engine.guard import refuse_relation
 from pytest_stagegbo.engine.hostway import refuse_dropped
 from pytest_stagegbo.engine.own_pool import refuse_elsewhere, removable_pool
@@ -30,7 +32,9 @@ from pytest_stagegbo.engine.steps import (
     AwaitRoom,
     CopyClone,
     PrepareClone,
+    RemoveAcl,
     RemoveClone,
+    RemoveNetwork,
     StartClone,
     Step,
     Verify,
@@ -123,6 +127,8 @@ class StageEngine:
     def _plan(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         plan = make_plan(facts, self.settings, recreate=recreate, to_replace=to_replace, parent=self._parent)
         foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
+        in_the_way = foreign_on(self.reader, self.settings, facts.former)
+        foreign.refuse(in_the_way, "the stage's former bridge can't be removed", "then run this again")
         for detail in plan.details if plan.changes else ():
             log.debug("%s", detail)
         return plan
@@ -369,7 +375,11 @@ class StageEngine:
             steps = self.plan_destroy()
             if not steps:
                 return ()
-            runner = self._new_performer(self.facts(need_source=False), None)
+            former = Former(
+                tuple(step.subject for step in steps if isinstance(step, RemoveNetwork)),
+                tuple(step.subject for step in steps if isinstance(step, RemoveAcl)),
+            )
+            runner = self._new_performer(replace(self.facts(need_source=False), former=former), None)
             return apply(steps, runner.do, self.progress)
 
     def own_pool(self, members: Collection[str]) -> str:
@@ -429,6 +439,8 @@ class StageEngine:
             source_project=facts.golden or self.settings.source_project,
             production_networks=facts.production_networks,
             production=self.settings.source_project,
+            former_networks=frozenset(facts.former.networks),
+            former_acls=frozenset(facts.former.acls),
             pool=self.settings.storage.own,
             production_pools=facts.production_pools,
         )

@@ -13,6 +13,7 @@ from pytest_stagegbo.engine.await_clone import await_clone
 from pytest_stagegbo.engine.copying import Copies
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.engine.former import changes_bridge
 from pytest_stagegbo.engine.in_place import note_changes
 from pytest_stagegbo.engine.own_pool import pool_config
 from pytest_stagegbo.engine.quotas import Limits, burdens
@@ -144,9 +145,9 @@ class StepRunner:
             case steps.RemoveForward():
                 self.writer.delete_forward(step.subject)
             case steps.RemoveNetwork():
-                self.writer.delete_network()
+                self.remove_network(step.subject)
             case steps.RemoveAcl():
-                self.writer.delete_acl()
+                self.writer.delete_acl(step.subject)
             case _:
                 raise TypeError(f"no way to do {type(step).__name__}")
 
@@ -157,6 +158,8 @@ class StepRunner:
         if not step.create and existing is not None:
             own_networks = not desired.managed_nics(dict(existing.config))
             wanted = desired.project(self._settings, own_networks=own_networks, parent=self._parent)
+            if changes_bridge(existing, self._settings):
+                self._leave_former_bridge()
             self.writer.replace_project({**existing.config, **wanted}, existing.description)
             return
         wanted, otherwise = (
@@ -191,6 +194,24 @@ class StepRunner:
                 other = {"ipv4.nat": "false" if wanted["ipv4.nat"] == "true" else "true"}
                 self.writer.replace_network({**existing.config, **wanted, **other}, existing.description)
             self.writer.replace_network({**existing.config, **wanted}, existing.description)
+
+    def remove_network(self, name: str) -> None:
+        self._leave_former_bridge()
+        self.writer.delete_network(name)
+
+    def _leave_former_bridge(self) -> None:
+        """Have the default profile name no other bridge than the stage's, as long as it exists: Incus keeps a bridge
+        that a profile names, and the project's restriction to it."""
+        profile = self._reader.profile(self._settings.project) or {}
+        devices = profile.get("devices") or {}
+        bridges = {"", self._settings.network.name}
+        kept = {
+            name: device
+            for name, device in devices.items()
+            if device.get("type") != "nic" or {device.get("network", ""), device.get("parent", "")} <= bridges
+        }
+        if kept != devices:
+            self.writer.replace_default_profile({}, kept, desired.DESCRIPTION)
 
     def set_profile(self, step: steps.SetProfile) -> None:
         devices = desired.profile_devices(self._settings, step.pool, managed=self._managed)

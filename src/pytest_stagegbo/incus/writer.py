@@ -48,6 +48,10 @@ class WriterScope:
     source_project: str
     production_networks: frozenset[str]
     """Bridges that production's instances or profiles use."""
+    former_networks: frozenset[str] = frozenset()
+    """Bridges that the stage had under another name. They may be deleted, and nothing else."""
+    former_acls: frozenset[str] = frozenset()
+    """Access lists, likewise."""
     pool: str = ""
     """Of the stage's own, if it has one."""
     production_pools: frozenset[str] = frozenset()
@@ -138,8 +142,9 @@ class Writer:
         body = {"config": dict(config), "description": description}
         self._send("PUT", ("networks", self.scope.network), body=body, etag=etag)
 
-    def delete_network(self) -> None:
-        self._send_patiently("DELETE", ("networks", self.scope.network))
+    def delete_network(self, former: str = "") -> None:
+        """The stage's bridge, or one that it had under another name."""
+        self._send_patiently("DELETE", ("networks", former or self.scope.network))
 
     def create_forward(self, body: Mapping[str, Any]) -> None:
         """A network forward on the stage's bridge."""
@@ -160,8 +165,9 @@ class Writer:
         etag = self._connection.get_reply("network-acls", self.scope.acl, project=HOST_PROJECT).etag
         self._send("PUT", ("network-acls", self.scope.acl), body=dict(body), etag=etag)
 
-    def delete_acl(self) -> None:
-        self._send("DELETE", ("network-acls", self.scope.acl))
+    def delete_acl(self, former: str = "") -> None:
+        """The stage's access list, or one that it had under another name."""
+        self._send("DELETE", ("network-acls", former or self.scope.acl))
 
     def replace_default_profile(self, config: Mapping[str, str], devices: Mapping[str, Any], description: str) -> None:
         body = {"config": dict(config), "devices": dict(devices), "description": description}
@@ -472,6 +478,9 @@ class Writer:
             if kind == "storage-pools" and own_pool and len(path) <= 2:
                 return HOST_PROJECT
             if kind == "network-acls" and name == scope.acl:
+                return HOST_PROJECT
+            former = {"networks": scope.former_networks - scope.production_networks, "network-acls": scope.former_acls}
+            if method == "DELETE" and len(path) == 2 and name in former.get(kind, ()):
                 return HOST_PROJECT
             if kind in {"instances", "profiles"} and scope.project not in {scope.source_project, HOST_PROJECT}:
                 return scope.project
