@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, replace  # noqa: TID251 (of a dataclass)
 from typing import TYPE_CHECKING, Any
 
 import pytest

@@ -93,7 +93,7 @@ def open_context(arguments: argparse.Namespace) -> Context:
         return Context(loaded, lab, loaded.settings)
     from pytest_stagegbo.slots.layout import slot_settings
 
-    of_slot = dataclasses.replace(loaded, settings=slot_settings(loaded.settings, slot))
+    of_slot = dataclasses.replace(loaded, settings=slot_settings(loaded.settings, slot))  # noqa: TID251 (a dataclass)
     return Context(of_slot, lab, loaded.settings, slot)
 
 

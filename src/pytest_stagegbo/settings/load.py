@@ -46,7 +46,7 @@ def load(
     below += [anchored(layer, start) for layer in extra]
     environment = anchored(read_environment(environ, _container_names(below)), start)
     loaded = resolve([*below, environment, *(anchored(layer, start) for layer in options)])
-    return dataclasses.replace(loaded, file=file)
+    return dataclasses.replace(loaded, file=file)  # noqa: TID251 (a dataclass)
 
 
 def _container_names(layers: Sequence[Layer]) -> list[str]:

@@ -176,7 +176,7 @@ def anchored(layer: Layer, folder: Path) -> Layer:
             values[key] = {name: _anchored(table, folder) for name, table in tables.items()}
     if isinstance(containers := values.get("containers"), Mapping):
         values["containers"] = {name: _with_hooks(table, folder) for name, table in containers.items()}
-    return dataclasses.replace(layer, values=MappingProxyType(values))
+    return dataclasses.replace(layer, values=MappingProxyType(values))  # noqa: TID251 (a dataclass)
 
 
 def _anchored(table: object, folder: Path) -> object:
