@@ -1,10 +1,11 @@
 """What production's disk and processor feel of the stage, on ordinary and simple quotas, on its pool and beside it.
 
-    sudo python benchmarks/production.py [--quota KIND] [--pool-layout LAYOUT] [--watch disk|cpu] [--phases NAME,...]
-                                         [--resets N] [--restores N] [--slots N] [--alone SECONDS]
-                                         [--patience SECONDS] [--json FILE] [--markdown docs/benchmarks.md] [--keep]
+    sudo python benchmarks/production.py [--quick] [--quota KIND] [--pool-layout LAYOUT] [--watch disk|cpu]
+                                         [--phases NAME,...] [--containers NAME,...] [--resets N] [--restores N]
+                                         [--slots N] [--alone SECONDS] [--patience SECONDS] [--json FILE]
+                                         [--markdown docs/benchmarks.md] [--keep]
 
-Runs on a lab of its own, whose production it replaces for each combination, and deletes it in the end. See
+Runs on a lab of its own, whose production it replaces for each kind of quotas, and deletes it in the end. See
 docs/benchmarks.md.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,6 @@ from pytest_stagegbo.settings import IncusSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.console import Console
-
 SLOW, STUCK = 0.1, 1.0
 """Seconds of an fsync that are counted."""
 IDLE = 0.9
@@ -51,6 +51,30 @@ AIM_ADDED = 0.05
 WORST = 2.815
 """Seconds of the longest fsync on a shared pool with ordinary quotas before anything was done about it."""
 PHASES = ("provision", "resets", "restores", "recreate", "refresh", "slots", "destroy")
+WIDTH = 130
+"""Columns of text that the tables need."""
+SIX = ("tables", "vault", "cache", "drive", "llm", "system")
+QUICK = {
+    "watch": ["disk"],
+    "containers": "vault,cache,llm",
+    "resets": 20,
+    "restores": 2,
+    "slots": 3,
+    "alone": 8.0,
+    "patience": 10.0,
+}
+"""What `--quick` sets, unless it is named: all four combinations in six minutes of an idle machine."""
+DEFAULT = {
+    "watch": ["disk", "cpu"],
+    "containers": ",".join(SIX),
+    "resets": 200,
+    "restores": 10,
+    "slots": 8,
+    "alone": 60.0,
+    "patience": 60.0,
+}
+A_STAGE, KEPT_FREE = 1 << 30, 2 << 30
+"""Bytes of memory for each slot, and what must stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +92,9 @@ class Combination:
         """That the stage is on."""
         return POOL if self.layout == "shared" else STAGE_POOL
 
-    @property
-    def env(self) -> dict[str, str]:
-        return {} if self.layout == "shared" else {"STAGEGBO_STORAGE__POOL": STAGE_POOL}
+    def env(self, containers: Sequence[str]) -> dict[str, str]:
+        own = {} if self.layout == "shared" else {"STAGEGBO_STORAGE__POOL": STAGE_POOL}
+        return {**own, **{f"STAGEGBO_CONTAINERS__{name.upper()}": "false" for name in SIX if name not in containers}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +161,7 @@ class Doing:
         self._lab = lab
         self._combination = combination
         self._arguments = arguments
+        self._env = combination.env(arguments.containers)
         connection = Connection(IncusSettings(endpoint=str(lab.lab.socket)))
         self._reader = Reader(connection)
         self._host = LocalHost(str(lab.lab.socket))
@@ -145,22 +170,25 @@ class Doing:
         """By name. The same for every combination."""
         every: dict[str, Callable[[], None]] = {
             "provision": lambda: self._run("provision"),
-            "resets": lambda: self._resets(THREE, self._arguments.resets),
-            "restores": lambda: self._resets(("vault", "llm"), self._arguments.restores),
+            "resets": lambda: self._resets(self._having(THREE), self._arguments.resets),
+            "restores": lambda: self._resets(self._having(("vault", "llm")), self._arguments.restores),
             "recreate": lambda: self._run("provision", "--recreate"),
-            "slots": lambda: self._run("provision", "--slots", str(self._arguments.slots)),
-            "refresh": lambda: self._run("provision", "--refresh", "tables"),
+            "refresh": lambda: self._run("provision", "--refresh", self._arguments.containers[0]),
+            "slots": lambda: self._run("provision", "--slots", str(slots(self._arguments.slots))),
             "destroy": lambda: self._run("destroy", "--yes"),
         }
         return {name: every[name] for name in PHASES if name in self._arguments.phases}
 
+    def _having(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self._arguments.containers)
+
     def _run(self, *arguments: str) -> None:
-        self._lab.stagegbo(*arguments, env=self._combination.env)
+        self._lab.stagegbo(*arguments, env=self._env)
 
     def _resets(self, names: tuple[str, ...], rounds: int) -> None:
         def work() -> None:
             folder = f"/var/lib/incus/storage-pools/{self._combination.pool}"
-            bench = Bench(self._lab, env=self._combination.env, pool=folder)
+            bench = Bench(self._lab, env=self._env, pool=folder)
             for number in range(rounds):
                 bench.pollute([name for name in names if name in THREE], number)
                 bench.reset(names)
@@ -179,6 +207,13 @@ class Doing:
                 break
             time.sleep(0.1)  # a poll with a deadline: btrfs tells nobody
         return left
+
+
+def slots(wanted: int) -> int:
+    """As many as there is memory for, and one at least."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return max(1, min(wanted, (available - KEPT_FREE) // A_STAGE))
 
 
 def measure_one(lab: BenchLab, combination: Combination, watched: str, arguments: argparse.Namespace) -> Run:
@@ -276,6 +311,8 @@ class Report:
         return {"machine": self.machine.to_json(), "incus": self.version, "runs": runs}
 
     def print(self, console: Console) -> None:
+        if console.width < WIDTH:  # piped, or a small terminal: figures that are cut off are none
+            console = Console(file=console.file, width=WIDTH)
         console.print(f"{self.machine}; Incus {self.version}", soft_wrap=True)
         for run in self.runs:
             table = Table(title=f"{run.combination} ({run.watched})")
@@ -283,7 +320,7 @@ class Report:
                 table.add_column(column, justify="right" if number else "left")
             for row in self.rows(run):
                 table.add_row(*row)
-            console.print(table, width=max(console.width, 130), crop=False)
+            console.print(table)
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
@@ -315,13 +352,17 @@ def _measure(console: Console, arguments: argparse.Namespace) -> Report:
     runs: list[Run] = []
     version = ""
     try:
+        made = ""
         for combination in combinations(arguments):
-            for watched in arguments.watch or ["disk", "cpu"]:
+            if combination.quota != made:
                 with console_progress() as progress:
-                    lab.up(progress, fresh=True, quota=combination.quota, pool_layout=combination.layout)
-                version = lab.status().incus_version
+                    lab.up(progress, fresh=True, quota=combination.quota, pool_layout="own")
+                made, version = combination.quota, lab.status().incus_version
+            for watched in arguments.watch:
                 with ThreadPoolExecutor(1, initializer=lab.join_network) as inside:
-                    runs.append(measure_one(BenchLab(lab, inside), combination, watched, arguments))
+                    bench = BenchLab(lab, inside)
+                    runs.append(measure_one(bench, combination, watched, arguments))
+                    bench.stagegbo("destroy", "--yes", env=combination.env(arguments.containers))
                 console.print(f"{combination}, {watched}: {runs[-1].together.seconds:.0f} s of work measured")
     finally:
         if not arguments.keep:
@@ -339,15 +380,22 @@ def main() -> int:
         choices=("disk", "cpu"),
         help="disk: production writes; cpu: it counts on all cores as well (default: one after the other)",
     )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter phases, three containers, disk alone")
+    parser.add_argument("--containers", help="those that the stage has (default: all six)")
     parser.add_argument("--phases", default=",".join(PHASES), help=f"default: {','.join(PHASES)}")
-    parser.add_argument("--resets", type=int, default=200, help="of cache, drive and system, hot (default 200)")
-    parser.add_argument("--restores", type=int, default=10, help="of vault and llm (default 10)")
-    parser.add_argument("--slots", type=int, default=8, help="to resize the stage to (default 8)")
-    parser.add_argument("--alone", type=float, default=60.0, help="seconds without the stage (default 60)")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for btrfs, or idle cores (60)")
+    parser.add_argument("--resets", type=int, help="of cache, drive and system, hot (default 200)")
+    parser.add_argument("--restores", type=int, help="of vault and llm (default 10)")
+    parser.add_argument("--slots", type=int, help="to resize the stage to (default 8, or fewer where memory is short)")
+    parser.add_argument("--alone", type=float, help="seconds without the stage (default 60)")
+    parser.add_argument("--patience", type=float, help="seconds to wait for btrfs, or idle cores (default 60)")
     add_outputs(parser)
     arguments = parser.parse_args()
-    arguments.phases = arguments.phases.split(",")
+    for name, value in (QUICK if arguments.quick else DEFAULT).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    arguments.phases, arguments.containers = arguments.phases.split(","), arguments.containers.split(",")
+    if not {"cache", "vault"} <= set(arguments.containers) <= set(SIX):
+        parser.error(f"--containers needs cache and vault, and may have {', '.join(SIX)}")
     if unknown := set(arguments.phases) - set(PHASES):
         parser.error(f"no such phases: {', '.join(sorted(unknown))}")
     if min(arguments.resets, arguments.restores, arguments.slots) < 1 or arguments.alone < 1:

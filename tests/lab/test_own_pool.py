@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from tests.lab import forkserver
 from tests.lab.support import SIX, Ground, until
 
 from pytest_stagegbo.engine import marks
@@ -40,6 +43,40 @@ create = "4GiB"
 SHARED = CONFIG.replace(f'pool = "{POOL}"\ncreate = "4GiB"\n', "")
 BY_HAND = CONFIG.replace('create = "4GiB"\n', "")
 MARK = "/opt/changed"
+KILLED = """
+import os, signal, sys
+from pytest_stagegbo.cli import main
+from pytest_stagegbo.incus.connection import Connection
+
+point, writes = sys.argv[1], 0
+request, wait = Connection.request, Connection.wait
+
+def requested(self, method, *rest, **more):
+    global writes
+    reply = request(self, method, *rest, **more)
+    writes += method != "GET"
+    if str(writes) == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return reply
+
+def waited(self, reply, what, *rest):
+    if what == point and reply.operation:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wait(self, reply, what, *rest)
+
+Connection.request, Connection.wait = requested, waited
+sys.argv[:2] = ["stagegbo"]
+sys.exit(main())
+"""
+"""A command that kills its own process after its Nth write, or when the daemon has begun with an operation."""
+REFRESH = (
+    "refreshing cache from cache",
+    "start of cache",
+    "stop of cache",
+    "deleting cache",
+    "copying cache to cache",
+)
+"""Operations of a refresh: of the golden copy, then of the stage."""
 
 
 def stage(ground: Ground, config: str = CONFIG) -> Stage:
@@ -61,6 +98,14 @@ def remove(ground: Ground) -> None:
     stage(ground).destroy()
     if POOL in ground.names("storage-pools"):
         ground.incus("storage", "delete", POOL)
+
+
+def killed(own: Stage, point: str, *arguments: str) -> bool:
+    """Run a command until it is killed at a point; False: it ended well before it came there."""
+    argv = [sys.executable, "-c", KILLED, point, *own.argv(*arguments)[3:]]
+    done = forkserver.run(argv, env=own.environment())
+    assert done.returncode in {0, -signal.SIGKILL}, f"{done.stdout}{done.stderr}"
+    return done.returncode != 0
 
 
 def golden(ground: Ground) -> dict[str, Any]:
@@ -96,6 +141,26 @@ def test_a_stage_on_production_s_pool_is_told_what_to_do_and_stays(ground: Groun
     assert POOL not in ground.names("storage-pools")
 
 
+def test_a_pool_that_becomes_full_in_the_first_copy_is_an_error_and_production_stays(ground: Ground) -> None:
+    before = ground.subvolumes()
+    process = stage(ground).start("provision", "--recreate")
+    try:
+        until(lambda: works_on(ground, "Creating instance"), "the full copy has begun")
+        space = ground.get(f"storage-pools/{POOL}/resources")["space"]
+        filler = f"/var/lib/incus/storage-pools/{POOL}/filler"
+        ground.lab_command("fallocate", "-l", str(space["total"] - space["used"] - (1000 << 20)), filler)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 5, said
+    assert f"pool {POOL} became full while cache was copied" in said
+    assert ground.subvolumes() == before, "what the daemon made for the copy is gone, and the stage is there"
+    assert ground.exec("cache", "true") == ""
+    ground.lab_command("rm", filler)
+    ground.lab_command("btrfs", "filesystem", "sync", f"/var/lib/incus/storage-pools/{POOL}")  # else room comes later
+
+
 def test_a_first_copy_that_is_killed_is_finished_by_the_next_run(ground: Ground) -> None:
     own = stage(ground)
     process = own.start("provision", "--recreate")
@@ -119,19 +184,18 @@ def test_production_s_pool_has_nothing_of_the_stage(ground: Ground) -> None:
     assert not {each for each in ground.volumes() if each.startswith(PROJECT)}
 
 
-def test_a_refresh_that_is_killed_is_finished_by_the_next_run(ground: Ground) -> None:
+def test_a_refresh_killed_anywhere_is_finished_by_the_next_run(ground: Ground) -> None:
     own = stage(ground)
     ground.exec("cache", "sh", "-c", f"echo one >{MARK}")
-    process = own.start("provision", "--refresh", "cache")
-    try:
-        until(lambda: golden(ground)["config"].get(marks.STATE) == marks.BUILDING, "the refresh has begun")
-    finally:
-        process.kill()
-        process.communicate()
+    assert killed(own, REFRESH[0], "provision", "--refresh", "cache")
+    assert golden(ground)["config"][marks.STATE] == marks.BUILDING
     own.exec("cache", "test", "!", "-e", MARK)
+    for point in REFRESH[1:]:
+        assert killed(own, point, "provision"), point
     own.run("provision")
     assert own.exec("cache", "cat", MARK) == "one\n"
     assert golden(ground)["status"] == "Stopped"
+    assert own.json("provision")["slots"][PROJECT]["changed"] is False
 
 
 def test_recreating_copies_nothing_from_production(ground: Ground) -> None:
@@ -173,14 +237,35 @@ def test_verify_is_green_and_doctor_counts_that_pool(ground: Ground) -> None:
     assert [each["state"] for each in doctor if each["subject"] == f"pool {POOL}"] == ["ok"]
 
 
-def test_a_full_pool_is_an_error_before_anything_is_copied(ground: Ground) -> None:
+def test_a_pool_that_somebody_removed_is_said_and_created_again(ground: Ground) -> None:
+    by_hand = stage(ground, BY_HAND)
+    for project in (PROJECT, f"{PROJECT}-1", GOLDEN):
+        ground.incus("delete", "--force", "cache", "--project", project)
+        ground.incus("profile", "device", "remove", "default", "root", "--project", project)
+    ground.incus("storage", "delete", POOL)
+    done = by_hand.run("provision", check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"incus storage create {POOL} btrfs" in done.stderr
+    assert f"there is no storage pool {POOL}" in by_hand.run("doctor", check=False).stdout
+    by_hand.run("status", check=False)
     own = stage(ground)
-    own.destroy()
-    cautious = stage(ground, CONFIG.replace('"100MB"', '"3500MB"'))
-    done = cautious.run("provision", check=False)
-    assert done.returncode == 5, done.stderr
-    assert f"pool {POOL}" in done.stderr
-    assert GOLDEN not in ground.names("projects")
+    own.run("provision", "--slots", "2")
+    assert own.exec("cache", "true") == ""
+
+
+def test_what_a_killed_daemon_left_of_a_copy_is_named_with_the_command_that_removes_it(ground: Ground) -> None:
+    folder = "/var/lib/incus/storage-pools/pool/containers"
+    ground.lab_command("mkdir", f"{folder}/migration.1")
+    ground.lab_command("btrfs", "subvolume", "snapshot", f"{folder}/cache", f"{folder}/migration.1/.migration-send")
+    own = stage(ground)
+    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)
+    (found,) = (each for each in doctor if "left" in each["subject"])
+    assert (found["state"], "migration.1" in found["seen"]) == ("warning", True)
+    command = found["remedy"].split("`")[1]
+    assert command.startswith("btrfs subvolume delete ")
+    ground.lab_command("sh", "-c", command)
+    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)
+    assert not [each for each in doctor if "left" in each["subject"]]
 
 
 def test_destroy_removes_the_pool_only_where_nobody_else_uses_it(ground: Ground) -> None:
@@ -190,6 +275,42 @@ def test_destroy_removes_the_pool_only_where_nobody_else_uses_it(ground: Ground)
     assert done.returncode == 4, done.stderr
     assert "theirs" in done.stderr
     ground.incus("storage", "volume", "delete", POOL, "theirs")
-    own.run("destroy", "--pool", "--yes")
+
+
+def test_a_stage_whose_pool_the_settings_no_longer_name_stays_until_it_is_made_again(ground: Ground) -> None:
+    shared = stage(ground, SHARED)
+    shared.exec("cache", "touch", "/opt/mine")
+    for options in ((), ("--dry-run",), ("--slots", "2")):
+        done = shared.run("provision", *options, check=False)
+        assert done.returncode == 4, done.stderr
+        assert f'set storage.pool to "{POOL}"' in done.stderr
+    assert f"is on pool {POOL}" in shared.run("doctor", check=False).stdout
+    shared.exec("cache", "test", "-e", "/opt/mine")
+    shared.run("provision", "--recreate", "--slots", "2")
+    for project in (PROJECT, GOLDEN, f"{PROJECT}-1"):
+        (clone,) = ground.instances(project).values()
+        assert clone["expanded_devices"]["root"]["pool"] == "pool"
+    assert not {each for each in ground.volumes(POOL) if each.startswith(PROJECT)}
+
+
+def test_a_full_pool_is_an_error_before_anything_is_copied(ground: Ground) -> None:
+    cautious = stage(ground, CONFIG.replace('"100MB"', '"3500MB"'))
+    done = cautious.run("provision", "--recreate", check=False)
+    assert done.returncode == 5, done.stderr
+    assert f"pool {POOL}" in done.stderr
+    assert golden(ground)["expanded_devices"]["root"]["pool"] == "pool", "nothing was moved"
+
+
+def test_destroy_with_the_pool_goes_on_from_wherever_it_was_killed(ground: Ground) -> None:
+    """Each run is killed after its second write, until there is nothing left to do."""
+    own = stage(ground)
+    kills = 0
+    while killed(own, "2", "destroy", "--pool", "--yes"):
+        kills += 1
+        assert kills < 30
+    assert kills > 5, "of clones, projects, bridges, access lists, the pool"
     assert POOL not in ground.names("storage-pools")
+    assert not {PROJECT, GOLDEN} & ground.names("projects")
+    assert not {each for each in ground.subvolumes() if PROJECT in each}
+    assert ground.exec("cache", "true") == ""
     assert "nothing to remove" in own.run("destroy", "--pool", "--yes").stdout

@@ -67,6 +67,12 @@ def test_an_instance_that_is_busy() -> None:
     assert not dialect.runs_already(refused(400, "Instance is running"))
 
 
+@pytest.mark.parametrize("seen", ["The instance is already stopped", 'container is not running: "STAGE-GBO_cache"'])
+def test_a_stop_that_comes_after_another_one_is_done(seen: str) -> None:
+    assert dialect.is_stopped_already(refused(200, seen))
+    assert not dialect.is_stopped_already(refused(200, "Failed to stop"))
+
+
 def test_a_network_that_something_else_on_the_host_came_between() -> None:
     seen = "Failed to delete bridge children interfaces: Failed to run: ip -d -j link show physxt8Uec: exit status 1"
     assert dialect.lost_an_interface(refused(500, f'{seen} (Device "physxt8Uec" does not exist.)'))

@@ -112,6 +112,16 @@ def test_a_stage_on_another_pool_is_left_alone_until_it_is_made_again() -> None:
     refuse_elsewhere(there, PLAIN, ())
 
 
+def test_a_stage_whose_pool_the_settings_no_longer_name_is_left_alone_until_it_is_made_again() -> None:
+    there = {name: clone(name, OWN) for name in PLAIN.containers}
+    with pytest.raises(NotOurs, match=r'storage\.pool to "stage"'):
+        make_plan(bare_host(PLAIN, clones=there), PLAIN)
+    steps = make_plan(bare_host(PLAIN, clones=there), PLAIN, recreate=True).steps
+    (where,) = {step.pool for step in steps if isinstance(step, CopyClone)}
+    assert {where} == set(bare_host(PLAIN).production_pools)
+    assert {step.subject for step in steps if isinstance(step, RemoveClone)} == set(PLAIN.containers)
+
+
 def test_only_a_pool_that_was_created_for_this_stage_is_its_own() -> None:
     made = replace(pool("stage"), config=pool_config(CREATE, ""))
     assert is_own(made, CREATE.project)

@@ -742,6 +742,11 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         {"running": [{"resources": {"instances": ["/1.0/instances/n?project=P"]}}]},
         [(("operations",), {"project": "P", "recursion": 1})],
     ),
+    "is_at_work": (
+        lambda r: r.is_at_work(),
+        {"running": [{"description": "Executing command"}]},
+        [(("operations",), {"recursion": 1, "all-projects": "true"})],
+    ),
     "networks": (lambda r: r.networks(), [], [(("networks",), {"project": "default", "recursion": 1})]),
     "network": (
         lambda r: r.network("stagebr0"),

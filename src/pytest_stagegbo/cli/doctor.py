@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 import sys
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def examine(arguments: argparse.Namespace) -> list[Finding]:
     findings.append(_filter(engine))
     findings.extend(_production(context, facts))
     findings.extend(_pools(context, facts))
+    findings.extend(_left_copies(engine, facts))
     findings.extend(_plan(context, engine))
     findings.extend(_vault(context))
     findings.append(_client(context))
@@ -168,6 +170,20 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
         else:
             remedy = "move production to a btrfs or zfs pool; here every clone is a full copy"
             yield Finding("warning", f"pool {room.pool.name}", f"{seen}; no copy-on-write", remedy)
+
+
+def _left_copies(engine: StageEngine, facts: Facts) -> Iterator[Finding]:
+    """What a daemon that was killed while it copied to another pool has left. It may not be this tool's: nobody but its
+    administrator removes it."""
+    from pytest_stagegbo.incus.localhost import LocalHost
+
+    host = LocalHost(engine.reader.endpoint)
+    for name in sorted(facts.production_pools | facts.rooms.keys()):
+        left = host.left_copies(engine.reader.pool(name))
+        if left and not engine.reader.is_at_work():
+            commands = "; ".join(f"btrfs subvolume delete {path} && rmdir {posixpath.dirname(path)}" for path in left)
+            seen = f"the daemon ended while it copied to another pool, and left {', '.join(left)}"
+            yield Finding("warning", f"left in pool {name}", seen, f"as root on the daemon's host: `{commands}`")
 
 
 def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance, Pool, Reader
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["clone_pool", "foreign_users", "is_own", "pool_config", "refuse_elsewhere", "refuse_pool", "removable_pool"]
+__all__ = [
+    "clone_pool",
+    "foreign_users",
+    "is_own",
+    "pool_config",
+    "refuse_elsewhere",
+    "refuse_left_behind",
+    "refuse_pool",
+    "removable_pool",
+]
 
 
 def clone_pool(source: Instance, settings: Settings) -> str:
@@ -120,6 +129,32 @@ def refuse_elsewhere(clones: Mapping[str, Instance], settings: Settings, replaci
             seen=f"clones there: {', '.join(sorted(left))}. Nothing was changed",
             remedy="`stagegbo provision --recreate` makes the stage again on its own pool; what tests "
             "left in its clones is lost then. To keep them, leave storage.pool out",
+        )
+
+
+def refuse_left_behind(kept: Collection[Instance], production: Mapping[str, Instance], settings: Settings) -> None:
+    """Raise `NotOurs` when the settings name no pool, and clones that would be kept are on another one than production:
+    the setting was taken away, or production was moved.
+
+    Args:
+        production: Its instances, by name.
+    """
+    if settings.storage.own:
+        return
+    names = {name: container.source_name for name, container in settings.containers.items()}
+    sources = {clone.name: production.get(names.get(clone.name, "")) for clone in kept}
+    left = {
+        clone.name: (clone.pool, source.pool)
+        for clone in kept
+        if (source := sources[clone.name]) is not None and source.pool and source.pool != clone.pool
+    }
+    if left:
+        there, wanted = (", ".join(sorted(pools)) for pools in map(set, zip(*left.values(), strict=True)))
+        raise NotOurs(
+            f"stage {settings.project} is on pool {there}, production is on {wanted}, and storage.pool names no pool",
+            seen=f"clones on {there}: {', '.join(sorted(left))}. Nothing was changed",
+            remedy=f'set storage.pool to "{there}" to leave the stage there; or `stagegbo provision --recreate` makes '
+            "it again on production's pool, and what tests left in its clones is lost then",
         )
 
 

@@ -12,7 +12,7 @@ from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.former import changes_bridge, left_by_others, removal
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
-from pytest_stagegbo.engine.own_pool import clone_pool
+from pytest_stagegbo.engine.own_pool import clone_pool, refuse_left_behind
 from pytest_stagegbo.engine.quotas import burden
 from pytest_stagegbo.engine.steps import (
     AdoptClone,
@@ -83,6 +83,9 @@ def make_plan(
     leaving = [facts.clones[c.name].pool for c in copying if c.name in facts.clones]
     leaving += [clone.pool for name, clone in facts.clones.items() if _unnamed(settings, name, clone)]
     refuse(facts, settings, copying, parent, frozenset(leaving))
+    replaced = {container.name for container in copying}
+    kept = [each for name, each in facts.clones.items() if name not in replaced and marks.is_clone(each, settings)]
+    refuse_left_behind(kept, facts.production_instances, settings)
     ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
     refuse_taken(settings, facts.networks, facts.host, ways, parent=parent)
     steps: list[Step] = list(_foundations(facts, settings, pools[0], parent))

@@ -28,6 +28,7 @@ __all__ = [
     "file_headers",
     "is_busy",
     "is_full",
+    "is_stopped_already",
     "knows_no",
     "lost_its_volume",
     "over_quota",
@@ -166,6 +167,11 @@ def is_busy(error: OperationFailed | ServerRefused) -> bool:
 def runs_already(error: OperationFailed | ServerRefused) -> bool:
     """Whether a start was refused since another one, asked for before, has ended well meanwhile."""
     return "instance is already running" in error.seen
+
+
+def is_stopped_already(error: OperationFailed | ServerRefused) -> bool:
+    """Whether a stop was refused since another one, asked for before, has ended well meanwhile."""
+    return "is already stopped" in error.seen or "container is not running" in error.seen
 
 
 def lost_an_interface(error: ServerRefused) -> bool:

@@ -185,6 +185,19 @@ class LocalHost(HostView):
         except OSError:
             return None
 
+    def left_copies(self, pool: Pool) -> tuple[str, ...]:
+        """Volumes that the daemon made for copies to another pool and did not remove, since it was killed or since it
+        still copies; none where this process can't know. The daemon's own paths."""
+        folder = f"{pool_folder(pool)}/containers"
+        place = self.place(folder) if pool.driver == "btrfs" else None
+        if place is None:
+            return ()
+        try:
+            found = [each for made in place.glob("migration.*") for each in made.iterdir()]
+            return tuple(sorted(f"{folder}/{each.relative_to(place)}" for each in found))
+        except OSError:
+            return ()
+
     def commit(self, pool: Pool) -> None:
         with contextlib.suppress(OSError), self._opened(pool) as descriptor:
             if descriptor is not None:

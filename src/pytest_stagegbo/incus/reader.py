@@ -84,6 +84,11 @@ class Reader:
         )
         return any(urlsplit(url).path.rpartition("/")[2] == quote(name) for url in named)
 
+    def is_at_work(self) -> bool:
+        """Whether the daemon does something that takes long, for anybody; commands in instances don't count."""
+        found = self._connection.get("operations", recursion=1, **{"all-projects": "true"}) or {}
+        return any(each.get("description") != "Executing command" for each in found.get("running") or ())
+
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         """Names of an instance's snapshots; none when it does not exist."""
         try:

@@ -299,11 +299,14 @@ class Writer:
         self._run(f"changing the devices of {name}", "PATCH", ("instances", name), body={"devices": dict(devices)})
 
     def set_state(self, name: str, action: str, *, force: bool = False, seconds: int = 30) -> None:
-        """`start`, `stop`, `restart`, `freeze` or `unfreeze`. `seconds` is how long a clean stop may take."""
+        """`start`, `stop`, `restart`, `freeze` or `unfreeze`. `seconds` is how long a clean stop may take. One that has
+        stopped already, as a run that was killed had asked, is fine."""
         body = {"action": action, "force": force, "timeout": seconds}
         try:
             self._run(f"{action} of {name}", "PUT", ("instances", name, "state"), body=body)
         except (OperationFailed, ServerRefused) as error:
+            if action == "stop" and dialect.is_stopped_already(error):
+                return
             if action not in {"start", "restart"} or dialect.is_busy(error) or dialect.runs_already(error):
                 raise
             raise not_started(self._connection, self.scope.project, name, error) from None
