@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,7 @@ DOCKER = (
     'iifname "prodbr0" accept; %s jump DOCKER-USER; }; }'
 )
 """As Docker makes it; production, which the lab's Incus has on the same host, is let through."""
+RULESETS = Path(__file__).parent / "rulesets"
 COMMAND = "iptables -I DOCKER-USER -i stagebr0 -o stagebr0 -j ACCEPT"
 
 
@@ -57,6 +59,46 @@ def test_a_filter_that_drops_between_clones_is_named_before_the_first_write(stag
         stage.run("provision", "--recreate", "--dry-run")
         done = stage.run("verify", "--check", "reach.twins", "--check", "exposure.host-rules")
         assert done.returncode == 0
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize(
+    ("tool", "table", "chain", "command"),
+    [
+        pytest.param(
+            "firewalld",
+            "inet firewalld",
+            "chain inet firewalld filter_FWD_public, rule with handle",
+            "firewall-cmd --permanent --zone=trusted --add-interface=stagebr0 && firewall-cmd --reload",
+            id="firewalld",
+        ),
+        pytest.param(
+            "ufw",
+            "ip filter",
+            "chain ip filter FORWARD, policy drop",
+            "ufw route allow in on stagebr0 out on stagebr0",
+            id="ufw",
+        ),
+    ],
+)
+def test_what_real_tools_drop_is_named_and_what_their_command_makes_of_it_lets_the_stage_through(
+    stage: Stage, tool: str, table: str, chain: str, command: str
+) -> None:
+    """Rules as firewalld 1.3.3 and ufw 0.36.2 of Debian 12 made them on a lab, as they come and after the command.
+
+    With protocols by their numbers, since the lab's Debian has no /etc/protocols."""
+    ground = stage.ground
+    with filtered(ground, table, (RULESETS / f"{tool}.nft").read_text()), ground.events() as events:
+        done = stage.run("provision", "--recreate", check=False, timeout=20)
+        assert done.returncode == 3, done.stderr
+        assert "packets between the clones are dropped by the host's packet filter" in done.stderr
+        assert chain in done.stderr
+        assert f"on the daemon's host: {command}\n" in done.stderr
+    assert events == []
+    with filtered(ground, table, (RULESETS / f"{tool}-let-through.nft").read_text()):
+        stage.run("provision", "--recreate", "--dry-run")
+        done = stage.run("verify", "--check", "reach.twins", "--check", "reach.stage", "--check", "exposure.host-rules")
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.both_lts

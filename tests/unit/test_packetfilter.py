@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_stagegbo.engine.packetfilter import Drop, find_drop
+from pytest_stagegbo.engine.packetfilter import Drop, find_drop, has_extensions, with_states
 
 OWN, CLONES = IPv4Address("10.0.3.1"), [IPv4Address("10.0.3.10"), IPv4Address("10.0.3.11")]
 ACCEPT: dict[str, Any] = {"accept": None}
@@ -96,6 +96,44 @@ def test_firewalld_rejects_what_no_zone_lets_through() -> None:
     assert found(*FORWARD, *zone, rule("zones", vmap, table=FIREWALLD)) is None
 
 
+XT = {"xt": {"type": "match", "name": "conntrack"}}
+"""All that nft says in JSON of `-m conntrack --ctstate ...`."""
+
+
+def numbered(handle: int, name: str, *expressions: dict[str, Any]) -> dict[str, Any]:
+    made = rule(name, *expressions)
+    made["rule"]["handle"] = handle
+    return made
+
+
+@pytest.mark.parametrize(
+    ("states", "sure"),
+    [
+        pytest.param("ct state related,established", True, id="ufw's-first-rule"),
+        pytest.param("ct state new,related,established", None, id="new-ones-pass"),
+        pytest.param('xt match "conntrack"', False, id="an-nft-that-can-not-translate-it"),
+        pytest.param("ct state related,established ct status dnat", False, id="more-than-a-state"),
+    ],
+)
+def test_states_that_iptables_asks_for_are_read_from_nft_s_text(states: str, sure: bool | None) -> None:
+    listed = [
+        chain("FORWARD", "forward", "drop"),
+        chain("ufw-user-forward"),
+        numbered(55, "FORWARD", XT, {"counter": {"packets": 80, "bytes": 6198}}, ACCEPT),
+    ]
+    assert has_extensions(listed)
+    text = "table ip6 filter {\n\t\tct state new accept # handle 55\n}\ntable ip filter { # handle 1\n"
+    text += f"\tchain FORWARD {{ # handle 2\n\t\t{states} counter packets 80 bytes 6198 accept # handle 55\n\t}}\n}}\n"
+    drop = find_drop(with_states(listed, text), "stagebr0", OWN, CLONES, called=True)
+    assert (drop.sure if drop is not None else None) is sure
+
+
+@pytest.mark.parametrize(("target", "dropped"), [("REJECT", True), ("LOG", False)])
+def test_targets_of_iptables_are_verdicts_or_none(target: str, dropped: bool) -> None:
+    drop = found(chain("FORWARD", "forward"), rule("FORWARD", {"xt": {"type": "target", "name": target}}))
+    assert (drop is not None) is dropped
+
+
 @pytest.mark.parametrize(
     ("rules", "what", "command"),
     [
@@ -104,6 +142,12 @@ def test_firewalld_rejects_what_no_zone_lets_through() -> None:
             "packets of the host to the clones",
             "iptables -I OUTPUT -o stagebr0 -j ACCEPT",
             id="output",
+        ),
+        pytest.param(
+            [chain("OUTPUT", "output"), rule("OUTPUT", match("l4proto", 6), DROP)],
+            "packets of the host to the clones",
+            "iptables -I OUTPUT -o stagebr0 -j ACCEPT",
+            id="a protocol's number",
         ),
         pytest.param(
             [chain("OUTPUT", "output", "drop"), chain("ufw-user-output")],
@@ -162,6 +206,7 @@ def test_other_ways_to_stop_the_stage(rules: list[dict[str, Any]], what: str, co
             id="a set",
         ),
         pytest.param([chain("c", "forward"), rule("c", match("l4proto", "udp"), DROP)], id="another protocol"),
+        pytest.param([chain("c", "forward"), rule("c", match("l4proto", 17), DROP)], id="another protocol's number"),
         pytest.param([chain("c", "forward", table="ip6 filter", policy="drop")], id="IPv6"),
         pytest.param([chain("c", "forward"), rule("c", jump("c"))], id="a loop"),
     ],

@@ -221,6 +221,21 @@ def test_rules_of_the_host_that_lead_to_the_stage(table: str, rule: str, count: 
     assert len(foreign_rules(f"table {table} {{\n\tchain x {{\n\t\t{rule}\n\t}}\n}}\n", SCENE)) == count
 
 
+def test_a_zone_of_firewalld_leads_into_the_stage_once_another_interface_is_in_it() -> None:
+    """Its rule names the bridge as a way out, and only packets from the bridge get to it."""
+    rules = (Path(__file__).parents[1] / "lab/rulesets/firewalld-let-through.nft").read_text()
+    assert foreign_rules(rules, SCENE) == []
+    own = 'iifname "stagebr0" goto filter_FWD_trusted\n'
+    assert rules.count(own) == 1
+    for other in (
+        'iifname "eth1" goto filter_FWD_trusted',
+        "goto filter_FWD_trusted",
+        'iifname "eth1" jump filter_FWD_x',
+    ):
+        more = rules.replace(own, f"{own}\t\t{other}\n")
+        assert len(foreign_rules(more, SCENE)) == ("_x" not in other)
+
+
 def test_an_inventory_tells_what_is_new_gone_and_different() -> None:
     before, after = {"config a": "1", "config b": "1"}, {"config b": "2", "config c": "1"}
     found = ["config a is gone", "config c is new", "config b changed"]

@@ -13,7 +13,7 @@ from msgspec import Struct
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import dialling
 from pytest_stagegbo.engine.bridge import REMEDY, find_fault
-from pytest_stagegbo.engine.packetfilter import Drop, find_drop
+from pytest_stagegbo.engine.packetfilter import Drop, find_drop, has_extensions, with_states
 from pytest_stagegbo.engine.subnets import lost_ways
 from pytest_stagegbo.errors import MissingRequirement, OperationFailed, ServerRefused
 from pytest_stagegbo.incus.hostview import HostView
@@ -81,9 +81,10 @@ def find_drop_here(endpoint: str, settings: Settings) -> tuple[Drop | None, bool
     listed = view.rules()
     if listed is None:
         return None, False
+    rules = with_states(listed, view.nft("-a", "list", "ruleset") or "") if has_extensions(listed) else listed
     clones = [container.address for container in settings.containers.values()]
     called = view.bridges_call_filter()
-    return find_drop(listed, settings.network.name, settings.network.address.ip, clones, called=called), True
+    return find_drop(rules, settings.network.name, settings.network.address.ip, clones, called=called), True
 
 
 class HostWay:

@@ -3,6 +3,9 @@
 iptables of today, Docker, firewalld and ufw all end in these rules. A packet is taken through each chain that would
 see it. Incus's own tables are left out: they are the stage's isolation. What a rule asks that can't be known here (a
 mark, a rate, an extension of iptables) makes the answer doubtful, not wrong: see `Drop.sure`.
+
+Rules that iptables made name its extensions in JSON (`xt`), and not what they ask. nft's text says that for those that
+it can translate, such as the state of a connection, on which ufw's and Docker's rules depend: see `with_states`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from msgspec.structs import replace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Drop", "find_drop"]
+__all__ = ["Drop", "find_drop", "has_extensions", "with_states"]
 
 Expression = dict[str, Any]
 _DEEPEST = 32
+_TCP = 6
 _PASSING = {"counter", "log", "mangle", "notrack", "comment", "set", "flow", "meter"}
 
 
@@ -63,6 +67,46 @@ class _Walk(Struct):
 
     packet: _Packet
     doubt: bool = False
+
+
+def has_extensions(listed: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rules ask something that JSON does not tell."""
+    return any("xt" in expression for each in listed for expression in each.get("rule", {}).get("expr") or ())
+
+
+def with_states(listed: Sequence[Mapping[str, Any]], text: str) -> Sequence[Mapping[str, Any]]:
+    """The rules, with the states of connections that iptables' `conntrack` asks for.
+
+    Args:
+        text: What `nft -a list ruleset` prints.
+    """
+    states = dict(_states(text))
+    return [_with_state(each, states) if "rule" in each else each for each in listed]
+
+
+def _states(text: str) -> Iterator[tuple[tuple[str, str, int], list[str]]]:
+    """By family, table and handle, the states in rules that ask for them once."""
+    family = table = ""
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("table "):
+            family, table = words[1:3]
+        elif words.count("ct") == 1 and words[-3:-1] == ["#", "handle"]:
+            place = words.index("ct")
+            if words[place + 1] == "state" and words[place + 2].replace(",", "").isalpha():
+                yield (family, table, int(words[-1])), words[place + 2].split(",")
+
+
+def _with_state(each: Mapping[str, Any], states: Mapping[tuple[str, str, int], list[str]]) -> Mapping[str, Any]:
+    rule = each["rule"]
+    expressions = rule.get("expr") or ()
+    right = states.get((rule["family"], rule["table"], rule.get("handle", 0)))
+    conntrack = {"type": "match", "name": "conntrack"}
+    if right is None or [expression["xt"] for expression in expressions if "xt" in expression].count(conntrack) != 1:
+        return each
+    match = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": right}}
+    told = [match if expression.get("xt") == conntrack else expression for expression in expressions]
+    return {**each, "rule": {**rule, "expr": told}}
 
 
 def find_drop(
@@ -135,6 +179,8 @@ class _Filters:
             matches: bool | None = True
             for expression in rule.get("expr") or ():
                 (name, value), *_ = expression.items()
+                if name == "xt" and isinstance(value, dict) and value.get("type") == "target":
+                    name = "reject" if value.get("name") == "REJECT" else "log"
                 if name == "match":
                     matches = _both(matches, self._matches(walk.packet, value, key))
                 elif name in {"accept", "drop", "reject", "return", "jump", "goto", "vmap", "queue"}:
@@ -198,6 +244,8 @@ class _Filters:
             return self._among(value, right["elem"].get("val"), key)
         if isinstance(value, IPv4Address):
             return _holds(right, value)
+        if isinstance(right, int) and value == "tcp":  # a host without /etc/protocols has numbers
+            return right == _TCP
         if not isinstance(right, str):
             return None
         return value.startswith(right[:-1]) if right.endswith("*") else value == right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,7 @@ def host_rules(context: VerifyContext) -> Result:
 def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
     """Lines outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
     found, table, chain = [], "", ""
+    within = _reached_from_bridge(listed, context.settings.network.name)
     for line in listed.splitlines():
         if line.startswith("table "):
             table = line
@@ -156,8 +158,37 @@ def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
             continue
         led = "dnat" in words and any(in_stage(context, word) for word in words)
         named = words.count(f'"{context.settings.network.name}"') == 1 and "accept" in words  # twice: within the stage
-        if led or (named and "hook output" not in chain):
+        if led or (named and "hook output" not in chain and (table, chain) not in within):
             found.append(f"{table.strip(' {')}: {line.strip()}")
+    return found
+
+
+def _reached_from_bridge(listed: str, bridge: str) -> set[tuple[str, str]]:
+    """Tables and chains, by their first lines, that only packets from the bridge get to: firewalld's zone that the
+    bridge is in, for example."""
+    callers: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    heads: dict[tuple[str, str], str] = {}
+    table = chain = ""
+    for line in listed.splitlines():
+        words = line.split()
+        if line.startswith("table "):
+            table = line
+        elif words[:1] == ["chain"]:
+            chain = line
+            heads[table, words[1]] = line
+        for target in re.findall(r"\b(?:jump|goto) ([^\s,]+)", line):
+            callers.setdefault((table, target), []).append((table, chain, line))
+    found: set[tuple[str, str]] = set()
+    for _ in heads:  # chains call each other some levels deep, and never in a circle
+        more = {
+            (place[0], head)
+            for place, head in heads.items()
+            if place in callers
+            and all(f'iifname "{bridge}"' in line or (at, by) in found for at, by, line in callers[place])
+        }
+        if more <= found:
+            break
+        found |= more
     return found
 
 
