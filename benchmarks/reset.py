@@ -3,14 +3,16 @@
     sudo python benchmarks/reset.py [--rounds N] [--rival-rounds N] [--big] [--json FILE]
                                     [--markdown docs/benchmarks.md] [--keep]
 
-Before each reset, keys, objects, files or rows are written again. With `--big` there are rows for very many files and
-objects, too. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`),
-which it brings up and deletes again.
+Before each reset, keys, objects, files or rows are written again. A reset of tables stands beside the way of
+pytest-postgresql and others: `CREATE DATABASE ... TEMPLATE`, then `DROP DATABASE`, on the same server, with the same
+data. With `--big` there are rows for very many files and objects, and for databases of 200 MB and 2 GB, too. Runs on a
+lab of its own (or `$STAGEGBO_LAB_NAME`), which it brings up and deletes again.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,12 +48,15 @@ THREE = ("cache", "drive", "system")
 AIM_BY_HAND, HOPE_BY_HAND = 100, 300
 AIM_RESTORE = 10
 AIM_UNTOUCHED = 0.005
+AIMS_TABLES = {"tables": 0.015, "tables, 200 MB": 0.03, "tables, 2000 MB": 0.03}
 IDLE = 0.9
 LONGEST_WAIT = 60.0
 UNITS = {"cache": "valkey", "drive": "minio", "system": "botserver botui"}
 BIG = {"system": (5_000, 50_000), "drive": (2_000, 20_000)}
 """Files and objects, ten times as many each: what is linear takes at most ten times as long."""
 BIG_ROUNDS = 5
+DATABASES = (200, 2000)
+"""Megabytes of databases, beside that of some 8 MB that the lab's production has."""
 DATA = {"cache": "/opt/gbo/data/valkey", "drive": "/opt/gbo/data/minio", "system": "/opt/gbo/work"}
 
 
@@ -141,15 +146,34 @@ class Bench:
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(fill, range(len(clients))))
 
+    def sql(self, *queries: str, database: str = "botserver") -> str:
+        """What psql prints, as the superuser, on the stage's server."""
+        words = ["runuser", "-u", "postgres", "--", "psql", "-Xq", database]
+        result = self.engine.execute("tables", [*words, *(word for query in queries for word in ("-c", query))])
+        if result.status:
+            raise RuntimeError(result.stderr)
+        return result.stdout
+
+    def template(self, rounds: int) -> list[float]:
+        """Seconds of `CREATE DATABASE ... TEMPLATE` and `DROP DATABASE` together, as the server says."""
+        self.sql(
+            "ALTER DATABASE botserver ALLOW_CONNECTIONS false",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'botserver'",
+            "CREATE DATABASE kept TEMPLATE botserver",
+            "ALTER DATABASE botserver ALLOW_CONNECTIONS true",
+            database="postgres",
+        )
+        round_ = ("CREATE DATABASE test TEMPLATE kept", "DROP DATABASE test")
+        shown = self.sql("\\timing on", *(round_ * rounds), database="postgres")
+        times = [float(time) / 1000 for time in re.findall(r"^Time: ([\d.]+) ms", shown, re.MULTILINE)]
+        return [create + drop for create, drop in zip(times[::2], times[1::2], strict=True)]
+
     def _tables(self, number: int) -> None:
         query = (
             f"INSERT INTO message_history (user_id, content) SELECT 1, 'm' FROM generate_series(1, 1000); "
             f"CREATE TABLE left_over_{number} AS SELECT * FROM message_history; DELETE FROM bot_configuration"
         )
-        words = ["runuser", "-u", "postgres", "--", "psql", "-Xq", "botserver", "-c", query]
-        result = self.engine.execute("tables", words)
-        if result.status:
-            raise RuntimeError(result.stderr)
+        self.sql(query)
 
     # -- ways
 
@@ -197,6 +221,10 @@ def _big_rounds(bench: Bench, name: str, count: int, ways: dict[str, int]) -> li
     return found
 
 
+def _first_reset(bench: Bench) -> list[float]:
+    return [bench.reset(["tables"])[0]]
+
+
 def _untouched(bench: Bench, rounds: int) -> list[float]:
     """BotServer writes to cache every second: rounds in which it just did are not of something untouched."""
     found: list[float] = []
@@ -205,6 +233,16 @@ def _untouched(bench: Bench, rounds: int) -> list[float]:
         if all(outcome.way == "untouched" for outcome in outcomes):
             found.append(seconds)
     return found
+
+
+def grow_production(lab: BenchLab, megabytes: int) -> None:
+    """Make production's database as large, in rows of a kilobyte that are not compressed."""
+    query = (
+        "CREATE TABLE IF NOT EXISTS bulk (a text); TRUNCATE bulk; "
+        f"INSERT INTO bulk SELECT repeat(md5(i::text), 30) FROM generate_series(1, {megabytes * 1000}) i; CHECKPOINT"
+    )
+    psql = ("runuser", "-u", "postgres", "--", "psql", "-Xq", "botserver", "-c", query)
+    lab.run("incus", "exec", "tables", "--", *psql)
 
 
 class Report:
@@ -230,9 +268,18 @@ class Report:
             f"all three untouched: {_ms(untouched)} (median; aim {_ms(AIM_UNTOUCHED)})",
             f"tables by name: {self.ratio('tables', 'tables, snapshot restore'):.0f} times as fast as a snapshot "
             f"restore (medians; aim {AIM_RESTORE})",
+            *self._beside_templates(),
             f"before the measurements {percentile(self.idle, 50):.0%} of the cores were idle (median): where others "
             "work, wall time says little",
         ]
+
+    def _beside_templates(self) -> list[str]:
+        found = []
+        for name, aim in AIMS_TABLES.items():
+            if f"{name}, template" in self.times:
+                ours, theirs = (percentile(self.times[each], 50) for each in (name, f"{name}, template"))
+                found.append(f"{name}: {_ms(ours)} (median; aim {_ms(aim)}), a database's template {_ms(theirs)}")
+        return found
 
     def rows(self) -> list[list[str]]:
         rows = []
@@ -317,11 +364,21 @@ def _measure(lab: BenchLab, console: Console, rounds: int, rival_rounds: int, *,
         measure("all three, untouched", lambda: _untouched(bench, rounds))
         measure("tables, snapshot restore", restores)
         measure("tables", dirty("tables"))
+        measure("tables, template", partial(bench.template, max(rival_rounds, 10)))
         for name, counts in BIG.items() if big else ():
             for count in counts:
                 key = f"{name}, {count:,} {'files' if name == 'system' else 'objects'}"
                 measure(key, partial(_big_rounds, bench, name, count, ways.setdefault(key, {})))
         inside.submit(bench.engine.close).result()
+        for megabytes in DATABASES if big else ():
+            grow_production(lab, megabytes)
+            lab.stagegbo("provision", "--recreate")
+            bench = inside.submit(Bench, lab).result()
+            names = [f"tables, {megabytes} MB{what}" for what in (", first reset", "", ", template")]
+            measure(names[0], partial(_first_reset, bench))
+            measure(names[1], partial(_rounds, bench, ["tables"], min(rounds, 20), ways.setdefault(names[1], {})))
+            measure(names[2], partial(bench.template, rival_rounds))
+            inside.submit(bench.engine.close).result()
     return Report(times, ways, idle, lab.lab.status().incus_version)
 
 
