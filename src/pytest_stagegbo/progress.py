@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Progress", "Silent", "task"]
+__all__ = ["Progress", "Relay", "Silent", "task"]
 
 
 class Progress(Protocol):
@@ -32,6 +32,22 @@ class Silent:
     def end(self, key: str, error: BaseException | None = None) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+class Relay:
+    """Hands on what it receives to `target`, which shows it for as long as somebody watches."""
+
+    def __init__(self) -> None:
+        self.target: Progress = Silent()
+
+    def begin(self, key: str, text: str) -> None:
+        self.target.begin(key, text)
+
+    def end(self, key: str, error: BaseException | None = None) -> None:
+        self.target.end(key, error)
+
+    def note(self, text: str) -> None:
+        self.target.note(text)
 
 
 @contextlib.contextmanager

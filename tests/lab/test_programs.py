@@ -1,9 +1,15 @@
-"""Programs that use the stage by its environment: `env`."""
+"""Programs that use the stage: `env`, `run`, `connect`, `exec` and `shell`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
 import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +17,7 @@ import pytest
 from pytest_stagegbo.cli import env
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.lab.conftest import Incus, StageGbo
@@ -63,3 +70,103 @@ def test_systemd_reads_what_is_quoted(there: subprocess.CompletedProcess[str], i
     done = incus("exec", "cache", "--", "bash", "-c", script, "sh", lines, project="STAGE-GBO")
     found = [line for line in done.stdout.splitlines() if line[:1] == "V"]
     assert found == [f"V{n}={value}" for n, value in enumerate(AWKWARD)]
+
+
+@contextlib.contextmanager
+def running(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    """`run` with this command, which has printed a line when this returns."""
+    words = [sys.executable, "-m", "pytest_stagegbo", "--lab", "run", *argv]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first == "begun\n", process.stderr.read() if process.stderr and not first else first
+            yield process
+        finally:
+            process.kill()
+
+
+BEGUN = "echo begun; while :; do sleep 0.05; done"
+
+
+def test_a_command_finds_the_stage_and_its_status_is_passed_on(
+    stagegbo: StageGbo, there: subprocess.CompletedProcess[str]
+) -> None:
+    assert there.returncode == 0
+    script = """set -e
+    [ "$(psql "$DATABASE_URL" -XqAt -c 'SELECT host(inet_server_addr())')" = "$DB_HOST" ]
+    curl -s -o /dev/null "$BOTSERVER_URL/api/health"
+    [ -z "$VAULT_TOKEN$PGHOST" ]
+    exit 7"""
+    inherited = {"VAULT_TOKEN": "hvs.of-somebody", "PGHOST": "10.0.2.11"}
+    done = stagegbo("run", "--reset", "cache,drive", "--", "sh", "-c", script, check=False, env=inherited)
+    assert done.returncode == 7, done.stderr
+
+
+def test_what_is_reset_is_the_commands_own_until_it_ends_or_dies(
+    stagegbo: StageGbo, there: subprocess.CompletedProcess[str]
+) -> None:
+    assert there.returncode == 0
+    impatient = {"STAGEGBO_TIMEOUTS__LOCK": "0.2"}
+    with running("--reset", "cache", "--", "sh", "-c", BEGUN) as process:
+        refused = stagegbo("reset", "cache", check=False, env=impatient)
+        assert refused.returncode == 8
+        assert f"process {process.pid} (command sh -c" in refused.stderr
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        assert stagegbo("reset", "cache", env=impatient).returncode == 0
+
+
+def test_a_signal_ends_command_and_locks(stagegbo: StageGbo, there: subprocess.CompletedProcess[str]) -> None:
+    assert there.returncode == 0
+    with running("--", "sh", "-c", f"trap 'exit 5' TERM; {BEGUN}") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 5
+    assert "is used by" not in stagegbo("status").stdout
+
+
+def test_connect_is_the_services_own_client(
+    stagegbo: StageGbo, there: subprocess.CompletedProcess[str], lab: Lab, tmp_path: Path
+) -> None:
+    """With a client of this host, and with the container's own where there is none."""
+    assert there.returncode == 0
+    asked = "SELECT host(inet_server_addr())"
+    assert stagegbo("connect", "tables", "--", "-XqAt", "-c", asked).stdout == "10.0.3.11\n"
+    (tmp_path / "env").symlink_to("/usr/bin/env")  # what brings the client into the lab needs it
+    bare = {"PATH": str(tmp_path)}
+    asked = "SELECT current_user, current_database()"
+    assert stagegbo("connect", "tables", "--", "-XqAt", "-c", asked, env=bare).stdout == "postgres|botserver\n"
+    done = stagegbo("connect", "cache", "--", "PING", env=bare)
+    assert (done.stdout, lab.credentials()["cache"]["password"] in done.stderr) == ("PONG\n", False)
+    left = stagegbo("exec", "cache", "--", "sh", "-c", "ls /run | grep -c stagegbo-connect; true").stdout
+    assert left == "0\n"
+    assert stagegbo("connect", "drive").returncode == 0
+    assert stagegbo("connect", "vault", check=False).returncode == 2
+
+
+def test_exec_changes_user_directory_and_variables(stagegbo: StageGbo, there: subprocess.CompletedProcess[str]) -> None:
+    assert there.returncode == 0
+    options = ("--user", "postgres", "--cwd", "/var/lib", "--env", "A=two words", "--env", "B=$x")
+    done = stagegbo("exec", *options, "tables", "--", "sh", "-c", 'id -un; pwd; echo "$A $B"; exit 4', check=False)
+    assert (done.stdout, done.returncode) == ("postgres\n/var/lib\ntwo words $x\n", 4)
+
+
+def test_a_shell_says_that_it_is_not_production(there: subprocess.CompletedProcess[str]) -> None:
+    """On a terminal, with no file of the clone changed for it: prompt, title and a line before."""
+    assert there.returncode == 0
+    words = [sys.executable, "-m", "pytest_stagegbo", "--lab", "shell", "cache"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(words[0], words, {**os.environ, "TERM": "xterm"})
+    seen, deadline = b"", time.monotonic() + 60
+    try:
+        while b"\x1b]0;[STAGE-GBO] cache\x07" not in seen or not seen.endswith(b"# "):
+            assert time.monotonic() < deadline, seen
+            seen += os.read(terminal, 4096)
+        os.write(terminal, b"exit 3\n")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    finally:
+        os.close(terminal)
+    text = seen.decode()
+    assert "[STAGE-GBO]\x1b[0m cache at 10.0.3.13: a clone." in text
+    assert "[STAGE-GBO]\x1b[0m root@cache:" in text

@@ -167,7 +167,7 @@ def _refuse_pipe() -> None:
         raise SettingsError(
             "env: --secrets writes credentials to a terminal or to a private file only",
             seen=problem,
-            remedy="`stagegbo env --secrets -o FILE`",
+            remedy="`stagegbo env --secrets -o FILE`; `stagegbo run -- COMMAND` gives them to a command without a file",
         )
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.settings import IncusSettings
 
-__all__ = ["register"]
+__all__ = ["banner", "register", "run_inside", "shell_command"]
 
 
 LOG_BYTES = 4 << 20
@@ -45,6 +45,9 @@ LOG_BYTES = 4 << 20
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     execute = commands.add_parser("exec", help="run a command in a clone", usage="%(prog)s [options] NAME -- CMD ...")
     execute.add_argument("name", metavar="NAME")
+    execute.add_argument("--user", metavar="NAME", help="run it as this user of the clone (default root)")
+    execute.add_argument("--cwd", metavar="DIR", help="run it in this directory of the clone")
+    execute.add_argument("--env", metavar="NAME=VALUE", action="append", type=_variable, help="set a variable for it")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
     execute.set_defaults(run=_exec)
     shell = commands.add_parser("shell", help="a root shell in a clone")
@@ -76,6 +79,12 @@ def _since(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a length of time (10m, 2h) nor a time") from None
 
 
+def _variable(text: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*=.*", text, re.DOTALL) or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text
+
+
 def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
@@ -89,25 +98,72 @@ def _exec(arguments: argparse.Namespace) -> int:
         raise SettingsError("exec: no command to run in the clone", remedy="exec NAME -- COMMAND [ARGUMENT ...]")
     context = open_context(arguments)
     engine = context.engine()
-    client = _client(context, engine)
-    _running(engine, arguments.name, arguments)
-    engine.mark_dirty()
-    if client is None:
-        return _through_api(engine, arguments.name, argv)
-    return _hand_over(client, context, arguments.name, argv)
+    return run_inside(arguments, context, engine, [*_manner(arguments), *argv])
+
+
+def _manner(arguments: argparse.Namespace) -> list[str]:
+    """What changes user, directory and environment, in the clone: the same with the `incus` client and without."""
+    user = ["runuser", "-u", arguments.user, "--"] if arguments.user else []
+    directory = ["-C", arguments.cwd] if arguments.cwd else []
+    variables = arguments.env or []
+    return [*user, *(["env", *directory, *variables] if directory or variables else [])]
 
 
 def _shell(arguments: argparse.Namespace) -> int:
     context = open_context(arguments)
     engine = context.engine()
-    client = _client(context, engine)
-    _running(engine, arguments.name, arguments)
+    label, coloured = context.loaded.settings.project, not os.environ.get("NO_COLOR")
+    if sys.stderr.isatty():
+        address = context.loaded.settings.containers[arguments.name].address if _known(context, arguments) else ""
+        print(banner(label, f"{arguments.name} at {address}", coloured=coloured), file=sys.stderr)
+    inside = shell_command(label, arguments.name, coloured=coloured)
+    return run_inside(arguments, context, engine, inside, terminal="shell")
+
+
+def _known(context: Context, arguments: argparse.Namespace) -> bool:
+    return arguments.name in context.loaded.settings.containers
+
+
+def banner(label: str, what: str, *, coloured: bool) -> str:
+    """A line that says that what follows is not production."""
+    mark = f"\x1b[1;30;43m[{label}]\x1b[0m" if coloured else f"[{label}]"
+    return f"{mark} {what}: a clone. Nothing that you do here reaches production."
+
+
+def shell_command(label: str, name: str, *, coloured: bool) -> list[str]:
+    """A root shell whose prompt and title say where it is, by its environment alone: no file of the clone changes.
+
+    A login shell sets its prompt from files of the clone, so bash puts the mark before it when it is about to show it.
+    """
+    mark = f"\\[\\e[1;30;43m\\][{label}]\\[\\e[0m\\] " if coloured else f"[{label}] "
+    plain = f"[{label}] {name}# "
+    title = f"printf '\\033]0;[{label}] {name}\\007'; " if coloured else ""
+    prompt = f'{title}case $PS1 in *"[{label}]"*) ;; *) PS1="{mark}$PS1" ;; esac'
+    script = "command -v bash >/dev/null && PROMPT_COMMAND=$1 exec bash -l; PS1=$2 exec sh"
+    return ["sh", "-c", script, "sh", prompt, plain]
+
+
+def run_inside(
+    arguments: argparse.Namespace, context: Context, engine: StageEngine, argv: Sequence[str], *, terminal: str = ""
+) -> int:
+    """Run a command in the clone that `arguments` name, with the terminal where the `incus` client is there; else its
+    exit status.
+
+    Args:
+        terminal: The command of this tool that is of no use without a terminal; empty: it is.
+
+    Raises:
+        MissingRequirement: it needs the `incus` client, which is not there.
+        StageMissing: the clone does not run.
+    """
+    client, name = _client(context, engine), arguments.name
+    _running(engine, name, arguments)
     engine.mark_dirty()
-    if client is None:
-        raise _no_client("shell")
-    return _hand_over(
-        client, context, arguments.name, ["sh", "-c", "command -v bash >/dev/null && exec bash -l; exec sh"]
-    )
+    if client is not None:
+        return _hand_over(client, context, name, argv)
+    if terminal:
+        raise _no_client(terminal)
+    return _through_api(engine, name, argv)
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,8 @@ MODULES = {
     "env": "env",
     "verify": "verify",
     "expose": "expose",
+    "run": "run",
+    "connect": "connect",
     "exec": "execute",
     "shell": "execute",
     "logs": "execute",

@@ -58,14 +58,16 @@ class StageSession:
     Args:
         run: Identifies the run; the same in all its processes.
         summary: Is told of resets and waits.
+        kind: What uses the stage, in the words of those who wait for it: a `test`, a `command`.
     """
 
-    def __init__(self, engine: StageEngine, run: str, summary: Summary) -> None:
+    def __init__(self, engine: StageEngine, run: str, summary: Summary, kind: str = "test") -> None:
         self.engine = engine
         self.settings = engine.settings
         self.summary = summary
         self._lock = engine.lock()
         self._run = run
+        self._kind = kind
         self._ensured = False
         self._failure: StageGboError | None = None
         self._told = False
@@ -220,14 +222,14 @@ class StageSession:
     def _take(self, lock: StageLock, test: str, uses: set[str], resets: tuple[str, ...]) -> tuple[str, ...]:
         """Take a test's locks; what has to be reset."""
         names = sorted(uses - {STAGE})
-        lock.acquire(f"test {test}", shared=uses, exclusive=resets)
+        lock.acquire(f"{self._kind} {test}", self.engine.waiting, shared=uses, exclusive=resets)
         # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
         unfinished = lock.unfinished(names)
         wider = resets
         if not unfinished.issubset(resets):
             lock.release()
             wider = tuple(dict.fromkeys((*resets, *sorted(lock.unfinished(names)))))
-            lock.acquire(f"test {test}", shared=uses, exclusive=wider)
+            lock.acquire(f"{self._kind} {test}", self.engine.waiting, shared=uses, exclusive=wider)
             unfinished = lock.unfinished(names)
         return tuple(name for name in wider if name in resets or name in unfinished)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.slots.fleet import Fleet
 
-__all__ = ["LEASE", "Lease", "order", "take"]
+__all__ = ["LEASE", "Lease", "order", "take", "take_free"]
 
 LEASE = ".lease"
 """Name of the lock among those of a slot's containers, which can't begin with a dot."""
@@ -42,6 +42,22 @@ def take(fleet: Fleet, numbers: Iterable[int], doing: str) -> Lease | None:
             continue
         return Lease(number, lock)
     return None
+
+
+def take_free(fleet: Fleet, doing: str) -> Lease | None:
+    """Lease a slot that nobody uses: one that is there, else a further one if it fits, else one that somebody shares
+    who has no lease. None when all are leased.
+
+    Raises:
+        StageGboError: a further slot can't have its names.
+    """
+    there = max(1, fleet.count_there())
+    idle = [number for number in range(there) if not fleet.engine(number).lock().holders()]
+    found = take(fleet, idle, doing)
+    if found is None and fleet.capacity(there + 1).count > there:
+        fleet.refuse_others([there])
+        found = take(fleet, [there], doing)
+    return found or take(fleet, range(there), doing)
 
 
 def order(count: int, index: int) -> list[int]:

@@ -8,13 +8,13 @@ from pytest_stagegbo.settings.addresses import endpoint_variables
 from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_stagegbo.stage.credentials import Credentials
     from pytest_stagegbo.stage.service import Service
     from pytest_stagegbo.stage.stage import Stage
 
-__all__ = ["DATABASE", "NAMES", "REGION", "Variable", "by_container", "variables"]
+__all__ = ["DATABASE", "NAMES", "REGION", "Variable", "by_container", "child_environment", "variables", "variables_of"]
 
 REGION = "us-east-1"
 """What S3 servers that know no regions answer to."""
@@ -43,6 +43,19 @@ NAMES = (
 )
 """Every variable that leads to a service of the stage, besides those that begin with `STAGEGBO_ENDPOINT_`."""
 
+ELSEWHERE = (
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "PGDATABASE",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPASSWORD",
+    "PGPORT",
+    "PGSERVICE",
+    "PGUSER",
+)
+"""Variables that clients heed beside these, and that would lead a command of the stage's somewhere else."""
+
 Variable = tuple[str, str, str]
 """The container that it is about, its name, its value."""
 
@@ -52,18 +65,34 @@ def variables(stage: Stage, credentials: Credentials, vault_token: bool | None) 
     return {name: value for _, name, value in by_container(stage, credentials, vault_token)}
 
 
+def child_environment(stage: Stage, environ: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a command: `environ`, with the stage's variables. What the stage has no value for is
+    left out, since it could lead the command to another server, production's for example.
+
+    Raises like `Stage.env`.
+    """
+    others = {*NAMES, *ELSEWHERE}
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name not in others and not name.startswith("STAGEGBO_ENDPOINT_")
+    }
+    return {**kept, **stage.env()}
+
+
 def by_container(stage: Stage, credentials: Credentials, vault_token: bool | None) -> list[Variable]:
     """The same, with the container that each is about. Of two services of one kind the first gives the variables."""
     found = {name: (container, name, value) for container, name, value in endpoint_variables(stage.settings)}
     for service in stage.services.values():
-        for name, value in _of_service(service):
+        for name, value in variables_of(service):
             found.setdefault(name, (service.name, name, value))
     if "VAULT_ADDR" in found and (vault_token or (vault_token is None and not credentials.leads_to_production())):
         found["VAULT_TOKEN"] = (found["VAULT_ADDR"][0], "VAULT_TOKEN", Hidden(credentials.token()))
     return list(found.values())
 
 
-def _of_service(service: Service) -> Iterator[tuple[str, str]]:
+def variables_of(service: Service) -> Iterator[tuple[str, str]]:
+    """Names and values about one service, without its endpoints."""
     if not service.endpoints:
         return
     if service.name == "system":

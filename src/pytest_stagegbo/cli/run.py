@@ -1,0 +1,96 @@
+"""`run`: a command with the stage's environment, on a stage that it has as a test has it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import shutil
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.errors import MissingRequirement, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.cli.context import Context
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.progress import Progress, Relay
+    from pytest_stagegbo.slots.lease import Lease
+
+__all__ = ["register"]
+
+AUTO = "auto"
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a command on the stage, with its environment",
+        usage="%(prog)s [options] -- COMMAND ...",
+        description="Run a command on this host with the stage's addresses and credentials in its environment. The "
+        "stage is provisioned if something is missing, and locked as for a test. Signals are passed on to the "
+        "command, and its exit status is the one of `run`. With --slot auto it gets a slot that nobody uses.",
+    )
+    run.add_argument(
+        "--reset",
+        metavar="NAMES",
+        action="append",
+        help="containers to reset first, which nobody else then uses until the command ends: cache,drive, or all",
+    )
+    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    run.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        raise SettingsError("run: no command to run", remedy="`stagegbo run -- COMMAND`")
+    if shutil.which(argv[0]) is None:
+        raise MissingRequirement(f"run: there is no command {argv[0]} here", remedy="install it, or correct its name")
+    resets = [name for text in arguments.reset or () for name in text.split(",") if name]
+    auto = arguments.slot == AUTO
+    if auto:
+        arguments.slot = None
+    context = open_context(arguments)
+    from pytest_stagegbo.progress import Relay
+    from pytest_stagegbo.session.command import run_command
+
+    relay = Relay()
+    with _shown(relay, quiet=arguments.quiet):
+        engine, lease = _stage(context, relay, auto=auto or (not context.slot and context.stage.slots.count != 1))
+    try:
+        return run_command(engine, argv, resets=resets, showing=_shown(relay, quiet=arguments.quiet))
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+@contextlib.contextmanager
+def _shown(relay: Relay, *, quiet: bool) -> Iterator[None]:
+    """Show progress while the block runs: a live line must not be on the terminal together with the command."""
+    from pytest_stagegbo.cli.console import console_progress
+    from pytest_stagegbo.progress import Silent
+
+    with console_progress(quiet=quiet) as relay.target:
+        try:
+            yield
+        finally:
+            relay.target = Silent()
+
+
+def _stage(context: Context, progress: Progress, *, auto: bool) -> tuple[StageEngine, Lease | None]:
+    """The stage that the command gets, and its lease where there are slots."""
+    if not (auto or context.slot):
+        return context.engine(progress), None
+    from pytest_stagegbo.slots.lease import take, take_free
+
+    if not auto:
+        return context.engine(progress), take(context.fleet(progress), [context.slot], "run")
+    settings = context.stage
+    if settings.slots.count == 1:  # nobody has said how many there may be: as many as fit
+        settings = dataclasses.replace(settings, slots=dataclasses.replace(settings.slots, count="auto"))
+    fleet = dataclasses.replace(context, stage=settings).fleet(progress)
+    lease = take_free(fleet, "run")
+    return fleet.engine(lease.number if lease is not None else 0), lease
