@@ -22,6 +22,14 @@ def _no_settings_from_outside() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _few_plugins(request: pytest.FixtureRequest) -> None:
+    """Sessions within a test load plugins that a few tests use, too. pytest-asyncio warns, and that would be an error."""
+    if "pytester" in request.fixturenames:
+        request.getfixturevalue("pytester")  # which takes the variable away
+        request.getfixturevalue("monkeypatch").setenv("PYTEST_ADDOPTS", "-p no:asyncio -p no:syrupy")
+
+
 def pytest_collection_finish() -> None:
     """Sessions of pytest within a test collect garbage five times: not among all that this one has read by now."""
     gc.freeze()

@@ -263,7 +263,7 @@ def open_plug(pytester: pytest.Pytester, lab: Lab, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PLUG_ACCESS", credentials["drive"]["access_key"])
     monkeypatch.setenv("PLUG_SECRET", credentials["drive"]["secret_key"])
     # Where the last two are set, pytest's short summary repeats errors in full.
-    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):
+    for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     file = pytester.path / "stagegbo.toml"
     file.write_text(SETTINGS.format(socket=lab.socket))

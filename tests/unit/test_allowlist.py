@@ -225,6 +225,20 @@ class TestCopy:
 
 
 class TestUnsafe:
+    @pytest.mark.parametrize(
+        ("key", "problems"),
+        [
+            pytest.param("user.foo", [], id="people's own"),
+            pytest.param("user.team.owner", [], id="with dots"),
+            pytest.param("user.user-data", ["config user.user-data"], id="cloud-init follows it"),
+            pytest.param("security.privileged", ["config security.privileged"], id="a privilege"),
+        ],
+    )
+    def test_what_people_note_at_a_clone_is_harmless(self, key: str, problems: list[str]) -> None:
+        found = clone("tables", SETTINGS)
+        config = {**found.expanded_config, key: "bar"}
+        assert violations(replace(found, expanded_config=config), SETTINGS) == problems
+
     """A stopped clone that carries what the request should have taken away is not started."""
 
     def test_a_clean_clone_is_safe(self) -> None:

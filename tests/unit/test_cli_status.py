@@ -53,3 +53,14 @@ def test_a_cell_of_two_lines_stays_one_line_of_a_pipe(capsys: pytest.CaptureFixt
 )
 def test_verify_ends_with_how_many_hold(states: list[str], line: str) -> None:
     assert count_line(states) == line
+
+
+def test_a_stage_that_is_not_there_is_one_line_with_the_next_step() -> None:
+    missing = [container(name, "missing", "") for name in ("cache", "drive")]
+    assert fault_lines(stage(*missing)) == ["there is no stage STAGE-GBO: `stagegbo provision` makes it"]
+
+
+def test_what_provisioning_mends_is_said() -> None:
+    found = fault_lines(stage(container("cache", "ready", "6379: ready"), container("drive", "stopped", "")))
+    assert found[0].startswith("drive is stopped")
+    assert found[-1] == "`stagegbo provision` makes what is missing and starts what is stopped"

@@ -77,6 +77,12 @@ def test_no_text_names_the_module() -> None:
             "then `stagegbo --config a.toml --project 'MY STAGE' verify`",
             id="two",
         ),
+        pytest.param(
+            ["--slot", "1", "--lab"],
+            "`stagegbo provision --slots 2`",
+            "`stagegbo --lab provision --slots 2`",
+            id="a command for all slots",
+        ),
         pytest.param(["--lab"], "`stagegbo lab up`, `incus list`", "`stagegbo lab up`, `incus list`", id="others"),
     ],
 )

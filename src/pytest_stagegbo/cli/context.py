@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.errors import SettingsError, StageMissing
 from pytest_stagegbo.settings import Layer, load
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.truth import LAB_VARIABLE, wanted_lab
@@ -53,6 +53,13 @@ class Context(Struct, frozen=True):
 
         if self.slot:
             fleet = self.fleet(progress)
+            there = sorted(number for number in fleet.members() if number >= 0)
+            if self.slot not in there:
+                raise StageMissing(
+                    f"{self.stage.project} has no slot {self.slot}",
+                    seen="slots: " + ", ".join(map(str, there)),
+                    remedy=f"name another, or make so many: `stagegbo provision --slots {self.slot + 1}`",
+                )
             fleet.refuse_others([self.slot])
             return fleet.engine(self.slot)
         if self.stage.storage.own:

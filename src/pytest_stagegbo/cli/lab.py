@@ -74,6 +74,11 @@ def _up(args: argparse.Namespace) -> int:
     with console_progress(quiet=args.quiet) as progress:
         lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout)
     print(f"lab {lab.paths.name} is up: {lab.socket}")
+    if not args.quiet:
+        print(
+            "next: `stagegbo --lab provision` clones its production; `pytest --stage-lab` runs tests on it",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -13,15 +13,19 @@ __all__ = ["aimed"]
 
 AIMS = ("config", "endpoint", "project", "source_project", "network", "slot")
 """Options that say which stage a command is about. What the environment says is the same for the next command."""
-_COMMAND = re.compile(r"`stagegbo (?!lab\b|--)")
+FOR_ALL_SLOTS = frozenset({"provision", "destroy"})
+_COMMAND = re.compile(r"`stagegbo (?!lab\b|--)(\w+)")
 
 
 def aimed(text: str, arguments: argparse.Namespace) -> str:
     """The text with the options of this run in each command of `stagegbo` that it names; `lab` needs none of them."""
-    words = ["--lab"] if getattr(arguments, "lab", False) else []
-    for name in AIMS:
-        value = getattr(arguments, name, None)
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    command = shlex.join(["stagegbo", *words])
-    return _COMMAND.sub(lambda _: f"`{command} ", text)
+
+    def command(found: re.Match[str]) -> str:
+        words = ["stagegbo", *(["--lab"] if getattr(arguments, "lab", False) else [])]
+        for name in AIMS:
+            value = getattr(arguments, name, None)
+            if value is not None and not (name == "slot" and found[1] in FOR_ALL_SLOTS):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return f"`{shlex.join([*words, found[1]])}"
+
+    return _COMMAND.sub(command, text)

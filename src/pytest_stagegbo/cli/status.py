@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from msgspec import structs
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.remedies import aimed
 from pytest_stagegbo.text import age_text, bytes_text
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def _status(arguments: argparse.Namespace) -> int:
         else:
             print_table(("container", "state", "address", "port", "age"), short_rows(status, settings))
         for line in (*use_lines(slots), *fault_lines(status)):
-            print(line)
+            print(aimed(line, arguments))
+        if not status.ready and settings.source_project not in context.engine().reader.projects():
+            print_loudly(f"there is no project {settings.source_project} to copy production from (source_project)")
         if len(slots) > 1:
             print_table(("slot", "project", "on", "state", "copied", "used by"), [_slot_row(slot) for slot in slots])
         if status.trouble:
@@ -75,7 +79,7 @@ def _status(arguments: argparse.Namespace) -> int:
         for warning in status.warnings:
             print_loudly(warning)
         for text in status.burdens:
-            print(f"{text}; `stagegbo doctor` says what can be done")
+            print(aimed(f"{text}; `stagegbo doctor` says what can be done", arguments))
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1
@@ -101,12 +105,16 @@ def use_lines(slots: Sequence[SlotStatus]) -> list[str]:
 
 
 def fault_lines(status: StageStatus) -> list[str]:
-    """What each container that is not ready answers, in its service's words."""
-    return [
+    """What each container that is not ready answers, in its service's words, and what to do."""
+    if all(each.state == "missing" for each in status.containers):
+        return [f"there is no stage {status.project}: `stagegbo provision` makes it"]
+    found = [
         f"{each.name} is {each.state}" + (": " + "; ".join(each.answers) if each.answers else "")
         for each in status.containers
         if each.state != "ready"
     ]
+    left = {each.state for each in status.containers} & {"missing", "stopped", "unfinished"}
+    return [*found, *(["`stagegbo provision` makes what is missing and starts what is stopped"] if left else [])]
 
 
 def _row(container: ContainerStatus) -> tuple[str, ...]:
@@ -137,7 +145,8 @@ def _made(created_at: str) -> datetime:
 def _endpoints(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.settings.addresses import endpoint_variables, endpoints
 
-    settings = open_context(arguments).loaded.settings
+    context = open_context(arguments)
+    settings = context.loaded.settings
     found = endpoints(settings)
     if arguments.json:
         print_json([dataclasses.asdict(endpoint) for endpoint in found])
@@ -149,6 +158,10 @@ def _endpoints(arguments: argparse.Namespace) -> int:
 
         rows = [(e.container, e.protocol, e.host, str(e.port), e.url) for e in found]
         print_table(("container", "protocol", "host", "port", "url"), rows)
+    if settings.project not in context.engine().reader.projects():
+        text = f"there is no stage {settings.project}, so nothing answers there: `stagegbo provision` makes it"
+        print(aimed(text, arguments), file=sys.stderr)
+        return 1
     return 0
 
 

@@ -49,8 +49,11 @@ OWN_PLACE = f"environment.{PLACE}"
 SYSTEMD_PREFIX = "environment.SYSTEMD_"
 """What PID 1 looks for and where. Only a full boot keeps production's."""
 
-SERVER_PREFIXES = ("volatile.", "image.", "user.stagegbo.")
-"""Set by the server, or by this tool."""
+SERVER_PREFIXES = ("volatile.", "image.", "user.")
+"""Set by the server, by this tool, or by people, to whom `user.` belongs: Incus does nothing about it."""
+
+CLOUD_INIT = frozenset({"user.meta-data", "user.network-config", "user.user-data", "user.vendor-data"})
+"""Keys of people's that a boot may follow, if the container has cloud-init."""
 
 
 class CloneConfig(Struct, frozen=True):
@@ -161,7 +164,7 @@ def violations(clone: Instance, settings: Settings) -> list[str]:
     """
     problems = unconfined(clone, settings)
     for key, value in clone.expanded_config.items():
-        if not value or _is_kept(key) or key.startswith(SERVER_PREFIXES):
+        if not value or _is_kept(key) or (key.startswith(SERVER_PREFIXES) and key not in CLOUD_INIT):
             continue
         if key == "boot.autostart" and value == "false":
             continue

@@ -190,7 +190,9 @@ class Host:
         root = self.paths.host_root
         loaders = sorted((root / "usr/lib64").glob("ld-linux*")) or sorted((root / "usr/lib").glob("*/ld-linux*"))
         if not loaders:
-            raise LabError(f"{root} has no dynamic loader", remedy="run `lab down --purge`, then `lab up`")
+            raise LabError(
+                f"{root} has no dynamic loader", remedy="run `stagegbo lab down --purge`, then `stagegbo lab up`"
+            )
         libraries = root / "usr/lib" / f"{platform.machine()}-linux-gnu"
         text = _CLIENT.format(
             socket=shlex.quote(str(self.paths.socket)),

@@ -60,7 +60,7 @@ class Lab:
         try:
             loaded: dict[str, Any] = json.loads(self.paths.credentials.read_text())
         except OSError as error:
-            raise LabError("the lab has no production yet", seen=str(error), remedy="run `lab up`") from error
+            raise LabError("the lab has no production yet", seen=str(error), remedy="run `stagegbo lab up`") from error
         return loaded
 
     def up(self, progress: Progress, *, fresh: bool = False, quota: str = "", pool_layout: str = "") -> None:
@@ -100,8 +100,8 @@ class Lab:
             raise LabError(
                 f"the lab {self.paths.name} has {'simple' if simple else 'ordinary'} quotas",
                 seen=f"its production is in {self.paths.lab}",
-                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with `lab up --quota "
-                f"{quota} --fresh`",
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with "
+                f"`stagegbo lab up --quota {quota} --fresh`",
             )
         if layout == "own":
             pools.add_stage_pool(self._host, simple=simple)
@@ -138,8 +138,8 @@ class Lab:
             raise LabError(
                 f"the lab {self.paths.name} has Incus {made_with}, not {self.paths.version}",
                 seen=f"its production is in {self.paths.lab}",
-                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with `lab up --incus "
-                f"{self.paths.version} --fresh`",
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with "
+                f"`stagegbo lab up --incus {self.paths.version} --fresh`",
             )
 
     def down(self, progress: Progress | None = None, *, purge: bool = False) -> None:
@@ -248,7 +248,7 @@ class Lab:
         init = self._host.namespace.init()
         if init is None or not self._host.answers():
             seen = f"no Incus at {self.socket}"
-            raise LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `lab up`")
+            raise LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `stagegbo lab up`")
         return init
 
     @contextlib.contextmanager

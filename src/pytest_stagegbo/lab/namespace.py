@@ -121,7 +121,9 @@ def wait_detached(image: Path) -> None:
             return
         if time.monotonic() > deadline:
             raise LabError(
-                "a pool of the lab is still in use", seen=f"{seen} has {image}", remedy="run `lab down`, then try again"
+                "a pool of the lab is still in use",
+                seen=f"{seen} has {image}",
+                remedy="run `stagegbo lab down`, then try again",
             )
         time.sleep(_POLL_SECONDS)  # a poll with a deadline: the kernel lets go of loop devices later
 

@@ -42,7 +42,7 @@ def count_simply(host: Host, pool: str, *, required: bool) -> None:
             raise LabError(
                 f"pool {pool} can't have simple quotas",
                 seen=f"Linux {os.uname().release}: {error.strerror}",
-                remedy="use Linux 6.7 or newer, or `lab up --quota ordinary`",
+                remedy="use Linux 6.7 or newer, or `stagegbo lab up --quota ordinary`",
             ) from error
     finally:
         os.close(descriptor)

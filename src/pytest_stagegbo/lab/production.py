@@ -152,7 +152,7 @@ class Production:
             raise LabError(
                 f"the lab's production lacks {', '.join(sorted(missing))}",
                 seen=f"present: {', '.join(sorted(states)) or 'none'}",
-                remedy="run `lab up --fresh` to replace production",
+                remedy="run `stagegbo lab up --fresh` to replace production",
             )
         return [name for name, state in states.items() if state != "Running"]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.plugin.asking import Asking
+from pytest_stagegbo.plugin.async_fixtures import AsyncFixtures
 from pytest_stagegbo.plugin.collection import Collection
 from pytest_stagegbo.plugin.configuration import Configuration
 from pytest_stagegbo.plugin.failures import Failures
@@ -71,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "workers": workers,
         "session-end": SessionEnd(config, configuration, process, provisioning, workers),
         "asking": asking,
+        "async-fixtures": AsyncFixtures(config),
     }
     for name, part in parts.items():
         config.pluginmanager.register(part, f"stagegbo-{name}")

@@ -9,7 +9,14 @@ import pytest
 from pytest_stagegbo.plugin.stash import PROCESS, PROVISIONING, RESERVATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    import hvac
+    import openai
+    import psycopg
+    from mypy_boto3_s3 import S3Client
+    from valkey import Valkey
+    from valkey.asyncio import Valkey as AsyncValkey
 
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.stage import Credentials, Service, Stage
@@ -82,7 +89,7 @@ def stage_llm(_stage: Stage) -> Service:
 
 
 @pytest.fixture
-def stage_psycopg(_stage: Stage, stage_tables: Service) -> Iterator[Any]:
+def stage_psycopg(_stage: Stage, stage_tables: Service) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """A psycopg connection to the stage's database."""
     from pytest_stagegbo.stage import clients
 
@@ -91,7 +98,7 @@ def stage_psycopg(_stage: Stage, stage_tables: Service) -> Iterator[Any]:
 
 
 @pytest.fixture
-def stage_valkey(_stage: Stage, stage_cache: Service) -> Iterator[Any]:
+def stage_valkey(_stage: Stage, stage_cache: Service) -> Iterator[Valkey]:
     """A valkey client of the stage's cache."""
     from pytest_stagegbo.stage import clients
 
@@ -100,7 +107,27 @@ def stage_valkey(_stage: Stage, stage_cache: Service) -> Iterator[Any]:
 
 
 @pytest.fixture
-def stage_s3(_stage: Stage, stage_drive: Service) -> Iterator[Any]:
+async def stage_psycopg_async(
+    _stage: Stage, stage_tables: Service
+) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
+    """An asynchronous psycopg connection to the stage's database, for tests of pytest-asyncio or anyio."""
+    from pytest_stagegbo.stage import clients
+
+    async with clients.postgres_async(_stage) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def stage_valkey_async(_stage: Stage, stage_cache: Service) -> AsyncIterator[AsyncValkey]:
+    """An asynchronous valkey client of the stage's cache, for tests of pytest-asyncio or anyio."""
+    from pytest_stagegbo.stage import clients
+
+    async with clients.valkey_async(_stage) as client:
+        yield client
+
+
+@pytest.fixture
+def stage_s3(_stage: Stage, stage_drive: Service) -> Iterator[S3Client]:
     """An S3 client of the stage's drive."""
     from pytest_stagegbo.stage import clients
 
@@ -109,7 +136,7 @@ def stage_s3(_stage: Stage, stage_drive: Service) -> Iterator[Any]:
 
 
 @pytest.fixture
-def stage_hvac(_stage: Stage, stage_vault: Service) -> Iterator[Any]:
+def stage_hvac(_stage: Stage, stage_vault: Service) -> Iterator[hvac.Client]:
     """A hvac client of the stage's Vault."""
     from pytest_stagegbo.stage import clients
 
@@ -118,7 +145,7 @@ def stage_hvac(_stage: Stage, stage_vault: Service) -> Iterator[Any]:
 
 
 @pytest.fixture
-def stage_openai(_stage: Stage, stage_llm: Service) -> Iterator[Any]:
+def stage_openai(_stage: Stage, stage_llm: Service) -> Iterator[openai.OpenAI]:
     """An OpenAI client of the stage's llm."""
     from pytest_stagegbo.stage import clients
 

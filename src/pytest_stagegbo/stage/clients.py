@@ -12,26 +12,29 @@ certificates are not checked, since their names are production's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_stagegbo.errors import MissingRequirement, NotReady
-from pytest_stagegbo.realfiles import begun_in_real_files
+from pytest_stagegbo.realfiles import begun_in_real_files, real_files
 from pytest_stagegbo.stage.environment import DATABASE, REGION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     import hvac
     import openai
     import psycopg
     import requests
+    from mypy_boto3_s3 import S3Client
     from valkey import Valkey
+    from valkey.asyncio import Valkey as AsyncValkey
 
     from pytest_stagegbo.stage.stage import Stage
 
-__all__ = ["llm", "postgres", "s3", "valkey", "vault"]
+__all__ = ["llm", "postgres", "postgres_async", "s3", "valkey", "valkey_async", "vault"]
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
@@ -54,9 +57,48 @@ def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[
         import psycopg
     except ImportError as error:
         _missing("postgres", error)
+    arguments = _postgres_arguments(stage, service, options)
+    refused = ""
+    try:
+        connection = psycopg.connect(**arguments)
+    except psycopg.OperationalError as error:
+        refused = str(error)
+    if refused:  # outside of the handler, whose traceback has frames with the password in them
+        raise _refused(stage, service, refused)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextlib.asynccontextmanager
+async def postgres_async(
+    stage: Stage, service: str = "tables", **options: Any
+) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
+    """The same for asyncio, for `async with`: a `psycopg.AsyncConnection`. Credentials are fetched without it."""
+    try:
+        import psycopg
+    except ImportError as error:
+        _missing("postgres", error)
+    with real_files():
+        arguments = _postgres_arguments(stage, service, options)
+    refused = ""
+    try:
+        connection = await psycopg.AsyncConnection.connect(**arguments)
+    except psycopg.OperationalError as error:
+        refused = str(error)
+    if refused:
+        raise _refused(stage, service, refused)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _postgres_arguments(stage: Stage, service: str, options: Mapping[str, Any]) -> dict[str, Any]:
     tables = stage[service]
     found = tables.credential("user", "password")
-    arguments: dict[str, Any] = {
+    return {
         "host": tables.host,
         "port": tables.port,
         "user": found.user,
@@ -67,21 +109,14 @@ def postgres(stage: Stage, service: str = "tables", **options: Any) -> Iterator[
         "application_name": "pytest-stagegbo",
         **options,
     }
-    refused = ""
-    try:
-        connection = psycopg.connect(**arguments)
-    except psycopg.OperationalError as error:
-        refused = str(error)
-    if refused:  # outside of the handler, whose traceback has frames with the password in them
-        raise NotReady(
-            f"{tables.name} refused a connection",
-            seen=stage.credentials.mask(refused),
-            remedy="check with `stagegbo status` that it answers, and its credentials",
-        )
-    try:
-        yield connection
-    finally:
-        connection.close()
+
+
+def _refused(stage: Stage, service: str, said: str) -> NotReady:
+    return NotReady(
+        f"{stage[service].name} refused a connection",
+        seen=stage.credentials.mask(said),
+        remedy="check with `stagegbo status` that it answers, and its credentials",
+    )
 
 
 @begun_in_real_files
@@ -100,8 +135,32 @@ def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Val
         import valkey as library
     except ImportError as error:
         _missing("valkey", error)
+    client = library.Valkey(**_valkey_arguments(stage, service, options))
+    try:
+        yield client
+    finally:
+        client.close()  # type: ignore[no-untyped-call]
+
+
+@contextlib.asynccontextmanager
+async def valkey_async(stage: Stage, service: str = "cache", **options: Any) -> AsyncIterator[AsyncValkey]:
+    """The same for asyncio, for `async with`: a `valkey.asyncio.Valkey`. Credentials are fetched without it."""
+    try:
+        import valkey.asyncio as library
+    except ImportError as error:
+        _missing("valkey", error)
+    with real_files():
+        arguments = _valkey_arguments(stage, service, options)
+    client = library.Valkey(**arguments)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def _valkey_arguments(stage: Stage, service: str, options: Mapping[str, Any]) -> dict[str, Any]:
     cache = stage[service]
-    arguments: dict[str, Any] = {
+    return {
         "host": cache.host,
         "port": cache.port,
         "username": cache.credentials.user or None,
@@ -111,15 +170,10 @@ def valkey(stage: Stage, service: str = "cache", **options: Any) -> Iterator[Val
         **({"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if cache.tls else {}),
         **options,
     }
-    client = library.Valkey(**arguments)
-    try:
-        yield client
-    finally:
-        client.close()  # type: ignore[no-untyped-call]
 
 
 @begun_in_real_files
-def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[Any]:
+def s3(stage: Stage, service: str = "drive", **options: Any) -> Iterator[S3Client]:
     """The client for S3 of boto3: path style, signature version 4, no checksums that older servers don't know.
 
     Profiles and files of the person who runs the tests (`~/.aws`, `AWS_PROFILE`) are not used. With TLS, urllib3 warns
