@@ -11,6 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+WITHOUT = "-p no:asyncio -p no:syrupy"
+"""Options for sessions within tests, which would load plugins that only a few tests use. The first one warns."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:
@@ -19,15 +22,15 @@ def _no_settings_from_outside() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith("STAGEGBO_") and not name.startswith("STAGEGBO_LAB"):
                 patch.delenv(name)
+        patch.setenv("PYTEST_ADDOPTS", WITHOUT)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _few_plugins(request: pytest.FixtureRequest) -> None:
-    """Sessions within a test load plugins that a few tests use, too. pytest-asyncio warns, and that would be an error."""
     if "pytester" in request.fixturenames:
         request.getfixturevalue("pytester")  # which takes the variable away
-        request.getfixturevalue("monkeypatch").setenv("PYTEST_ADDOPTS", "-p no:asyncio -p no:syrupy")
+        request.getfixturevalue("monkeypatch").setenv("PYTEST_ADDOPTS", WITHOUT)
 
 
 def pytest_collection_finish() -> None:
