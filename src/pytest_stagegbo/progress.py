@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Protocol
+
+from pytest_stagegbo import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Progress", "Relay", "Silent", "task"]
+__all__ = ["Progress", "Relay", "Silent", "expect", "task"]
+
+
+log = logging.getLogger("stagegbo.provision")
 
 
 class Progress(Protocol):
@@ -40,6 +46,9 @@ class Relay:
     def __init__(self) -> None:
         self.target: Progress = Silent()
 
+    def expect(self, count: int) -> None:
+        expect(self.target, count)
+
     def begin(self, key: str, text: str) -> None:
         self.target.begin(key, text)
 
@@ -50,13 +59,23 @@ class Relay:
         self.target.note(text)
 
 
+def expect(progress: Progress, count: int) -> None:
+    """Tell who can show it that so many pieces of work are to come."""
+    counting = getattr(progress, "expect", None)
+    if counting is not None:
+        counting(count)
+
+
 @contextlib.contextmanager
 def task(progress: Progress, key: str, text: str) -> Iterator[None]:
     """Report `begin` now and `end` when the block is left, with its error if it raised one."""
     progress.begin(key, text)
+    began = clocks.monotonic()
     try:
         yield
     except BaseException as error:
+        log.info("%s: failed after %.2f s", text, clocks.monotonic() - began)
         progress.end(key, error)
         raise
+    log.info("%s: %.2f s", text, clocks.monotonic() - began)
     progress.end(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import shutil
 from typing import TYPE_CHECKING
 
@@ -84,13 +83,15 @@ def _stage(context: Context, progress: Progress, *, auto: bool) -> tuple[StageEn
     """The stage that the command gets, and its lease where there are slots."""
     if not (auto or context.slot):
         return context.engine(progress), None
+    from msgspec.structs import replace
+
     from pytest_stagegbo.slots.lease import take, take_free
 
     if not auto:
         return context.engine(progress), take(context.fleet(progress), [context.slot], "run")
     settings = context.stage
     if settings.slots.count == 1:  # nobody has said how many there may be: as many as fit
-        settings = dataclasses.replace(settings, slots=dataclasses.replace(settings.slots, count="auto"))
-    fleet = dataclasses.replace(context, stage=settings).fleet(progress)
+        settings = replace(settings, slots=replace(settings.slots, count="auto"))
+    fleet = replace(context, stage=settings).fleet(progress)
     lease = take_free(fleet, "run")
     return fleet.engine(lease.number if lease is not None else 0), lease

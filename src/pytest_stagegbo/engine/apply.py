@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
-from pytest_stagegbo.progress import task
+from pytest_stagegbo.progress import expect, task
 from pytest_stagegbo.workers import GRACE, INTERRUPTED, Workers, interrupted
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def apply(steps: Sequence[Step], do: Callable[[Step], None], progress: Progress)
     timings: list[Timing] = []
     failures: list[BaseException] = []
     origin = clocks.monotonic()
+    expect(progress, len(steps))
 
     def run(step: Step) -> Timing:
         began = clocks.monotonic() - origin

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stagegbo.incus")
 
 _REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0

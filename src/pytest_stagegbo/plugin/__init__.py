@@ -20,6 +20,7 @@ from pytest_stagegbo.plugin.async_fixtures import AsyncFixtures
 from pytest_stagegbo.plugin.collection import Collection
 from pytest_stagegbo.plugin.configuration import Configuration
 from pytest_stagegbo.plugin.failures import Failures
+from pytest_stagegbo.plugin.junit import JUnit
 from pytest_stagegbo.plugin.options import add_options
 from pytest_stagegbo.plugin.process import StageProcess
 from pytest_stagegbo.plugin.production import ProductionBan
@@ -61,7 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = Workers(process)
     asking = Asking(config, reservations.claim, reservations.claim_for_end)
     asking.begin()
+    junit = JUnit(config)
     parts = {
+        "junit": junit,
         "configuration": configuration,
         "reports": reports,
         "production": production,
@@ -70,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "failures": failures,
         "reservations": reservations,
         "workers": workers,
-        "session-end": SessionEnd(config, configuration, process, provisioning, workers),
+        "session-end": SessionEnd(config, configuration, process, provisioning, workers, junit),
         "asking": asking,
         "async-fixtures": AsyncFixtures(config),
     }

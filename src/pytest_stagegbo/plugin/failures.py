@@ -8,6 +8,7 @@ import pytest
 
 from pytest_stagegbo.plugin.running import pass_on, said
 from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, FAILURE, KEPT, SECTIONS, TAKEN, UNTOUCHED
+from pytest_stagegbo.plugin.tracebacks import shorten
 from pytest_stagegbo.realfiles import real_files
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Failures:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        uses_stage, whole = DEMAND in item.stash or TAKEN in item.stash, item.config.getoption("fulltrace", False)
+        if call.excinfo is not None and uses_stage and not whole:
+            shorten(call.excinfo)
         report = yield
         if report.failed:
             explained = item.stash.get(SECTIONS, []) if call.when == "teardown" else self.explain(item)

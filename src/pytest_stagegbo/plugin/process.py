@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.plugin.running import pass_on, runs_tests, said
+from pytest_stagegbo.progress import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,8 @@ class StageProcess:
         self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         """Identifies the run; the same in all its processes."""
+        self.progress = Relay()
+        """Of what is done to the stage; somebody may watch it."""
         self.assignment: SlotAssignment | None = None
         """The slot that this process uses, where there are several."""
         self.opened: StageSession | None = None
@@ -71,13 +74,15 @@ class StageProcess:
             if settings.slots.count == 1 and settings.storage.own:
                 from pytest_stagegbo.slots.fleet import Fleet
 
-                engine = Fleet(settings, connection).engine(0)
+                engine = Fleet(settings, connection, progress=self.progress).engine(0)
             elif settings.slots.count == 1:
-                engine = StageEngine(settings, connection)
+                engine = StageEngine(settings, connection, progress=self.progress)
             else:
                 from pytest_stagegbo.slots.assignment import assignment
 
-                self.assignment = assignment(settings, connection, self.run, *self.place(), lease=self._leases())
+                self.assignment = assignment(
+                    settings, connection, self.run, *self.place(), lease=self._leases(), progress=self.progress
+                )
                 engine = self.assignment.engine
             self.opened = StageSession(engine, self.run, self.summary())
         return self.opened

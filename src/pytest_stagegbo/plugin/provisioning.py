@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.live import watched
 from pytest_stagegbo.plugin.running import executed, pass_on, runs_tests, said
 from pytest_stagegbo.plugin.stash import DEMAND, FRESH
 from pytest_stagegbo.realfiles import real_files
@@ -83,8 +84,9 @@ class Provisioning:
         self._begun = True
         try:
             self._production.begin()
-            stage_session = self._process.session()
-            stage_session.ensure()
+            with watched(self._config, self._process.progress, is_worker=self._process.is_worker):
+                stage_session = self._process.session()
+                stage_session.ensure()
             if stage_session.failed:
                 return
             engine = stage_session.engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.forge import in_pipeline, job_summary, pipeline_lines
 from pytest_stagegbo.plugin.running import pass_on, said
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Reports:
             return
         with self._process.noting_trouble("the summary could not be made"):
             self._summarize(terminalreporter, summary)
+        if in_pipeline():
+            with self._process.noting_trouble("the pipeline could not be told"):
+                job_summary(summary.lines(self._configuration.known), terminalreporter, summary)
+                for line in pipeline_lines(terminalreporter, summary):
+                    terminalreporter.write_line(line)
         if summary.trouble:
             terminalreporter.section("stage-gbo: trouble", yellow=True)
             for line in "\n".join(summary.trouble).splitlines():

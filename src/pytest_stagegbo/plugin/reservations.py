@@ -116,13 +116,26 @@ class Reservations:
             if provisioning.no_stage is None:
                 if provisioning.guard is not None and wanted.resets:
                     provisioning.guard.check()
-                self._process.session().begin(item.nodeid, wanted)
+                self._note(item, lambda: self._process.session().begin(item.nodeid, wanted))
                 return None
             error: StageGboError = reminder(provisioning.no_stage) if self._told else provisioning.no_stage
             self._told = True
             return error
         except StageGboError as error:
             return error
+
+    def _note(self, item: pytest.Item, begin: Callable[[], None]) -> None:
+        """Reserve, and note at the test what that took: its slot, its wait, its resets. Reports have it."""
+        summary, assignment = self._process.summary(), self._process.assignment
+        waits, before = len(summary.waits), {names: len(times) for names, times in summary.resets.items()}
+        begin()
+        if assignment is not None:
+            item.user_properties.append(("stage.slot", assignment.number))
+        item.user_properties += [("stage.waited", round(seconds, 3)) for seconds in summary.waits[waits:]]
+        for names, times in summary.resets.items():
+            for seconds in times[before.get(names, 0) :]:
+                item.user_properties.append((f"stage.reset.{'+'.join(names)}", round(seconds, 3)))
+                item.stash[BEGAN] = clocks.now()  # what the reset stopped and started is not the test's
 
     # -- fixtures that are asked for while a test runs; see `Asking`
 

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["executed", "pass_on", "runs_tests", "said", "skipped_by_unittest"]
+__all__ = ["executed", "is_of_stage", "pass_on", "runs_tests", "said", "skipped_by_unittest"]
 
 LONGEST_MESSAGE = 2000
 """Characters of an error of unknown origin that are shown. Its message may be as long as the memory is large."""
@@ -62,6 +62,11 @@ def pass_on(error: BaseException) -> None:
     also what is no `Exception`: `pytest.fail`, `sys.exit`."""
     if isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
         raise error
+
+
+def is_of_stage(title: str) -> bool:
+    """Whether a section of a report is one of this plugin's."""
+    return title.startswith(("stage ", "stage: ", "fresh stage "))
 
 
 def said(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from pytest_stagegbo.plugin.running import pass_on, said
 
 if TYPE_CHECKING:
     from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.junit import JUnit
     from pytest_stagegbo.plugin.process import StageProcess
     from pytest_stagegbo.plugin.provisioning import Provisioning
     from pytest_stagegbo.plugin.workers import Workers
@@ -29,12 +30,14 @@ class SessionEnd:
         process: StageProcess,
         provisioning: Provisioning,
         workers: Workers,
+        junit: JUnit,
     ) -> None:
         self._config = config
         self._configuration = configuration
         self._process = process
         self._provisioning = provisioning
         self._workers = workers
+        self._junit = junit
 
     @pytest.hookimpl(trylast=True)  # xdist has ended its workers by then
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -51,6 +54,8 @@ class SessionEnd:
         elif process.opened is not None or workers.used_stage:
             with process.noting_trouble("what this run noted could not be removed"):
                 self._forget()
+            with process.noting_trouble("JUnit's file could not be completed"):
+                self._junit.finish(self._properties())
 
     def _verify(self, session: pytest.Session) -> None:
         """Once a run: workers have ended when their controller does. What can't be tried is not proven."""
@@ -96,6 +101,24 @@ class SessionEnd:
                 summary.trouble.append(f"disk limits did not hold all the time: {doubt}; see `doctor`")
             else:
                 summary.growth(guard.growth())
+
+    def _properties(self) -> dict[str, str]:
+        """Of the suite in JUnit's file."""
+        if not getattr(self._config.option, "xmlpath", None):
+            return {}
+        process, settings = self._process, self._configuration.settings
+        summary, reader = process.summary(), process.engine().reader
+        clones = reader.instances(process.engine().settings.project).values()
+        verified = "failed" if summary.broken else "passed" if settings.pytest.verify else "not asked for"
+        slots = process.assignment.capacity.count if process.assignment is not None else 1
+        return {
+            "stage.project": settings.project,
+            "stage.incus": reader.server().version,
+            "stage.slots": str(slots),
+            "stage.copied": min((clone.created_at for clone in clones), default=""),
+            "stage.provisioned": f"{summary.provisioned:.3f}",
+            "stage.verify": verified,
+        }
 
     def _forget(self) -> None:
         from pytest_stagegbo.session.proof import forget

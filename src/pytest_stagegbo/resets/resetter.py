@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOT", "Outcome", "Resetter"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stagegbo.reset")
 
 HOT: Mapping[str, HotReset] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
 """By the protocol of a container's first probe."""
@@ -231,8 +231,7 @@ class Resetter:
         began = clocks.monotonic() - origin
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
             way, doubt = self._clean(target, left_by, calm)
-        if doubt:
-            log.debug("%s: %s, since %s", container.name, way, doubt)
+        log.info("%s: %s%s", container.name, way, f", since {doubt}" if doubt else "")
         return Outcome(container.name, way, began, clocks.monotonic() - origin, doubt)
 
     def _thaw_paused(self, containers: Sequence[ContainerSettings]) -> None:

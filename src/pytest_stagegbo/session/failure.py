@@ -28,6 +28,7 @@ LINES = 200
 """Of one container: the last ones."""
 SOME_LINES = 20
 """Of a file of which it is not known what is new."""
+NOTHING = "nothing"
 LONGEST_LINE = 1000
 """Characters."""
 
@@ -52,7 +53,12 @@ def sections(
     except Exception as error:  # whatever it is, the test's own failure must be reported
         found = dict.fromkeys(names, error)
     shown = {name: text if isinstance(text, str) else _sorry(text) for name, text in found.items()}
-    return [(titles[name], printable(text)) for name, text in shown.items()]
+    silent = [name for name, text in shown.items() if text == NOTHING]
+    spoke = [(titles[name], printable(text)) for name, text in shown.items() if name not in silent]
+    if silent:
+        word = "container" if len(silent) == 1 else "containers"
+        spoke.append((f"stage {word} {', '.join(silent)}: logged since the test began", NOTHING))
+    return spoke
 
 
 def _fetching(
@@ -72,7 +78,7 @@ def _fetching(
         text = show(parse(result.stdout, head, wanted, hide), LINES, LONGEST_LINE)
         if result.status != 0:
             text += f"\n(fetching the logs ended with status {result.status}: {hide(result.stderr.strip()[-300:])})"
-        return text.strip() or "nothing"
+        return text.strip() or NOTHING
 
     return fetch
 

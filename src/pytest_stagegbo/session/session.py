@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ __all__ = ["StageSession", "reminder", "was_used"]
 OUTCOME_SECONDS = 24 * 3600
 """After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
 
+
+LONG_WAIT = 0.1
+"""Seconds for locks that are worth a line in the log."""
+log = logging.getLogger("stagegbo.locks")
 
 OUT_OF_ORDER_SECONDS = 10.0
 """How long a test that runs waits for a further lock that may be another's who waits for one of its own."""
@@ -131,6 +136,8 @@ class StageSession:
                     remedy="run `stagegbo provision`, or pytest without --stage-provision=never",
                 )
         result = engine.provision(recreate=mode == "recreate")
+        if result.changed:
+            self.summary.provisioned = result.seconds
         if result.sealed:
             raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
         if self.settings.pytest.verify:
@@ -205,7 +212,10 @@ class StageSession:
         try:
             resets = self._take(lock, test, uses, tuple(name for name in demand.resets if name in wanted))
             self._test, self._uses = test, self._uses | wanted
-            self.summary.lock_wait(clocks.monotonic() - began)
+            waited = clocks.monotonic() - began
+            self.summary.lock_wait(waited)
+            if waited >= LONG_WAIT:
+                log.info("%s waited %.2f s for %s", test, waited, ", ".join(sorted(wanted)))
             self.check_kept()
             if resets:
                 self._reset(resets)

@@ -45,6 +45,8 @@ class Summary(Struct):
 
     fresh: list[float] = field(default_factory=list)
     """Seconds that each test waited for a fresh stage."""
+    provisioned: float = 0.0
+    """Seconds that it took to make what was missing of the stage; 0 when nothing was."""
 
     def reset(self, names: Iterable[str], seconds: float) -> None:
         """Note a reset of containers that were cleared together."""
@@ -66,6 +68,7 @@ class Summary(Struct):
             self.resets.setdefault(names, []).extend(seconds)
         self.waits.extend(other.waits)
         self.fresh.extend(other.fresh)
+        self.provisioned = max(self.provisioned, other.provisioned)
         self.growth(other.grown)
         self.broken.extend(other.broken)
         self.trouble.extend(other.trouble)
@@ -77,6 +80,7 @@ class Summary(Struct):
             "resets": resets,
             "waits": list(self.waits),
             "fresh": list(self.fresh),
+            "provisioned": self.provisioned,
             "grown": dict(self.grown),
             "broken": [printable(text) for text in self.broken],
             "trouble": [printable(text) for text in self.trouble],
@@ -89,6 +93,7 @@ class Summary(Struct):
             resets={tuple(names): list(seconds) for names, seconds in data["resets"]},
             waits=list(data["waits"]),
             fresh=list(data.get("fresh", ())),
+            provisioned=data.get("provisioned", 0.0),
             grown=dict(data["grown"]),
             broken=list(data["broken"]),
             trouble=list(data.get("trouble", ())),
@@ -109,6 +114,8 @@ class Summary(Struct):
         if not self.used:
             return []
         lines = [pool_text] if pool_text else []
+        if self.provisioned:
+            lines.append(f"provisioned in {_seconds(self.provisioned)}")
         for names, seconds in sorted(self.resets.items(), key=lambda item: (-len(item[1]), item[0])):
             shown = ", ".join(_ordered(names, settings))
             lines.append(f"reset {shown}: {_times(seconds)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
 __all__ = ["SlotAssignment", "assignment"]
@@ -50,7 +51,14 @@ class SlotAssignment(Struct, frozen=True):
 
 
 def assignment(
-    settings: Settings, connection: Connection, run: str, index: int, workers: int, *, lease: bool
+    settings: Settings,
+    connection: Connection,
+    run: str,
+    index: int,
+    workers: int,
+    *,
+    lease: bool,
+    progress: Progress | None = None,
 ) -> SlotAssignment:
     """Find this process's slot. It is provisioned by who uses it.
 
@@ -63,7 +71,7 @@ def assignment(
     Raises:
         StageGboError: the slots that are asked for can't be had; with `recreate`, production could not be copied.
     """
-    fleet = Fleet(settings, connection)
+    fleet = Fleet(settings, connection, progress=progress)
     lock = fleet.engine(0).lock()
     lock.make_folder()
     noted = lock.folder / f"run-{run}.slots"

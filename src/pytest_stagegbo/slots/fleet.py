@@ -21,7 +21,7 @@ from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.progress import Silent, task
+from pytest_stagegbo.progress import Silent, expect, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.size import parse_size
 from pytest_stagegbo.slots.capacity import Capacity, capacity
@@ -341,6 +341,9 @@ class _Numbered:
     def __init__(self, progress: Progress, number: int) -> None:
         self._progress = progress
         self._prefix = f"slot {number}: "
+
+    def expect(self, count: int) -> None:
+        expect(self._progress, count)
 
     def begin(self, key: str, text: str) -> None:
         self._progress.begin(self._prefix + key, self._prefix + text)

@@ -1,0 +1,98 @@
+"""Annotations and a job summary in GitHub's and Forgejo's pipelines, for what concerns the stage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.plugin.running import is_of_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_stagegbo.session.summary import Summary
+
+__all__ = ["annotation", "in_pipeline", "job_summary", "pipeline_lines"]
+
+VARIABLES = ("GITHUB_ACTIONS", "FORGEJO_ACTIONS", "GITEA_ACTIONS")
+ANNOTATES_TESTS = ("pytest-github-actions-annotate-failures", "pytest_github_actions_annotate_failures")
+"""A plugin that annotates every failed test, whatever it uses."""
+
+
+def in_pipeline(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a runner reads what is printed."""
+    return any(environ.get(name) == "true" for name in VARIABLES)
+
+
+def annotation(kind: str, title: str, text: str, file: str = "", line: int = 0) -> str:
+    """A line that the runner makes an annotation of. `kind`: `error` or `warning`."""
+    place = f"file={_property(file)},line={line}," if file else ""
+    return f"::{kind} {place}title={_property(title)}::{_data(text)}"
+
+
+def pipeline_lines(reporter: pytest.TerminalReporter, summary: Summary) -> list[str]:
+    """Of failed tests that used the stage, of a broken isolation, and of what could not be done."""
+    found = []
+    if not any(reporter.config.pluginmanager.has_plugin(name) for name in ANNOTATES_TESTS):
+        for report in failed(reporter):
+            found.append(annotation("error", report.nodeid, _reason(report), *_place(report)))
+    found += [annotation("error", "stage-gbo: isolation", text) for text in summary.broken]
+    return [*found, *(annotation("warning", "stage-gbo", text) for text in summary.trouble)]
+
+
+def failed(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    """Reports of failed tests that used the stage."""
+    reports = [*reporter.stats.get("failed", ()), *reporter.stats.get("error", ())]
+    return [
+        each
+        for each in reports
+        if isinstance(each, pytest.TestReport) and any(is_of_stage(title) for title, _ in each.sections)
+    ]
+
+
+def job_summary(lines: Sequence[str], reporter: pytest.TerminalReporter, summary: Summary) -> None:
+    """Append to the job's summary, if the runner has one."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    text = "### stage-gbo\n\n" + "".join(f"- {line}\n" for line in lines)
+    for title, entries in (("Isolation is broken", summary.broken), ("Trouble", summary.trouble)):
+        text += f"\n**{title}**\n\n" + "".join(f"- {entry}\n" for entry in entries) if entries else ""
+    reports = failed(reporter)
+    if reports:
+        text += "\n| failed test | |\n| --- | --- |\n"
+        text += "".join(f"| `{each.nodeid}` | {_cell(_reason(each))} |\n" for each in reports)
+    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+
+
+def _place(report: pytest.TestReport) -> tuple[str, int]:
+    """File and line of what failed, if that is in the test's own file; else of the test."""
+    path, line, _ = report.location
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and str(crash.path).endswith(path):
+        return path, int(crash.lineno)
+    return path, (line or 0) + 1
+
+
+def _reason(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message if crash is not None else report.longrepr)
+    from pytest_stagegbo.services.masking import Masker
+
+    return Masker().mask(text[:2000])
+
+
+def _cell(text: str) -> str:
+    return text.splitlines()[0].replace("|", "\\|") if text else ""
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
