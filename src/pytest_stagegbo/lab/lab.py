@@ -97,11 +97,12 @@ class Lab:
         found = pools.pools(self._host)
         simple = found[pools.POOL] == "simple"
         if quota and simple != (quota == "simple"):
+            kinds = {"simple": "`stagegbo lab up --quota simple --fresh`"}
+            new = kinds.get(quota, "`stagegbo lab up --quota ordinary --fresh`")
             raise LabError(
                 f"the lab {self.paths.name} has {'simple' if simple else 'ordinary'} quotas",
                 seen=f"its production is in {self.paths.lab}",
-                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with "
-                f"`stagegbo lab up --quota {quota} --fresh`",
+                remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with {new}",
             )
         if layout == "own":
             pools.add_stage_pool(self._host, simple=simple)
