@@ -11,7 +11,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import marks
 from pytest_stagegbo.engine.allowlist import clone_config
 from pytest_stagegbo.engine.own_pool import is_own
-from pytest_stagegbo.engine.removal import let_end, remove_clone
+from pytest_stagegbo.engine.removal import let_end, patiently, remove_clone
 from pytest_stagegbo.errors import LimitTooSmall, NoRoom, OperationFailed, ServerRefused, StageMissing
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.settings import parse_size
@@ -123,10 +123,15 @@ class Copies:
         """Copy what differs. The clone is marked as unfinished meanwhile, so a run that is killed is done again."""
         name, copy = step.subject, step.copy
         source = self._facts.sources[copy.container.source_name]
-        clone = self._there(name)
-        self._writer.set_instance_config(name, {marks.STATE: marks.BUILDING, marks.PROVEN: "", marks.GENERATION: ""})
-        if clone.status != "Stopped":
-            self._writer.set_state(name, "stop", force=True)
+
+        def stop() -> None:
+            clone = self._there(name)
+            unfinished = {marks.STATE: marks.BUILDING, marks.PROVEN: "", marks.GENERATION: ""}
+            self._writer.set_instance_config(name, unfinished)
+            if clone.status != "Stopped":
+                self._writer.set_state(name, "stop", force=True)
+
+        patiently(stop, self._settings.timeouts.operation)
         let_end(self._reader, self._settings, name)
         self._count_simply(copy.pool)
         wanted = self._clone_config(copy, source, managed)

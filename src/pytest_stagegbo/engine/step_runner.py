@@ -125,7 +125,7 @@ class StepRunner:
             case steps.AdoptClone():
                 self.writer.set_instance_config(step.subject, marks.of_instance(self._clone(step.subject)))
             case steps.AttachClone():
-                attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._managed)
+                self.attach_clone(step)
             case steps.StartClone():
                 self.start_clone(step)
             case steps.AwaitClone():
@@ -306,6 +306,12 @@ class StepRunner:
         if copy.unconfirmed:
             self.unconfirmed.add(copy.subject)
         return True
+
+    def attach_clone(self, step: steps.AttachClone) -> None:
+        def attempt() -> None:
+            attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._managed)
+
+        patiently(attempt, self._settings.timeouts.operation)
 
     def start_clone(self, step: steps.StartClone) -> None:
         self.limits.see()
