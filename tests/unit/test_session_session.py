@@ -51,6 +51,9 @@ class Engine:
         patience = self.settings.timeouts.lock if timeout is None else timeout
         return StageLock(str(self._endpoint), "server", self.settings.project, patience)
 
+    def waiting(self, holder: str) -> None:
+        """Nobody watches."""
+
     def plan(self) -> Plan:
         assert self.changes is not None, "nobody foresaw a plan"
         self.done.append("plan")
