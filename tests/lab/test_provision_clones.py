@@ -127,6 +127,14 @@ def test_the_limit_is_the_disk_s_own(stage: Stage) -> None:
 ONLY_CACHE = "[containers]\n" + "".join(f"{name} = false\n" for name in SIX if name != "cache")
 
 
+def test_a_journal_takes_no_more_room_than_it_needs(stage: Stage) -> None:
+    """By default each of its files gets eight megabytes at once, which is most of what a slot takes of the disk."""
+    for name in SIX:
+        assert stage.exec(name, "journalctl", "-q", "--no-pager", "-n", "1"), name
+        files = stage.exec(name, "sh", "-c", "stat -c '%b %B' /var/log/journal/*/system.journal").splitlines()
+        assert [line for line in files if int(line.split()[0]) * int(line.split()[1]) > 2 << 20] == [], name
+
+
 def test_clones_are_made_at_the_same_time(first: FirstRun) -> None:
     """As many copies as may be began before the first one had ended."""
     copies = [each for each in first.result["timings"] if each["key"].startswith("copy:")]

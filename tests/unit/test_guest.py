@@ -729,6 +729,13 @@ class TestConfined:
         assert "/etc/systemd/system" in clone.log
         assert clone.stamp is None
 
+    def test_files_of_the_journal_are_small_from_every_boot_on(self, clone: Clone) -> None:
+        file = clone.path("/run/systemd/journald.conf.d/zz-stagegbo.conf")
+        for _ in range(2):
+            assert clone.boot().returncode == 0
+            assert file.read_text() == "[Journal]\nSystemMaxFileSize=1M\nRuntimeMaxFileSize=1M\n"
+            file.unlink()
+
     def test_a_line_of_tmpfiles_that_fails_does_not_end_the_boot(self, clone: Clone) -> None:
         assert "exit 65" in PROGRAMS["systemd-tmpfiles"]
         assert clone.boot().returncode == 0

@@ -142,10 +142,13 @@ def _every_boot() -> str:
     """What services find made for them.
 
     Lines of production's about other folders could put files back that were wiped, and a line that fails must not fail
-    the boot. The journal's mark has it write to the disk from its start, where it has a folder there.
+    the boot. The journal's mark has it write to the disk from its start, where it has a folder there. journald gives
+    each of its files room in steps of eight megabytes, on the disk or in memory, unless they may not be as large; old
+    ones stay, as many as production's settings allow.
     """
-    return """mkdir -p /run/systemd/journal
+    return """mkdir -p /run/systemd/journal /run/systemd/journald.conf.d
 : >/run/systemd/journal/flushed
+printf '[Journal]\\nSystemMaxFileSize=1M\\nRuntimeMaxFileSize=1M\\n' >/run/systemd/journald.conf.d/zz-stagegbo.conf
 systemd-tmpfiles --create --remove --boot --prefix=/run --prefix=/tmp || true
 rm -f /run/nologin
 if grep -qsE '^-?net[./]' /etc/sysctl.conf /etc/sysctl.d/*.conf; then
