@@ -10,7 +10,7 @@ from fakes import GIB, Journal, bare_host, clone, pool
 from msgspec.structs import replace
 
 from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.quotas import Limits, burden, burdens, remedy
+from pytest_stagegbo.engine.quotas import Limits, blindness, burden, burdens, remedy
 from pytest_stagegbo.engine.room import await_room
 from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.incus.localhost import Quotas
@@ -211,3 +211,18 @@ def test_deletions_burden_production_unless_its_pool_counts_simply(counts: Quota
     own = replace(Settings(), storage=StorageSettings("stage"))
     assert not burdens(pool(), counts, own)
     assert not burdens(replace(pool(), driver="zfs"), counts, Settings())
+
+
+@pytest.mark.parametrize(
+    ("driver", "quotas", "blind"),
+    [
+        pytest.param("btrfs", None, True, id="nobody-may-look"),
+        pytest.param("btrfs", RIGHT, False, id="they-count"),
+        pytest.param("btrfs", WRONG, False, id="they-do-not"),
+        pytest.param("zfs", None, False, id="another-driver"),
+    ],
+)
+def test_it_is_said_where_nobody_can_know_whether_limits_hold(driver: str, quotas: Quotas | None, blind: bool) -> None:
+    text = blindness(Room(pool("tank", driver=driver), None, quotas=quotas))
+    assert bool(text) is blind
+    assert not blind or "pool tank" in text

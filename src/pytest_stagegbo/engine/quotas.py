@@ -19,12 +19,13 @@ from pytest_stagegbo.settings import parse_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_stagegbo.engine.space import Room
     from pytest_stagegbo.incus import Instance, Pool, Writer
     from pytest_stagegbo.incus.localhost import LocalHost, Quotas
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Limits", "burden", "burdens", "relief", "remedy"]
+__all__ = ["Limits", "blindness", "burden", "burdens", "relief", "remedy"]
 
 ROUNDING = 4096
 """Bytes by which a limit in force may differ."""
@@ -50,6 +51,13 @@ def burdens(pool: Pool, quotas: Quotas | None, settings: Settings) -> bool:
     """Whether a volume that is deleted makes production wait. Where nobody can know which quotas a btrfs has, they are
     taken for ordinary ones. On a pool of the stage's own they cost production nothing: it is not there."""
     return not settings.storage.own and pool.driver == "btrfs" and (quotas is None or quotas.mode != "squota")
+
+
+def blindness(room: Room) -> str:
+    """What can't be known of a pool's limits from here; empty: whether btrfs counts can be read."""
+    if room.pool.driver != "btrfs" or room.quotas is not None:
+        return ""
+    return f"whether btrfs counts on pool {room.pool.name} can't be read from here: root on the daemon's host can"
 
 
 def burden(pool: Pool, quotas: Quotas | None, settings: Settings) -> str:

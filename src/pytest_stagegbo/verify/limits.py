@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.quotas import remedy
+from pytest_stagegbo.engine.quotas import blindness, remedy
 from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
@@ -67,7 +67,7 @@ def limits(context: VerifyContext) -> Result:
             bad.append(
                 f"{name}: {limit} is set, and the limit in force is {bytes_text(in_force) if in_force else 'none'}"
             )
-    parts = []
+    parts = [text for room in rooms.values() if (text := blindness(room))]
     if refused:
         parts.append(f"refused to write past the limit: {', '.join(refused)}")
     if crowded:
