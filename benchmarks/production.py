@@ -59,9 +59,9 @@ QUICK = {
     "containers": "vault,cache,llm",
     "resets": 20,
     "restores": 2,
-    "slots": 3,
-    "alone": 8.0,
-    "patience": 10.0,
+    "slots": 2,
+    "alone": 6.0,
+    "patience": 5.0,
 }
 """What `--quick` sets, unless it is named: all four combinations in six minutes of an idle machine."""
 DEFAULT = {
