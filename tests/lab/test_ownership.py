@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.support import SIX
+from tests.lab.support import SIX, run
 
 from pytest_stagegbo.engine import marks
 
@@ -88,6 +88,16 @@ def test_what_an_earlier_version_made_is_adopted(own: Stage) -> None:
     assert not {"remove:cache", "start:cache"} & set(steps)
     assert own.documents() == documents
     assert own.clone("cache")["config"][marks.INSTANCE] == instance
+
+
+@pytest.mark.both_lts
+def test_destroy_without_a_terminal_needs_its_option_whatever_is_piped_into_it(own: Stage) -> None:
+    """In cron, or with `echo n |` and even `echo y |` before it, it removed everything."""
+    for answer in "n\n", "y\n", "":
+        done = run(own.argv("destroy"), env=own.environment(), stdin=answer, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "destroy --yes`" in done.stderr
+    assert own.json("provision")["changed"] is False
 
 
 # -- what people put into the stage
