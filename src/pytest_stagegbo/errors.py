@@ -23,6 +23,7 @@
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
     ├── CommandFailed            a command inside a stage container failed
+    ├── BuildFailed              a build that was deployed did not come up; the one before is back
     └── Residue                  a reset could not remove everything
 
 Each says what failed, what was seen last and what to do about it. Messages never carry secrets.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "BuildFailed",
     "CommandFailed",
     "IsolationBroken",
     "LabError",
@@ -240,6 +242,13 @@ class CommandFailed(StageGboError):
     """A command inside a stage container ended with a status other than 0."""
 
     code = "SG330"
+
+
+class BuildFailed(StageGboError):
+    """A build that was deployed did not come up. What ran before runs again."""
+
+    code = "SG350"
+    exit_code = 11
 
 
 class Residue(StageGboError):

@@ -17,6 +17,7 @@ from pytest_stagegbo.engine.facts import Facts
 from pytest_stagegbo.engine.space import Room
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import Instance, Network, Pool, Project
+from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
@@ -209,6 +210,21 @@ class Sent:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Ended:
+    """A stream of a command that has ended, and has taken what it was given."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def read(self, timeout: float) -> bytes:
+        raise ChannelBroken(f"ended, not in {timeout} s")
+
+    def close(self) -> None: ...
+
+
 class StrictConnection:
     """A `Connection` that answers only what a test has laid out, and keeps every request.
 
@@ -257,7 +273,7 @@ class StrictConnection:
     def streams(self, reply: Reply) -> Any:
         """Of a command that a test starts and does not speak to."""
         assert reply is not None
-        return (None, None, None)
+        return (Ended(), Ended(), Ended())
 
     def wait(self, reply: Reply, what: str, timeout: float, moved: object = None) -> Any:  # noqa: ARG002
         self.waited.append((what, timeout))

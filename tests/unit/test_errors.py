@@ -27,6 +27,7 @@ EXIT_CODES = {
     "VaultSealed": 7,
     "LockTimeout": 8,
     "Residue": 10,
+    "BuildFailed": 11,
 }
 
 

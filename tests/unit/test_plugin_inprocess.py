@@ -306,6 +306,7 @@ TABLE = [
     ("reset", "cache, drive", ("pytest", "reset"), ("cache", "drive")),
     ("reset", "none", ("pytest", "reset"), ("none",)),
     ("reset", "", ("pytest", "reset"), ()),
+    ("deploy", "botserver=/x/b", ("pytest", "deploy"), ("botserver=/x/b",)),
     ("slots", "4", ("slots", "count"), 4),
     ("slots", "auto", ("slots", "count"), "auto"),
     ("lock-timeout", "2.5", ("timeouts", "lock"), 2.5),

@@ -43,6 +43,7 @@ FIELDS: list[Any] = [
     pytest.param("lock-timeout", "5", "6", "timeouts.lock", id="lock-timeout"),
     pytest.param("disk-min", "1GB", "2GB", "disk_floor", id="disk-min"),
     pytest.param("reset", "cache", "drive", "pytest.reset", id="reset"),
+    pytest.param("deploy", "botserver=/a", "botui=/b", "pytest.deploy", id="deploy"),
     pytest.param("keep", "true", "false", "pytest.keep", id="keep"),
     pytest.param("verify", "true", "false", "pytest.verify", id="verify"),
 ]
@@ -65,7 +66,7 @@ def variable(dotted: str) -> str:
 def toml(dotted: str, value: str) -> str:
     table, _, name = dotted.rpartition(".")
     text = value if dotted in {"timeouts.lock", "pytest.keep", "pytest.verify"} else f'"{value}"'
-    text = f"[{text}]" if dotted == "pytest.reset" else text
+    text = f"[{text}]" if dotted in {"pytest.reset", "pytest.deploy"} else text
     return f"[{table}]\n{name} = {text}" if table else f"{name} = {text}"
 
 

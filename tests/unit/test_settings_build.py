@@ -107,8 +107,10 @@ def test_each_key_has_the_origin_of_the_value_that_won() -> None:
 
 def test_every_key_of_every_container_has_an_origin() -> None:
     loaded = resolve([layer({"containers.llm": False, "containers.crm.address": "10.0.3.20"})])
-    fields = {field.name for field in structs.fields(loaded.settings.containers["crm"])} - {"name"} | {"enabled"}
+    fields = {field.name for field in structs.fields(loaded.settings.containers["crm"])} - {"name", "deploy"}
+    fields.add("enabled")
     expected = {f"containers.{name}.{field}" for name in loaded.settings.containers for field in fields}
+    expected |= {"containers.system.deploy.botserver", "containers.system.deploy.botui"}
     assert {key for key in loaded.origins if key.startswith("containers.")} == expected
 
 

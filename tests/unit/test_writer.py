@@ -283,6 +283,29 @@ CASES: dict[str, Case] = {
             )
         ],
     ),
+    "feed": Case(
+        lambda w: w.feed("cache", "cat", [b"a"], patience=1),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "exec"),
+                STAGE,
+                {
+                    "command": ["sh", "-c", "cat"],
+                    "environment": {
+                        "STAGEGBO_OWN": "1",
+                        "LC_ALL": "C",
+                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    },
+                    "cwd": "/",
+                    "wait-for-websocket": True,
+                    "interactive": False,
+                },
+            )
+        ],
+        {("POST", "instances/cache/exec"): {"return": 0}},
+        waits=True,
+    ),
     "execute": Case(
         lambda w: w.execute("cache", ["id", "-u"]),
         [

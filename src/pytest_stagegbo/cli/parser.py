@@ -15,6 +15,7 @@ MODULES = {
     "provision": "provision",
     "reset": "provision",
     "destroy": "provision",
+    "deploy": "deploy",
     "status": "status",
     "endpoints": "status",
     "doctor": "status",
@@ -68,7 +69,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _common(command, default=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
     for name, value in vars(parsed).items():  # argparse before Python 3.13 makes an empty list of `--option=--`
-        if name not in {"argv", "names", "refresh"} and (value == [] or (isinstance(value, list) and [] in value)):
+        if name not in {"argv", "files", "names", "refresh"} and (
+            value == [] or (isinstance(value, list) and [] in value)
+        ):
             parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
     return parsed
 

@@ -58,6 +58,11 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         exposed = [{**structs.asdict(each), "state": each.state} for each in status.exposed]
         more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": source_drift}
+        containers = [
+            {**dataclasses.asdict(each), "deployed": [structs.asdict(file) for file in each.deployed]}
+            for each in status.containers
+        ]
+        more["containers"] = containers
         print_json({**dataclasses.asdict(status), "ready": status.ready, **more})
     else:
         from pytest_stagegbo.cli.console import print_loudly, print_table
@@ -68,7 +73,7 @@ def _status(arguments: argparse.Namespace) -> int:
             print_table(WIDE, rows)
         else:
             print_table(("container", "state", "address", "port", "age"), short_rows(status, settings))
-        for line in (*use_lines(slots), *fault_lines(status)):
+        for line in (*build_lines(status), *use_lines(slots), *fault_lines(status)):
             print(aimed(line, arguments))
         if not status.ready and settings.source_project not in context.engine().reader.projects():
             print_loudly(f"there is no project {settings.source_project} to copy production from (source_project)")
@@ -102,6 +107,19 @@ def short_rows(status: StageStatus, settings: Settings) -> list[tuple[str, ...]]
 def use_lines(slots: Sequence[SlotStatus]) -> list[str]:
     """Who holds locks of the stage, or of one of its slots."""
     return [f"{slot.project} is used by {slot.used_by}" for slot in slots if slot.used_by]
+
+
+def build_lines(status: StageStatus) -> list[str]:
+    """What is not production's."""
+    return [
+        f"{each.name} runs {file.name} {file.short}, deployed {_ago(file.since)} by {file.by}"
+        for each in status.containers
+        for file in each.deployed
+    ]
+
+
+def _ago(since: str) -> str:
+    return f"{age_text(clocks.now() - datetime.fromisoformat(since).timestamp())} ago"
 
 
 def fault_lines(status: StageStatus) -> list[str]:

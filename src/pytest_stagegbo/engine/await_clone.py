@@ -50,6 +50,7 @@ def await_clone(
     first_boot: bool,
     running: bool = False,
     booted: Instance | None = None,
+    crashes: int | None = None,
 ) -> Readiness:
     """Wait until every probe of `container` is answered; unseal Vault if keys are given.
 
@@ -57,6 +58,7 @@ def await_clone(
         first_boot: Also prove, from the stamp of the first boot, that everything to wipe was wiped.
         running: The clone ran already: a service of it that is down was stopped by somebody, or failed.
         booted: The clone as it was just before it was started, if it was.
+        crashes: See `UnitWatch`.
 
     Raises:
         NotReady: time is up, the container stopped, a service can't come up, or the stamp does not say what it must.
@@ -66,7 +68,7 @@ def await_clone(
     host = str(container.address)
     far = None if reader.is_local else Reach(writer, container)
     near = HostWay(reader, writer, settings, container, ran=running)
-    units = UnitWatch(writer, container, running=running)
+    units = UnitWatch(writer, container, running=running, crashes=crashes)
 
     def still_alive() -> str | None:
         if interrupted():

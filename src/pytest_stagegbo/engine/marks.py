@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOOTED",
+    "BUILD",
     "BUILDING",
     "FAMILY",
     "FINGERPRINT",
@@ -60,6 +61,8 @@ PROVEN = "user.stagegbo.proven"
 BOOTED = "user.stagegbo.booted"
 """When that boot began, in the daemon's words: the clone's files were those of what it was copied from until then."""
 SOURCE = "user.stagegbo.source"
+BUILD = "user.stagegbo.build"
+"""Of a clone that does not run production's files, or is not to: what it runs, as `builds.Build`."""
 FINGERPRINT = "user.stagegbo.fingerprint"
 SECRETS = "user.stagegbo.secrets"
 """Of Vault's clone: `replaced` once the settings' `secrets` are in it, and production's are not any more."""

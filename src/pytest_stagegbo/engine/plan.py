@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from pytest_stagegbo.engine import desired, marks
 from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
+from pytest_stagegbo.engine.builds import build_of
 from pytest_stagegbo.engine.exposure import access_list
 from pytest_stagegbo.engine.former import changes_bridge, left_by_others, removal
 from pytest_stagegbo.engine.guard import costs, refuse, shortage
@@ -22,6 +23,7 @@ from pytest_stagegbo.engine.steps import (
     CheckSecrets,
     CopyClone,
     CreatePool,
+    MendBuild,
     PrepareClone,
     RefreshClone,
     RemoveClone,
@@ -235,7 +237,11 @@ def _clone_steps(
         own = {f"{verb}:{name}" for verb in ("copy", "prepare", "hooks", "resize", "attach")}
         after = founded | before_start | own
         steps.append(StartClone(subject=name, after=after))
-    steps.append(AwaitClone(subject=name, container=container, prove=prove, after=needed | {f"start:{name}"} | founded))
+    build = build_of(clone) if reason is None else None
+    if build is not None and build.unfinished:
+        steps.append(MendBuild(subject=name, after=needed | {f"start:{name}"} | founded))
+    ready = needed | {f"start:{name}", f"mend:{name}"} | founded
+    steps.append(AwaitClone(subject=name, container=container, prove=prove, after=ready))
     return steps
 
 
@@ -273,6 +279,9 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, repla
         return "the settings it was made with have changed"
     if clone.status == "Error":
         return "Incus reports it as broken"
+    build = build_of(clone)
+    if build is not None and build.state == "damaged":
+        return "what is known of the build in it was damaged"
     if unconfined(clone, settings):
         return "what confines its boot was taken away"
     if settings.storage.own and clone.pool != settings.storage.own:

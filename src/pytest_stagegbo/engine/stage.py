@@ -14,6 +14,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine import desired, foreign, inventory, marks, reset
 from pytest_stagegbo.engine.apply import Timing, apply
 from pytest_stagegbo.engine.bridge import refuse_fault
+from pytest_stagegbo.engine.deploy import Deployments, Ways
 from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.facts import Facts, gather
@@ -31,7 +32,9 @@ from pytest_stagegbo.engine.steps import (
     AwaitClone,
     AwaitRoom,
     CopyClone,
+    MendBuild,
     PrepareClone,
+    RefreshClone,
     RemoveAcl,
     RemoveClone,
     RemoveNetwork,
@@ -96,6 +99,9 @@ class StageEngine:
         self._clone_source = origin
         self._parent = parent
         self.exposures = Exposures(self)
+        self.deployments = Deployments(
+            self, Ways(self._start_clone, self.reset_clones, self._restore_clone, self._await_clone)
+        )
         self._unconfirmed: set[str] = set()
         """See `StepRunner`."""
 
@@ -183,7 +189,8 @@ class StageEngine:
         for warning in keys.warnings if keys is not None else ():
             self.progress.note(warning)
         lock = self.lock()
-        if not (missing or recreate or to_replace or already_locked or lock.unfinished(self.settings.containers)):
+        due = lock.unfinished(self.settings.containers) or self.deployments.has_saved
+        if not (missing or recreate or to_replace or already_locked or due):
             looking = lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=())
             # Both are looked at once more when nobody else uses the stage.
             with looking, suppress(NoRoom, StageMissing):
@@ -208,7 +215,11 @@ class StageEngine:
                 self.progress.note(note)
             if not already_locked:
                 self._finish_resets(lock, plan)
-            return self._carry_out(facts, plan, keys, began)
+            leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
+            self.deployments.save(facts.clones, leaving)
+            result = self._carry_out(facts, plan, keys, began)
+            self.deployments.bring_back()
+            return result
 
     def _finish_resets(self, lock: StageLock, plan: Plan) -> None:
         """Do resets again that failed or were killed: they may have left a service stopped, and nobody would start it.
@@ -229,7 +240,9 @@ class StageEngine:
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
 
         def do(step: Step) -> None:
-            if isinstance(step, Verify):
+            if isinstance(step, MendBuild):
+                self.deployments.recover([step.subject], seen=True)
+            elif isinstance(step, Verify):
                 unproven = frozenset(self._unconfirmed)  # as the facts show them, whatever is proven meanwhile
                 after = self.facts()
                 self._note_production(after, runner.writer, before)
@@ -278,6 +291,15 @@ class StageEngine:
             return self._reset(containers, left_by)
 
     def _reset(self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str]) -> tuple[Outcome, ...]:
+        self.deployments.recover([container.name for container in containers])
+        outcomes = self.reset_clones(containers, left_by)
+        self.deployments.bring_back()
+        return outcomes
+
+    def reset_clones(
+        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[Outcome, ...]:
+        """For who holds their locks, and knows that no deployment was interrupted."""
         if self._resetter is None:
             from pytest_stagegbo.resets.resetter import Resetter  # with all that it may choose from
 
@@ -310,6 +332,7 @@ class StageEngine:
             self.clone_writer().set_state(container.name, "unfreeze")
 
     def _restore_clone(self, container: ContainerSettings) -> None:
+        self.deployments.save(self.reader.instances(self.settings.project), [container.name])
         if self._parent:
             self._copy_again(container)
         else:
@@ -332,7 +355,8 @@ class StageEngine:
 
     def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
         runner = self._runner()
-        runner.do(AwaitClone(subject=container.name, container=container, prove=first_boot))
+        crashes = self.deployments.crashes
+        runner.do(AwaitClone(subject=container.name, container=container, crashes=crashes, prove=first_boot))
         if first_boot and container == marks.vault_container(self.settings):
             secrets = plan_secrets(self.facts(), self.settings, new_vault=True)
             if secrets is not None:  # the snapshot has production's

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine import desired, marks, ownership, space
+from pytest_stagegbo.engine.builds import Artefact, build_of
 from pytest_stagegbo.engine.exposure import Exposure, exposures
 from pytest_stagegbo.engine.hostway import find_trouble
 from pytest_stagegbo.engine.quotas import burden, remedy
@@ -30,7 +31,8 @@ class ContainerStatus:
     name: str
     address: str
     state: str
-    """`ready`, `sealed`, `starting`, `failed`, `stopped`, `unfinished`, `missing` or `foreign`."""
+    """`ready`, `sealed`, `starting`, `failed`, `stopped`, `deploying`, `unfinished`, `missing` or `foreign`.
+    `deploying`: a deployment is under way, or was interrupted."""
     answers: tuple[str, ...]
     """What each probe heard, with its port."""
     source: str
@@ -38,6 +40,8 @@ class ContainerStatus:
     disk_used: int | None
     """Bytes that the clone has for itself, as the storage driver counts them."""
     disk_limit: str
+    deployed: tuple[Artefact, ...] = ()
+    """Files that are not production's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def _container(
     reader: Reader, settings: Settings, container: ContainerSettings, clone: Instance | None
 ) -> ContainerStatus:
     state, answers, used = "missing", [], None
+    build = build_of(clone)
     if clone is not None:
         if not marks.is_clone(clone, settings):
             state = "foreign"
@@ -131,6 +136,7 @@ def _container(
             states = {answer.state for _, answer in found} - {"ready"}
             state = "ready" if not states else "sealed" if "sealed" in states else "failed"
             state = "starting" if states == {"starting"} else state
+            state = "deploying" if build is not None and build.unfinished else state
         used = reader.volume_usage(clone.pool, settings.project, clone.name)
     return ContainerStatus(
         name=container.name,
@@ -141,4 +147,5 @@ def _container(
         created_at=clone.created_at if clone is not None else "",
         disk_used=used,
         disk_limit=container.disk_limit or settings.disk_limit,
+        deployed=build.artefacts if build is not None else (),
     )

@@ -362,8 +362,9 @@ class StepRunner:
                 step.container,
                 self._keys,
                 first_boot=step.prove,
-                running=step.subject not in self._started,
                 booted=self._booted.get(step.subject),
+                running=step.subject not in self._started and step.crashes is None,
+                crashes=step.crashes,
             )
         except NotReady as error:
             if step.prove:

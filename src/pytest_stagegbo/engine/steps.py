@@ -18,6 +18,7 @@ __all__ = [
     "CheckSecrets",
     "CopyClone",
     "CreatePool",
+    "MendBuild",
     "PrepareClone",
     "RefreshClone",
     "RemoveAcl",
@@ -209,6 +210,8 @@ class AwaitClone(Step, frozen=True, kw_only=True):
     verb: ClassVar[str] = "await"
     changes: ClassVar[bool] = False
     container: ContainerSettings
+    crashes: int | None = None
+    """How often systemd may start a unit again; None: as often as it likes."""
     prove: bool
     """Whether its first boot has yet to be seen to have wiped what it had to."""
 
@@ -278,6 +281,16 @@ class RemoveAcl(Step, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         return f"delete access list {self.subject}"
+
+
+class MendBuild(Step, frozen=True, kw_only=True):
+    """A deployment was killed: what ran before it comes back."""
+
+    verb: ClassVar[str] = "mend"
+
+    @property
+    def text(self) -> str:
+        return f"{self.subject}: a deployment was interrupted, so what ran before it comes back"
 
 
 class Verify(Step, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ class _Unit(Struct, frozen=True):
     kind: str
     job: str
     """`waiting` or `running`; empty: none."""
+    restarts: int
+    """By systemd itself (`Restart=`), since somebody started it."""
 
 
 class UnitWatch:
@@ -50,6 +52,7 @@ class UnitWatch:
 
     Args:
         running: The clone ran before the wait began, so that a failed unit is worth another start.
+        crashes: How often systemd may start a unit again that ended by itself; None: as often as it likes.
     """
 
     def __init__(
@@ -58,13 +61,18 @@ class UnitWatch:
         container: ContainerSettings,
         *,
         running: bool,
+        crashes: int | None = None,
         clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
         self._writer = writer
         self._container = container
         self._running = running
         self._clock = clock
-        self._next = clock() + (FIRST_LOOK_RUNNING if running else FIRST_LOOK)
+        self._crashes = crashes
+        self._restarts: dict[str, int] = {}
+        """By unit, how often systemd had started it again when it was looked at first."""
+        soon = running or crashes is not None
+        self._next = clock() + (FIRST_LOOK_RUNNING if soon else FIRST_LOOK)
         self._started: set[str] = set()
         self._stuck: frozenset[str] = frozenset()
         self._since = 0.0
@@ -85,6 +93,10 @@ class UnitWatch:
             return None  # it is only just starting
         state, units, jobs = _parse(said)
         for unit in units:
+            ended = unit.restarts - self._restarts.setdefault(unit.name, unit.restarts)
+            if self._crashes is not None and ended >= self._crashes:
+                self.remedy = f"read why {unit.name} ended in the lines above"
+                return f"{unit.name} was started {ended + 1} times and ended by itself each time"
             if unit.job or unit.load != "loaded":
                 continue
             stopped = unit.active == "inactive" and unit.kind != "oneshot" and state in _BOOTED
@@ -139,7 +151,7 @@ echo "state $(systemctl is-system-running 2>/dev/null)"
 systemctl list-jobs --no-legend --no-pager --plain | while read -r number unit type state; do
     echo "job $state $unit"
 done
-systemctl show -p Id -p LoadState -p ActiveState -p Result -p Type -- {names}
+systemctl show -p Id -p LoadState -p ActiveState -p Result -p Type -p NRestarts -- {names}
 """
 
 
@@ -168,6 +180,7 @@ def _parse(text: str) -> tuple[str, list[_Unit], dict[str, str]]:
             block.get("Result", ""),
             block.get("Type", ""),
             jobs.get(block["Id"], ""),
+            int(block.get("NRestarts") or 0),
         )
         for block in blocks
         if block.get("Id")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-__all__ = ["GOLDEN", "keep_script"]
+__all__ = ["BUILD", "GOLDEN", "keep_script"]
 
 GOLDEN = ".stagegbo-golden"
 """What is behind the name of the folder for its copy."""
+BUILD = ".stagegbo-build"
+"""Likewise for the copy that a deployed build has migrated, which is the clean state while it is deployed."""
 
 
 def keep_script(folder: str) -> str:
@@ -17,7 +19,8 @@ def keep_script(folder: str) -> str:
     that of a source which was a clone itself once.
     """
     data, golden = shlex.quote(folder), shlex.quote(folder + GOLDEN)
-    return f"""[ -n "${{place#*:}}" ] || rm -rf {golden} {golden}.clean {data}.stagegbo-next {data}.stagegbo-old
+    return f"""[ -n "${{place#*:}}" ] || rm -rf {golden} {golden}.clean {data}.stagegbo-next {data}.stagegbo-old \\
+    {data}{BUILD} {data}{BUILD}-before
 if [ -d {data} ] && [ ! -e {golden} ]; then
     rm -rf {golden}.new
     if cp -a --reflink=always {data} {golden}.new; then mv {golden}.new {golden}; else rm -rf {golden}.new; fi

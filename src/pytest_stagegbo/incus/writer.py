@@ -16,11 +16,12 @@ from msgspec import Struct
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus.channel import MARK
 from pytest_stagegbo.incus.start_log import not_started
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.incus.connection import Connection
@@ -32,6 +33,19 @@ HOST_PROJECT = "default"
 """Bridges and their access lists live in project `default`, whichever projects use them."""
 NETWORK_TRIES = 5
 """How often a network is asked for, or to go, since something else on the host may change meanwhile."""
+
+
+_SHELL = {
+    "environment": {
+        MARK: "1",
+        "LC_ALL": "C",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    },
+    "cwd": "/",
+    "wait-for-websocket": True,
+    "interactive": False,
+}
+"""Of a command whose streams are connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +386,49 @@ class Writer:
             texts.append(self._recorded(name, file_name) if file_name else "")
         return CommandResult(int(metadata.get("return", -1)), texts[0], texts[1])
 
+    def feed(self, name: str, script: str, content: Iterable[bytes], *, patience: float) -> CommandResult:
+        """Run a shell script in a running instance with something on its standard input, piece by piece.
+
+        Not a file of the API: the daemon's own process for those writes everything on the pool to its disk in the end,
+        production's data too (`syncfs`), and production waits for that.
+
+        Args:
+            content: Is not asked for more once the script has printed something.
+            patience: Seconds without any progress.
+
+        Raises:
+            ChannelBroken: it could not be started.
+            OperationFailed: it has no status: the instance stopped, perhaps.
+        """
+        from pytest_stagegbo.incus.channel import ChannelBroken
+
+        body = {**_SHELL, "command": ["sh", "-c", script]}
+        reply = self._send("POST", ("instances", name, "exec"), body=body)
+        streams = self._connection.streams(reply)
+        said = bytearray()
+        try:
+            with contextlib.suppress(ChannelBroken):  # its status tells why it ended
+                for piece in content:
+                    if interrupted():
+                        raise OperationFailed(
+                            "the run was interrupted, so nothing more is written", remedy="run it again"
+                        )
+                    streams[0].write(piece)
+                    said += streams[1].read(0)
+                    if said:
+                        break
+            with contextlib.suppress(ChannelBroken):  # which is how it ends
+                while more := streams[1].read(patience):
+                    said += more
+        finally:
+            for stream in streams:
+                stream.close()
+        what = f"a script in {name}"
+        metadata = self._connection.wait(reply, what, self._timeout)
+        if metadata is None:
+            raise OperationFailed(f"{what} ended without a result", remedy="run it again")
+        return CommandResult(int(metadata.get("return", -1)), said.decode("utf-8", "replace"), "")
+
     def channel(self, name: str) -> Channel:
         """A shell in a running instance that is kept open, for many commands. Takes 25 ms; close it in the end.
 
@@ -379,16 +436,9 @@ class Writer:
             ServerRefused: the instance is not there, or does not run.
             ChannelBroken: the shell can't be reached.
         """
-        from pytest_stagegbo.incus.channel import MARK, Channel
+        from pytest_stagegbo.incus.channel import Channel
 
-        environment = {MARK: "1", "LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        body = {
-            "command": ["sh"],
-            "environment": environment,
-            "cwd": "/",
-            "wait-for-websocket": True,
-            "interactive": False,
-        }
+        body = {**_SHELL, "command": ["sh"]}
         reply = self._send("POST", ("instances", name, "exec"), body=body)
         return Channel(name, self._connection.streams(reply))
 

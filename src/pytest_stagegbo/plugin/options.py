@@ -13,6 +13,11 @@ OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
     "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy again (auto)"),
     "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
+    "deploy": (
+        "pytest.deploy",
+        "NAME=FILE",
+        "a build that the stage runs in these tests: botserver=target/release/botserver; may be given again",
+    ),
     "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
     "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
     "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
@@ -37,7 +42,10 @@ def add_options(parser: pytest.Parser) -> None:
     """To the command line and to pytest's ini."""
     group = parser.getgroup("stage", "stage-gbo")
     for name, (setting, metavar, text) in OPTIONS.items():
-        group.addoption(f"--stage-{name}", metavar=metavar, default=None, dest=destination(name), help=text)
+        action = "append" if name == "deploy" else "store"
+        group.addoption(
+            f"--stage-{name}", action=action, metavar=metavar, default=None, dest=destination(name), help=text
+        )
         parser.addini(destination(name), f"{text} ({setting or 'no setting'})", default=None)
     for name, (setting, text) in SWITCHES.items():
         group.addoption(f"--stage-{name}", action="store_true", default=None, dest=destination(name), help=text)

@@ -89,6 +89,8 @@ class Provisioning:
                 stage_session.ensure()
             if stage_session.failed:
                 return
+            if stage_session.settings.pytest.deploy:
+                self._reports.describe_builds()
             engine = stage_session.engine
             self.guard = _watched(engine, session)
         except StageGboError as error:

@@ -35,14 +35,28 @@ class Reports:
         """Say which stage tests are about to use, and how much room it has."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not self._process.is_worker and self._config.get_verbosity() >= 0:
-            reporter.write_line(self._describe())
+            reporter.write_line(self._describe(early=True))
 
-    def _describe(self) -> str:
+    def describe_builds(self) -> None:
+        """Say which builds the tests are about, once the stage runs them."""
+        from pytest_stagegbo.session.summary import build_lines
+
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or self._process.is_worker or self._config.get_verbosity() < 0:
+            return
+        with self._process.noting_trouble("which builds the stage runs could not be said"):
+            for line in build_lines(self._process.engine()):
+                reporter.write_line(line)
+
+    def _describe(self, *, early: bool = False) -> str:
         self._described = True
-        from pytest_stagegbo.session.summary import header, pool_line
+        from pytest_stagegbo.session.summary import build_lines, header, pool_line
 
         try:
-            line = pool_line(self._process.engine())
+            engine = self._process.engine()
+            # Those that are to be deployed yet are said when they are.
+            builds = [] if early and engine.settings.pytest.deploy else build_lines(engine)
+            line = "\n".join([pool_line(engine), *builds])
             assignment = self._process.assignment
             return "\n".join([line, *assignment.lines()]) if assignment is not None else line
         except StageGboError as error:

@@ -9,16 +9,18 @@ A start of the server takes most of the time: 60 ms. So the server that this way
 its processes crashes, PostgreSQL ends the others, makes its shared memory anew and recovers, all in the same process.
 What is in its folder is exchanged in between, while the last process to end is held. Whatever is not as it should be
 leads to a kill, two renames of the whole folder and a start. So does `restart_after_crash = off`.
+
+While a build is deployed, what it has made of the cluster is clean: another copy (`database_build.py`).
 """
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.guest.keeping import GOLDEN
+from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
@@ -26,8 +28,9 @@ from pytest_stagegbo.services import ask
 if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
 
-__all__ = ["reset_database"]
+__all__ = ["Base", "reset_database"]
 
+Base = Literal["clean", "production"]
 SHORT = 1.0
 """Seconds in which a server answers again, unless it has ended."""
 PAUSE = 0.003
@@ -35,8 +38,11 @@ TRIES = 2
 """Should the server have ended instead of starting again by itself, the second try starts it."""
 
 
-def reset_database(target: ResetTarget) -> bool:
+def reset_database(target: ResetTarget, base: Base = "clean") -> bool:
     """Bring the cluster back.
+
+    Args:
+        base: `production`: to what was cloned, although a build is deployed.
 
     Returns:
         Whether the server answered; else the caller waits for it.
@@ -48,7 +54,7 @@ def reset_database(target: ResetTarget) -> bool:
     target.forget()
     for _ in range(TRIES):
         try:
-            status, output = target.run(_script(target))
+            status, output = target.run(_script(target, base))
         except StageGboError as error:
             raise NeedsRestart(str(error)) from None
         if status:
@@ -68,21 +74,26 @@ def _answers(target: ResetTarget) -> bool:
     return True
 
 
-def _script(target: ResetTarget) -> str:
+def _script(target: ResetTarget, base: Base = "clean") -> str:
     data = shlex.quote(target.container.data.rstrip("/"))
     units = " ".join(map(shlex.quote, target.container.units))
+    chosen = {
+        "clean": 'if [ -d "$build" ]; then golden=$build; fi',
+        "production": 'if [ -d "$build" ]; then rm -rf "$next"; fi',
+    }[base]
     # How the running server was started is read off it, so that its own program, with its own options, can
     # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
     # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old taken={data}.stagegbo-taken
-note={NOTES}/{target.name}.server
+note={NOTES}/{target.name}.server build={data}{BUILD}
 fail() {{ echo "$1"; exit 1; }}
 exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null; then flock 9; fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"
 [ -d "$data" ] && [ ! -L "$data" ] || fail "$data is not a folder of its own"
-if [ ! -e "$golden.clean" ]; then
+{chosen}
+if [ "$golden" != "$build" ] && [ ! -e "$golden.clean" ]; then
     [ -z "$(find "$golden" -type l -print -quit)" ] || fail "the cluster has parts outside of $data"
     pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "the server does not run"
     program=$(readlink /proc/$pid/exe)

@@ -140,9 +140,26 @@ class StageSession:
             self.summary.provisioned = result.seconds
         if result.sealed:
             raise VaultSealed(f"the stage is up, and {', '.join(result.sealed)} is sealed", remedy=HOW_TO_GIVE_KEYS)
+        self._deploy()
         if self.settings.pytest.verify:
             self.listen()
             self.verify()
+
+    def _deploy(self) -> None:
+        """Have the stage run the builds that this run is about."""
+        if not self.settings.pytest.deploy:
+            return
+        from pytest_stagegbo.engine.builds import wanted_files
+
+        deployments = self.engine.deployments
+        for name, files in wanted_files(self.settings).items():
+            if self.settings.pytest.provision == "never" and deployments.plan(name, files):
+                raise StageMissing(
+                    f"{name} does not run {', '.join(files)} as pytest.deploy names it, and this session may not "
+                    "change it",
+                    remedy=f"run `stagegbo deploy {name} {' '.join(f'{each}={file}' for each, file in files.items())}`",
+                )
+            deployments.deploy(name, files)
 
     @real_files()
     def verify(self) -> None:

@@ -169,6 +169,13 @@ def pool_line(engine: StageEngine) -> str:
     return "; ".join(parts)
 
 
+def build_lines(engine: StageEngine) -> list[str]:
+    """What the stage's containers run that is not production's, a line each. Connects."""
+    from pytest_stagegbo.engine.builds import shown
+
+    return [f"stage-gbo: {line}" for line in shown(engine.deployments.builds())]
+
+
 def _ordered(names: Iterable[str], settings: Settings | None) -> list[str]:
     order = list(settings.containers) if settings is not None else []
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))

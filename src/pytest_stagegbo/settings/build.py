@@ -176,6 +176,9 @@ class _Resolution:
         for name in kept:
             table = ("containers", name)
             fields = self._fields(ContainerSettings, table)
+            default_deploy = defaults[name].deploy if name in defaults else {}
+            deploy = {path[3]: str(given.value) for path, given in self.given.items() if path[:3] == (*table, "deploy")}
+            fields["deploy"] = MappingProxyType({**default_deploy, **deploy})
             if name in defaults:
                 default = self._moved(defaults[name], network)
                 if "needs" not in fields:
@@ -230,6 +233,11 @@ class _Resolution:
                 continue
             if keys.ANY not in path:
                 yield dotted(path), self._origin(path)
+                continue
+            if path[:3] == keys.DEPLOY:
+                for name, container in settings.containers.items():
+                    places = [("containers", name, "deploy", artefact) for artefact in container.deploy]
+                    yield from ((dotted(here), self._origin(here)) for here in places)
                 continue
             for name in settings.containers:
                 here = ("containers", name, *path[2:])

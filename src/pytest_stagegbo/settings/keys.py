@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY",
+    "DEPLOY",
     "NAMED",
     "PREFIX",
     "Key",
@@ -37,6 +38,8 @@ KeyPath = tuple[str, ...]
 
 PREFIX = "STAGEGBO_"
 ANY = "*"
+DEPLOY = ("containers", ANY, "deploy")
+"""A table in which keys' names are for whoever sets them to choose, too."""
 NAMED = frozenset({"credentials", "secrets"})
 """Tables of tables whose names, and whose keys' names, are for whoever sets them to choose."""
 
@@ -69,6 +72,8 @@ def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
             yield from _walk(ContainerSettings, (*here, ANY))
         elif here[0] in NAMED:
             yield Key((*here, ANY, ANY), str, NODEFAULT, owner)
+        elif here == DEPLOY:
+            yield Key((*here, ANY), str, NODEFAULT, owner)
         elif hasattr(hints[field.name], "__struct_fields__"):
             yield from _walk(hints[field.name], here)
         elif here != ("containers", ANY, "name"):  # the name is the table's
@@ -92,7 +97,8 @@ def is_table(path: KeyPath) -> bool:
 
 def _generic(path: KeyPath) -> KeyPath:
     if path[:1] == ("containers",) and len(path) > 1:
-        return ("containers", ANY, *path[2:])
+        inside = (*DEPLOY[2:], ANY) if path[2:3] == DEPLOY[2:] and len(path) == 4 else path[2:]
+        return ("containers", ANY, *inside)
     return (path[0], *[ANY] * (len(path) - 1)) if path[:1] and path[0] in NAMED else path
 
 

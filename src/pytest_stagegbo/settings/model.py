@@ -116,6 +116,9 @@ class PytestSettings(Struct, frozen=True):
     reset: tuple[str, ...] = ()
     """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`.
     tables, vault and llm are reset only when they are named."""
+    deploy: tuple[str, ...] = ()
+    """Builds that every stage of the run gets before its first test: `botserver=FILE`, or `CONTAINER:/PATH=FILE`. Files
+    are relative to the settings file; on the command line and in ini, to pytest's root folder."""
     keep: bool = False
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
     production_access: Access = "refuse"
@@ -230,6 +233,8 @@ class ContainerSettings(Struct, frozen=True):
     production runs in the clone. `full`: the container's own default target."""
     disk_limit: str = ""
     """Overrides the stage's limit for this container."""
+    deploy: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Files of a build that `stagegbo deploy` replaces, by a name of your choice: their paths in the container."""
 
     @property
     def resettable(self) -> bool:
@@ -265,6 +270,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
             needs=("tables", "vault", "cache", "drive", "llm"),
             reset="hot",
+            deploy=MappingProxyType({"botserver": "/opt/gbo/bin/botserver", "botui": "/opt/gbo/bin/botui"}),
         ),
         ContainerSettings(
             "tables",

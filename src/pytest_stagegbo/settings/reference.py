@@ -74,6 +74,9 @@ def _rows() -> Iterator[Row]:
     for path, key in keys.all_keys().items():
         named = tuple("<name>" if part == keys.ANY else part for part in path)
         text = _ENABLED if path[-1] == "enabled" else _docstrings()[key.owner.__name__].get(path[-1], "")
+        if path[:3] == keys.DEPLOY:
+            named = (*path[:1], "<name>", "deploy", "<artefact>")
+            text = _docstrings()[key.owner.__name__]["deploy"]
         if path[0] in keys.NAMED:
             named = (path[0], "<name>", "<key>")
             text = _docstrings()[key.owner.__name__][path[0]]

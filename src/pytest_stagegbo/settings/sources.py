@@ -176,7 +176,29 @@ def anchored(layer: Layer, folder: Path) -> Layer:
             values[key] = {name: _anchored(table, folder) for name, table in tables.items()}
     if isinstance(containers := values.get("containers"), Mapping):
         values["containers"] = {name: _with_hooks(table, folder) for name, table in containers.items()}
+    if isinstance(pytest := values.get("pytest"), Mapping) and "deploy" in pytest:
+        values["pytest"] = {**pytest, "deploy": _with_files(pytest["deploy"], folder)}
     return dataclasses.replace(layer, values=MappingProxyType(values))  # noqa: TID251 (a dataclass)
+
+
+def _with_files(words: object, folder: Path) -> object:
+    """Words `NAME=FILE`, with the files made absolute."""
+    if isinstance(words, str):
+        words = _listed(words)
+    if not isinstance(words, (list, tuple)):
+        return words  # for the conversion to judge
+    found: list[object] = []
+    for word in words:
+        name, equals, file = word.partition("=") if isinstance(word, str) else ("", "", "")
+        found.append(f"{name}={folder.absolute() / _home(file)}" if equals and file else word)
+    return found
+
+
+def _listed(text: str) -> object:
+    """A list in an environment variable or an ini file."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return [word for part in text.split(",") if (word := part.strip())]
 
 
 def _anchored(table: object, folder: Path) -> object:
@@ -197,10 +219,7 @@ def _with_hooks(table: object, folder: Path) -> object:
         return table
     paths = table["hooks"]
     if isinstance(paths, str):  # an environment variable
-        words = [word for part in paths.split(",") if (word := part.strip())]
-        with contextlib.suppress(ValueError, RecursionError):
-            words = json.loads(paths)
-        paths = words
+        paths = _listed(paths)
     if not isinstance(paths, list):
         return table  # for the conversion to judge
     found = [str(folder.absolute() / _home(path)) if isinstance(path, str) and path else path for path in paths]

@@ -1,10 +1,13 @@
+#!/usr/bin/python3
 """A stand-in for General Bots' BotServer and BotUI: it does to the other containers what BotServer does.
 
-Usage: botserver.py server|ui. Needs nothing but Python's own library, and psycopg2 for PostgreSQL.
+Run as `botui` it is BotUI, otherwise BotServer. Needs Python's own library, and psycopg2 for PostgreSQL.
 
 The server reads `/opt/gbo/bin/.env` (VAULT_ADDR, VAULT_TOKEN, PORT, DATA_DIR, WORK_DIR, POLL_SECONDS), asks Vault
 for everything else, writes to tables, cache and drive, compiles the buckets' `.bas` files into the work folder and
 answers /health and /api/health: 200 once every other service was reached, and not failed since; else 503.
+
+`lab.builds` makes other builds of it: those have other values in `BUILD`.
 """
 
 import datetime
@@ -28,6 +31,8 @@ from collections.abc import Callable
 from typing import Any
 
 Secret = dict[str, Any]
+BUILD: dict[str, Any] = {"version": "1", "migrations": {}, "end": ""}
+"""`migrations`: SQL by name, done once, before the first answer. `end`: after that it does `crash`, or `hang`."""
 ENV_FILE = pathlib.Path("/opt/gbo/bin/.env")
 DIAL_SECONDS = 3.0
 WRITE_SECONDS = 1.0
@@ -175,11 +180,32 @@ class Server:
         body = {
             "status": "unhealthy" if failing else "ok",
             "service": "botserver",
+            "version": BUILD["version"],
             "backends": self.states,
             "hosts": self.hosts,
             "beats": self.beats,
         }
         return (503 if failing else 200), body
+
+    def migrate(self) -> None:
+        """Bring the database to this build's form. Waits for a database that can't be reached yet."""
+        while BUILD["migrations"]:
+            try:
+                connection = self.connect_tables(self.secret("tables"))
+            except Exception as error:
+                say(f"migrations wait: {error}")
+                time.sleep(WRITE_SECONDS)
+                continue
+            with connection.cursor() as cursor:
+                cursor.execute("CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY)")
+                for name, statement in BUILD["migrations"].items():
+                    cursor.execute("SELECT 1 FROM migrations WHERE name = %s", (name,))
+                    if not cursor.fetchone():
+                        cursor.execute(statement)
+                        cursor.execute("INSERT INTO migrations VALUES (%s)", (name,))
+                        say(f"migrated: {name}")
+            connection.close()
+            return
 
     def run(self) -> None:
         tasks = {"tables": self.tables, "cache": self.cache, "drive": self.drive, "llm": self.llm}
@@ -349,10 +375,17 @@ def serve(port: int, health: Callable[[], tuple[int, dict[str, Any]]], title: st
 
 
 def main() -> None:
-    if sys.argv[1:] == ["ui"]:
+    if pathlib.Path(sys.argv[0]).name == "botui":
         serve(int(os.environ.get("UI_PORT", "5859")), lambda: (200, {"status": "ok", "service": "botui"}), "BotUI")
     env = read_env()
     server = Server(env)
+    say(f"BotServer, build {BUILD['version']}")
+    server.migrate()
+    if BUILD["end"] == "crash":
+        sys.exit(f"build {BUILD['version']} panicked: there is no setting GBO_MODE")
+    if BUILD["end"] == "hang":
+        say(f"build {BUILD['version']} waits for what never comes")
+        threading.Event().wait()
     server.run()
     serve(int(env.get("PORT", "5858")), server.health, "BotServer")
 

@@ -239,7 +239,8 @@ def llm(order: Order) -> None:
 
 
 def system(order: Order) -> None:
-    put(GBO / "bin/botserver.py", order["scripts"]["botserver.py"], "gbo", 0o755)
+    for name in ("botserver", "botui"):
+        put(GBO / "bin" / name, order["scripts"]["botserver.py"], "gbo", 0o755)
     put(
         GBO / "bin/.env",
         f"VAULT_ADDR={order['vault']}\nVAULT_TOKEN={order['token']}\nPORT=5858\n"
@@ -254,10 +255,9 @@ def system(order: Order) -> None:
     old = GBO / "work/retired.gbai/retired.gbdialog"
     put(old / "start.ast", '{"version": 1, "statements": []}\n')
     own(GBO / "work/retired.gbai", "gbo")
-    python = "Environment=PYTHONDONTWRITEBYTECODE=1\nExecStart=/usr/bin/python3 /opt/gbo/bin/botserver.py"
-    for name, mode, title in (("botserver", "server", "BotServer"), ("botui", "ui", "BotUI")):
+    for name, title in (("botserver", "BotServer"), ("botui", "BotUI")):
         folder(GBO / "logs" / name, "gbo", 0o755)
-        unit(name, title, "gbo", f"{python} {mode}")
+        unit(name, title, "gbo", f"ExecStart={GBO}/bin/{name}")
     start("botserver", "botui")
 
 
