@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.lab.support import SIX, run, until
+from tests.lab.support import SIX, immutable, run, until
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.guest import boot_folder_of
+from pytest_stagegbo.guest.removal import ASIDE
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import IncusSettings, load
 from pytest_stagegbo.verify import Check, Finding, chosen, verify
@@ -327,6 +328,21 @@ def test_a_red_line_is_an_exit_status_and_a_remedy(stage: Stage) -> None:
         done = stage.run("verify", "--check", "locked.filters", check=False)
     assert done.returncode == 9, done.stdout
     assert "what to do: replace the clone" in done.stdout
+
+
+def test_what_a_reset_moved_aside_and_could_not_delete_is_red(stage: Stage, certify: Certify) -> None:
+    aside = f"/opt/gbo/data/valkey{ASIDE}"
+    stage.exec("cache", "sh", "-c", f"mkdir {aside} && touch {aside}/stuck")
+    file = stage.rootfs("cache") / aside.lstrip("/") / "stuck"
+    immutable(file, True)
+    try:
+        found = certify("data.wiped")["data.wiped"]
+    finally:
+        immutable(file, False)
+    assert found.state == "red"
+    assert f"cache: {aside} was moved aside by a reset, and can't be deleted" in found.evidence
+    assert certify("data.wiped")["data.wiped"].state == "green"
+    assert not file.exists()
 
 
 @contextlib.contextmanager

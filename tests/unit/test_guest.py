@@ -8,6 +8,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import time
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -687,18 +688,37 @@ class TestMounts:
 
 
 class TestVeryManyFiles:
-    def test_they_are_moved_aside_when_deleting_takes_long(self, clone: Clone) -> None:
+    def test_the_first_boot_waits_until_they_are_deleted(self, clone: Clone) -> None:
+        """Its stamp is the proof that they are gone."""
         clone.program("timeout", "exit 124")
         clone.program("nice", "exit 0")
         folder = clone.fill(DATA, "file", "a/file", "b/c/file")
         assert clone.boot(wipe=(DATA,)).returncode == 0
         assert list(folder.iterdir()) == []
-        assert sorted(path.name for path in clone.path(DATA + ASIDE).iterdir()) == ["a", "b"]
+        assert not clone.path(DATA + ASIDE).exists()
         assert clone.stamp == f"emptied {DATA}\n"
 
-    def test_a_boot_deletes_what_an_earlier_one_moved_aside(self, clone: Clone) -> None:
+    @pytest.mark.parametrize("boot", ["units", "full"])
+    def test_the_first_boot_deletes_what_the_source_has_moved_aside(self, clone: Clone, boot: str) -> None:
+        clone.program("nice", "exit 0")
         clone.fill(DATA + ASIDE, "a/file")
-        assert clone.boot(wipe=(DATA,), boot="full").returncode == 0
+        assert clone.boot(wipe=(DATA,), boot=boot).returncode == 0
+        assert not clone.path(DATA + ASIDE).exists()
+
+    def test_and_fails_if_it_can_not(self, clone: Clone) -> None:
+        clone.program("rm", f'case "$*" in *{ASIDE}*) exit 1 ;; esac; exec /usr/bin/rm "$@"')
+        clone.fill(DATA + ASIDE, "a/file")
+        assert clone.boot(wipe=(DATA,)).returncode == 1
+        assert clone.stamp is None
+
+    def test_a_later_boot_deletes_what_a_reset_moved_aside(self, clone: Clone) -> None:
+        clone.program("nice", 'shift 2; exec "$@" >/deleted')
+        assert clone.boot(wipe=(DATA,)).returncode == 0
+        clone.fill(DATA + ASIDE, "a/file")
+        assert clone.boot(wipe=(DATA,)).returncode == 0
+        deadline = time.monotonic() + 10
+        while clone.path(DATA + ASIDE).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert not clone.path(DATA + ASIDE).exists()
 
 

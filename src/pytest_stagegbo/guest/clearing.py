@@ -75,10 +75,7 @@ empty() {{
     folder=$(readlink -f "$1")
     mounts_below "$folder"
     if [ -z "$mounts" ]; then
-        status=0
-        timeout {QUICK} find "$folder/" -mindepth 1 -delete 2>/dev/null || status=$?
-        [ "$status" != 124 ] || move_aside "$1"
-        [ "$status" = 0 ] || find "$folder/" -mindepth 1 -delete
+        {_delete(quick=not report)}
         nothing_left "$folder"
     else # -delete goes depth first, which -prune does not work with
         search "$folder" ! -type d -exec rm -f -- {{}} +
@@ -131,6 +128,21 @@ truncate_files() {{ # files stay with owners and modes, since a service may not 
     say "truncated $1"
 }}
 """
+
+
+def _delete(*, quick: bool) -> str:
+    """Of everything below `$folder`, which is the folder `$1`.
+
+    Args:
+        quick: Very many files may be deleted after this. Not at the first boot: what proves that production's data is
+            gone must not come before it is.
+    """
+    if not quick:
+        return 'find "$folder/" -mindepth 1 -delete'
+    return f"""status=0
+        timeout {QUICK} find "$folder/" -mindepth 1 -delete 2>/dev/null || status=$?
+        [ "$status" != 124 ] || move_aside "$1"
+        [ "$status" = 0 ] || find "$folder/" -mindepth 1 -delete"""
 
 
 def _mounts() -> str:

@@ -95,6 +95,7 @@ for other in {units.boot_folder("?" * 16)}; do # the source was a clone once
 done
 {_confined()}
 : >{report}
+{removal.delete_aside(container.wipe, wait=True)}\
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 {clearing.truncate_files(SYSTEM_LOGS) if container.system_logs else ""}\
 {_identity(container.name)}\
@@ -109,7 +110,7 @@ mv {report} {STAMP}
 show="{SHOWN} $identity"
 {{ echo; sed "s/^/$show /" {STAMP}; echo "$show lines $(wc -l <{STAMP})"; }} >/dev/console || true
 fi
-{clearing.note_mounts(container.wipe)}{removal.delete_aside(container.wipe, wait=container.boot == "full")}\
+{clearing.note_mounts(container.wipe)}{removal.delete_aside(container.wipe)}\
 {_every_boot()}"""
 
 

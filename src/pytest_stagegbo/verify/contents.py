@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.engine.allowlist import violations
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.guest.place import TWIN_DEVICE
+from pytest_stagegbo.guest.removal import ASIDE
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def logs(context: VerifyContext) -> Result:
     return _nothing_old(context, folders)
 
 
-_OLD = """stamp=$1; shift
+_OLD = """stamp=$1 aside=$2; shift 2
 cat "$stamp" || exit 1; echo
 [ -z "$(find / /usr /usr/lib /usr/share /bin/sh -maxdepth 0 ! -cnewer "$stamp" -print -quit)" ] || echo "looked for old"
 for each; do
@@ -118,7 +119,10 @@ for each; do
     case ${each%% *} in
     cleared) set -- ! -type d ;;
     truncated) set -- -type f -size +0 ;;
-    *) set -- ;;
+    *)
+      set --
+      rm -rf -- "$path$aside" 2>/dev/null || echo "left $path$aside"
+      ;;
     esac
     old=$(find "$path/" -mindepth 1 "$@" ! -cnewer "$stamp" -print -quit) || continue
     [ -z "$old" ] || echo "old $old"
@@ -138,7 +142,9 @@ def _nothing_old(context: VerifyContext, folders: dict[str, list[tuple[str, str]
         raise Skipped("the settings name no such folder")
     bad, sights = [], {name: Sight(len(paths), 0) for name, paths in folders.items()}
     trouble = [context.idle] if context.idle else []
-    commands = {n: ["sh", "-c", _OLD, "sh", STAMP, *map(" ".join, folders[n])] for n in context.running if n in folders}
+    commands = {
+        n: ["sh", "-c", _OLD, "sh", STAMP, ASIDE, *map(" ".join, folders[n])] for n in context.running if n in folders
+    }
     for name, result in context.in_each(commands).items():
         said, _, found = result.stdout.partition("\n\n")
         lines, looked = set(said.splitlines()), found.splitlines()
@@ -147,6 +153,8 @@ def _nothing_old(context: VerifyContext, folders: dict[str, list[tuple[str, str]
                 bad.append(f"{name}: its first boot did not say that {path} was {verb}")
         olds = [line.removeprefix("old ") for line in looked if line.startswith("old ")]
         bad += [f"{name}: {path} is older than the wipe" for path in olds]
+        lefts = [line.removeprefix("left ") for line in looked if line.startswith("left ")]
+        bad += [f"{name}: {path} was moved aside by a reset, and can't be deleted" for path in lefts]
         if "looked for old" in looked:
             sights[name] = Sight(len(folders[name]), sum(f"looked at {path}" in looked for _, path in folders[name]))
         if result.stderr.strip():
