@@ -173,6 +173,20 @@ def test_somebody_s_instance_on_the_bridge_keeps_it(own: Stage) -> None:
         ground.incus("delete", "guest")
 
 
+def test_clones_in_a_project_that_lost_its_mark_keep_their_bridge(own: Stage) -> None:
+    """The project is somebody else's now, and what is in it stands on the stage's bridge."""
+    ground = own.ground
+    ground.incus("project", "set", own.project, "user.stagegbo.owner=somebody")
+    try:
+        for option in ("--dry-run", "--yes"):
+            done = own.run("destroy", option, check=False)
+            assert done.returncode == 4, done.stdout
+            assert f"instance cache of project {own.project} on {BRIDGE}" in done.stderr
+        assert BRIDGE in ground.names("networks")
+    finally:
+        ground.incus("project", "set", own.project, "user.stagegbo.owner=pytest-stagegbo")
+
+
 # -- another name in the settings
 
 NEXT = "stageown7"

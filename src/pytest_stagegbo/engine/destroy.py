@@ -29,7 +29,8 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
     found: list[Foreign] = []
     projects = reader.projects()
     project = projects.get(settings.project)
-    if project is not None and ownership.is_stage(project):
+    is_ours = project is not None and ownership.is_stage(project)
+    if project is not None and is_ours:
         clones = reader.instances(settings.project)
         found += foreign.in_project(project, settings, clones)
         own = [name for name, clone in clones.items() if marks.is_clone(clone, settings)]
@@ -39,7 +40,7 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         steps.append(RemoveProject(subject=settings.project, after=after))
     network = reader.network(settings.network.name)
     if network is not None and ownership.belongs(network.config, settings, parent, projects):
-        found += foreign.on_bridge(reader, network, settings)
+        found += foreign.on_bridge(reader, network, settings, is_ours=is_ours)
         exposed, others = foreign.forwards(reader, settings)
         found += others
         steps.extend(RemoveForward(subject=listen) for listen in exposed)
@@ -47,7 +48,7 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         steps.append(RemoveNetwork(subject=network.name, after=after))
     acl = reader.acl(desired.acl_name(settings))
     if acl is not None and ownership.belongs(acl.get("config") or {}, settings, parent, projects):
-        found += foreign.uses_acl(acl, settings)
+        found += foreign.uses_acl(acl, settings, is_ours=is_ours)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveAcl(subject=acl["name"], after=after))
     former = look_for_former(reader, settings, parent, projects)

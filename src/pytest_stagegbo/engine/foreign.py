@@ -98,16 +98,20 @@ def in_clones(reader: Reader, settings: Settings, names: Iterable[str]) -> list[
     return found
 
 
-def on_bridge(reader: Reader, network: Network, settings: Settings, *, in_stage: bool = False) -> list[Foreign]:
+def on_bridge(
+    reader: Reader, network: Network, settings: Settings, *, in_stage: bool = False, is_ours: bool = True
+) -> list[Foreign]:
     """What is on the stage's bridge and not in the stage's project. Incus names only some of it: an instance that
     names the bridge as the parent of its device keeps nobody from deleting the bridge.
 
     Args:
         in_stage: Also what is in the stage's project, but for the clones and the default profile.
+        is_ours: Whether the project of that name is the stage's. All that is in somebody else's is foreign.
     """
     found = []
     for instance in reader.instances_of_all_projects():
-        if instance.project == settings.project and (not in_stage or marks.is_clone(instance, settings)):
+        own_project = is_ours and instance.project == settings.project
+        if own_project and (not in_stage or marks.is_clone(instance, settings)):
             continue
         for device, config in instance.expanded_devices.items():
             if config.get("type") == "nic" and network.name in {config.get("network"), config.get("parent")}:
@@ -121,17 +125,18 @@ def on_bridge(reader: Reader, network: Network, settings: Settings, *, in_stage:
     others = [
         url
         for url in network.used_by
-        if _parts(url)[0] != "instances" and (_project_of(url) != settings.project or (in_stage and _parts(url) != own))
+        if _parts(url)[0] != "instances"
+        and (not is_ours or _project_of(url) != settings.project or (in_stage and _parts(url) != own))
     ]
     return found + [_of_url(url, "") for url in others]
 
 
-def uses_acl(acl: Mapping[str, object], settings: Settings) -> list[Foreign]:
-    """What uses the stage's access list beside its bridge."""
+def uses_acl(acl: Mapping[str, object], settings: Settings, *, is_ours: bool = True) -> list[Foreign]:
+    """What uses the stage's access list beside its bridge; `is_ours` as for `on_bridge`."""
     used_by = acl.get("used_by")
     urls = [str(url) for url in used_by] if isinstance(used_by, list) else []
     own = ("networks", [settings.network.name])
-    others = [url for url in urls if _parts(url) != own and _project_of(url) != settings.project]
+    others = [url for url in urls if _parts(url) != own and not (is_ours and _project_of(url) == settings.project)]
     found = (_of_url(url, "") for url in others)
     return [Foreign(f"{each.text}, which uses {acl['name']}", each.command) for each in found]
 
