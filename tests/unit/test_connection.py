@@ -28,7 +28,6 @@ from fakes import Patient
 from pytest_stagegbo.cli.doctor import examine
 from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
-from pytest_stagegbo.incus import connection as module
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus import endpoint as endpoints
 from pytest_stagegbo.incus.connection import Connection
@@ -260,10 +259,10 @@ class TestRequest:
     def test_does_not_log_what_was_sent(
         self, daemon: Daemon, connection: Connection, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level(logging.DEBUG, module.__name__)
+        caplog.set_level(logging.DEBUG, "stagegbo.incus")
         daemon.lay_out("POST", "/1.0/x", sync({}))
         connection.request("POST", ("x",), body={"token": "s3cret"})
-        messages = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+        messages = [record.getMessage() for record in caplog.records if record.name == "stagegbo.incus"]
         assert messages == ["GET /1.0 {} -> 200", "POST /1.0/x {} -> 200"]
 
 
