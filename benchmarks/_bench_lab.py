@@ -123,6 +123,7 @@ class BenchLab:
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: str = "", check: bool = True
     ) -> str:
         environ = {**os.environ, **(env or {})}
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with which each command would compile the package for itself
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environ, check=False)
         if check and done.returncode:
             raise RuntimeError(f"{argv[0]} ... {argv[-1]}: status {done.returncode}\n{done.stdout}{done.stderr}")

@@ -95,3 +95,24 @@ def test_a_lazy_package_offers_what_type_checkers_see(package: str) -> None:
 def test_a_lazy_package_imports_nothing_by_itself(package: str) -> None:
     found = loaded(f"import pytest_stagegbo.{package}")
     assert {name for name in found if name.startswith(f"pytest_stagegbo.{package}.")} == set()
+
+
+def test_a_command_that_starts_up_imports_nothing_for_others(tmp_path: Path) -> None:
+    """Up to its first request: what makes a lab, what only a terminal or other commands need."""
+    (tmp_path / "stagegbo.toml").touch()
+    words = [
+        "--config",
+        str(tmp_path / "stagegbo.toml"),
+        "--endpoint",
+        str(tmp_path / "none"),
+        "exec",
+        "cache",
+        "--",
+        "true",
+    ]
+    found = loaded(f"from pytest_stagegbo.cli import main\nassert main({words})")
+    assert "pytest_stagegbo.engine.stage" in found
+    of_this = {name.removeprefix("pytest_stagegbo.") for name in found if name.startswith("pytest_stagegbo.")}
+    unwanted = ("cli.provision", "cli.status", "lab", "plugin", "resets", "session", "slots", "stage.clients", "verify")
+    assert [name for name in sorted(of_this) if name.startswith(unwanted)] == []
+    assert found & {"rich.progress", "psycopg", "boto3", "hvac", "pytest", "netrc", "asyncio"} == set()

@@ -52,9 +52,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
     context = open_context(arguments)
     settings = context.loaded.settings
-    status = context.engine().status()
+    whole = arguments.json or arguments.wide  # else nobody sees what takes most of the requests
+    status = context.engine().status(disk=whole)
     fleet = context.fleet()
-    slots, source_drift = slot_statuses(fleet), fleet.source_drift()
+    slots, source_drift = slot_statuses(fleet), fleet.source_drift() if whole else {}
     if arguments.json:
         exposed = [{**structs.asdict(each), "state": each.state} for each in status.exposed]
         more = {"exposed": exposed, "slots": [dataclasses.asdict(slot) for slot in slots], "moved": source_drift}

@@ -422,9 +422,9 @@ class StageEngine:
             if self.own_pool(()):
                 self.writer(self.facts(need_source=False)).delete_pool()
 
-    def status(self) -> StageStatus:
+    def status(self, *, disk: bool = True) -> StageStatus:
         """What the stage is like right now; asks every service once."""
-        return stage_status(self.reader, self.settings, self._parent)
+        return stage_status(self.reader, self.settings, self._parent, disk=disk)
 
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""

@@ -67,11 +67,12 @@ class StageStatus:
         return bool(self.containers) and all(container.state == "ready" for container in self.containers)
 
 
-def stage_status(reader: Reader, settings: Settings, parent: str = "") -> StageStatus:
+def stage_status(reader: Reader, settings: Settings, parent: str = "", *, disk: bool = True) -> StageStatus:
     """Look at every clone and ask every service once.
 
     Args:
         parent: The stage that this one is a slot or the golden copy of.
+        disk: Ask what each clone has for itself, one request for each.
     """
     projects = reader.projects()
     project = projects.get(settings.project)
@@ -86,7 +87,7 @@ def stage_status(reader: Reader, settings: Settings, parent: str = "") -> StageS
     rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []
 
     def look(container: ContainerSettings) -> ContainerStatus:
-        return _container(reader, settings, container, clones.get(container.name))
+        return _container(reader, settings, container, clones.get(container.name), disk=disk)
 
     with Workers(len(settings.containers) or 1, "stagegbo status") as threads:
         containers = tuple(threads.map(look, settings.containers.values()))
@@ -119,7 +120,7 @@ def _trouble(reader: Reader, settings: Settings) -> str:
 
 
 def _container(
-    reader: Reader, settings: Settings, container: ContainerSettings, clone: Instance | None
+    reader: Reader, settings: Settings, container: ContainerSettings, clone: Instance | None, *, disk: bool
 ) -> ContainerStatus:
     state, answers, used = "missing", [], None
     build = build_of(clone)
@@ -137,7 +138,7 @@ def _container(
             state = "ready" if not states else "sealed" if "sealed" in states else "failed"
             state = "starting" if states == {"starting"} else state
             state = "deploying" if build is not None and build.unfinished else state
-        used = reader.volume_usage(clone.pool, settings.project, clone.name)
+        used = reader.volume_usage(clone.pool, settings.project, clone.name) if disk else None
     return ContainerStatus(
         name=container.name,
         address=str(container.address),
