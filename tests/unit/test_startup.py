@@ -21,26 +21,17 @@ LAZY = [
 ]
 """Packages that import a module when one of its names is asked for."""
 
-EXAMPLES = {
-    "reset": ["cache"],
-    "exec": ["cache", "--", "true"],
-    "shell": ["cache"],
-    "logs": ["cache"],
-    "lab": ["status"],
-}
-"""What commands need to be complete."""
-
 
 def loaded(code: str) -> set[str]:
     """The modules that a process of its own has after it has run this."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules, end='')"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    return set(done.stdout.split())
+    return set(done.stdout.rpartition("\n")[2].split())
 
 
 def test_every_command_is_registered_by_its_module(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,8 +44,8 @@ def test_every_command_is_registered_by_its_module(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("command", MODULES)
 def test_a_command_imports_no_other_commands(command: str) -> None:
-    words = ["--config", "lab", "-q", command, *EXAMPLES.get(command, [])]
-    found = loaded(f"from pytest_stagegbo.cli.parser import parse\nparse({words})")
+    words = ["--config", "lab", "-q", command, "--help"]
+    found = loaded(f"from pytest_stagegbo.cli.parser import parse\ntry: parse({words})\nexcept SystemExit: pass")
     of_commands = {f"pytest_stagegbo.cli.{module}" for module in MODULES.values()}
     assert found & of_commands == {f"pytest_stagegbo.cli.{MODULES[command]}"}
 
