@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 from tests.lab import forkserver
+from tests.lab.support import until
 
 from pytest_stagegbo.lab import api
 from pytest_stagegbo.lab.builds import MIGRATION, build
@@ -80,7 +81,14 @@ class Deployed:
         return self.run("deploy", "system", f"{path}={self.files[name]}", check=check, env=env)
 
     def shell(self, container: str, script: str) -> str:
-        return self._incus("exec", container, "--", "sh", "-c", script, project="STAGE-GBO").stdout.strip()
+        """What a script printed; again where the client missed it, which it sometimes does of short commands."""
+        argv = ("exec", container, "--", "sh", "-c", f"{{ {script}; }} && echo END")
+
+        def ask() -> str:
+            said = self._incus(*argv, project="STAGE-GBO").stdout.rstrip()
+            return said if said.endswith("END") else ""
+
+        return str(until(ask, f"all is heard of {script}")).removesuffix("END").strip()
 
     def sql(self, query: str) -> str:
         return self.shell("tables", f'cd / && runuser -u postgres -- psql -XqAt botserver -c "{query}"')
