@@ -97,7 +97,7 @@ def test_looking_for_a_lab_touches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["join_network", "exec_argv"])
 def test_getting_into_a_lab_that_is_down_says_so(what: str) -> None:
     lab = Lab.find()
-    with pytest.raises(LabError, match="run `lab up`"):
+    with pytest.raises(LabError, match="run `stagegbo lab up`"):
         lab.join_network() if what == "join_network" else lab.exec_argv(["true"])
 
 
