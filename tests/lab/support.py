@@ -477,6 +477,9 @@ def steady(document: Any) -> Any:
             "used_by",
             marks.ORIGIN,
             marks.INSTANCE,
+            marks.BOOTED,
+            "environment.SYSTEMD_GENERATOR_PATH",
+            "environment.SYSTEMD_ENVIRONMENT_GENERATOR_PATH",
             f"environment.{PLACE}",
         }
         return {

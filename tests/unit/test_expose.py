@@ -269,6 +269,8 @@ def destroying(*forwards: dict[str, Any]) -> list[str]:
         ("GET", "projects"): [],
         ("GET", "networks/stagebr0"): {"name": "stagebr0", "config": dict(bridge.config), "managed": True},
         ("GET", "instances"): [],
+        ("GET", "networks"): [],
+        ("GET", "network-acls"): [],
         ("GET", "network-acls/stagebr0-isolation"): refused(404),
         ("GET", "networks/stagebr0/forwards"): list(forwards),
     }
