@@ -27,7 +27,7 @@ import pytest
 from filelock import FileLock
 from tests.lab import forkserver
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest import PLACE
 from pytest_stagegbo.incus.connection import Connection

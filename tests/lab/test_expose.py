@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from tests.lab.support import SIX, run, until
 
-from pytest_stagegbo.engine.exposure_request import new_exposure
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.plan.exposure_request import new_exposure
 from pytest_stagegbo.settings import Layer, load
 from pytest_stagegbo.verify import chosen, verify
 

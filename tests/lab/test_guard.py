@@ -21,9 +21,9 @@ from filelock import FileLock
 from msgspec.structs import replace
 from tests.lab.support import Ground, until
 
-from pytest_stagegbo.engine.space import look
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom
+from pytest_stagegbo.facts.space import look
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.incus.localhost import LocalHost, btrfs_id
 from pytest_stagegbo.session.guard import DiskGuard

@@ -16,7 +16,7 @@ from filelock import FileLock
 from tests.lab import forkserver
 from tests.lab.support import SIX, Ground, until
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

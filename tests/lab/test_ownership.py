@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.support import SIX, run
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pytest
 from tests.lab.inner_pytest import wait_until
 from tests.lab.support import OWNER, SIX, sql
 
-from pytest_stagegbo.engine.apply import AT_ONCE
+from pytest_stagegbo.apply.scheduler import AT_ONCE
 from pytest_stagegbo.guest import PLACE, boot_folder_of, identity, release
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads
 from tests.lab.small_stage import THREE, CleanStage, kill
 from tests.lab.support import Ground, immutable, until
 
-from pytest_stagegbo.engine import step_runner
+from pytest_stagegbo.apply import step_runner
 from pytest_stagegbo.errors import Residue
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.resets import database

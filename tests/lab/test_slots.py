@@ -14,7 +14,8 @@ import pytest
 from msgspec.structs import replace
 from tests.lab.inner_pytest import PROJECT, wait_until
 
-from pytest_stagegbo.engine import marks, step_runner
+from pytest_stagegbo.apply import step_runner
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import take

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import desired, marks
-from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config
-from pytest_stagegbo.engine.facts import Facts
-from pytest_stagegbo.engine.space import Room
+from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired.allowlist import CloneConfig, clone_config
 from pytest_stagegbo.errors import ServerRefused
+from pytest_stagegbo.facts.facts import Facts
+from pytest_stagegbo.facts.space import Room
 from pytest_stagegbo.incus import Instance, Network, Pool, Project
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.records import Reply, Server
@@ -75,7 +75,7 @@ def copied(origin: Instance, overrides: CloneConfig, settings: Settings) -> Inst
     config = {key: value for key, value in origin.config.items() if not key.startswith("volatile.")}
     config = {key: value for key, value in {**config, **overrides.config}.items() if value}
     devices = {**origin.devices, **overrides.devices}
-    profile = desired.profile_devices(settings, origin.pool, managed=True)
+    profile = objects.profile_devices(settings, origin.pool, managed=True)
     return replace(
         origin,
         project=settings.project,
@@ -145,17 +145,17 @@ def finished(settings: Settings, **changes: Any) -> Facts:
         project="default",
         type="bridge",
         managed=True,
-        config=desired.network(settings),
-        description=desired.DESCRIPTION,
+        config=objects.network(settings),
+        description=objects.DESCRIPTION,
         used_by=(),
     )
-    stage = Project(settings.project, desired.DESCRIPTION, desired.project(settings, own_networks=False), ())
+    stage = Project(settings.project, objects.DESCRIPTION, objects.project(settings, own_networks=False), ())
     facts = replace(
         facts,
         projects={**facts.projects, settings.project: stage},
         networks={**facts.networks, bridge.name: bridge},
-        acl={"name": desired.acl_name(settings), **desired.acl(settings)},
-        profile={"name": "default", "config": {}, "devices": desired.profile_devices(settings, "tank", managed=True)},
+        acl={"name": objects.acl_name(settings), **objects.acl(settings)},
+        profile={"name": "default", "config": {}, "devices": objects.profile_devices(settings, "tank", managed=True)},
         clones={name: clone(name, settings) for name in settings.containers},
     )
     return replace(facts, **changes)

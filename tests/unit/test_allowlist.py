@@ -8,8 +8,8 @@ import pytest
 from fakes import PRODUCTION_PROFILE, clone, copied, source
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.allowlist import CloneConfig, clone_config, nic, violations
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.allowlist import CloneConfig, clone_config, nic, violations
 from pytest_stagegbo.guest import PLACE, boot_folder_of, identity
 from pytest_stagegbo.settings import Settings
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from fakes import Journal
 
-from pytest_stagegbo.engine.apply import AT_ONCE, apply
-from pytest_stagegbo.engine.steps import Step
+from pytest_stagegbo.apply.scheduler import AT_ONCE, apply
+from pytest_stagegbo.plan.steps import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,7 +239,7 @@ class TestInterrupt:
                 interrupted.set()
                 raise
 
-        monkeypatch.setattr("pytest_stagegbo.engine.apply.wait", wait)
+        monkeypatch.setattr("pytest_stagegbo.apply.scheduler.wait", wait)
         journal, begun = Journal(), list[str]()
         main = threading.get_ident()
 

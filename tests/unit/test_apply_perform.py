@@ -10,19 +10,20 @@ import pytest
 from fakes import Journal, bare_host, clone, copied, finished, project, refused
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks, steps
-from pytest_stagegbo.engine.allowlist import clone_config
-from pytest_stagegbo.engine.copying import LARGEST_LIMIT
-from pytest_stagegbo.engine.removal import remove_clone
-from pytest_stagegbo.engine.step_runner import StepRunner
+from pytest_stagegbo.apply.copying import LARGEST_LIMIT
+from pytest_stagegbo.apply.removal import remove_clone
+from pytest_stagegbo.apply.step_runner import StepRunner
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.allowlist import clone_config
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, STAMP, boot_folder_of, variable
+from pytest_stagegbo.plan import steps
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Instance, Reader, Writer
 
 SETTINGS = Settings()

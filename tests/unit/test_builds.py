@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.builds import (
-    Artefact,
-    Build,
-    Local,
-    build_of,
-    database_of,
-    plan_deployment,
-    plan_undo,
-    target,
-    wanted_files,
-)
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.saved_builds import SavedBuilds
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.guest.builds import (
@@ -32,6 +21,17 @@ from pytest_stagegbo.guest.builds import (
     swap_script,
 )
 from pytest_stagegbo.incus import Instance
+from pytest_stagegbo.plan.builds import (
+    Artefact,
+    Build,
+    Local,
+    build_of,
+    database_of,
+    plan_deployment,
+    plan_undo,
+    target,
+    wanted_files,
+)
 from pytest_stagegbo.settings import Layer, build
 
 if TYPE_CHECKING:

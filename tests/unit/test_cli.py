@@ -12,8 +12,8 @@ from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.cli.console import console_progress
 from pytest_stagegbo.cli.provision import methods_json
-from pytest_stagegbo.engine.steps import RemoveClone, RemoveProject
 from pytest_stagegbo.guest.logs import NO_CONTROLS
+from pytest_stagegbo.plan.steps import RemoveClone, RemoveProject
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.resetter import Outcome
 from pytest_stagegbo.text import count_text

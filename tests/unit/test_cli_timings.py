@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pytest_stagegbo.apply.scheduler import Timing
 from pytest_stagegbo.cli import timings
-from pytest_stagegbo.engine.apply import Timing
 
 
 def test_each_step_is_in_the_row_of_its_container_or_has_its_own() -> None:

@@ -10,20 +10,20 @@ import pytest
 from fakes import StrictConnection, bare_host, finished, network, refused
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.destroy import plan_destroy
-from pytest_stagegbo.engine.exposure import Exposure, access_list, exposures, forward_body, over, read_forward
-from pytest_stagegbo.engine.exposure_request import new_exposure, refuse
-from pytest_stagegbo.engine.guests import Guest
-from pytest_stagegbo.engine.plan import make_plan
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.exposure import Exposure, access_list, exposures, forward_body, over, read_forward
 from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError, StageGboError
+from pytest_stagegbo.facts.guests import Guest
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostnet import HostNetwork
+from pytest_stagegbo.plan.destroy import plan_destroy
+from pytest_stagegbo.plan.exposure_request import new_exposure, refuse
+from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.settings import NetworkSettings, Settings
 from pytest_stagegbo.settings.duration import parse_duration
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
 
 SETTINGS = Settings()
 LISTEN = "198.51.100.7"

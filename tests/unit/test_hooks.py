@@ -9,11 +9,11 @@ import pytest
 from fakes import bare_host
 from msgspec import structs
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.steps import RunHooks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.guest.hooks import read_hooks
+from pytest_stagegbo.plan.provision import make_plan
+from pytest_stagegbo.plan.steps import RunHooks
 from pytest_stagegbo.settings import Settings, load
 
 if TYPE_CHECKING:

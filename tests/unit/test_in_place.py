@@ -8,8 +8,8 @@ import pytest
 from fakes import clone
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.in_place import note_changes
+from pytest_stagegbo.apply.in_place import note_changes
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.settings import Settings
 

@@ -8,12 +8,12 @@ import pytest
 from fakes import bare_host, clone, pool
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.own_pool import foreign_users, is_own, pool_config, refuse_elsewhere
-from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.space import Room
-from pytest_stagegbo.engine.steps import CopyClone, CreatePool, RefreshClone, RemoveClone
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.own_pool import foreign_users, is_own, pool_config, refuse_elsewhere
 from pytest_stagegbo.errors import MissingRequirement, NoRoom, NotOurs, ProductionProtected, SettingsError
+from pytest_stagegbo.facts.space import Room
+from pytest_stagegbo.plan.provision import make_plan
+from pytest_stagegbo.plan.steps import CopyClone, CreatePool, RefreshClone, RemoveClone
 from pytest_stagegbo.settings import Settings, StorageSettings
 
 PLAIN = Settings(disk_floor="5GiB")

@@ -9,22 +9,22 @@ import pytest
 from fakes import StrictConnection, bare_host, clone, finished, network, project, refused
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.destroy import plan_destroy
-from pytest_stagegbo.engine.former import Former, find_former
-from pytest_stagegbo.engine.ownership import belongs, is_free_for
-from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.subnets import free_place
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.ownership import belongs, is_free_for
 from pytest_stagegbo.errors import NotOurs, SettingsError
+from pytest_stagegbo.facts.former import Former, find_former
+from pytest_stagegbo.facts.subnets import free_place
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostnet import HostNetwork
+from pytest_stagegbo.plan.destroy import plan_destroy
+from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.slots.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Project
 
 SETTINGS = Settings()

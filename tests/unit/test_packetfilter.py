@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_stagegbo.engine.packetfilter import Drop, find_drop, has_extensions, with_states
+from pytest_stagegbo.facts.packetfilter import Drop, find_drop, has_extensions, with_states
 
 OWN, CLONES = IPv4Address("10.0.3.1"), [IPv4Address("10.0.3.10"), IPv4Address("10.0.3.11")]
 ACCEPT: dict[str, Any] = {"accept": None}

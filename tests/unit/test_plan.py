@@ -11,20 +11,21 @@ import pytest
 from fakes import GIB, SERVER, bare_host, clone, copied, finished, network, pool, project, source
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import desired, marks, steps
-from pytest_stagegbo.engine.allowlist import clone_config, clone_nic, violations
-from pytest_stagegbo.engine.plan import Plan, make_plan
-from pytest_stagegbo.engine.space import Room
+from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, violations
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
+from pytest_stagegbo.facts.space import Room
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
+from pytest_stagegbo.plan import steps
+from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
 
 SETTINGS = Settings()
 NAMES = tuple(SETTINGS.containers)
@@ -80,7 +81,7 @@ class World:
                 if not step.create:
                     before = dict(facts.projects[step.subject].config)
                     own = before.get("features.networks") == "true"
-                config = {**before, **desired.project(settings, own_networks=own)}
+                config = {**before, **objects.project(settings, own_networks=own)}
                 self.facts = replace(
                     facts,
                     projects={**facts.projects, step.subject: Project(step.subject, "", config, ())},
@@ -88,16 +89,16 @@ class World:
                 )
             case steps.SetAcl():
                 assert step.create == (facts.acl is None)
-                self.facts = replace(facts, acl={"name": step.subject, **desired.acl(settings)})
+                self.facts = replace(facts, acl={"name": step.subject, **objects.acl(settings)})
             case steps.SetNetwork():
                 assert facts.acl is not None, "the bridge names an access list that must exist"
                 existing = facts.networks.get(step.subject)
                 assert step.create == (existing is None or existing.is_half_made)
-                config = desired.network(settings)
+                config = objects.network(settings)
                 made = replace(network(step.subject, config["ipv4.address"]), config=config)
                 self.facts = replace(facts, networks={**facts.networks, step.subject: made}, bridge_works=True)
             case steps.SetProfile():
-                devices = desired.profile_devices(settings, step.pool, managed=self.managed)
+                devices = objects.profile_devices(settings, step.pool, managed=self.managed)
                 self.facts = replace(facts, profile={"name": "default", "config": {}, "devices": devices})
             case steps.RemoveClone():
                 assert marks.is_clone(facts.clones[step.subject], settings)
@@ -161,7 +162,7 @@ class World:
 
     @property
     def managed(self) -> bool:
-        return desired.managed_nics(dict(self.facts.projects[self.settings.project].config))
+        return objects.managed_nics(dict(self.facts.projects[self.settings.project].config))
 
 
 def changed_project(**config: str) -> Facts:
@@ -255,7 +256,7 @@ STARTS: list[Any] = [
     ),
     pytest.param(earlier_version, SETTINGS, id="earlier-version"),
     pytest.param(
-        lambda: finished(SETTINGS, acl={**desired.acl(SETTINGS), "name": "x", "egress": []}), SETTINGS, id="open-acl"
+        lambda: finished(SETTINGS, acl={**objects.acl(SETTINGS), "name": "x", "egress": []}), SETTINGS, id="open-acl"
     ),
     pytest.param(
         lambda: finished(SETTINGS, clones={name: clone(name, SETTINGS, state="building") for name in NAMES}),
@@ -503,7 +504,7 @@ class TestOrder:
 
     def test_the_isolation_comes_before_every_start(self) -> None:
         facts = finished(SETTINGS, clones={"tables": clone("tables", SETTINGS, status="Stopped")})
-        facts = replace(facts, acl={**desired.acl(SETTINGS), "name": "x", "ingress": []})
+        facts = replace(facts, acl={**objects.acl(SETTINGS), "name": "x", "ingress": []})
         assert "access-list:stagebr0-isolation" in self.after("start:tables", facts)
 
     def test_the_project_comes_before_what_names_it(self) -> None:

@@ -9,11 +9,11 @@ import pytest
 from fakes import GIB, Journal, bare_host, clone, pool
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.quotas import Limits, blindness, burden, burdens, remedy
-from pytest_stagegbo.engine.room import await_room
-from pytest_stagegbo.engine.space import Room
+from pytest_stagegbo.apply.room import await_room
+from pytest_stagegbo.facts.quotas import Limits, blindness, burden, burdens, remedy
+from pytest_stagegbo.facts.space import Room
 from pytest_stagegbo.incus.localhost import Quotas
+from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.settings.model import StorageSettings
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pytest_stagegbo.engine.reach import LOST_AFTER, Reach, how_to_reach, listening
 from pytest_stagegbo.errors import ServerRefused
+from pytest_stagegbo.facts.reach import LOST_AFTER, Reach, how_to_reach, listening
 from pytest_stagegbo.incus import CommandResult
 from pytest_stagegbo.services.answer import Answer, State
 from pytest_stagegbo.settings import Settings

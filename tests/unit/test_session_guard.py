@@ -11,9 +11,9 @@ import pytest
 from fakes import GIB, clone, pool, refused, source
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.space import Space, floor_bytes, look, pool_names
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom, ServerRefused
+from pytest_stagegbo.facts.space import Space, floor_bytes, look, pool_names
 from pytest_stagegbo.incus.localhost import Quotas
 from pytest_stagegbo.session.guard import FASTEST, NEAR, DiskGuard, growers, pause
 from pytest_stagegbo.settings import Settings

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from pytest_stagegbo import locks
-from pytest_stagegbo.engine.await_clone import Readiness
-from pytest_stagegbo.engine.plan import Plan
+from pytest_stagegbo.apply.await_clone import Readiness
 from pytest_stagegbo.engine.stage import Provisioned, StageEngine
-from pytest_stagegbo.engine.steps import SetProject
 from pytest_stagegbo.errors import (
     CommandFailed,
     LockTimeout,
@@ -21,6 +19,8 @@ from pytest_stagegbo.errors import (
     VaultSealed,
 )
 from pytest_stagegbo.locks import StageLock
+from pytest_stagegbo.plan.provision import Plan
+from pytest_stagegbo.plan.steps import SetProject
 from pytest_stagegbo.session.requirements import Requirements
 from pytest_stagegbo.session.session import StageSession, reminder
 from pytest_stagegbo.session.summary import Summary
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_stagegbo.engine.steps import Step
+    from pytest_stagegbo.plan.steps import Step
 
 AT_ONCE = 0.001
 READY = Provisioned(Plan((), ()), {}, (), 0.0)

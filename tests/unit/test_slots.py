@@ -12,7 +12,7 @@ import pytest
 from fakes import clone, source
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.settings import Settings, SlotSettings, load
 from pytest_stagegbo.slots.capacity import Host, capacity

@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 from stage_fakes import PASSWORD, TOKEN, FakeEngine, FakeReader, Vault, serving, settings_for
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import (
     MissingRequirement,
     NotReady,

@@ -8,16 +8,16 @@ import pytest
 from fakes import finished, network
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import desired
-from pytest_stagegbo.engine.plan import make_plan
-from pytest_stagegbo.engine.subnets import free_subnet, lost_ways, neighbours, refuse_taken
+from pytest_stagegbo.desired import objects
 from pytest_stagegbo.errors import ProductionProtected
+from pytest_stagegbo.facts.subnets import free_subnet, lost_ways, neighbours, refuse_taken
 from pytest_stagegbo.incus.hostnet import HostNetwork
+from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.slots.layout import golden_settings, slot_settings
 
 SETTINGS = Settings()
-MADE = {"stagebr0": replace(network("stagebr0", "10.0.3.1/24"), config=desired.network(SETTINGS))}
+MADE = {"stagebr0": replace(network("stagebr0", "10.0.3.1/24"), config=objects.network(SETTINGS))}
 OWN = HostNetwork(IPv4Network("10.0.3.0/24"), "stagebr0", IPv4Address("10.0.3.1"))
 
 

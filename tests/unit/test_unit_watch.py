@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_stagegbo.engine.unit_watch import PATIENCE, STUCK_AFTER, UnitWatch
+from pytest_stagegbo.apply.unit_watch import PATIENCE, STUCK_AFTER, UnitWatch
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import CommandResult
 

@@ -11,9 +11,9 @@ import pytest
 from fakes import bare_host, finished, pool, project
 from msgspec.structs import replace
 
-from pytest_stagegbo.engine import inventory
-from pytest_stagegbo.engine.dialling import Answer, Target, read_answers
 from pytest_stagegbo.errors import ServerRefused, SettingsError
+from pytest_stagegbo.facts import inventory
+from pytest_stagegbo.facts.dialling import Answer, Target, read_answers
 from pytest_stagegbo.incus import CommandResult, Pool, Project
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.settings import Settings
@@ -27,7 +27,7 @@ from pytest_stagegbo.verify.table import CHECKS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Reader, Writer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/isolation.md").read_text()

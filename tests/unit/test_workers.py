@@ -13,10 +13,10 @@ from unittest.mock import MagicMock
 import pytest
 
 from pytest_stagegbo import workers
-from pytest_stagegbo.engine import apply as applying
-from pytest_stagegbo.engine.apply import apply
-from pytest_stagegbo.engine.steps import StartClone
+from pytest_stagegbo.apply import scheduler as applying
+from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.plan.steps import StartClone
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.slots.pool import Pool
 from pytest_stagegbo.workers import Workers, at_once, interrupted
@@ -24,7 +24,7 @@ from pytest_stagegbo.workers import Workers, at_once, interrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_stagegbo.engine.steps import Step
+    from pytest_stagegbo.plan.steps import Step
 
 PATIENCE = 30.0
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from pytest_stagegbo.engine.builds import Build, BuildStep
+    from pytest_stagegbo.plan.builds import Build, BuildStep
 
 __all__ = ["builds_json", "register"]
 

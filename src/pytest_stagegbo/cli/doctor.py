@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_stagegbo.cli.context import Context
-    from pytest_stagegbo.engine.facts import Facts
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.facts.facts import Facts
 
 __all__ = ["Finding", "examine"]
 
@@ -78,7 +78,7 @@ def _release(version: str) -> Finding:
 
 def _networks(context: Context, facts: Facts) -> Finding:
     """What the server made of the staging guide's `features.networks=true`."""
-    from pytest_stagegbo.engine.desired import managed_nics
+    from pytest_stagegbo.desired.objects import managed_nics
 
     settings = context.loaded.settings
     project = facts.projects.get(settings.project)
@@ -93,7 +93,7 @@ def _networks(context: Context, facts: Facts) -> Finding:
 
 def _subnet(context: Context, facts: Facts) -> Finding:
     """Whether the stage's subnet is its own. The plan's error says it too, unless something before it is in the way."""
-    from pytest_stagegbo.engine.subnets import neighbours, refuse_taken
+    from pytest_stagegbo.facts.subnets import neighbours, refuse_taken
 
     network = context.loaded.settings.network
     subject = f"subnet {network.subnet}"
@@ -117,7 +117,7 @@ def _subnet(context: Context, facts: Facts) -> Finding:
 
 def _filter(engine: StageEngine) -> Finding:
     """Whether the host's packet filter lets the stage work."""
-    from pytest_stagegbo.engine.hostway import find_drop_here
+    from pytest_stagegbo.facts.host_path import find_drop_here
 
     drop, seen = find_drop_here(engine.reader.endpoint, engine.settings)
     if drop is not None:
@@ -142,8 +142,8 @@ def _production(context: Context, facts: Facts) -> Iterator[Finding]:
 
 
 def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
-    from pytest_stagegbo.engine.quotas import blindness, burden, relief
-    from pytest_stagegbo.engine.quotas import remedy as mend
+    from pytest_stagegbo.facts.quotas import blindness, burden, relief
+    from pytest_stagegbo.facts.quotas import remedy as mend
 
     for room in facts.rooms.values():
         space = room.tightest(context.loaded.settings)
@@ -190,7 +190,7 @@ def _left_copies(engine: StageEngine, facts: Facts) -> Iterator[Finding]:
 
 
 def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
-    from pytest_stagegbo.engine.reach import how_to_reach
+    from pytest_stagegbo.facts.reach import how_to_reach
 
     try:
         own = context.stage.storage.own and not context.slot

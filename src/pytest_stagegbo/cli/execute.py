@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.remedies import aimed
-from pytest_stagegbo.engine.bridge import REMEDY, find_fault
 from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
+from pytest_stagegbo.facts.bridge import REMEDY, find_fault
 from pytest_stagegbo.settings.duration import parse_duration
 from pytest_stagegbo.text import printable
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_stagegbo.cli.context import Context
-    from pytest_stagegbo.engine.exposure import Exposure
+    from pytest_stagegbo.desired.exposure import Exposure
 
 __all__ = ["register"]
 
@@ -54,7 +54,7 @@ def _expose(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace, context: Context) -> int:
     from pytest_stagegbo.cli.console import console_progress
-    from pytest_stagegbo.engine.exposure_request import new_exposure
+    from pytest_stagegbo.plan.exposure_request import new_exposure
 
     settings = context.loaded.settings
     wanted = new_exposure(settings, arguments.target, arguments.listen, arguments.length)

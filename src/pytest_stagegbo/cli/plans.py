@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.plan.provision import Plan
 
 __all__ = ["plan_json", "print_plan", "print_timings", "result_json"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from pytest_stagegbo.engine.apply import Timing
+    from pytest_stagegbo.apply.scheduler import Timing
 
 __all__ = ["COLUMNS", "rows"]
 

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import structs
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks, space
-from pytest_stagegbo.engine.builds import database_of
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, NoRoom, OperationFailed
+from pytest_stagegbo.facts import space
 from pytest_stagegbo.guest import builds as guest
 from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.plan.builds import database_of
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_stagegbo.engine.builds import Artefact, Build, Local
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.guest.builds import Inspection
+    from pytest_stagegbo.plan.builds import Artefact, Build, Local
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.settings import ContainerSettings
 

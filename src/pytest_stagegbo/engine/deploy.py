@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.apply import apply
+from pytest_stagegbo.apply.scheduler import apply
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.build_runner import PIECE, BuildRunner, Ways
-from pytest_stagegbo.engine.builds import (
+from pytest_stagegbo.engine.saved_builds import SavedBuilds
+from pytest_stagegbo.errors import BuildFailed, NotReady, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.guest import builds as guest
+from pytest_stagegbo.locks import STAGE, FileLock
+from pytest_stagegbo.plan.builds import (
     Artefact,
     Build,
     BuildStep,
@@ -32,10 +36,6 @@ from pytest_stagegbo.engine.builds import (
     plan_undo,
     target,
 )
-from pytest_stagegbo.engine.saved_builds import SavedBuilds
-from pytest_stagegbo.errors import BuildFailed, NotReady, SettingsError, StageGboError, StageMissing
-from pytest_stagegbo.guest import builds as guest
-from pytest_stagegbo.locks import STAGE, FileLock
 from pytest_stagegbo.progress import task
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.engine.steps import Step
     from pytest_stagegbo.guest.builds import Inspection
     from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = ["Deployments", "Ways"]

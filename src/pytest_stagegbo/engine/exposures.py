@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from pytest_stagegbo.desired.exposure import access_list, forward_body, over
 from pytest_stagegbo.engine import reset
-from pytest_stagegbo.engine.exposure import access_list, forward_body, over
-from pytest_stagegbo.engine.exposure_request import refuse
-from pytest_stagegbo.engine.facts import host_addresses
-from pytest_stagegbo.engine.guests import find_guests
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.facts.facts import host_addresses
+from pytest_stagegbo.facts.guests import find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.plan.exposure_request import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from pytest_stagegbo.engine.exposure import Exposure
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.desired.exposure import Exposure
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings

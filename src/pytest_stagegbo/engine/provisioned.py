@@ -9,9 +9,9 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_stagegbo.engine.apply import Timing
-    from pytest_stagegbo.engine.await_clone import Readiness
-    from pytest_stagegbo.engine.plan import Plan
+    from pytest_stagegbo.apply.await_clone import Readiness
+    from pytest_stagegbo.apply.scheduler import Timing
+    from pytest_stagegbo.plan.provision import Plan
 
 __all__ = ["Provisioned"]
 

@@ -11,24 +11,32 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import desired, foreign, inventory, marks, reset
-from pytest_stagegbo.engine.apply import Timing, apply
-from pytest_stagegbo.engine.bridge import refuse_fault
+from pytest_stagegbo.apply.room import await_rooms
+from pytest_stagegbo.apply.scheduler import Timing, apply
+from pytest_stagegbo.apply.snapshots import restore
+from pytest_stagegbo.apply.step_runner import StepRunner
+from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired.own_pool import refuse_elsewhere, removable_pool
+from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.deploy import Deployments, Ways
-from pytest_stagegbo.engine.destroy import plan_destroy
 from pytest_stagegbo.engine.exposures import Exposures
-from pytest_stagegbo.engine.facts import Facts, gather
-from pytest_stagegbo.engine.former import Former, foreign_on
-from pytest_stagegbo.engine.guard import refuse_relation
-from pytest_stagegbo.engine.hostway import refuse_dropped
-from pytest_stagegbo.engine.own_pool import refuse_elsewhere, removable_pool
-from pytest_stagegbo.engine.plan import Plan, make_plan, plan_secrets
 from pytest_stagegbo.engine.provisioned import Provisioned
-from pytest_stagegbo.engine.room import await_rooms
-from pytest_stagegbo.engine.snapshots import restore
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.engine.step_runner import StepRunner
-from pytest_stagegbo.engine.steps import (
+from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
+from pytest_stagegbo.facts import inventory
+from pytest_stagegbo.facts.bridge import refuse_fault
+from pytest_stagegbo.facts.facts import Facts, gather
+from pytest_stagegbo.facts.former import Former
+from pytest_stagegbo.facts.host_path import refuse_dropped
+from pytest_stagegbo.incus import Reader, Writer, WriterScope
+from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.locks import STAGE, StageLock
+from pytest_stagegbo.plan import foreign
+from pytest_stagegbo.plan.destroy import plan_destroy
+from pytest_stagegbo.plan.former import foreign_on
+from pytest_stagegbo.plan.objections import refuse_relation
+from pytest_stagegbo.plan.provision import Plan, make_plan, plan_secrets
+from pytest_stagegbo.plan.steps import (
     AwaitClone,
     AwaitRoom,
     CopyClone,
@@ -42,10 +50,6 @@ from pytest_stagegbo.engine.steps import (
     Step,
     Verify,
 )
-from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
-from pytest_stagegbo.incus import Reader, Writer, WriterScope
-from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.services.unseal import read_keys
 from pytest_stagegbo.stage.replacements import read_replacements
@@ -459,7 +463,7 @@ class StageEngine:
         scope = WriterScope(
             project=self.settings.project,
             network=self.settings.network.name,
-            acl=desired.acl_name(self.settings),
+            acl=objects.acl_name(self.settings),
             source_project=facts.golden or self.settings.source_project,
             production_networks=facts.production_networks,
             production=self.settings.source_project,

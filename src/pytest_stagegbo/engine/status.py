@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import desired, marks, ownership, space
-from pytest_stagegbo.engine.builds import Artefact, build_of
-from pytest_stagegbo.engine.exposure import Exposure, exposures
-from pytest_stagegbo.engine.hostway import find_trouble
-from pytest_stagegbo.engine.quotas import burden, remedy
+from pytest_stagegbo.desired import marks, objects, ownership
+from pytest_stagegbo.desired.exposure import Exposure, exposures
+from pytest_stagegbo.facts import space
+from pytest_stagegbo.facts.host_path import find_trouble
+from pytest_stagegbo.facts.quotas import burden, remedy
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.plan.builds import Artefact, build_of
 from pytest_stagegbo.services import ask
 from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_stagegbo.engine.space import Room
+    from pytest_stagegbo.facts.space import Room
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
@@ -78,7 +79,7 @@ def stage_status(reader: Reader, settings: Settings, parent: str = "", *, disk: 
     project = projects.get(settings.project)
     clones = reader.instances(settings.project) if project is not None else {}
     server = reader.server()
-    acl = reader.acl(desired.acl_name(settings)) if project is not None else None
+    acl = reader.acl(objects.acl_name(settings)) if project is not None else None
     own = project is not None
     if acl is not None:
         own = ownership.belongs(acl.get("config") or {}, settings, parent, projects)

@@ -18,9 +18,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.space import look, pool_names
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom
+from pytest_stagegbo.facts.space import look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import bytes_text
@@ -29,8 +29,8 @@ from pytest_stagegbo.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from pytest_stagegbo.engine.space import Room, Space
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.facts.space import Room, Space
     from pytest_stagegbo.incus import Instance, Writer
     from pytest_stagegbo.incus.localhost import Host
 

@@ -149,7 +149,7 @@ class StageSession:
         """Have the stage run the builds that this run is about."""
         if not self.settings.pytest.deploy:
             return
-        from pytest_stagegbo.engine.builds import wanted_files
+        from pytest_stagegbo.plan.builds import wanted_files
 
         deployments = self.engine.deployments
         for name, files in wanted_files(self.settings).items():

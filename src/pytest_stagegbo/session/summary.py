@@ -155,7 +155,7 @@ def pool_line(engine: StageEngine) -> str:
         ServerUnreachable: the daemon does not answer.
         ServerRefused: it does not show what was asked for.
     """
-    from pytest_stagegbo.engine.space import look, pool_names
+    from pytest_stagegbo.facts.space import look, pool_names
     from pytest_stagegbo.incus.localhost import LocalHost
 
     settings, server = engine.settings, engine.reader.server()
@@ -171,7 +171,7 @@ def pool_line(engine: StageEngine) -> str:
 
 def build_lines(engine: StageEngine) -> list[str]:
     """What the stage's containers run that is not production's, a line each. Connects."""
-    from pytest_stagegbo.engine.builds import shown
+    from pytest_stagegbo.plan.builds import shown
 
     return [f"stage-gbo: {line}" for line in shown(engine.deployments.builds())]
 

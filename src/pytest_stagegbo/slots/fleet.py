@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.desired import acl_name
-from pytest_stagegbo.engine.guard import refuse_other_stage, refuse_relation
-from pytest_stagegbo.engine.removal import remove_clone
-from pytest_stagegbo.engine.room import await_room
-from pytest_stagegbo.engine.space import pool_names
+from pytest_stagegbo.apply.removal import remove_clone
+from pytest_stagegbo.apply.room import await_room
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.objects import acl_name
 from pytest_stagegbo.engine.stage import StageEngine
-from pytest_stagegbo.engine.subnets import refuse_taken
 from pytest_stagegbo.errors import NoRoom, SettingsError
+from pytest_stagegbo.facts.space import pool_names
+from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
 from pytest_stagegbo.progress import Silent, expect, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.size import parse_size
@@ -34,12 +34,12 @@ from pytest_stagegbo.workers import at_once
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from pytest_stagegbo.engine.plan import Plan
     from pytest_stagegbo.engine.stage import Provisioned
-    from pytest_stagegbo.engine.steps import Step
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.locks import StageLock
+    from pytest_stagegbo.plan.provision import Plan
+    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.slots.capacity import Host

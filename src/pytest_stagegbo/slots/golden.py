@@ -13,7 +13,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.guest.settle import settle_script

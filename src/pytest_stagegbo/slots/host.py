@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.space import Space, look, pool_names
+from pytest_stagegbo.facts.space import Space, look, pool_names
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.slots.capacity import Host

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.slots.lease import LEASE

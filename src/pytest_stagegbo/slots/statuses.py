@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks
+from pytest_stagegbo.desired import marks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

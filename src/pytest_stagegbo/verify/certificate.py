@@ -6,9 +6,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import marks
-from pytest_stagegbo.engine.bridge import REMEDY
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import IsolationBroken, NotOurs, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.facts.bridge import REMEDY
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.verify.context import VerifyContext
 from pytest_stagegbo.verify.event_monitor import no_production_events

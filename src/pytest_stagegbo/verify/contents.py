@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.allowlist import violations
+from pytest_stagegbo.desired.allowlist import violations
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
 from pytest_stagegbo.guest.place import TWIN_DEVICE
 from pytest_stagegbo.guest.removal import ASIDE

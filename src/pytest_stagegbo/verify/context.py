@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from pytest_stagegbo.engine import dialling, marks
-from pytest_stagegbo.engine.bridge import find_fault
-from pytest_stagegbo.engine.dialling import Answer, Target
-from pytest_stagegbo.engine.guests import Guest, find_guests
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.facts import dialling
+from pytest_stagegbo.facts.bridge import find_fault
+from pytest_stagegbo.facts.dialling import Answer, Target
+from pytest_stagegbo.facts.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
@@ -27,7 +28,7 @@ from pytest_stagegbo.workers import at_once
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import CommandResult, Instance, Reader, Writer
     from pytest_stagegbo.settings import Settings
 

@@ -18,7 +18,7 @@ from pytest_stagegbo.verify.finding import Result, sight
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_stagegbo.engine.facts import Facts
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus.events import Event, EventSource
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.verify.context import VerifyContext

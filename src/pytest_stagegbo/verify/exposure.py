@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.engine import desired, marks
-from pytest_stagegbo.engine.exposure import access_list, read_forward
+from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired.exposure import access_list, read_forward
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
@@ -197,14 +197,14 @@ def locked(context: VerifyContext) -> Result:
     settings, facts = context.settings, context.facts
     bad = []
     project = facts.projects[settings.project]
-    wanted = desired.project(settings, own_networks=project.config.get("features.networks") == "true")
+    wanted = objects.project(settings, own_networks=project.config.get("features.networks") == "true")
     bad += [
         f"project: {k} is {project.config.get(k)!r}, not {v!r}" for k, v in wanted.items() if project.config.get(k) != v
     ]
     network = facts.networks.get(settings.network.name)
     found = network.config if network else {}
     bad += [
-        f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in desired.network(settings).items() if found.get(k) != v
+        f"bridge: {k} is {found.get(k)!r}, not {v!r}" for k, v in objects.network(settings).items() if found.get(k) != v
     ]
     acl, rules = facts.acl or {}, access_list(facts, settings)
     bad += [

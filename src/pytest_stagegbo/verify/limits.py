@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.quotas import blindness, remedy
-from pytest_stagegbo.engine.space import look
+from pytest_stagegbo.facts.quotas import blindness, remedy
+from pytest_stagegbo.facts.space import look
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.verify.finding import Result, sight
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.engine.space import Room
+    from pytest_stagegbo.facts.space import Room
     from pytest_stagegbo.verify.context import VerifyContext
 
 __all__ = ["limits"]

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine.dialling import ANSWERED, SILENT, Answer, Target
-from pytest_stagegbo.engine.hostway import find_trouble
+from pytest_stagegbo.facts.dialling import ANSWERED, SILENT, Answer, Target
+from pytest_stagegbo.facts.host_path import find_trouble
 from pytest_stagegbo.verify.context import OUTSIDE, PATIENCE
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.engine import inventory
+from pytest_stagegbo.facts import inventory
 from pytest_stagegbo.verify.finding import Result, Unseen, sight
 
 if TYPE_CHECKING:

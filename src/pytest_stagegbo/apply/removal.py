@@ -1,0 +1,92 @@
+"""Clones stopped and deleted, with patience for what the daemon still does on behalf of a run that was killed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo import clocks
+from pytest_stagegbo.desired import marks
+from pytest_stagegbo.errors import NotOurs, OperationFailed, ServerRefused
+from pytest_stagegbo.incus import dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["let_end", "let_stop", "patiently", "remove_clone"]
+
+SETTLING = 10.0
+"""Seconds at most for a container that failed to start to be stopped."""
+STAYS = 1.0
+"""Seconds after which it will stay so."""
+
+
+def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) -> None:
+    """Stop and delete a clone of this tool's; one that is gone is fine.
+
+    One that runs is marked as unfinished first: should this process be killed here, the next run would otherwise
+    take a clone that is being stopped for one to wait for.
+
+    Raises:
+        NotOurs: this tool did not make it, or it is a copy.
+    """
+
+    def remove() -> None:
+        clone = reader.instance(settings.project, name)
+        if clone is None:
+            return
+        if not marks.is_clone(clone, settings):
+            raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
+        if clone.status == "Stopped":
+            let_end(reader, settings, name)
+        elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
+            if clone.config.get(marks.STATE) != marks.BUILDING:
+                writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
+            writer.set_state(name, "stop", force=True)
+        writer.delete_instance(name)
+
+    patiently(remove, settings.timeouts.operation)
+
+
+def let_end(reader: Reader, settings: Settings, name: str) -> None:
+    """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
+    volume of that, which Incus then neither deletes nor knows.
+
+    Raises:
+        OperationFailed: it did not end in time.
+    """
+    deadline = clocks.monotonic() + settings.timeouts.operation
+    while reader.is_worked_on(settings.project, name):
+        if clocks.monotonic() > deadline:
+            raise OperationFailed(
+                f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
+                seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
+                remedy=f"see `incus operation list --project {settings.project}`, then run this again",
+            )
+        clocks.sleep(0.05)  # a poll with a deadline: several may be waited for, and another one begin
+
+
+def patiently(attempt: Callable[[], None], timeout: float) -> None:
+    """Try again while the daemon still works on what a run that was killed had asked for."""
+    deadline = clocks.monotonic() + timeout
+    while True:
+        try:
+            return attempt()
+        except (OperationFailed, ServerRefused) as error:
+            if not dialect.is_busy(error) or clocks.monotonic() > deadline:
+                raise
+        clocks.sleep(0.05)  # a poll with a deadline: nobody has the name of that operation any more
+
+
+def let_stop(reader: Reader, project: str, name: str) -> None:
+    """Wait until a container that failed to start stays stopped: Incus calls it running once more meanwhile, and the
+    next run would wait for it."""
+    since = clocks.monotonic()
+    deadline = since + SETTLING
+    while clocks.monotonic() < min(since + STAYS, deadline):
+        clone = reader.instance(project, name)
+        if clone is not None and clone.is_running:
+            since = clocks.monotonic()
+        clocks.sleep(0.1)  # a poll with a deadline: there is no operation to wait for

@@ -1,0 +1,143 @@
+"""The exception to the stage's isolation: one port of one clone under one address of the host, for a while.
+
+It is a network forward on the stage's bridge, and a rule in the bridge's access list. The forward carries what it
+exposes and until when, so that whoever may use the daemon sees it, and so that `verify` can tell it from others. It is
+open while both are there: opening makes the forward first, closing takes the rule first, and a forward without its
+rule, which lets nothing through, is what a killed run left.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pytest_stagegbo import clocks
+from pytest_stagegbo.desired import marks, objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_stagegbo.facts.facts import Facts
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["MARK", "Exposure", "access_list", "exposures", "forward_body", "over", "read_forward"]
+
+MARK = "user.stagegbo.expose"
+"""Key of a forward; its value is `CONTAINER:PORT expires=SECONDS`, in seconds since the epoch."""
+_MARK_TEXT = re.compile(r"(?P<container>[^:\s]+):(?P<port>\d{1,5}) expires=(?P<until>\d{1,12})")
+
+
+class Exposure(Struct, frozen=True):
+    """A port of a clone that others than the host may reach."""
+
+    container: str
+    address: str
+    """Of the clone."""
+    port: int
+    listen: str
+    """The host's address. There is one exposure for each."""
+    listen_port: int
+    until: int
+    """Seconds since the epoch."""
+    complete: bool = True
+    """Whether the access list lets it through; if not, a run that opened or closed it was killed."""
+
+    @property
+    def state(self) -> str:
+        """`open`, `expired` or `unfinished`. The last two are closed by the next run that writes."""
+        if clocks.now() >= self.until:
+            return "expired"
+        return "open" if self.complete else "unfinished"
+
+    def __str__(self) -> str:
+        end = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.until))
+        return f"{self.container}:{self.port} at {self.listen}:{self.listen_port} until {end}"
+
+
+def over(exposed: Iterable[Exposure]) -> tuple[Exposure, ...]:
+    """Those that are to be closed: expired ones, and what killed runs left. Pure, but for the clock."""
+    return tuple(each for each in exposed if each.state != "open")
+
+
+def exposures(forwards: Iterable[Mapping[str, Any]], acl: Mapping[str, Any] | None) -> tuple[Exposure, ...]:
+    """Those of this stage, whatever their state. Pure.
+
+    Args:
+        forwards: Of the stage's bridge.
+        acl: The stage's access list; None: there is none.
+    """
+    rules = (acl or {}).get("ingress") or []
+    found = [exposure for forward in forwards if (exposure := read_forward(forward)) is not None]
+    found.sort(key=lambda each: IPv4Address(each.listen))
+    return tuple(replace(each, complete=_pass(each) in rules) for each in found)
+
+
+def read_forward(forward: Mapping[str, Any]) -> Exposure | None:
+    """The exposure that a network forward is; None: it is another's, or does more than its mark says. Pure."""
+    config, ports = forward.get("config") or {}, forward.get("ports") or []
+    mark = _MARK_TEXT.fullmatch(config.get(MARK, ""))
+    if mark is None or not marks.is_ours(config) or len(ports) != 1 or config.get("target_address"):
+        return None
+    port = ports[0]
+    if port.get("protocol") != "tcp" or str(port.get("target_port") or port.get("listen_port")) != mark["port"]:
+        return None
+    if not str(port.get("listen_port", "")).isdigit():
+        return None  # a range, or a list
+    return Exposure(
+        container=mark["container"],
+        address=str(port.get("target_address", "")),
+        port=int(mark["port"]),
+        listen=str(forward["listen_address"]),
+        listen_port=int(port["listen_port"]),
+        until=int(mark["until"]),
+    )
+
+
+def forward_body(wanted: Exposure) -> dict[str, Any]:
+    """The network forward of an exposure."""
+    port = {
+        "protocol": "tcp",
+        "listen_port": str(wanted.listen_port),
+        "target_address": wanted.address,
+        "target_port": str(wanted.port),
+    }
+    mark = f"{wanted.container}:{wanted.port} expires={wanted.until}"
+    return {
+        "listen_address": wanted.listen,
+        "description": "Made by `stagegbo expose`; removed by `stagegbo expose --close`",
+        "config": {marks.OWNER: marks.OWNER_VALUE, MARK: mark},
+        "ports": [port],
+    }
+
+
+def access_list(
+    facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, parent: str = ""
+) -> dict[str, Any]:
+    """The stage's access list, with what is exposed at this moment. Pure, but for the clock.
+
+    Args:
+        exposed: Instead of what the facts have and is open.
+        parent: The stage that this one is a slot or the golden copy of.
+    """
+    acl = objects.acl(settings, facts.kept_out(settings), parent)
+    open_now = [each for each in facts.exposed if each.state == "open"] if exposed is None else exposed
+    kept_out = ",".join(map(str, facts.production_sources(settings)))
+    rules = [each for e in open_now for each in ({**_pass(e), "action": "reject", "source": kept_out}, _pass(e))]
+    return {**acl, "ingress": [*acl["ingress"], *rules]}
+
+
+def _pass(exposed: Exposure) -> dict[str, str]:
+    """What lets it through. A forward has led to the clone before the list is asked, so the rule names the clone."""
+    return {
+        "action": "allow",
+        "destination": f"{exposed.address}/32",
+        "destination_port": str(exposed.port),
+        "protocol": "tcp",
+        "description": f"exposed: {exposed.container}",
+        "state": "enabled",
+    }

@@ -1,0 +1,53 @@
+"""Whose a project, a bridge or an access list is: which stage it was made for, not only which tool made it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_stagegbo.desired import marks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.incus import Project
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["belongs", "is_free_for", "is_stage", "owners"]
+
+
+def is_stage(project: Project) -> bool:
+    """Whether a project was made as a stage, a slot or a golden copy under the name that it has. One that was renamed
+    is somebody else's."""
+    return marks.is_ours(project.config) and project.config.get(marks.PROJECT, project.name) == project.name
+
+
+def owners(config: Mapping[str, str], bridge: str, projects: Mapping[str, Project]) -> frozenset[tuple[str, str]]:
+    """The stages that a bridge, or its access list, may have been made for, each as project and family.
+
+    One that names its stage has one owner, whether that stage's project is still there or not. One without such a mark
+    was made by an earlier version: every project of this tool that may use the bridge may be its owner.
+
+    Args:
+        config: Of the bridge or the access list.
+        bridge: The bridge's name.
+        projects: All projects, by name.
+    """
+    if marks.PROJECT in config:
+        return frozenset({(config[marks.PROJECT], config.get(marks.FAMILY, ""))})
+    return frozenset(
+        (name, project.config.get(marks.FAMILY, ""))
+        for name, project in projects.items()
+        if marks.is_ours(project.config) and project.config.get("restricted.networks.access") == bridge
+    )
+
+
+def belongs(config: Mapping[str, str], settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
+    """Whether the stage's bridge or access list was made for this stage, and for no other."""
+    return marks.is_ours(config) and owners(config, settings.network.name, projects) == {(settings.project, parent)}
+
+
+def is_free_for(config: Mapping[str, str], settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
+    """Whether the stage may use this bridge or access list: it belongs to it, or it is an earlier version's and no
+    stage uses it."""
+    found = owners(config, settings.network.name, projects)
+    return marks.is_ours(config) and found <= {(settings.project, parent)}

@@ -1,0 +1,407 @@
+"""From facts and settings to steps: a pure function, so that a dry run and a real run are the same code."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
+from pytest_stagegbo.desired.exposure import access_list
+from pytest_stagegbo.desired.own_pool import clone_pool, refuse_left_behind
+from pytest_stagegbo.facts.former import changes_bridge
+from pytest_stagegbo.facts.quotas import burden
+from pytest_stagegbo.facts.subnets import neighbours, refuse_taken
+from pytest_stagegbo.guest import holds_services
+from pytest_stagegbo.guest.hooks import read_hooks
+from pytest_stagegbo.plan.builds import build_of
+from pytest_stagegbo.plan.former import left_by_others, removal
+from pytest_stagegbo.plan.objections import costs, refuse, shortage
+from pytest_stagegbo.plan.steps import (
+    AdoptClone,
+    AttachClone,
+    AwaitClone,
+    AwaitRoom,
+    CheckSecrets,
+    CopyClone,
+    CreatePool,
+    MendBuild,
+    PrepareClone,
+    RefreshClone,
+    RemoveClone,
+    ReplaceSecrets,
+    ResizeClone,
+    RunHooks,
+    SetAcl,
+    SetNetwork,
+    SetProfile,
+    SetProject,
+    StartClone,
+    Step,
+)
+from pytest_stagegbo.text import bytes_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from pytest_stagegbo.facts.facts import Facts
+    from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.settings import ContainerSettings, Settings
+
+__all__ = ["Plan", "make_plan", "plan_secrets"]
+
+
+class Plan(Struct, frozen=True):
+    """What to do, and what a person should know before it is done."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    """What only a look at the details is about, for `--debug`."""
+
+    @property
+    def changes(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.changes)
+
+
+def make_plan(
+    facts: Facts, settings: Settings, *, recreate: bool = False, to_replace: Collection[str] = (), parent: str = ""
+) -> Plan:
+    """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
+
+    Args:
+        recreate: Replace every clone, also those that are as they should be.
+        to_replace: Names of clones to replace, however they are.
+        parent: The stage that this one is a slot or the golden copy of.
+
+    Raises:
+        StageGboError: something is in the way; see `guard.refuse`.
+    """
+    sources = [facts.sources[c.source_name] for c in settings.containers.values() if c.source_name in facts.sources]
+    pools = [clone_pool(source, settings) for source in sources]
+    replacing = frozenset(settings.containers if recreate else to_replace)
+    copying = [c for c in settings.containers.values() if _stale(facts, settings, c, replacing) is not None]
+    leaving = [facts.clones[c.name].pool for c in copying if c.name in facts.clones]
+    leaving += [clone.pool for name, clone in facts.clones.items() if _unnamed(settings, name, clone)]
+    refuse(facts, settings, copying, parent, frozenset(leaving))
+    replaced = {container.name for container in copying}
+    kept = [each for name, each in facts.clones.items() if name not in replaced and marks.is_clone(each, settings)]
+    refuse_left_behind(kept, facts.production_instances, settings)
+    ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
+    refuse_taken(settings, facts.networks, facts.host, ways, parent=parent)
+    steps: list[Step] = list(_foundations(facts, settings, pools[0], parent))
+    removals = frozenset(f"remove:{name}" for name in facts.clones)
+    if _leaves_bridge(facts, settings):  # Incus changes a project's bridge once nothing in it is on another one
+        first = removal(facts.former, removals)
+        gone = removals | {step.key for step in first}
+        steps = [*first, *(structs.replace(step, after=step.after | gone) for step in steps)]
+    founded = frozenset(step.key for step in steps)
+    steps.extend(
+        AwaitRoom(subject=pool, cost=cost, after=founded | removals)
+        for pool, cost in costs(facts, settings, copying).items()
+        if shortage(facts.rooms[pool], settings, cost) is not None
+    )
+    # The last first: by default that is llm, which loads a model, while system comes last, which needs all others.
+    for container in reversed(list(settings.containers.values())):
+        steps.extend(_clone_steps(facts, settings, container, replacing, founded, parent))
+    vault = marks.vault_container(settings)
+    secrets = plan_secrets(facts, settings, new_vault=vault in copying)
+    if secrets is not None:
+        steps.append(secrets)
+    after = _removable_after(facts, settings, founded)
+    steps.extend(
+        RemoveClone(subject=name, reason="the settings no longer name it", after=after)
+        for name, clone in sorted(facts.clones.items())
+        if _unnamed(settings, name, clone)
+    )
+    notes = (*left_by_others(facts, settings, parent), *_notes(facts, settings, copying))
+    return Plan(tuple(steps), notes, tuple(_details(facts, settings)))
+
+
+def _leaves_bridge(facts: Facts, settings: Settings) -> bool:
+    """Whether the clones, and all else, have to leave a bridge with another name first."""
+    return bool(facts.former) or changes_bridge(facts.projects.get(settings.project), settings)
+
+
+def _removable_after(facts: Facts, settings: Settings, founded: frozenset[str]) -> frozenset[str]:
+    """What a clone's removal waits for."""
+    return frozenset() if _leaves_bridge(facts, settings) else founded
+
+
+def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
+    """Whether it is a clone of this tool's that the settings no longer name."""
+    return marks.is_clone(clone, settings) and name not in settings.containers
+
+
+def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:
+    """Steps for what the clones stand on, each only where it is missing or different."""
+    steps: list[Step] = []
+    project = facts.projects.get(settings.project)
+    if project is None or not _has(
+        project.config, objects.project(settings, own_networks=_own_networks(facts, settings), parent=parent)
+    ):
+        steps.append(SetProject(subject=settings.project, create=project is None))
+    wanted_acl = access_list(facts, settings, parent=parent)
+    if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):
+        # After the project: a client that may not make it leaves nothing behind that names it.
+        after = frozenset({f"project:{settings.project}"})
+        steps.append(SetAcl(subject=objects.acl_name(settings), create=facts.acl is None, after=after))
+    own = settings.storage.own
+    if own and own not in facts.rooms:
+        steps.append(CreatePool(subject=own, size=settings.storage.create))
+    network = facts.networks.get(settings.network.name)
+    if network is not None and network.is_half_made:
+        network = None
+    if network is None or not facts.bridge_works or not _has(network.config, objects.network(settings, parent)):
+        after = frozenset({f"project:{settings.project}", f"access-list:{objects.acl_name(settings)}"})
+        steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
+    managed = project is not None and objects.managed_nics(dict(project.config))
+    wanted = objects.profile_devices(settings, pool, managed=managed)
+    if project is None or facts.profile is None or facts.profile.get("devices") != wanted:
+        after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}", f"pool:{pool}"})
+        steps.append(SetProfile(subject="default", create=False, pool=pool, after=after))
+    return steps
+
+
+def _own_networks(facts: Facts, settings: Settings) -> bool:
+    """`features.networks` can't be changed while instances exist, so an existing project keeps what it has."""
+    project = facts.projects.get(settings.project)
+    return project is None or project.config.get("features.networks") == "true"
+
+
+def _clone_steps(
+    facts: Facts,
+    settings: Settings,
+    container: ContainerSettings,
+    replacing: frozenset[str],
+    founded: frozenset[str],
+    parent: str,
+) -> list[Step]:
+    name = container.name
+    clone = facts.clones.get(name)
+    answered = frozenset(f"await:{other}" for other in container.needs)
+    secured: frozenset[str] = frozenset()
+    vault = marks.vault_container(settings)
+    if vault is not None and container != vault and marks.reads_vault(container, settings):
+        secured = frozenset({f"secrets:{vault.name}"})
+    needed = before_start = answered | secured
+    reason = _stale(facts, settings, container, replacing)
+    steps: list[Step] = []
+    if reason is not None:
+        source = facts.sources[container.source_name]
+        # Slots go back to their golden copy; the stage itself, to a snapshot.
+        unconfirmed = bool(facts.golden) and (bool(parent) or not container.may_restore)
+        pool = clone_pool(source, settings)
+        copy = CopyClone(
+            subject=name,
+            container=container,
+            pool=pool,
+            limit=_limit(facts, container, settings),
+            location=source.location if facts.server.clustered else "",
+            dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
+            unconfirmed=unconfirmed,
+            after=founded | {f"remove:{name}", f"room:{pool}"} | _holders(facts, container),
+        )
+        if clone is not None and not _leaves_bridge(facts, settings) and _may_refresh(clone, source, pool):
+            steps.append(RefreshClone(subject=name, copy=copy, reason=reason, after=copy.after))
+        else:
+            if clone is not None:
+                steps.append(RemoveClone(subject=name, reason=reason, after=_removable_after(facts, settings, founded)))
+            steps.append(copy)
+        # What the hooks of a golden clone have changed is in its copies.
+        prepared = structs.replace(container, hooks=()) if facts.golden else container
+        if not unconfirmed:
+            steps.append(PrepareClone(subject=name, container=prepared, after=frozenset({f"copy:{name}"})))
+        if prepared.hooks:
+            after = frozenset({f"prepare:{name}"})
+            steps.append(RunHooks(subject=name, container=container, hooks=read_hooks(container), after=after))
+        started = prove = True
+        if holds_services(container):
+            before_start = secured  # where production's secrets are replaced, not even the boot comes before that
+    else:
+        assert clone is not None  # else it were stale
+        wanted = root_disk(clone.pool, _limit(facts, container, settings))
+        if dict(clone.devices.get("root", {})) != wanted:
+            steps.append(ResizeClone(subject=name, limit=wanted.get("size", ""), after=founded))
+        if marks.INSTANCE not in clone.config:
+            steps.append(AdoptClone(subject=name, after=founded))
+        off = _off_the_bridge(facts, settings, container, clone)
+        if off:
+            bridge = settings.network.name
+            after = founded | {f"resize:{name}"}  # which writes the devices that it has read
+            steps.append(AttachClone(subject=name, container=container, bridge=bridge, reason=off, after=after))
+        started = bool(off) or not clone.is_running
+        prove = clone.config.get(marks.PROVEN) != "true"
+    if started:
+        own = {f"{verb}:{name}" for verb in ("copy", "prepare", "hooks", "resize", "attach")}
+        after = founded | before_start | own
+        steps.append(StartClone(subject=name, after=after))
+    build = build_of(clone) if reason is None else None
+    if build is not None and build.unfinished:
+        steps.append(MendBuild(subject=name, after=needed | {f"start:{name}"} | founded))
+    ready = needed | {f"start:{name}", f"mend:{name}"} | founded
+    steps.append(AwaitClone(subject=name, container=container, prove=prove, after=ready))
+    return steps
+
+
+def _off_the_bridge(facts: Facts, settings: Settings, container: ContainerSettings, clone: Instance) -> str:
+    """Why the clone has to be put on the stage's bridge again; empty when it is on it, or will be once it starts."""
+    managed = objects.managed_nics(dict(facts.projects[settings.project].config))
+    if not _has(clone.devices.get("eth0", {}), clone_nic(container, settings, managed=managed)):
+        return "its network device was changed or taken away"
+    network = facts.networks.get(settings.network.name)
+    if clone.is_running and (network is None or network.is_half_made):
+        return "the bridge is made again"
+    return "its interface is not on the bridge" if container.name in facts.detached else ""
+
+
+def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
+    """The removals that free the container's address: Incus refuses a second NIC with it on the bridge."""
+    address = str(container.address)
+    return frozenset(
+        f"remove:{name}"
+        for name, clone in facts.clones.items()
+        if any(device.get("ipv4.address") == address for device in clone.devices.values())
+    )
+
+
+def _stale(facts: Facts, settings: Settings, container: ContainerSettings, replacing: frozenset[str]) -> str | None:
+    """Why the clone has to be made (again); None when it is as the settings want it."""
+    clone = facts.clones.get(container.name)
+    if clone is None:
+        return "it is missing"
+    if not marks.is_clone(clone, settings):
+        return None  # `refuse` speaks of it
+    if clone.config.get(marks.STATE) != marks.PREPARED:
+        return "an interrupted run left it unfinished"
+    if clone.config.get(marks.FINGERPRINT) != marks.fingerprint(container, settings):
+        return "the settings it was made with have changed"
+    if clone.status == "Error":
+        return "Incus reports it as broken"
+    build = build_of(clone)
+    if build is not None and build.state == "damaged":
+        return "what is known of the build in it was damaged"
+    if unconfined(clone, settings):
+        return "what confines its boot was taken away"
+    if settings.storage.own and clone.pool != settings.storage.own:
+        return f"it is on pool {clone.pool}"
+    if facts.golden and _older(clone, facts.sources.get(container.source_name)):
+        return "its golden copy was refreshed"
+    return "a new copy was requested" if container.name in replacing else None
+
+
+def _older(clone: Instance, golden: Instance | None) -> bool:
+    """Whether a clone is of another generation than the golden one. Those copied from production itself, before there
+    was a golden copy, stay."""
+    own = clone.config.get(marks.GENERATION)
+    return bool(own) and golden is not None and golden.config.get(marks.GENERATION) != own
+
+
+def _limit(facts: Facts, container: ContainerSettings, settings: Settings) -> str:
+    return disk_limit(container, settings, golden=bool(facts.golden))
+
+
+def _may_refresh(clone: Instance, source: Instance, pool: str) -> bool:
+    """Whether a full copy on another pool need not be made again: what differs is enough. Incus copies owners of files
+    as they are on the disk, so both must have them shifted alike."""
+    shift = "volatile.last_state.idmap"
+    if clone.pool != pool or source.pool == pool or clone.status == "Error":
+        return False
+    return (clone.config.get(shift) or "[]") == (source.config.get(shift) or "[]")
+
+
+def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(config.get(key) == value for key, value in wanted.items())
+
+
+def _details(facts: Facts, settings: Settings) -> Iterator[str]:
+    if settings.project not in facts.projects:
+        yield (
+            "features.networks=true is requested, as in the staging guide; if the server refuses it without OVN, the "
+            f"project gets features.networks=false with access to {settings.network.name} only. The bridge itself is "
+            "made in project default, where Incus keeps all bridges"
+        )
+    elif not _own_networks(facts, settings):
+        yield (
+            f"project {settings.project} has features.networks=false: this server refuses true without OVN; "
+            f"restricted.networks.access={settings.network.name} keeps the stage to its own bridge"
+        )
+
+
+def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -> list[str]:
+    notes = [
+        f"the host's other network {each.network} ({each}) is wider than the stage's subnet {settings.network.subnet}: "
+        "what it has there can't be reached from this host while the stage is up; set another network.address"
+        for each in neighbours(settings, facts.host)
+    ]
+    if not facts.host_seen and settings.network.name not in facts.networks:
+        notes.append(
+            f"whether a route or a VPN of the daemon's host has {settings.network.subnet} can't be seen from here: its "
+            "API knows the addresses of interfaces only"
+        )
+    if settings.network.twins and copying and not facts.golden:
+        notes.extend(_other_subnets(facts, settings))
+    notes.extend(
+        f"pool {name} is a file, and the room on the file system below it can't be seen from here: watch it on the "
+        "daemon's host, since a stage that fills it stops production too"
+        for name, room in sorted(facts.rooms.items())
+        if room.is_blind and copying
+    )
+    notes.extend(
+        f"{text}; `stagegbo doctor` says what can be done"
+        for _, room in sorted(facts.rooms.items())
+        if copying and not facts.golden and (text := burden(room.pool, room.quotas, settings))
+    )
+    for container in copying:
+        source = facts.sources[container.source_name]
+        dropped = clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped
+        if dropped and not facts.golden:  # whose own notes have said it
+            notes.append(f"{container.name}: the clone will not have {', '.join(dropped)}")
+        if clone_pool(source, settings) != source.pool:
+            continue
+        pool = facts.rooms[source.pool].pool
+        if not pool.copy_on_write:
+            size = facts.full_copy_bytes.get(source.name)
+            cost = (
+                bytes_text(size)
+                if size is not None
+                else "an unknown number of bytes (only root on its host can see it)"
+            )
+            notes.append(
+                f"{container.name}: pool {pool.name} ({pool.driver}) has no copy-on-write: a full copy of {cost}, "
+                "and of a running source not crash-consistent"
+            )
+    return notes
+
+
+def _other_subnets(facts: Facts, settings: Settings) -> Iterator[str]:
+    """Twins answer for the addresses that the settings name; production's own bridge may say something else."""
+    for name in sorted(facts.production_networks):
+        network = facts.networks.get(name)
+        address = network.config.get("ipv4.address", "") if network is not None else ""
+        if "/" in address and IPv4Interface(address).network != settings.network.production:
+            yield (
+                f"production's bridge {name} is {IPv4Interface(address).network}, and network.production says "
+                f"{settings.network.production}: the clones answer for addresses that production does not have; set "
+                "network.production, and production_address where the last number differs"
+            )
+
+
+def plan_secrets(facts: Facts, settings: Settings, *, new_vault: bool) -> Step | None:
+    """The step for the settings' `secrets`; None when there are none. Pure.
+
+    Args:
+        new_vault: Whether Vault's clone is made by this plan.
+    """
+    vault = marks.vault_container(settings)
+    if not settings.secrets or vault is None:
+        return None
+    clone = facts.clones.get(vault.name)
+    done = not new_vault and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
+    # The token may have to be read from the clone of BotServer's container, which need not run for that.
+    holder = settings.vault.env_container
+    after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}
+    kind = CheckSecrets if done else ReplaceSecrets
+    return kind(subject=vault.name, fields=marks.replaced_fields(settings), after=frozenset(after))
