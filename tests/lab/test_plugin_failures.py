@@ -356,7 +356,7 @@ def test_names_that_are_not_utf8(plug: Plug, options: tuple[str, ...]) -> None:
     result = plug.run("-p", "no:xdist", "-o", unescaped, *options)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["*CommandFailed: false in cache ended with status 1", "*stage container cache: logged*"]
+        ["*CommandFailed: false in cache ended with status 1", "*stage containers cache, drive: logged*"]
     )
     assert set(plug.locks.glob("*.holder")) <= before  # those of sessions that other tests have killed
     if not options:

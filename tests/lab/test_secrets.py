@@ -63,7 +63,9 @@ def stage(ground: Ground) -> Iterator[Stage]:
 
 
 def running(stage: Stage, name: str) -> bool:
-    return bool(stage.clone(name)["status"] == "Running")
+    """One that is not there does not run: provisioning that fails may have removed it, to copy it again."""
+    there = stage.ground.get("instances", project=stage.project)
+    return any(url.partition("?")[0].endswith(f"/{name}") for url in there) and stage.clone(name)["status"] == "Running"
 
 
 def test_a_variable_that_is_not_set_is_an_error_before_anything_is_done(stage: Stage, token: str) -> None:

@@ -53,6 +53,7 @@ class Context(Struct, frozen=True):
 
         if self.slot:
             fleet = self.fleet(progress)
+            fleet.refuse_others([self.slot])
             there = sorted(number for number in fleet.members() if number >= 0)
             if self.slot not in there:
                 raise StageMissing(
@@ -60,7 +61,6 @@ class Context(Struct, frozen=True):
                     seen="slots: " + ", ".join(map(str, there)),
                     remedy=f"name another, or make so many: `stagegbo provision --slots {self.slot + 1}`",
                 )
-            fleet.refuse_others([self.slot])
             return fleet.engine(self.slot)
         if self.stage.storage.own:
             return self.fleet(progress).engine(0)

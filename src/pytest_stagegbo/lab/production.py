@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.resources
 import json
 import secrets
@@ -39,8 +40,11 @@ class Production:
         self.paths = host.paths
 
     def complete(self) -> bool:
-        """Whether production was made to its end at some time."""
-        return self.paths.marker.exists()
+        """Whether production was made to its end, with the programs that this version has for it."""
+        try:
+            return bool(json.loads(self.paths.marker.read_text()).get("programs") == _programs())
+        except (OSError, ValueError):
+            return False
 
     def make(self, image: Image, progress: Progress, quota: str = "") -> None:
         """Make production in a daemon that has nothing in it.
@@ -75,7 +79,8 @@ class Production:
             with task(progress, "system", "system"):
                 self._furnish("system", credentials, token)
         self.wait_ready(progress)
-        write_atomic(self.paths.marker, json.dumps({"image": image.rootfs.name, "incus": self.paths.version}))
+        made = {"image": image.rootfs.name, "incus": self.paths.version, "programs": _programs()}
+        write_atomic(self.paths.marker, json.dumps(made))
 
     def start(self, progress: Progress, *, restoring: bool) -> None:
         """Start the containers that are not running, unseal Vault and wait until all services work.
@@ -258,3 +263,9 @@ def _credentials() -> dict[str, Any]:
 
 def _script(name: str) -> str:
     return importlib.resources.files("pytest_stagegbo.lab.standin").joinpath(name).read_text()
+
+
+def _programs() -> str:
+    """A digest of all that is put into production's containers."""
+    names = ("botserver.py", "furnish.py", "llm.py")
+    return hashlib.sha256("".join(map(_script, names)).encode()).hexdigest()[:12]
