@@ -79,8 +79,8 @@ class Production:
             with task(progress, "system", "system"):
                 self._furnish("system", credentials, token)
         self.wait_ready(progress)
-        made = {"image": image.rootfs.name, "incus": self.paths.version, "programs": _programs()}
-        write_atomic(self.paths.marker, json.dumps(made))
+        about = {"image": image.rootfs.name, "incus": self.paths.version, "programs": _programs()}
+        write_atomic(self.paths.marker, json.dumps(about))
 
     def start(self, progress: Progress, *, restoring: bool) -> None:
         """Start the containers that are not running, unseal Vault and wait until all services work.
