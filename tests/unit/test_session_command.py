@@ -60,6 +60,22 @@ def test_a_signal_is_passed_on(name: str) -> None:
         assert (line(process), process.wait(20)) == ("got", 9)
 
 
+def test_a_signal_that_interrupts_nothing_is_passed_on() -> None:
+    """It comes to another thread here, as one does that comes just before the wait begins."""
+    child = Child(["sh", "-c", f"trap 'exit 9' TERM; {WAIT.replace('1000', '200')}; exit 3"])
+
+    def elsewhere() -> None:
+        time.sleep(1)  # until the wait for the command has begun: nothing shows that it has
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    other = threading.Thread(target=elsewhere)
+    other.start()
+    try:
+        assert child.run(os.environ) == 9
+    finally:
+        other.join()
+
+
 def test_it_does_not_outlive_the_process_that_holds_the_locks() -> None:
     with start("echo $$; exec sleep 60") as process:
         pid = int(line(process))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -33,6 +34,8 @@ __all__ = ["Child", "run_command"]
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 END_SECONDS = 10.0
 """For a command to end after it was asked to, before it is killed."""
+SLICE = 0.2
+"""Seconds until a signal is noticed that interrupted nothing."""
 LONGEST_NAME = 80
 """Characters of the command that others read who wait for the stage."""
 _PR_SET_PDEATHSIG = 1
@@ -129,7 +132,7 @@ class Child:
             process.send_signal(number)
         if self._ended_for is not None:  # between the look above and the start
             process.terminate()
-        return process.wait()
+        return _wait(process)
 
     def end(self, error: NoRoom) -> None:
         """Have the command end; `run` raises the error. For another thread."""
@@ -147,6 +150,21 @@ class Child:
             self._early.append(number)
         elif not (number in {signal.SIGINT, signal.SIGQUIT} and _in_foreground()):
             self._process.send_signal(number)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait in slices. A signal that comes just before a blocking call, or to another thread, does not interrupt it, and
+    its handler runs when the call returns."""
+    with contextlib.suppress(ProcessLookupError):  # `end` has seen its end
+        ended = os.pidfd_open(process.pid)
+        try:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            while not poll.poll(SLICE * 1000):
+                pass
+        finally:
+            os.close(ended)
+    return process.wait()
 
 
 def _in_foreground() -> bool:
