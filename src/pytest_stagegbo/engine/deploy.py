@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import socket
-from contextlib import suppress
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.desired import marks
-from pytest_stagegbo.engine.build_runner import PIECE, BuildRunner, Ways
+from pytest_stagegbo.engine import local_files
+from pytest_stagegbo.engine.build_runner import BuildRunner, Ways
 from pytest_stagegbo.engine.saved_builds import SavedBuilds
-from pytest_stagegbo.errors import BuildFailed, NotReady, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.errors import BuildFailed, NotReady, StageGboError, StageMissing
 from pytest_stagegbo.guest import builds as guest
 from pytest_stagegbo.locks import STAGE, FileLock
 from pytest_stagegbo.plan.builds import (
@@ -34,7 +31,6 @@ from pytest_stagegbo.plan.builds import (
     build_of_text,
     plan_deployment,
     plan_undo,
-    target,
 )
 from pytest_stagegbo.progress import task
 
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.guest.builds import Inspection
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.plan.steps import Step
-    from pytest_stagegbo.settings import ContainerSettings
 
 __all__ = ["Deployments", "Ways"]
 
@@ -57,7 +52,7 @@ CRASHES = 3
 
 
 class Deployments:
-    """Of the stage of an engine, whose locks, reader and writer it uses."""
+    """Deploys builds to the clones of one stage, with the locks, the reader and the writer of its engine."""
 
     def __init__(self, engine: StageEngine, ways: Ways) -> None:
         self._engine = engine
@@ -78,7 +73,7 @@ class Deployments:
     def plan(self, name: str, files: Mapping[str, Path]) -> tuple[BuildStep, ...]:
         """What `deploy` would do now. It looks inside the container, and changes nothing."""
         runner = self._inside(name)
-        return self._plan(runner, _wanted(runner.container, files))[0]
+        return self._plan(runner, local_files.wanted(runner.container, files))[0]
 
     def deploy(self, name: str, files: Mapping[str, Path]) -> tuple[BuildStep, ...]:
         """Put files of this host into a running clone, and have its services run them.
@@ -95,7 +90,7 @@ class Deployments:
             StageGboError: anything else in its tree.
         """
         runner = self._inside(name)
-        wanted = _wanted(runner.container, files)
+        wanted = local_files.wanted(runner.container, files)
         names, lock = _names(runner), self._engine.lock()
         doing = f"deploy {', '.join(local.name for local in wanted)} to {name}"
         lock.acquire(doing, self._engine.waiting, shared=(STAGE, *names), exclusive=(), keep_note=True)
@@ -141,7 +136,7 @@ class Deployments:
     # -- what others have left half done
 
     def recover(self, names: Collection[str], *, seen: bool = False) -> None:
-        """Finish what a killed run has left half done in these containers. For who keeps one of them to itself.
+        """Finish what a killed run has left half done in these containers. The caller holds the lock of one of them.
 
         Nobody else can be using the others: whoever wants a container that a killed run was changing comes here first.
 
@@ -204,7 +199,7 @@ class Deployments:
         for name, build in _builds(clones, engine.settings.containers).items():
             if build.unfinished or not {name, build.database}.intersection(leaving):
                 continue
-            missing = [each for each in build.artefacts if not _has(saved.file(each.sha256), each.sha256)]
+            missing = [each for each in build.artefacts if not local_files.has(saved.file(each.sha256), each.sha256)]
             with task(engine.progress, f"save:{name}", f"{name}: keep its build for the new clone"):
                 for each in missing:
                     self._fetch(clones[name], each, saved.file(each.sha256))
@@ -216,7 +211,7 @@ class Deployments:
         temporary = file.with_suffix(".part")
         content = self._engine.reader.file(clone.project, clone.name, artefact.real) or b""
         temporary.write_bytes(content)
-        if not _has(temporary, artefact.sha256):
+        if not local_files.has(temporary, artefact.sha256):
             temporary.unlink()
             raise StageMissing(
                 f"{artefact.path} in {clone.name} is not the file that was deployed, so it can't be given to the new "
@@ -227,7 +222,7 @@ class Deployments:
         temporary.replace(file)
 
     def bring_back(self) -> None:
-        """Give new clones the builds that `save` has kept. For who keeps what was replaced to itself.
+        """Give new clones the builds that `save` has kept. The caller holds the locks of what was replaced.
 
         Raises:
             BuildFailed: a build did not come up; it is tried again by the next run.
@@ -285,7 +280,7 @@ class Deployments:
         artefacts = [
             structs.replace(said[local.path], real=files[local.path].real)
             if local.path in said
-            else _artefact(local, files[local.path].real)
+            else local_files.artefact(local, files[local.path].real)
             for local in changed
         ]
         kept = before.artefacts if before is not None else ()
@@ -430,56 +425,3 @@ def _builds(clones: Mapping[str, Instance], names: Collection[str]) -> dict[str,
 def _names(runner: BuildRunner) -> list[str]:
     """The containers that a deployment changes."""
     return [runner.container.name, *([runner.database.name] if runner.database is not None else [])]
-
-
-def _wanted(container: ContainerSettings, files: Mapping[str, Path]) -> list[Local]:
-    found: list[Local] = []
-    for name, file in files.items():
-        path = target(container, name)
-        if path in [local.path for local in found]:
-            raise SettingsError(f"{path} is named twice", remedy="give one file for each path")
-        try:
-            size, digest = _digest(file)
-        except OSError as error:
-            raise SettingsError(
-                f"{name}: {file} can't be read", seen=str(error), remedy="give the path of the file that was built"
-            ) from None
-        if not size:
-            raise SettingsError(f"{name}: {file} is empty", remedy="build it again")
-        found.append(Local(name, path, file, size, digest))
-    return found
-
-
-def _digest(file: Path) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file."""
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return size, digest.hexdigest()
-
-
-def _has(file: Path, digest: str) -> bool:
-    try:
-        return _digest(file)[1] == digest
-    except OSError:
-        return False
-
-
-def _artefact(local: Local, real: str) -> Artefact:
-    import getpass
-
-    user = "unknown"
-    with suppress(Exception):  # a user without a name
-        user = getpass.getuser()
-    return Artefact(
-        name=local.name,
-        path=local.path,
-        real=real,
-        sha256=local.sha256,
-        size=local.size,
-        since=datetime.fromtimestamp(clocks.now(), timezone.utc).isoformat(timespec="seconds"),
-        by=f"{user}@{socket.gethostname()}",
-        source=str(local.file),
-    )

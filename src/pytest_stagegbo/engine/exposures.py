@@ -35,7 +35,7 @@ EXPOSE = "+expose"
 
 
 class Exposures:
-    """Of the stage of an engine, whose lock, facts and writer it uses."""
+    """Opens and closes ports of one stage, with the lock, the facts and the writer of its engine."""
 
     def __init__(self, engine: StageEngine) -> None:
         self._engine = engine

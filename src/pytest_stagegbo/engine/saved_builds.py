@@ -20,7 +20,7 @@ __all__ = ["SavedBuilds"]
 
 
 class SavedBuilds:
-    """Of one stage.
+    """The builds that are kept for the new clones of one stage.
 
     Args:
         stage: A name that no other stage has.

@@ -13,18 +13,17 @@ from msgspec.structs import replace
 from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import Timing, apply
-from pytest_stagegbo.apply.snapshots import restore
 from pytest_stagegbo.apply.step_runner import StepRunner
-from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired import objects
 from pytest_stagegbo.desired.own_pool import refuse_elsewhere, removable_pool
 from pytest_stagegbo.engine import reset
+from pytest_stagegbo.engine.clone_actions import CloneActions
 from pytest_stagegbo.engine.deploy import Deployments, Ways
 from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
 from pytest_stagegbo.facts import inventory
-from pytest_stagegbo.facts.bridge import refuse_fault
 from pytest_stagegbo.facts.facts import Facts, gather
 from pytest_stagegbo.facts.former import Former
 from pytest_stagegbo.facts.host_path import refuse_dropped
@@ -35,18 +34,13 @@ from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.destroy import plan_destroy
 from pytest_stagegbo.plan.former import foreign_on
 from pytest_stagegbo.plan.objections import refuse_relation
-from pytest_stagegbo.plan.provision import Plan, make_plan, plan_secrets
+from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.plan.steps import (
-    AwaitClone,
-    AwaitRoom,
-    CopyClone,
     MendBuild,
-    PrepareClone,
     RefreshClone,
     RemoveAcl,
     RemoveClone,
     RemoveNetwork,
-    StartClone,
     Step,
     Verify,
 )
@@ -97,21 +91,22 @@ class StageEngine:
         self.reader = Reader(connection)
         self._connection = connection
         self._environ = environ
-        self._clone_performer: StepRunner | None = None
+        self._clone_runner: StepRunner | None = None
         self._replacements: Replacements | None = None
         self._resetter: Resetter | None = None
-        self._clone_source = origin
-        self._parent = parent
+        self.clone_source = origin
+        self.parent = parent
         self.exposures = Exposures(self)
+        self.clones = CloneActions(self)
         self.deployments = Deployments(
-            self, Ways(self._start_clone, self.reset_clones, self._restore_clone, self._await_clone)
+            self, Ways(self.clones.start, self.reset_clones, self.clones.restore, self.clones.await_ready)
         )
-        self._unconfirmed: set[str] = set()
+        self.unconfirmed: set[str] = set()
         """See `StepRunner`."""
 
     def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
         """Read the world. Raises as `gather` and `refuse_relation` do."""
-        golden = self._clone_source.project if self._clone_source is not None else ""
+        golden = self.clone_source.project if self.clone_source is not None else ""
         host = LocalHost(self._connection.endpoint)
         facts = gather(
             self.reader,
@@ -120,22 +115,23 @@ class StageEngine:
             need_source=need_source,
             need_stage=need_stage,
             golden=golden,
-            parent=self._parent,
+            parent=self.parent,
         )
-        refuse_relation(facts.projects.get(self.settings.project), self._parent)
+        refuse_relation(facts.projects.get(self.settings.project), self.parent)
         self.exposures.observe(facts)
         return facts
 
     def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
         self.refuse_elsewhere(recreate, to_replace)
-        plan = self._plan(self.facts(), recreate, to_replace)
+        plan = self.plan_for(self.facts(), recreate, to_replace)
         if plan.changes:
             refuse_dropped(self._connection.endpoint, self.settings)
         return plan
 
-    def _plan(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
-        plan = make_plan(facts, self.settings, recreate=recreate, to_replace=to_replace, parent=self._parent)
+    def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
+        """The way from these facts to the stage of the settings. Raises an error if foreign things would be lost."""
+        plan = make_plan(facts, self.settings, recreate=recreate, to_replace=to_replace, parent=self.parent)
         foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
         in_the_way = foreign_on(self.reader, self.settings, facts.former)
         foreign.refuse(in_the_way, "the stage's former bridge can't be removed", "then run this again")
@@ -168,14 +164,14 @@ class StageEngine:
         """
         self.refuse_elsewhere(recreate, to_replace)
         before = self._connection.requests
-        with self._clone_source.held() if self._clone_source is not None else nullcontext():
+        with self.clone_source.held() if self.clone_source is not None else nullcontext():
             result = self._provision(recreate, to_replace, already_locked, missing, limiter or nullcontext())
         return replace(result, requests=self._connection.requests - before)
 
     def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
         """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
         that anybody would miss."""
-        if self.settings.storage.own and self._clone_source is not None:
+        if self.settings.storage.own and self.clone_source is not None:
             replacing = self.settings.containers if recreate else to_replace
             refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(replacing))
 
@@ -201,7 +197,7 @@ class StageEngine:
                 facts = self.facts(need_stage=True)
                 if self.exposures.close_over():
                     facts = self.facts()
-                plan = self._plan(facts)
+                plan = self.plan_for(facts)
                 if not plan.changes:
                     return self._carry_out(facts, plan, keys, began)
         with nullcontext() if already_locked else lock.hold("provision", self.waiting), limiter:
@@ -209,10 +205,10 @@ class StageEngine:
             if self.exposures.close_what_is_over_in(facts):
                 facts = self.facts()
             try:
-                plan = self._plan(facts, recreate, to_replace)
+                plan = self.plan_for(facts, recreate, to_replace)
             except NoRoom as short:  # what was deleted before may be on its way back
                 await_rooms(self.reader, self.settings, facts.rooms, self.progress, short)
-                plan = self._plan(facts := self.facts(), recreate, to_replace)
+                plan = self.plan_for(facts := self.facts(), recreate, to_replace)
             if plan.changes:
                 refuse_dropped(self._connection.endpoint, self.settings)
             for note in plan.notes if plan.changes else ():
@@ -238,8 +234,8 @@ class StageEngine:
                 self._reset(reset.chosen(self.settings, left), {})
 
     def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
-        runner = self._new_performer(facts, keys)
-        self._clone_performer = runner
+        runner = self.new_runner(facts, keys)
+        self._clone_runner = runner
         steps: list[Step] = list(plan.steps)
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
 
@@ -247,7 +243,7 @@ class StageEngine:
             if isinstance(step, MendBuild):
                 self.deployments.recover([step.subject], seen=True)
             elif isinstance(step, Verify):
-                unproven = frozenset(self._unconfirmed)  # as the facts show them, whatever is proven meanwhile
+                unproven = frozenset(self.unconfirmed)  # as the facts show them, whatever is proven meanwhile
                 after = self.facts()
                 self._note_production(after, runner.writer, before)
                 self._verify(after.with_prepared(unproven))
@@ -303,83 +299,38 @@ class StageEngine:
     def reset_clones(
         self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str] = MappingProxyType({})
     ) -> tuple[Outcome, ...]:
-        """For who holds their locks, and knows that no deployment was interrupted."""
+        """Make containers clean. The caller holds their locks, and has finished interrupted deployments."""
         if self._resetter is None:
             from pytest_stagegbo.resets.resetter import Resetter  # with all that it may choose from
 
             self._resetter = Resetter(
                 self.settings,
                 self.reader,
-                self._runner().writer,
+                self.runner().writer,
                 self.progress,
-                start=self._start_clone,
-                restore=self._restore_clone,
-                wait=self._await_clone,
-                thaw=self._thaw_clone,
+                start=self.clones.start,
+                restore=self.clones.restore,
+                wait=self.clones.await_ready,
+                thaw=self.clones.thaw,
             )
         self.exposures.close_over()
         return self._resetter.reset(containers, left_by)
-
-    def _start_clone(self, container: ContainerSettings) -> None:
-        name = container.name
-        if name not in self._unconfirmed:
-            clone = reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
-            refuse_fault(self.reader, self.settings, clone)
-            if clone.is_running:
-                return
-        self._runner().do(StartClone(subject=name))
-
-    def _thaw_clone(self, container: ContainerSettings) -> None:
-        clone = self.reader.instance(self.settings.project, container.name)
-        if clone is not None and clone.status == "Frozen" and marks.is_ours(clone.config):
-            self.progress.note(f"{container.name} was paused and goes on, since it is to be reset")
-            self.clone_writer().set_state(container.name, "unfreeze")
-
-    def _restore_clone(self, container: ContainerSettings) -> None:
-        self.deployments.save(self.reader.instances(self.settings.project), [container.name])
-        if self._parent:
-            self._copy_again(container)
-        else:
-            runner = self._runner()
-            restore(self.reader, runner.writer, self.settings, container.name, sparing=runner.burdens_production)
-            runner.limit_restored(container.name)
-
-    def _copy_again(self, container: ContainerSettings) -> None:
-        """A slot's clone from the golden one; what comes next is its first boot."""
-        assert self._clone_source is not None  # slots are reset by engines that know their golden copy
-        with self._clone_source.held():
-            facts = self.facts()
-            plan = self._plan(facts, to_replace=[container.name])
-            own = [step for step in plan.steps if step.subject == container.name or isinstance(step, AwaitRoom)]
-            runner = self._new_performer(facts, None)
-            made: tuple[type[Step], ...] = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)
-            wanted = (PrepareClone,) if runner.copy_in_place(own) else made
-            steps = [step for step in own if isinstance(step, wanted)]
-            apply(steps, runner.do, self.progress)
-
-    def _await_clone(self, container: ContainerSettings, first_boot: bool) -> None:
-        runner = self._runner()
-        crashes = self.deployments.crashes
-        runner.do(AwaitClone(subject=container.name, container=container, crashes=crashes, prove=first_boot))
-        if first_boot and container == marks.vault_container(self.settings):
-            secrets = plan_secrets(self.facts(), self.settings, new_vault=True)
-            if secrets is not None:  # the snapshot has production's
-                runner.do(secrets)
 
     def close(self) -> None:
         """Let go of what resets keep open. The engine may be used again."""
         if self._resetter is not None:
             self._resetter.close()
 
-    def _runner(self) -> StepRunner:
+    def runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""
-        if self._clone_performer is None:
+        if self._clone_runner is None:
             facts = self.facts()
             self._replacements = read_replacements(self.settings, self._environ)
-            self._clone_performer = self._new_performer(facts, read_keys(self.settings.vault, self._environ))
-        return self._clone_performer
+            self._clone_runner = self.new_runner(facts, read_keys(self.settings.vault, self._environ))
+        return self._clone_runner
 
-    def _new_performer(self, facts: Facts, keys: UnsealKeys | None) -> StepRunner:
+    def new_runner(self, facts: Facts, keys: UnsealKeys | None) -> StepRunner:
+        """A runner for the steps of a plan that was made from these facts."""
         return StepRunner(
             self.reader,
             self.writer(facts),
@@ -388,14 +339,14 @@ class StageEngine:
             keys,
             self.progress,
             self._replacements,
-            parent=self._parent,
-            unconfirmed=self._unconfirmed,
+            parent=self.parent,
+            unconfirmed=self.unconfirmed,
         )
 
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
-        refuse_relation(self.reader.projects().get(self.settings.project), self._parent)
-        return plan_destroy(self.reader, self.settings, self._parent)
+        refuse_relation(self.reader.projects().get(self.settings.project), self.parent)
+        return plan_destroy(self.reader, self.settings, self.parent)
 
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
@@ -407,7 +358,7 @@ class StageEngine:
                 tuple(step.subject for step in steps if isinstance(step, RemoveNetwork)),
                 tuple(step.subject for step in steps if isinstance(step, RemoveAcl)),
             )
-            runner = self._new_performer(replace(self.facts(need_source=False), former=former), None)
+            runner = self.new_runner(replace(self.facts(need_source=False), former=former), None)
             return apply(steps, runner.do, self.progress)
 
     def own_pool(self, members: Collection[str]) -> str:
@@ -428,7 +379,7 @@ class StageEngine:
 
     def status(self, *, disk: bool = True) -> StageStatus:
         """What the stage is like right now; asks every service once."""
-        return stage_status(self.reader, self.settings, self._parent, disk=disk)
+        return stage_status(self.reader, self.settings, self.parent, disk=disk)
 
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""
@@ -445,7 +396,7 @@ class StageEngine:
 
     def clone_writer(self) -> Writer:
         """To write to clones that are there; what it has to know of production is read once."""
-        return self._runner().writer
+        return self.runner().writer
 
     def lock(self, timeout: float | None = None) -> StageLock:
         """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
@@ -475,7 +426,7 @@ class StageEngine:
         return Writer(self._connection, scope, self.settings.timeouts.operation)
 
     def _verify(self, facts: Facts) -> None:
-        left = self._plan(facts).changes
+        left = self.plan_for(facts).changes
         if left:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",

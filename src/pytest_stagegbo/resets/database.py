@@ -6,7 +6,7 @@ as a power cut would leave it, so the first reset lets the server's own program 
 copy for the next reset is made behind the one before.
 
 A start of the server takes most of the time: 60 ms. So the server that this way has started once is kept: when one of
-its processes crashes, PostgreSQL ends the others, makes its shared memory anew and recovers, all in the same process.
+its processes crashes, PostgreSQL ends the others, makes new shared memory and recovers, all in the same process.
 What is in its folder is exchanged in between, while the last process to end is held. Whatever is not as it should be
 leads to a kill, two renames of the whole folder and a start. So does `restart_after_crash = off`.
 
@@ -250,7 +250,7 @@ in_place() { # what the folder holds is exchanged while the server holds still b
     wait_until all_ended || return 1
     kill -STOP "$pid" && wait_until is_alone || return 1
     empty_tablespaces && move_all "$data" "$old" && move_all "$taken" "$data" || return 1
-    # Then it reads its settings, makes its memory anew, and starts on what is now in the folder.
+    # Then it reads its settings, makes new memory, and starts on what is now in the folder.
     kill -HUP "$pid" && kill -9 "$held" && kill -CONT "$pid"
 }
 """
