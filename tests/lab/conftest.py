@@ -60,7 +60,9 @@ def _ground_of(item: pytest.Item) -> str:
     module = getattr(item, "module", None)
     if "ground" in fixtures and not hasattr(module, "ground"):
         return support.NAME
-    return "plug" if "plug" in fixtures else "lab" if "provisioned" in fixtures else item.path.stem
+    if "provisioned" in fixtures or getattr(module, "ON_THE_LABS_STAGE", False):
+        return "plug" if "plug" in fixtures else "lab"
+    return "plug" if "plug" in fixtures else item.path.stem
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.lab import Lab
 
 pytestmark = pytest.mark.lab
+ON_THE_LABS_STAGE = True
+"""All of it shares STAGE-GBO with the tests that have `provisioned`, so no two of them run at once."""
 
 BUILDS = {
     "second": build("2", MIGRATION),

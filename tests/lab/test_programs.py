@@ -29,16 +29,11 @@ pytestmark = pytest.mark.lab
 AWKWARD = ["plain", "two words", "it's", 'say "yes"', "$HOME `id`", "back\\slash \\n", "# none", ""]
 
 
-@pytest.fixture(scope="module")
-def there(stagegbo: StageGbo) -> subprocess.CompletedProcess[str]:
-    return stagegbo("provision")
-
-
 def test_a_file_leads_programs_to_the_stage(
-    lab: Lab, stagegbo: StageGbo, there: subprocess.CompletedProcess[str], tmp_path: Path
+    lab: Lab, stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
     """PostgreSQL's own client, in a shell that read the file."""
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     file = tmp_path / "stage.env"
     stagegbo("env", "--secrets", "-o", str(file))
     assert file.stat().st_mode & 0o777 == 0o600
@@ -48,9 +43,9 @@ def test_a_file_leads_programs_to_the_stage(
 
 
 def test_without_being_asked_it_shows_no_secret(
-    lab: Lab, stagegbo: StageGbo, there: subprocess.CompletedProcess[str]
+    lab: Lab, stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
 ) -> None:
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     done = stagegbo("env", "--format", "json")
     made = lab.credentials()
     secrets = [made[name][key] for name in made for key in ("password", "secret_key") if key in made[name]]
@@ -59,9 +54,9 @@ def test_without_being_asked_it_shows_no_secret(
     assert not [secret for secret in secrets if secret in done.stdout + done.stderr]
 
 
-def test_systemd_reads_what_is_quoted(there: subprocess.CompletedProcess[str], incus: Incus) -> None:
+def test_systemd_reads_what_is_quoted(provisioned: subprocess.CompletedProcess[str], incus: Incus) -> None:
     """With a systemd of its own, in a clone, whose next reset ends what this test started."""
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     lines = "".join(f"V{n}={env.FORMATS['systemd'](value)}\n" for n, value in enumerate(AWKWARD))
     script = r"""cd /run; printf %s "$1" >of-a-test.env
     systemd-run -q -p Type=oneshot -p EnvironmentFile=/run/of-a-test.env \
@@ -90,9 +85,9 @@ BEGUN = "echo begun; while :; do sleep 0.05; done"
 
 
 def test_a_command_finds_the_stage_and_its_status_is_passed_on(
-    stagegbo: StageGbo, there: subprocess.CompletedProcess[str]
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
 ) -> None:
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     script = """set -e
     [ "$(psql "$DATABASE_URL" -XqAt -c 'SELECT host(inet_server_addr())')" = "$DB_HOST" ]
     curl -s -o /dev/null "$BOTSERVER_URL/api/health"
@@ -104,9 +99,9 @@ def test_a_command_finds_the_stage_and_its_status_is_passed_on(
 
 
 def test_what_is_reset_is_the_commands_own_until_it_ends_or_dies(
-    stagegbo: StageGbo, there: subprocess.CompletedProcess[str]
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
 ) -> None:
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     impatient = {"STAGEGBO_TIMEOUTS__LOCK": "0.2"}
     with running("--reset", "cache", "--", "sh", "-c", BEGUN) as process:
         refused = stagegbo("reset", "cache", check=False, env=impatient)
@@ -117,8 +112,8 @@ def test_what_is_reset_is_the_commands_own_until_it_ends_or_dies(
         assert stagegbo("reset", "cache", env=impatient).returncode == 0
 
 
-def test_a_signal_ends_command_and_locks(stagegbo: StageGbo, there: subprocess.CompletedProcess[str]) -> None:
-    assert there.returncode == 0
+def test_a_signal_ends_command_and_locks(stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]) -> None:
+    assert provisioned.returncode == 0
     with running("--", "sh", "-c", f"trap 'exit 5' TERM; {BEGUN}") as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 5
@@ -126,10 +121,10 @@ def test_a_signal_ends_command_and_locks(stagegbo: StageGbo, there: subprocess.C
 
 
 def test_connect_is_the_services_own_client(
-    stagegbo: StageGbo, there: subprocess.CompletedProcess[str], lab: Lab, tmp_path: Path
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], lab: Lab, tmp_path: Path
 ) -> None:
     """With a client of this host, and with the container's own where there is none."""
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     asked = "SELECT host(inet_server_addr())"
     assert stagegbo("connect", "tables", "--", "-XqAt", "-c", asked).stdout == "10.0.3.11\n"
     (tmp_path / "env").symlink_to("/usr/bin/env")  # what brings the client into the lab needs it
@@ -144,16 +139,18 @@ def test_connect_is_the_services_own_client(
     assert stagegbo("connect", "vault", check=False).returncode == 2
 
 
-def test_exec_changes_user_directory_and_variables(stagegbo: StageGbo, there: subprocess.CompletedProcess[str]) -> None:
-    assert there.returncode == 0
+def test_exec_changes_user_directory_and_variables(
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
+) -> None:
+    assert provisioned.returncode == 0
     options = ("--user", "postgres", "--cwd", "/var/lib", "--env", "A=two words", "--env", "B=$x")
     done = stagegbo("exec", *options, "tables", "--", "sh", "-c", 'id -un; pwd; echo "$A $B"; exit 4', check=False)
     assert (done.stdout, done.returncode) == ("postgres\n/var/lib\ntwo words $x\n", 4)
 
 
-def test_a_shell_says_that_it_is_not_production(there: subprocess.CompletedProcess[str]) -> None:
+def test_a_shell_says_that_it_is_not_production(provisioned: subprocess.CompletedProcess[str]) -> None:
     """On a terminal, with no file of the clone changed for it: prompt, title and a line before."""
-    assert there.returncode == 0
+    assert provisioned.returncode == 0
     words = [sys.executable, "-m", "pytest_stagegbo", "--lab", "shell", "cache"]
     pid, terminal = pty.fork()
     if pid == 0:
