@@ -138,4 +138,4 @@ class FairLock:
 
 
 _locks: weakref.WeakSet[FairLock] = weakref.WeakSet()
-"""Of this process."""
+"""The locks of this process."""

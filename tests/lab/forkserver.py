@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = "filelock msgspec netrc pylxd pylxd.models requests rich.console rich.progress rich._emoji_codes tomli"
-OWN = ("cli", "engine", "guest", "incus", "lab", "resets", "services", "session", "settings", "stage", "verify")
+ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "pytest_stagegbo").glob("*/__init__.py"))
+ROOMS.remove("plugin")  # pytest itself has to import it
 IMPORTED = {
-    "pytest_stagegbo": f"{CLIENTS} {' '.join(f'pytest_stagegbo.{name}.*' for name in OWN)}",
+    "pytest_stagegbo": f"{CLIENTS} {' '.join(f'pytest_stagegbo.{name}.*' for name in ROOMS)}",
     "pytest": f"{CLIENTS} pytest _pytest.* pygments.lexers.python pygments.formatters.terminal",
 }
 """By module that is run. What pytest is to rewrite or to watch it has to import itself."""

@@ -166,7 +166,7 @@ def far_host(ground: Ground, folder: Path) -> Iterator[Far]:
 
 
 def _remove(far: Far, lab: str) -> None:
-    """Also what a run that was killed has left: a daemon that is told the same address again does not listen anew."""
+    """Also what a run that was killed has left: a daemon opens no new listener for an address that it has already."""
     far.ground.incus("config", "unset", "core.https_address", check=False)
     for found in far.ground.get("certificates", recursion="1"):
         if found["name"] == TRUSTED:

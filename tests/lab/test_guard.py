@@ -261,7 +261,7 @@ def test_the_pool_s_line_says_where_and_how_much(engine: StageEngine) -> None:
     assert line.endswith("below it on the host")
 
 
-def test_provisioning_anew_gives_the_room_back(ground: Ground, engine: StageEngine) -> None:
+def test_recreating_gives_the_room_back(ground: Ground, engine: StageEngine) -> None:
     """As the error advises, with the floor that was passed: the old clones go first, and btrfs is waited for."""
     floor = str(FLOOR + 300_000_000)
     assert not has_room(engine, floor)

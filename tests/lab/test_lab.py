@@ -144,7 +144,7 @@ def test_a_lab_that_is_up_is_left_alone_at_once(shared: Lab) -> None:
     assert shared.status().pid == before
 
 
-def test_production_that_was_interrupted_in_the_making_is_made_anew(interrupted: Lab) -> None:
+def test_production_that_was_interrupted_in_the_making_is_replaced(interrupted: Lab) -> None:
     before = {each["name"]: each["created_at"] for each in instances(interrupted)}
     interrupted.up(Silent())
     assert interrupted.status().ready

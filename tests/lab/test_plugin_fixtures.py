@@ -137,7 +137,7 @@ def test_credentials_can_be_given_by_a_fixture(plug: Plug) -> None:
     """Over the settings and over Vault; also when the first test that used the stage has failed before."""
     plug.write(
         test_it="""
-            from pytest_stagegbo.stage import Credentials
+            from pytest_stagegbo.credentials import Credentials
 
             class Mine(Credentials):
                 def __getitem__(self, name):

@@ -141,7 +141,7 @@ def test_a_time_out_names_the_holder(plug: Plug) -> None:
 
 
 def test_a_test_that_waits_for_a_child_which_waits_for_the_test(plug: Plug) -> None:
-    """The command and a session of pytest, each of which would wait 60 s (900 s by default), are told at once."""
+    """The command and a session of pytest, each of which would wait 60 s (900 s by default), fail at once."""
     plug.write(
         test_inner="@pytest.mark.stage_reset('cache')\ndef test_inner(keys): pass",
         test_outer="""

@@ -94,7 +94,7 @@ def test_never_is_content_with_a_stage_that_is_there(plug: Plug) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["-p no:xdist", "-n2"])
-def test_recreate_copies_production_anew_once_a_run(plug: Plug, arguments: str) -> None:
+def test_recreate_copies_production_once_a_run(plug: Plug, arguments: str) -> None:
     if "-n" in arguments:
         pytest.importorskip("xdist")
     plug.write(test_it=USING)

@@ -85,12 +85,12 @@ def test_a_system_log_keeps_its_owner_and_mode(trapped: Stage) -> None:
 # -- data to wipe
 
 
-def test_every_kind_of_file_is_wiped_and_valkey_begins_anew(trapped: Stage) -> None:
+def test_every_kind_of_file_is_wiped_and_valkey_begins_empty(trapped: Stage) -> None:
     """Names with spaces, newlines and dashes; hidden and deep ones; links, pipes, and ten thousand in one folder."""
     assert len(list((source_of(trapped) / CACHE / "many").iterdir())) == unsafe_sources.MANY
     left = set(tree(trapped.rootfs("cache") / CACHE))
-    made_anew = {path for path in left if path.startswith("appendonlydir")} | {"dump.rdb"}
-    assert left <= made_anew
+    recreated = {path for path in left if path.startswith("appendonlydir")} | {"dump.rdb"}
+    assert left <= recreated
 
 
 def test_links_that_lead_out_of_a_wiped_folder_delete_nothing_there(trapped: Stage) -> None:

@@ -135,7 +135,7 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(
 
 @pytest.mark.both_lts
 @pytest.mark.parametrize("at_once", [False, True], ids=["given up", "at once"])
-def test_a_bridge_that_was_half_made_is_made_anew(
+def test_a_bridge_that_was_half_made_is_replaced(
     end: tuple[Stage, dict[str, Any], dict[str, set[str]]], at_once: bool
 ) -> None:
     """The daemon keeps a record of it, without a bridge, if who asked for it vanishes while it is made."""
@@ -204,7 +204,7 @@ def test_a_second_run_changes_nothing(stage: Stage) -> None:
 
 
 def test_all_six_are_finished_after_kills(whole: tuple[Stage, dict[str, Any]]) -> None:
-    """Each run begins anew with what the one before was killed in, until one is left alone."""
+    """Each run begins with what the one before left when it was killed, until one is left alone."""
     stage, documents = whole
     before = left_over(stage.ground)
     for point in OF_ALL_SIX:

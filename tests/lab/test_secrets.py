@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.lab.support import SIX, run
 
-from pytest_stagegbo.stage.kv import KeyValue
+from pytest_stagegbo.credentials.kv import KeyValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

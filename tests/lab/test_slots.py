@@ -372,7 +372,7 @@ def test_verify_proves_all_slots_and_the_golden_copy(plug: Plug) -> None:
 
 
 @pytest.mark.parametrize("state", ["Stopped", "Running"])
-def test_a_slots_clone_whose_first_boot_nobody_saw_is_made_anew(plug: Plug, state: str) -> None:
+def test_a_slots_clone_whose_first_boot_nobody_saw_is_replaced(plug: Plug, state: str) -> None:
     """Its maker was killed: nobody knows whether it was copied whole."""
     provision(plug)
     engine = fleet(plug).engine(1)

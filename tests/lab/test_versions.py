@@ -1,4 +1,4 @@
-"""What one line of Incus does differently from the other, seen on the server at hand; and that it is told."""
+"""What one line of Incus does differently from the other, seen on the server at hand; and what the user reads of it."""
 
 from __future__ import annotations
 

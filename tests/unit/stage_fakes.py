@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.settings.model import Protocol
-    from pytest_stagegbo.stage import Credentials
 
 HERE = "127.0.0.1"
 TOKEN = "hvs.TheTokenOfTheStage"

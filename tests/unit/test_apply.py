@@ -35,7 +35,7 @@ def step(subject: str, *after: str) -> Do:
 
 
 class Doer:
-    """Notes what was begun, and fails where it is told to."""
+    """Notes what was begun, and fails where the test wants it."""
 
     def __init__(self, **failures: Exception) -> None:
         self._failures = failures

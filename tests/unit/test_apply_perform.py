@@ -225,7 +225,7 @@ class TestStart:
 
 
 class TestCopiesOfGoldenClones:
-    """They need no preparing: their files are in the golden clone, and they are told their place."""
+    """They need no preparing: their files are in the golden clone, and they get their network configuration."""
 
     GOLDEN = bare_host(SETTINGS, golden="STAGE-GBO-GOLDEN")
     COPY = replace(COPY, unconfirmed=True)

@@ -13,10 +13,10 @@ from stage_fakes import PASSWORD, FakeEngine, Vault, serving, settings_for
 
 from pytest_stagegbo.cli import env, main
 from pytest_stagegbo.cli.context import Context
+from pytest_stagegbo.credentials.secret import Hidden
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.stage.environment import NAMES, by_container
-from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

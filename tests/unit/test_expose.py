@@ -11,11 +11,12 @@ from fakes import StrictConnection, bare_host, finished, network, refused
 from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
-from pytest_stagegbo.desired.exposure import Exposure, access_list, exposures, forward_body, over, read_forward
+from pytest_stagegbo.desired.exposure import Exposure, exposures, forward_body, over, read_forward
 from pytest_stagegbo.errors import NotOurs, ProductionProtected, SettingsError, StageGboError
 from pytest_stagegbo.facts.guests import Guest
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostnet import HostNetwork
+from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.plan.destroy import plan_destroy
 from pytest_stagegbo.plan.exposure_request import new_exposure, refuse
 from pytest_stagegbo.plan.provision import make_plan

@@ -528,7 +528,7 @@ class TestRest:
 
 
 class TestCopies:
-    """A copy of a clone that was booted has its files, and is told its own place."""
+    """A copy of a clone that was booted has its files, and gets its own network configuration."""
 
     ELSEWHERE = replace(
         SETTINGS,

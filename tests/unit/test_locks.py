@@ -41,7 +41,7 @@ with lock.hold("provision", shared=sys.argv[3].split(), exclusive=sys.argv[4].sp
 
 
 class Holder:
-    """Another process that holds locks until it is told to let go, or killed."""
+    """Another process that holds locks until its parent releases or kills it."""
 
     def __init__(self, parent: Path, endpoint: str, shared: str, exclusive: str) -> None:
         self._process = subprocess.Popen(

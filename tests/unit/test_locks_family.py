@@ -170,7 +170,7 @@ def test_a_forked_child_closes_the_sockets_of_a_kept_shell() -> None:
 
 
 class TestItsOwnParent:
-    """Whoever waits for a process that waits for it is told so at once, however long it was to wait."""
+    """Waiting for a process that waits for the waiter fails at once, however long the time-out."""
 
     def wait(self, run: Callable[[str], list[str]], **mine: list[str]) -> str:
         child = f"""

@@ -9,9 +9,10 @@ from fakes import bare_host, clone, pool
 from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
-from pytest_stagegbo.desired.own_pool import foreign_users, is_own, pool_config, refuse_elsewhere
+from pytest_stagegbo.desired.own_pool import foreign_users, is_own, pool_config
 from pytest_stagegbo.errors import MissingRequirement, NoRoom, NotOurs, ProductionProtected, SettingsError
 from pytest_stagegbo.facts.space import Room
+from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.plan.steps import CopyClone, CreatePool, RefreshClone, RemoveClone
 from pytest_stagegbo.settings import Settings, StorageSettings

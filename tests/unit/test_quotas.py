@@ -1,4 +1,4 @@
-"""Limits that hold, and room that comes back, against a btrfs that does as it is told."""
+"""Limits that hold, and room that comes back, against a simulated btrfs."""
 
 from __future__ import annotations
 

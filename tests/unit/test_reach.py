@@ -85,7 +85,7 @@ def test_what_listens_and_is_not_reached_for_long_enough_is_lost(state: State) -
     assert reach.lost
 
 
-def test_a_way_that_comes_and_goes_is_counted_anew() -> None:
+def test_a_way_that_comes_and_goes_is_counted_from_zero() -> None:
     world = World()
     reach = world.reach()
     reach.look()

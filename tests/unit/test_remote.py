@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Daemon(Patient, ThreadingHTTPServer):
-    """Says who it is, and trusts the client that it is told to."""
+    """Says who it is, and trusts the client that the test names."""
 
     daemon_threads = True
 

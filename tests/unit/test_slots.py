@@ -157,7 +157,7 @@ class TestKnownClean:
         assert identity(self.CLONES) == identity(reversed(self.CLONES)) != ""
 
     @pytest.mark.parametrize("change", [{"created_at": "9"}, {"last_used_at": "9"}])
-    def test_one_made_anew_or_started_again_is_another(self, change: dict[str, str]) -> None:
+    def test_one_replaced_or_restarted_is_another(self, change: dict[str, str]) -> None:
         cache, drive = self.CLONES
         assert identity([replace(cache, **change), drive]) != identity(self.CLONES)
 

@@ -1,4 +1,4 @@
-"""The stage that tests get: addresses of the stage, commands, logs, and what a child process is told."""
+"""The stage that tests get: addresses of the stage, commands, logs, and the environment of a child process."""
 
 from __future__ import annotations
 

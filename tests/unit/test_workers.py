@@ -181,7 +181,7 @@ def interrupt() -> None:
 
 
 def test_ctrl_c_does_not_wait_for_the_steps_under_way(never: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told, so that they write nothing more."""
+    """Threads see the interruption, so that they write nothing more."""
     monkeypatch.setattr(applying, "GRACE", 0.1)
     told: list[bool] = []
     done = threading.Event()

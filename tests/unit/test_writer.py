@@ -11,8 +11,8 @@ from fakes import Sent, StrictConnection, refused
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
+from pytest_stagegbo.incus.gate import NETWORK_TRIES
 from pytest_stagegbo.incus.records import Reply
-from pytest_stagegbo.incus.writer import NETWORK_TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -206,7 +206,8 @@ class Copies:
         return high
 
     def _takes_limit(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig, size: int) -> bool:
-        """Of a new clone each time: btrfs keeps a limit that it refused, and then refuses every other one, too."""
+        """Whether a new clone takes the limit. Each try needs a new one: btrfs keeps a limit that it refused, and
+        then refuses every other limit, too."""
         remove_clone(self._reader, self._writer, self._settings, step.subject)
         root = {**wanted.devices["root"], "size": ""}
         self._copy(step.subject, source.name, replace(wanted, devices={**wanted.devices, "root": root}))

@@ -35,7 +35,7 @@ __all__ = ["run_hooks"]
 
 NO_DEVICE = {"type": "none"}
 LINES = 20
-"""Of a failed hook's output that are shown."""
+"""Lines of a failed hook's output that are shown."""
 SUPERUSER = "postgres"
 
 

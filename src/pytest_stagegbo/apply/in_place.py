@@ -50,7 +50,7 @@ def note_changes(writer: Writer, clone: Instance, origin: Instance) -> bool:
 
 
 def _seconds(text: str) -> float:
-    """Of a moment in the daemon's words, which have nanoseconds."""
+    """Seconds since the epoch, from the daemon's timestamp, which has nanoseconds."""
     return datetime.fromisoformat(text[:19] + "+00:00").timestamp() + float("0" + text[19:].rstrip("Z"))
 
 

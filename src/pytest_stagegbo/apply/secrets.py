@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_stagegbo.credentials.kv import Failure
+from pytest_stagegbo.credentials.lookup import HOW_TO_GIVE_A_TOKEN, Credentials
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import MissingRequirement, NotReady, SettingsError, VaultSealed
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
-from pytest_stagegbo.stage.credentials import HOW_TO_GIVE_A_TOKEN, Credentials
-from pytest_stagegbo.stage.kv import Failure
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.plan.steps import CheckSecrets
     from pytest_stagegbo.settings import ContainerSettings, Settings
-    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["replace_secrets"]
 

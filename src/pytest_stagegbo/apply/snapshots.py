@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def take_snapshot(reader: Reader, writer: Writer, name: str) -> None:
-    """Of a stopped clone that has its files, and whose hooks were run. One that is there already serves as well."""
+    """Take the snapshot of a stopped clone that has its files and whose hooks were run. Does nothing when it exists."""
     if marks.SNAPSHOT not in reader.snapshots(writer.scope.project, name):
         writer.snapshot_instance(name, marks.SNAPSHOT)
 

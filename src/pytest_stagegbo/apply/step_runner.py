@@ -16,7 +16,6 @@ from pytest_stagegbo.apply.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import root_disk, violations
-from pytest_stagegbo.desired.exposure import access_list
 from pytest_stagegbo.desired.own_pool import pool_config
 from pytest_stagegbo.errors import (
     NoRoom,
@@ -32,18 +31,19 @@ from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, rel
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan import destroy, steps
+from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_stagegbo.apply.await_clone import Readiness
+    from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["StepRunner"]
 

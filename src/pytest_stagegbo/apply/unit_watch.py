@@ -137,7 +137,7 @@ class UnitWatch:
         name = self._container.name
         self.remedy = (
             f"{names} has to come up in the clone, or not to be waited for: `systemctl list-dependencies --reverse "
-            f"{sorted(others)[0]}` in the source says who asks for it. If it may take longer, name it in "
+            f"{sorted(others)[0]}` in the source says which units need it. If it may take longer, name it in "
             f"containers.{name}.units"
         )
         return f"{', '.join(waiting)} waits for {names}, which has not come up for {now - self._since:.0f} s"

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception, debug: bool) -> int:
-    """Of the system's errors, that it is one; the traceback with `--debug`."""
+    """Print an error that no command expects, with its traceback when `--debug` is set, and return the exit status."""
     if debug:
         raise error
     from pytest_stagegbo.cli.console import print_error

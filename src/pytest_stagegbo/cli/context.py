@@ -40,10 +40,10 @@ class Context(Struct, frozen=True):
     """What a command works with."""
 
     loaded: Loaded
-    """Of the slot that the command line names."""
+    """Settings of the slot that the command line names."""
     lab: Lab | None
     stage: Settings
-    """Of slot 0."""
+    """Settings of slot 0."""
     slot: int = 0
 
     def engine(self, progress: Progress | None = None) -> StageEngine:

@@ -96,7 +96,7 @@ def chosen(variables: Iterable[Variable], names: Sequence[str], settings: Settin
 
 def masked(name: str, value: str) -> str:
     """A variable's value as anybody may see it: of an address with a password in it, all but the password."""
-    from pytest_stagegbo.stage.secret import Hidden
+    from pytest_stagegbo.credentials.secret import Hidden
 
     if not isinstance(value, Hidden):
         return value

@@ -39,7 +39,7 @@ __all__ = ["banner", "register", "run_inside", "shell_command"]
 
 
 LOG_BYTES = 4 << 20
-"""Of each log."""
+"""Bytes that are read of each log."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -88,8 +88,8 @@ def root_disk(pool: str, size: str) -> Device:
 
 
 def disk_limit(container: ContainerSettings, settings: Settings, *, golden: bool) -> str:
-    """Of a clone's root disk; empty: none. A golden copy on a pool of the stage's own is as large as production, and
-    the pool is its limit.
+    """The limit of a clone's root disk; empty: none. A golden copy on a pool of the stage's own is as large as
+    production, and the pool is its limit.
 
     Args:
         golden: The clone is copied from a golden clone.

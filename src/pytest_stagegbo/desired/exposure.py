@@ -17,15 +17,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.desired import marks, objects
+from pytest_stagegbo.desired import marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_stagegbo.facts.facts import Facts
-    from pytest_stagegbo.settings import Settings
 
-__all__ = ["MARK", "Exposure", "access_list", "exposures", "forward_body", "over", "read_forward"]
+__all__ = ["MARK", "Exposure", "exposures", "forward_body", "ingress_rule", "over", "read_forward"]
 
 MARK = "user.stagegbo.expose"
 """Key of a forward; its value is `CONTAINER:PORT expires=SECONDS`, in seconds since the epoch."""
@@ -37,7 +35,7 @@ class Exposure(Struct, frozen=True):
 
     container: str
     address: str
-    """Of the clone."""
+    """Address of the clone."""
     port: int
     listen: str
     """The host's address. There is one exposure for each."""
@@ -74,7 +72,7 @@ def exposures(forwards: Iterable[Mapping[str, Any]], acl: Mapping[str, Any] | No
     rules = (acl or {}).get("ingress") or []
     found = [exposure for forward in forwards if (exposure := read_forward(forward)) is not None]
     found.sort(key=lambda each: IPv4Address(each.listen))
-    return tuple(replace(each, complete=_pass(each) in rules) for each in found)
+    return tuple(replace(each, complete=ingress_rule(each) in rules) for each in found)
 
 
 def read_forward(forward: Mapping[str, Any]) -> Exposure | None:
@@ -115,24 +113,9 @@ def forward_body(wanted: Exposure) -> dict[str, Any]:
     }
 
 
-def access_list(
-    facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, parent: str = ""
-) -> dict[str, Any]:
-    """The stage's access list, with what is exposed at this moment. Pure, but for the clock.
-
-    Args:
-        exposed: Instead of what the facts have and is open.
-        parent: The stage that this one is a slot or the golden copy of.
-    """
-    acl = objects.acl(settings, facts.kept_out(settings), parent)
-    open_now = [each for each in facts.exposed if each.state == "open"] if exposed is None else exposed
-    kept_out = ",".join(map(str, facts.production_sources(settings)))
-    rules = [each for e in open_now for each in ({**_pass(e), "action": "reject", "source": kept_out}, _pass(e))]
-    return {**acl, "ingress": [*acl["ingress"], *rules]}
-
-
-def _pass(exposed: Exposure) -> dict[str, str]:
-    """What lets it through. A forward has led to the clone before the list is asked, so the rule names the clone."""
+def ingress_rule(exposed: Exposure) -> dict[str, str]:
+    """The rule that lets an exposure through. The host forwards a packet before it asks the list, so the rule names the
+    clone."""
     return {
         "action": "allow",
         "destination": f"{exposed.address}/32",

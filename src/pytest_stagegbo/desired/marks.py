@@ -62,22 +62,22 @@ BOOTED = "user.stagegbo.booted"
 """When that boot began, in the daemon's words: the clone's files were those of what it was copied from until then."""
 SOURCE = "user.stagegbo.source"
 BUILD = "user.stagegbo.build"
-"""Of a clone that does not run production's files, or is not to: what it runs, as `builds.Build`."""
+"""On a clone: the deployed build, as `builds.Build`. It is set before the files are in place."""
 FINGERPRINT = "user.stagegbo.fingerprint"
 SECRETS = "user.stagegbo.secrets"
-"""Of Vault's clone: `replaced` once the settings' `secrets` are in it, and production's are not any more."""
+"""On Vault's clone: `replaced` once the settings' `secrets` are in it, and production's are not any more."""
 ORIGIN = "user.stagegbo.origin"
 """What production's instance was like when it was copied; see `origin`."""
 GENERATION = "user.stagegbo.generation"
-"""Of a golden clone, set once it is fit to be copied; of a slot's clone, that of the golden one it was copied from."""
+"""On a golden clone: set once it may be copied. On a slot's clone: that of the golden clone it was copied from."""
 FAMILY = "user.stagegbo.family"
-"""Of a slot's or a golden copy's project, bridge and access list: the project of the stage that they belong to."""
+"""On a slot's or a golden copy's project, bridge and access list: the project of the stage that they belong to."""
 PROJECT = "user.stagegbo.project"
-"""Of a project, bridge and access list: the project of the stage or slot that they were made for."""
+"""On a project, bridge and access list: the project of the stage or slot that they were made for."""
 INSTANCE = "user.stagegbo.instance"
-"""Of a clone: the instance that its marks were set for; see `identity`."""
+"""On a clone: the instance that its marks were set for; see `identity`."""
 SNAPSHOT = "stagegbo-clean"
-"""Of a clone that may be reset by a restore. Other snapshots are somebody else's."""
+"""Name of the snapshot that a reset by restore goes back to. Other snapshots are somebody else's."""
 
 
 def of_stage(settings: Settings, parent: str) -> dict[str, str]:
@@ -146,8 +146,8 @@ def replaced_fields(settings: Settings) -> tuple[tuple[str, tuple[str, ...]], ..
 
 
 def origin(source: Instance) -> str:
-    """Of all that the daemon says of production's instance and that does not change by itself: with another one,
-    production was changed, started, stopped or replaced. What a running instance writes leaves no trace here."""
+    """A digest of all that the daemon says of production's instance and that does not change by itself. It differs
+    once production is changed, started, stopped or replaced. What a running instance writes does not change it."""
     own = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
     when = [source.created_at, source.last_used_at, source.is_running]
     parts = [when, own, {name: dict(dev) for name, dev in source.devices.items()}]
@@ -155,7 +155,7 @@ def origin(source: Instance) -> str:
 
 
 def fingerprint(container: ContainerSettings, settings: Settings) -> str:
-    """Of all that the settings put into a clone: a clone with another one is stale and is replaced.
+    """A digest of all that the settings put into a clone. A clone with another digest is stale and is replaced.
 
     Raises:
         SettingsError: a hook can't be read.

@@ -26,7 +26,7 @@ NOT_THE_INTERNET = "not the internet"
 """Describes the rule that rejects them."""
 
 MOST_CONTAINERS = 24
-"""Of a stage's project: room for what somebody adds by hand, and none for a loop that makes containers.
+"""The limit of containers in a stage's project: it leaves room for what somebody adds, and stops a runaway loop.
 
 There is no `limits.disk`: with it Incus refuses every volume without a size, and each clone has a limit of its own.
 """

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_stagegbo.desired.exposure import access_list, forward_body, over
+from pytest_stagegbo.desired.exposure import forward_body, over
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts.facts import host_addresses
 from pytest_stagegbo.facts.guests import find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.plan.exposure_request import refuse
 
 if TYPE_CHECKING:

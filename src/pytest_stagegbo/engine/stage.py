@@ -14,8 +14,9 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import Timing, apply
 from pytest_stagegbo.apply.step_runner import StepRunner
+from pytest_stagegbo.credentials.replacements import read_replacements
 from pytest_stagegbo.desired import objects
-from pytest_stagegbo.desired.own_pool import refuse_elsewhere, removable_pool
+from pytest_stagegbo.desired.own_pool import removable_pool
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.clone_actions import CloneActions
 from pytest_stagegbo.engine.deploy import Deployments, Ways
@@ -34,6 +35,7 @@ from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.destroy import plan_destroy
 from pytest_stagegbo.plan.former import foreign_on
 from pytest_stagegbo.plan.objections import refuse_relation
+from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.plan.steps import (
     MendBuild,
@@ -46,12 +48,12 @@ from pytest_stagegbo.plan.steps import (
 )
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.services.unseal import read_keys
-from pytest_stagegbo.stage.replacements import read_replacements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.engine.clone_source import CloneSource
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.resetter import Outcome, Resetter
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
-    from pytest_stagegbo.stage.replacements import Replacements
 
 __all__ = ["Provisioned", "StageEngine"]
 

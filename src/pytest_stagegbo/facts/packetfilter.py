@@ -58,7 +58,7 @@ class _Packet(Struct, frozen=True):
     source: IPv4Address
     target: IPv4Address
     state: str
-    """Of the connection: `new` or `established`."""
+    """State of the connection: `new` or `established`."""
     bridge: str
 
 

@@ -39,7 +39,7 @@ class Found(Struct, frozen=True):
     kind: str
     """`file`, `absent`: there is its folder only, `nowhere`: not even that, or `other`: a folder, a device."""
     state: str = ""
-    """Of a file: inode, size, and when it was changed."""
+    """Inode, size and time of change of a file."""
 
 
 class Inspection(Struct, frozen=True):
@@ -86,7 +86,7 @@ def parse_inspection(text: str, paths: Sequence[str]) -> Inspection:
     files: dict[str, Found] = {}
     runs: dict[str, set[str]] = {path: set() for path in paths}
     blocks: list[dict[str, set[str]]] = [{}]
-    """Of each unit, the words of its properties."""
+    """The words of the properties of each unit."""
     for line in text.splitlines():
         word, _, rest = line.partition("\t")
         if word == "file":

@@ -131,7 +131,7 @@ truncate_files() {{ # files stay with owners and modes, since a service may not 
 
 
 def _delete(*, quick: bool) -> str:
-    """Of everything below `$folder`, which is the folder `$1`.
+    """Shell commands that delete everything below `$folder`, which is the folder `$1`.
 
     Args:
         quick: Very many files may be deleted after this. Not at the first boot: what proves that production's data is

@@ -43,7 +43,7 @@ class Wanted(Struct, frozen=True):
     """Which lines."""
 
     lines: int = 200
-    """Of each log: the last ones."""
+    """How many lines are read of each log: the last ones."""
     since: float | None = None
     """Epoch seconds; None: from the start."""
     pattern: re.Pattern[str] | None = None

@@ -49,9 +49,9 @@ class Zones(Struct, frozen=True):
     """The zones of a container's logs."""
 
     own: tzinfo = timezone.utc
-    """Of the container: of times that name none."""
+    """The container's time zone, for times that name none."""
     server: tzinfo | None = None
-    """Of PostgreSQL's log, where that has one of its own."""
+    """The time zone of PostgreSQL's log, where it is another one."""
 
 
 UTC = Zones()

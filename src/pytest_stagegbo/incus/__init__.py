@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.lazy import names_of
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.incus.gate import WriterScope
     from pytest_stagegbo.incus.reader import Reader
-    from pytest_stagegbo.incus.records import Device, Instance, Network, Pool, Project
-    from pytest_stagegbo.incus.writer import CommandResult, Writer, WriterScope
+    from pytest_stagegbo.incus.records import CommandResult, Device, Instance, Network, Pool, Project
+    from pytest_stagegbo.incus.writer import Writer
 else:
     __getattr__ = names_of(
         __name__,
         {
             "reader": ("Reader",),
-            "records": ("Device", "Instance", "Network", "Pool", "Project"),
-            "writer": ("CommandResult", "Writer", "WriterScope"),
+            "records": ("CommandResult", "Device", "Instance", "Network", "Pool", "Project"),
+            "gate": ("WriterScope",),
+            "writer": ("Writer",),
         },
     )
 

@@ -27,7 +27,7 @@ class Event(Struct, frozen=True):
     action: str
     """Such as `instance-updated`."""
     path: tuple[str, ...]
-    """Of the object, below `/1.0`."""
+    """Path of the object, below `/1.0`."""
     project: str
     requestor: str
     """User and protocol, such as `root over unix`; empty: the daemon did it by itself, or does not say."""

@@ -226,5 +226,5 @@ class Reader:
 
 
 def _names(urls: Iterable[str]) -> list[str]:
-    """Of what the API lists by URL, which is how it lists what it need not look into."""
+    """The names in a list of URLs, which is what the API returns without `recursion`."""
     return [unquote(urlsplit(url).path.rpartition("/")[2]) for url in urls]

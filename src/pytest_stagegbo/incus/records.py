@@ -9,7 +9,7 @@ from msgspec import Struct, field
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Device", "Instance", "Network", "Pool", "Project", "Reply", "Server"]
+__all__ = ["CommandResult", "Device", "Instance", "Network", "Pool", "Project", "Reply", "Server"]
 
 Device = dict[str, str]
 
@@ -145,3 +145,11 @@ class Server(Struct, frozen=True):
     fingerprint: str
     """SHA-256 of the daemon's certificate: tells one daemon from another."""
     trusted: bool
+
+
+class CommandResult(Struct, frozen=True):
+    """How a command inside a container ended."""
+
+    status: int
+    stdout: str
+    stderr: str

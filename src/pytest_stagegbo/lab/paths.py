@@ -31,7 +31,7 @@ class Paths(Struct, frozen=True):
     name: str
     """`$STAGEGBO_LAB_NAME`, or the version of Incus."""
     version: str
-    """Of Incus: a key of `SUITES`."""
+    """Version of Incus: a key of `SUITES`."""
 
     @classmethod
     def find(cls, version: str | None = None) -> Paths:

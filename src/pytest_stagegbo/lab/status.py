@@ -18,7 +18,7 @@ class LabStatus:
     ready: bool
     """All of production's services work."""
     incus_version: str
-    """Of the running daemon, exactly; of the lab when it is down (`6.0`)."""
+    """Exact version of the running daemon; the version line (`6.0`) when the lab is down."""
     socket: str
     """Unix socket of the API; a client outside of the namespaces may use it."""
     netns: str

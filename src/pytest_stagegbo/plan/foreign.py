@@ -167,7 +167,7 @@ def _project_of(url: str) -> str:
 
 
 def _of_url(url: str, inside: str) -> Foreign:
-    """Of an object that the daemon names.
+    """The foreign object behind a URL of the daemon.
 
     Args:
         inside: The project that people know it is in; any other is said.

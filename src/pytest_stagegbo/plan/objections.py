@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks, objects, ownership
-from pytest_stagegbo.desired.own_pool import clone_pool, refuse_pool
+from pytest_stagegbo.desired.own_pool import clone_pool
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
 from pytest_stagegbo.facts.space import floor_bytes
 from pytest_stagegbo.facts.subnets import free_place
+from pytest_stagegbo.plan.pool_objections import refuse_pool
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:

@@ -9,16 +9,17 @@ from msgspec import Struct, structs
 
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
-from pytest_stagegbo.desired.exposure import access_list
-from pytest_stagegbo.desired.own_pool import clone_pool, refuse_left_behind
+from pytest_stagegbo.desired.own_pool import clone_pool
 from pytest_stagegbo.facts.former import changes_bridge
 from pytest_stagegbo.facts.quotas import burden
 from pytest_stagegbo.facts.subnets import neighbours, refuse_taken
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.guest.hooks import read_hooks
+from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.plan.builds import build_of
 from pytest_stagegbo.plan.former import left_by_others, removal
 from pytest_stagegbo.plan.objections import costs, refuse, shortage
+from pytest_stagegbo.plan.pool_objections import refuse_left_behind
 from pytest_stagegbo.plan.steps import (
     AdoptClone,
     AttachClone,

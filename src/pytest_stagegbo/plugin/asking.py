@@ -77,7 +77,7 @@ class Asking:
 
         @functools.wraps(original_value)
         def getfixturevalue(request: pytest.FixtureRequest, argname: str) -> Any:
-            """Of what a test has already, pytest executes nothing more; the fixture that asks still stands for it."""
+            """Record what the asking fixture depends on. pytest does not execute a fixture again that the test has."""
             __tracebackhide__ = True
             value = original_value(request, argname)
             if request.config is self._config:

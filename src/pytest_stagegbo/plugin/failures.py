@@ -95,8 +95,8 @@ class Failures:
 
 def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
     """What containers logged since then. Raises nothing but what ends pytest."""
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.session.failure import sections
-    from pytest_stagegbo.stage import Credentials
 
     try:
         known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)

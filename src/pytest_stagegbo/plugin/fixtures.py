@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from valkey import Valkey
     from valkey.asyncio import Valkey as AsyncValkey
 
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.stage import Credentials, Service, Stage
+    from pytest_stagegbo.stage import Service, Stage
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def annotation(kind: str, title: str, text: str, file: str = "", line: int = 0) 
 
 
 def pipeline_lines(reporter: pytest.TerminalReporter, summary: Summary) -> list[str]:
-    """Of failed tests that used the stage, of a broken isolation, and of what could not be done."""
+    """Annotations for failed tests that used the stage, for a broken isolation, and for what could not be done."""
     found = []
     if not any(reporter.config.pluginmanager.has_plugin(name) for name in ANNOTATES_TESTS):
         for report in failed(reporter):

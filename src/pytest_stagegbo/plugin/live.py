@@ -138,7 +138,7 @@ def _redraw(reporter: pytest.TerminalReporter, line: str) -> None:
 
 
 def _standard_error(config: pytest.Config) -> int | None:
-    """Of a worker of pytest-xdist, which has its controller's: it is where people look, and pytest captures it."""
+    """The standard error of a worker of pytest-xdist. It is the controller's, which people see; pytest captures it."""
     capture = config.pluginmanager.get_plugin("capturemanager")
     try:
         with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():

@@ -37,7 +37,7 @@ class StageProcess:
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         """Identifies the run; the same in all its processes."""
         self.progress = Relay()
-        """Of what is done to the stage; somebody may watch it."""
+        """Passes on the progress of work on the stage to whoever subscribes."""
         self.assignment: SlotAssignment | None = None
         """The slot that this process uses, where there are several."""
         self.opened: StageSession | None = None
@@ -92,7 +92,7 @@ class StageProcess:
         return self._worker is not None or getattr(self._config.option, "dist", "no") == "no"
 
     def engine(self) -> StageEngine:
-        """Of the stage that this process uses."""
+        """The engine of the stage that this process uses."""
         return self.session().engine
 
     def settings(self) -> Settings:
@@ -101,7 +101,7 @@ class StageProcess:
         return settings if settings.slots.count == 1 or not runs_tests(self._config) else self.engine().settings
 
     def summary(self) -> Summary:
-        """Of what this process does to the stage."""
+        """The summary of what this process does to the stage."""
         if self.noted is None:
             from pytest_stagegbo.session.summary import Summary
 

@@ -17,6 +17,7 @@ from pytest_stagegbo.realfiles import real_files
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.errors import NoRoom
     from pytest_stagegbo.plugin.configuration import Configuration
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.plugin.reports import Reports
     from pytest_stagegbo.session.fresh import FreshStages
     from pytest_stagegbo.session.guard import DiskGuard
-    from pytest_stagegbo.stage import Credentials, Stage
+    from pytest_stagegbo.stage import Stage
 
 __all__ = ["Provisioning"]
 
@@ -50,7 +51,7 @@ class Provisioning:
         self.no_stage: StageGboError | None = None
         """Why no test can have the stage."""
         self.guard: DiskGuard | None = None
-        """Of the disk of the stage that this process's tests share; there once it has been provisioned."""
+        """The disk guard of the stage that this process's tests share; set once the stage has been provisioned."""
         self.shared: Stage | None = None
         """What `stage` gave, if it was asked for one."""
         self.fresh: FreshStages | None = None

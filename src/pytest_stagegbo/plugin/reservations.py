@@ -17,13 +17,14 @@ from pytest_stagegbo.session.requirements import MARKER, Requirements, demand
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.plugin.configuration import Configuration
     from pytest_stagegbo.plugin.failures import Failures
     from pytest_stagegbo.plugin.process import StageProcess
     from pytest_stagegbo.plugin.production import ProductionBan
     from pytest_stagegbo.plugin.provisioning import Provisioning
     from pytest_stagegbo.session.fresh import Fresh
-    from pytest_stagegbo.stage import Credentials, Stage
+    from pytest_stagegbo.stage import Stage
 
 __all__ = ["Reservations"]
 

@@ -103,7 +103,7 @@ class SessionEnd:
                 summary.growth(guard.growth())
 
     def _properties(self) -> dict[str, str]:
-        """Of the suite in JUnit's file."""
+        """The properties of the suite in JUnit's file."""
         if not getattr(self._config.option, "xmlpath", None):
             return {}
         process, settings = self._process, self._configuration.settings

@@ -219,7 +219,7 @@ def check_saved(said: Mapping[str, str]) -> None:
 
 
 def _digest(*answers: Value) -> str:
-    """Of answers that may hold passwords."""
+    """A digest of answers, since they may hold passwords."""
     refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
     if refused is not None:
         raise NeedsRestart(f"Valkey refused: {refused.code}")

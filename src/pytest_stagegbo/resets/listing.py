@@ -78,7 +78,7 @@ class Connection(Struct, frozen=True):
 
     own_port: int
     address: str
-    """Of the other end."""
+    """Address of the other end."""
     port: int
 
 

@@ -9,9 +9,9 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.credentials.lookup import Credentials
+from pytest_stagegbo.credentials.secret import Secret
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.stage.credentials import Credentials
-from pytest_stagegbo.stage.secret import Secret
 
 if TYPE_CHECKING:
     from pytest_stagegbo.incus import Reader

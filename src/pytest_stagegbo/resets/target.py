@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from pytest_stagegbo.credentials.secret import Secret
     from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.resets.host_inspection import HostInspection
     from pytest_stagegbo.resets.listing import Entry
     from pytest_stagegbo.resets.strays import StrayReport
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
-    from pytest_stagegbo.stage.secret import Secret
 
 __all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
 

@@ -71,7 +71,7 @@ class Buckets:
         return _texts(self._call("GET", "/"), "Bucket", "Name")
 
     def keys(self, bucket: str) -> Iterator[str]:
-        """Of all objects."""
+        """The keys of all objects in a bucket."""
         query = {"list-type": "2"}
         while True:
             document = self._call("GET", f"/{bucket}", query)

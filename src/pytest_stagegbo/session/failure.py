@@ -25,9 +25,9 @@ __all__ = ["sections"]
 SECONDS = 5.0
 """For all containers together."""
 LINES = 200
-"""Of one container: the last ones."""
+"""Log lines of one container: the last ones."""
 SOME_LINES = 20
-"""Of a file of which it is not known what is new."""
+"""Log lines of a file whose new part is not known."""
 NOTHING = "nothing"
 LONGEST_LINE = 1000
 """Characters."""

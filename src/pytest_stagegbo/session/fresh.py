@@ -14,13 +14,13 @@ from pytest_stagegbo.stage import Stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.session.guard import DiskGuard
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.slots.assignment import SlotAssignment
     from pytest_stagegbo.slots.pool import Pooled
-    from pytest_stagegbo.stage import Credentials
 
 __all__ = ["Fresh", "FreshStages"]
 
@@ -69,7 +69,7 @@ class FreshStages:
         self._pool = Pool(engines, number, self._ensure, patience, places, check=self._check_kept)
 
     def _session(self, engine: StageEngine) -> StageSession:
-        """Of one slot, made once: two of its threads never have the same slot in hand."""
+        """The session of one slot, created once. Two threads never use the same slot at a time."""
         project = engine.settings.project
         if project not in self._sessions:
             self._sessions[project] = self._session_of(engine)

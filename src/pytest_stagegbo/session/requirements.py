@@ -58,7 +58,7 @@ FIXTURES = {
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Of one test."""
+    """The containers that one test needs reserved and reset."""
 
     uses: frozenset[str]
     """Containers that it uses, those that are reset included."""

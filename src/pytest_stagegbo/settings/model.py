@@ -57,7 +57,7 @@ class NetworkSettings(Struct, frozen=True):
     """The stage's bridge, and the network of production that it must keep away from."""
 
     name: str = "stagebr0"
-    """Of the bridge, which the host sees as a network interface: at most 15 characters."""
+    """Name of the bridge. The host sees it as a network interface: at most 15 characters."""
     address: IPv4Interface = IPv4Interface("10.0.3.1/24")
     """The host's own address on the stage's bridge, which makes the subnet."""
     nat: bool = True

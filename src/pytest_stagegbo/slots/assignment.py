@@ -27,7 +27,7 @@ __all__ = ["SlotAssignment", "assignment"]
 
 
 class SlotAssignment(Struct, frozen=True):
-    """Of one process.
+    """The slot that one process uses.
 
     A process that found every slot taken has no lease. It shares the slot of its place with who has it, test by test,
     as workers share one stage: the locks of its containers keep tests out of each other's resets.
@@ -40,7 +40,7 @@ class SlotAssignment(Struct, frozen=True):
     lease: Lease | None
 
     def engines(self) -> dict[int, StageEngine]:
-        """Of every slot of the run, this process's own first."""
+        """The engine of every slot of the run, this process's own first."""
         others = [number for number in order(self.capacity.count, self.number) if number != self.number]
         return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
 

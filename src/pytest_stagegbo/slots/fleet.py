@@ -81,7 +81,7 @@ class Fleet:
         return self._golden
 
     def engine(self, number: int, *, progress: Progress | None = None) -> StageEngine:
-        """Of slot `number`, copied from the golden copy where it has to be copied.
+        """The engine of slot `number`, copied from the golden copy where it has to be copied.
 
         Raises:
             SettingsError: the slot can't have its names or addresses.

@@ -24,7 +24,7 @@ GOLDEN_PLACE = 100
 
 
 def slot_settings(settings: Settings, number: int) -> Settings:
-    """Of slot `number`; slot 0 is the stage itself.
+    """The settings of slot `number`; slot 0 is the stage itself.
 
     A slot always has the same names and addresses. A subnet that something else has is refused when the slot is
     provisioned, and not passed over: addresses that depend on what else there is would be a riddle in every log.
@@ -41,7 +41,7 @@ def slot_settings(settings: Settings, number: int) -> Settings:
 
 
 def golden_settings(settings: Settings) -> Settings:
-    """Of the golden copy. Raises `SettingsError` as `slot_settings` does."""
+    """The settings of the golden copy. Raises `SettingsError` as `slot_settings` does."""
     bridge = settings.slots.network.replace("{slot}", "g") if settings.slots.network else _bridge(settings, "g")
     place = settings.slots.golden_address
     address = IPv4Interface(place) if place else _moved(settings.network.address, GOLDEN_PLACE)

@@ -268,7 +268,7 @@ def to_clean(settings: Settings) -> list[str]:
 
 
 def identity(clones: Iterable[Instance]) -> str:
-    """Of clones that run: another one once any of them was replaced or started again. Empty: not all are fit. Pure."""
+    """A value that changes once any of the running clones is replaced or restarted. Empty: not all are usable. Pure."""
     found = []
     for clone in clones:
         if not (clone.is_running and clone.config.get(marks.STATE) == marks.PREPARED):

@@ -50,7 +50,7 @@ def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
 def slot_status(
     number: int, project: str, network: str, clones: Mapping[str, Instance], clean: bool, used_by: str
 ) -> SlotStatus:
-    """Of its clones, those of this tool. Pure."""
+    """The status of a slot, from those of its clones that carry our mark. Pure."""
     states = {
         "unfinished"
         if clone.config.get(marks.STATE) != marks.PREPARED

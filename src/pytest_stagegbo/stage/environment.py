@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.credentials.secret import Hidden
 from pytest_stagegbo.settings.addresses import endpoint_variables
-from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_stagegbo.stage.credentials import Credentials
+    from pytest_stagegbo.credentials.lookup import Credentials
     from pytest_stagegbo.stage.service import Service
     from pytest_stagegbo.stage.stage import Stage
 

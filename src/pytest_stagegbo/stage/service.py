@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from pytest_stagegbo.credentials.secret import Hidden
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show, token
 from pytest_stagegbo.settings.addresses import endpoints
 from pytest_stagegbo.stage.environment import DATABASE
-from pytest_stagegbo.stage.secret import Hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from pytest_stagegbo.credentials.lookup import Credentials
+    from pytest_stagegbo.credentials.secret import Secret
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.settings import ContainerSettings, Settings
     from pytest_stagegbo.settings.addresses import Endpoint
-    from pytest_stagegbo.stage.credentials import Credentials
-    from pytest_stagegbo.stage.secret import Secret
 
 __all__ = ["Service"]
 
 LINES = 200
 LOG_SECONDS = 30.0
 LOG_BYTES = 4 << 20
-"""Of each log."""
+"""Bytes that are read of each log."""
 
 
 class Service:
@@ -54,7 +54,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Of the container, in the stage."""
+        """The name of the container in the stage."""
         return self._container.name
 
     @property
@@ -73,17 +73,17 @@ class Service:
 
     @property
     def protocol(self) -> str:
-        """Of the first probe: `postgresql`, `valkey`, `vault`, `s3`, `http` or `tcp`."""
+        """The protocol of the first probe: `postgresql`, `valkey`, `vault`, `s3`, `http` or `tcp`."""
         return self._first.protocol
 
     @property
     def port(self) -> int:
-        """Of the first probe. Raises `SettingsError` when the container has none."""
+        """The port of the first probe. Raises `SettingsError` when the container has none."""
         return self._first.port
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Of all probes; empty when the container has none."""
+        """The ports of all probes; empty when the container has none."""
         return tuple(endpoint.port for endpoint in self._endpoints)
 
     @property

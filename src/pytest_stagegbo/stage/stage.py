@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.credentials.lookup import Credentials
 from pytest_stagegbo.errors import SettingsError, StageMissing
 from pytest_stagegbo.realfiles import real_files
-from pytest_stagegbo.stage.credentials import Credentials
 from pytest_stagegbo.stage.environment import variables
 from pytest_stagegbo.stage.service import Service
 
@@ -61,7 +61,7 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        """Of this stage; in a slot, with its addresses."""
+        """The settings of this stage. Those of a slot have its addresses."""
         return self._engine.settings
 
     @property
@@ -110,7 +110,7 @@ class Stage:
 
     @property
     def credentials(self) -> Credentials:
-        """Of all services, by container; fetched when they are first wanted."""
+        """The credentials of all services, by container. They are read at the first access."""
         return self._credentials
 
     @real_files()

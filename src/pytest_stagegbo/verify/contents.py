@@ -136,7 +136,7 @@ system, which is older than every clone: a `find` that does not find it would no
 
 
 def _nothing_old(context: VerifyContext, folders: dict[str, list[tuple[str, str]]]) -> Result:
-    """Of folders by container, each with the word that the first boot says of it."""
+    """Check folders, given by container, each with the word that the first boot recorded for it."""
     folders = {name: paths for name, paths in folders.items() if paths}
     if not folders:
         raise Skipped("the settings name no such folder")

@@ -63,7 +63,7 @@ class Dialled(Struct, frozen=True):
     names: Mapping[str, str]
     """What each container's listener says."""
     port: int
-    """Of the containers' listeners."""
+    """Port of the containers' listeners."""
     leaked: Mapping[str, int]
     """Packets for that port that were on network interfaces of the host which are not the stage's."""
     listen_error: str
@@ -123,7 +123,7 @@ class VerifyContext:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all containers that the stage has to have."""
+        """The names of all containers that the stage has to have."""
         return tuple(self.settings.containers)
 
     def place(self, path: str) -> str | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks, objects
-from pytest_stagegbo.desired.exposure import access_list, read_forward
+from pytest_stagegbo.desired.exposure import read_forward
 from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
 

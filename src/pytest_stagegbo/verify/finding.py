@@ -31,7 +31,7 @@ class Sight(NamedTuple):
 
 
 def sight(expected: Iterable[str], looked: Iterable[str]) -> Mapping[str, Sight]:
-    """Of things that are looked at one by one."""
+    """What was seen of things that are looked at one by one."""
     found = set(looked)
     return {name: Sight(1, int(name in found)) for name in expected}
 
@@ -88,6 +88,6 @@ class Finding:
     evidence: tuple[str, ...]
     """What was seen: for a red line each fault, for a green one what was tried, for a skipped one why."""
     means: str = ""
-    """Of a red line."""
+    """What a red line means for its reader."""
     remedy: str = ""
-    """Of a red line."""
+    """The command that mends a red line."""

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 from stage_fakes import PASSWORD, TOKEN, FakeEngine, FakeReader, Vault, serving, settings_for
 
+from pytest_stagegbo.credentials import Credentials
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import (
     MissingRequirement,
@@ -21,7 +22,6 @@ from pytest_stagegbo.errors import (
     VaultSealed,
 )
 from pytest_stagegbo.settings.model import ProbeSettings
-from pytest_stagegbo.stage import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_stagegbo.stage import Hidden, Secret
+from pytest_stagegbo.credentials import Hidden, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

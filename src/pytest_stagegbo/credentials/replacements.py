@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import Struct
 
+from pytest_stagegbo.credentials.kv import Failure
+from pytest_stagegbo.credentials.lookup import resolve
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.stage.credentials import resolve
-from pytest_stagegbo.stage.kv import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_stagegbo.credentials.kv import KeyValue
     from pytest_stagegbo.settings import Settings
-    from pytest_stagegbo.stage.kv import KeyValue
 
 __all__ = ["Replaced", "Replacements", "read_replacements"]
 

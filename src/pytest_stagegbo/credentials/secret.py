@@ -108,12 +108,12 @@ class Secret(Mapping[str, str]):
 
     @property
     def access_key(self) -> str:
-        """Of S3."""
+        """The S3 access key."""
         return self._field("access_key")
 
     @property
     def secret_key(self) -> str:
-        """Of S3."""
+        """The S3 secret key."""
         return self._field("secret_key")
 
     @property

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.credentials.kv import Failure, KeyValue
+from pytest_stagegbo.credentials.secret import Hidden, Secret, addresses
 from pytest_stagegbo.errors import (
     MissingRequirement,
     NotReady,
@@ -24,8 +26,6 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS, LARGEST_FILE
 from pytest_stagegbo.services.masking import Masker
-from pytest_stagegbo.stage.kv import Failure, KeyValue
-from pytest_stagegbo.stage.secret import Hidden, Secret, addresses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

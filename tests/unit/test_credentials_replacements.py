@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_stagegbo.credentials.kv import Failure, KeyValue
+from pytest_stagegbo.credentials.replacements import Replaced, Replacements, read_replacements
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, build
-from pytest_stagegbo.stage.kv import Failure, KeyValue
-from pytest_stagegbo.stage.replacements import Replaced, Replacements, read_replacements
 
 PATH = "secret/gbo/mail"
 NEW = "the-new-value"
