@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ import pytest
 from filelock import FileLock
 from msgspec.structs import replace
 from tests.lab.support import Ground, until
+from tests.lab.unprivileged import Unprivileged
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom
@@ -31,7 +34,7 @@ from pytest_stagegbo.session.summary import pool_line
 from pytest_stagegbo.settings import IncusSettings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.lab.support import Stage
 
@@ -354,6 +357,52 @@ def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Gro
     (found,) = (each for each in doctor if each["subject"] == f"quotas of pool {POOL}")
     assert found["state"] == "warning"
     assert f"btrfs quota enable --simple {FOLDER}" in found["remedy"]
+    assert verified(small)["state"] == "green"
+
+
+class User:
+    """A user of this machine without root, who works with the small stage."""
+
+    def __init__(self, user: Unprivileged, small: Stage, environment: Mapping[str, str]) -> None:
+        self._user, self._environment = user, environment
+        self._config = str(user.given(small.config))
+
+    def said(self, command: str, status: int = 0) -> str:
+        """What a command printed that ended with this status."""
+        done = self._user.run("--config", self._config, *command.split(), environment=self._environment)
+        assert done.returncode == status, f"{done.stdout}{done.stderr}"
+        return f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.both_lts
+def test_without_root_limits_that_stopped_counting_are_found(ground: Ground, engine: StageEngine) -> None:
+    """Over the socket a user without root sees what btrfs says in /sys. Over HTTPS nobody does: it is found by what is
+    written, and that it can't be read is said once, with a remedy."""
+    small = stage(ground)
+    small.run("provision", "--recreate")
+    stop_counting(ground, engine)
+    rescan = f"as root on the daemon's host: `btrfs quota rescan -w {FOLDER}`"
+    unseen = f"whether btrfs counts on pool {POOL} can't be read from here"
+    advice = "verify --check limits.disk` writes in each clone"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Unprivileged(ground.lab, Path(folder))
+        local = User(made, small, {})
+        text = local.said("status")
+        assert f"disk limits on pool {POOL} do not hold now: btrfs quotas are inconsistent" in text
+        assert text.count(rescan) == 1, text
+        assert local.said("doctor", status=1).count(rescan) == 1
+        with made.over_https(ground) as environment:
+            far = User(made, small, environment)
+            for text in (far.said("status"), far.said("doctor")):
+                assert (text.count(unseen), text.count(advice)) == (1, 1), text
+            red = far.said("verify --check limits.disk", status=9)
+            assert re.search("cache: it wrote 8 MiB and .* counted, so its limit does not hold", red), red
+            assert red.count(rescan) == 1, red
+            done = far.said("provision --recreate")
+            assert "cache ready" in done
+            assert done.count(unseen) == 1, done
+        assert local.said("provision").count("DISK LIMITS DO NOT HOLD") == 1
+    small.run("provision")  # root's has btrfs count again
     assert verified(small)["state"] == "green"
 
 

@@ -166,6 +166,22 @@ def test_through_the_daemon_s_host_the_stage_answers(reached: Far) -> None:
     assert json.loads(reached.run("status", "--json").stdout)["ready"] is True
 
 
+@pytest.mark.parametrize("command", [("destroy", "--yes"), ("provision", "--recreate")], ids=" ".join)
+def test_a_certificate_that_may_only_change_what_is_in_the_project_removes_nothing(
+    far: Far, reached: Far, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """It may delete the clones, and then neither the project nor what a new stage needs."""
+    narrow = make_pair(tmp_path, "narrow")
+    far.trust(narrow, "--restricted", "--projects", f"default,{PROJECT}")
+    far.write(client=narrow)
+    before = {name: clone["created_at"] for name, clone in far.ground.instances(PROJECT).items()}
+    done = reached.run(*command, check=False)
+    far.write()
+    assert done.returncode == 1
+    assert "this client's certificate is restricted" in done.stderr
+    assert {name: clone["created_at"] for name, clone in far.ground.instances(PROJECT).items()} == before
+
+
 def test_a_reset_clears_and_answers(reached: Far) -> None:
     reached.run("exec", "drive", "--", "mkdir", "/opt/gbo/data/minio/bucket")
     reached.run("reset", "drive", "cache")

@@ -13,14 +13,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.incus.records import Project
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["let_end", "let_stop", "patiently", "remove_clone"]
+__all__ = ["let_end", "let_stop", "patiently", "refuse_unable", "remove_clone"]
 
 SETTLING = 10.0
 """Seconds at most for a container that failed to start to be stopped."""
 STAYS = 1.0
 """Seconds after which it will stay so."""
+
+
+def refuse_unable(writer: Writer, project: Project | None) -> None:
+    """See that this client may change the stage's project, before anything in it is changed: it is written as it is.
+
+    A certificate that is restricted to projects may delete what is in them, but neither the project nor its bridge.
+
+    Raises:
+        ServerRefused: it may not.
+    """
+    if project is None:
+        return
+    try:
+        writer.replace_project(project.config, project.description)
+    except ServerRefused as error:
+        if error.status == 403:
+            raise
 
 
 def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) -> None:

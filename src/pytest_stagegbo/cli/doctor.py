@@ -142,7 +142,7 @@ def _production(context: Context, facts: Facts) -> Iterator[Finding]:
 
 
 def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
-    from pytest_stagegbo.facts.quotas import blindness, burden, relief
+    from pytest_stagegbo.facts.quotas import HOW_TO_SEE, blindness, burden, relief
     from pytest_stagegbo.facts.quotas import remedy as mend
 
     for room in facts.rooms.values():
@@ -156,8 +156,7 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
             seen = f"limits do not hold now: {room.quotas}"
             yield Finding(state, f"limits on pool {room.pool.name}", seen, mend(room.pool, room.quotas))
         if text := blindness(room):
-            remedy = "`stagegbo verify --check limits.disk` writes in each clone, and sees whether it is counted"
-            yield Finding("warning", f"limits on pool {room.pool.name}", text, remedy)
+            yield Finding("warning", f"limits on pool {room.pool.name}", text, HOW_TO_SEE)
         if text := burden(room.pool, room.quotas, context.stage):
             yield Finding("warning", f"quotas of pool {room.pool.name}", text, relief(room.pool))
         seen = f"{room.pool.driver}, {bytes_text(room.pool.free)} of {bytes_text(room.pool.total)} free"

@@ -84,6 +84,8 @@ def _status(arguments: argparse.Namespace) -> int:
             print_loudly(status.trouble)
         for warning in status.warnings:
             print_loudly(warning)
+        for text in status.unseen:
+            print(aimed(text, arguments))
         for text in status.burdens:
             print(aimed(f"{text}; `stagegbo doctor` says what can be done", arguments))
         for each in status.exposed:

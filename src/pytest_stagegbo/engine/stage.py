@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.apply.removal import refuse_unable
 from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import Timing, apply
 from pytest_stagegbo.apply.step_runner import StepRunner
@@ -43,6 +44,8 @@ from pytest_stagegbo.plan.steps import (
     RemoveAcl,
     RemoveClone,
     RemoveNetwork,
+    RemoveProject,
+    SetProject,
     Step,
     Verify,
 )
@@ -251,6 +254,8 @@ class StageEngine:
             else:
                 runner.do(step)
 
+        if plan.changes and not any(isinstance(step, SetProject) for step in plan.changes):
+            refuse_unable(runner.writer, facts.projects.get(self.settings.project))
         if plan.changes:  # while the services that were started last are waited for
             steps.append(Verify(subject=self.settings.project, after=frozenset(step.key for step in plan.changes)))
         timings = apply(steps, do, self.progress)
@@ -359,7 +364,10 @@ class StageEngine:
                 tuple(step.subject for step in steps if isinstance(step, RemoveNetwork)),
                 tuple(step.subject for step in steps if isinstance(step, RemoveAcl)),
             )
-            runner = self.new_runner(replace(self.facts(need_source=False), former=former), None)
+            facts = self.facts(need_source=False)
+            runner = self.new_runner(replace(facts, former=former), None)
+            if any(isinstance(step, RemoveProject) for step in steps):
+                refuse_unable(runner.writer, facts.projects.get(self.settings.project))
             return apply(steps, runner.do, self.progress)
 
     def own_pool(self, members: Collection[str]) -> str:

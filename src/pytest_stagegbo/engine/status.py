@@ -9,7 +9,7 @@ from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.exposure import Exposure, exposures
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.facts.host_path import find_trouble
-from pytest_stagegbo.facts.quotas import burden, remedy
+from pytest_stagegbo.facts.quotas import burden, remedy, unseen
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan.builds import Artefact, build_of
 from pytest_stagegbo.services import ask
@@ -62,6 +62,8 @@ class StageStatus:
     """What endangers production's pool now, with what to do."""
     burdens: tuple[str, ...] = ()
     """What the pools' quotas cost production while stages come and go."""
+    unseen: tuple[str, ...] = ()
+    """Which pools' quotas can't be read from here, with what to do."""
 
     @property
     def ready(self) -> bool:
@@ -100,6 +102,7 @@ def stage_status(reader: Reader, settings: Settings, parent: str = "", *, disk: 
         containers=containers,
         warnings=tuple(text for room in rooms for text in _warnings(room, settings)),
         burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas, settings))),
+        unseen=tuple(text for room in rooms if (text := unseen(room))),
         exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
         trouble=_trouble(reader, settings) if any(each.state in {"failed", "starting"} for each in containers) else "",
     )

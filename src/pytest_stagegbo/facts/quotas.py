@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Limits", "blindness", "burden", "burdens", "relief", "remedy"]
+__all__ = ["HOW_TO_SEE", "Limits", "blindness", "burden", "burdens", "relief", "remedy", "unseen"]
 
 ROUNDING = 4096
 """Bytes by which a limit in force may differ."""
 POLL = 0.1
 CLEANING = 20.0
 """Seconds to wait for btrfs to clean up first: a subvolume that goes later may make the quotas inconsistent again."""
+
+
+HOW_TO_SEE = "`stagegbo verify --check limits.disk` writes in each clone, and sees whether it is counted"
+"""What a person does about a pool whose quotas can't be read."""
 
 
 def remedy(pool: Pool, quotas: Quotas) -> str:
@@ -58,6 +62,12 @@ def blindness(room: Room) -> str:
     if room.pool.driver != "btrfs" or room.quotas is not None:
         return ""
     return f"whether btrfs counts on pool {room.pool.name} can't be read from here: root on the daemon's host can"
+
+
+def unseen(room: Room) -> str:
+    """What a person has to know of a pool whose quotas can't be read, with what to do; empty: they can be read."""
+    text = blindness(room)
+    return f"{text}; {HOW_TO_SEE}" if text else ""
 
 
 def burden(pool: Pool, quotas: Quotas | None, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.desired.own_pool import clone_pool
 from pytest_stagegbo.facts.former import changes_bridge
-from pytest_stagegbo.facts.quotas import burden
+from pytest_stagegbo.facts.quotas import burden, unseen
 from pytest_stagegbo.facts.subnets import neighbours, refuse_taken
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.guest.hooks import read_hooks
@@ -349,6 +349,9 @@ def _notes(facts: Facts, settings: Settings, copying: list[ContainerSettings]) -
         "daemon's host, since a stage that fills it stops production too"
         for name, room in sorted(facts.rooms.items())
         if room.is_blind and copying
+    )
+    notes.extend(
+        text for _, room in sorted(facts.rooms.items()) if copying and not facts.golden and (text := unseen(room))
     )
     notes.extend(
         f"{text}; `stagegbo doctor` says what can be done"

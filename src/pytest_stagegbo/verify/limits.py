@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.facts.quotas import blindness, remedy
 from pytest_stagegbo.facts.space import look
+from pytest_stagegbo.incus.localhost import Quotas
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.verify.finding import Result, sight
@@ -42,6 +43,10 @@ def limits(context: VerifyContext) -> Result:
         name for name in context.running if not _refuse_to_try(context, rooms[context.clones[name].pool], name, bad)
     ]
     counted = _counted(context, names, bad)
+    for pool in sorted({context.clones[name].pool for name in names if name not in counted}):
+        if blindness(rooms[pool]):
+            advice = remedy(rooms[pool].pool, Quotas("qgroup", inconsistent=True))
+            bad.append(f"what clones write to pool {pool} is not counted; {advice}")
     refused: list[str] = []
     crowded: list[str] = []
     allowed: list[str] = []
