@@ -36,14 +36,32 @@ COMMANDS = {
     "destroy": ("destroy", "--dry-run"),
     "a stage that is not there": ("--project", "STAGE-NOT-THERE", "status"),
     "an error": ("reset", "nothing"),
+    "doctor": ("doctor",),
 }
 WIDTHS = (80, 160, 0)
 """Columns of a terminal; 0: a pipe."""
+CUT_ELSEWHERE = {("doctor", 80)}
+"""Lines with folders of this machine, which are as long as they are."""
 CHANGING = [
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),  # colours and the cursor
     (re.compile(r"\r"), ""),
     (re.compile(r"\b\d+ (?:s|min|h|days?)\b"), "AGE"),
     (re.compile(r"/\S+/unix\.socket"), "SOCKET"),
+    (re.compile(r"/\S+/stagegbo\.toml"), "SETTINGS"),
+    (re.compile(r"/\S+/vault-init\.json"), "KEYS"),
+    (re.compile(r"\b\d+(?:\.\d+)? (?:[KMG]iB|GB|MB)\b"), "SIZE"),
+    (re.compile(r"(Python|stagegbo|pylxd|Incus|with|on Incus) \d+\.\d+[.\d]*"), r"\1 VERSION"),
+    (re.compile(r"\b\d+(?:\.\d+)? ?m?s\b"), "TIME"),
+    (re.compile(r"^=+ (\d+ (?:passed|failed|errors?) in TIME) =+$", re.MULTILINE), r"= \1 ="),
+    (
+        re.compile(
+            r"^(?:platform|rootdir|plugins|configfile|grew|waited for locks|Using --randomly).*\n", re.MULTILINE
+        ),
+        "",
+    ),
+    (re.compile(r"^stage-gbo: \S+ s?, \d+ of \d+ steps done.*\n?", re.MULTILINE), ""),
+    (re.compile(r" at 0x[0-9a-f]+"), ""),
+    (re.compile(r"\bnone of \d+ addresses"), "none of N addresses"),
     (re.compile(r"[ ]+$", re.MULTILINE), ""),
 ]
 
@@ -84,12 +102,42 @@ def plain(text: str, status: int) -> str:
 def test_commands_print_what_they_did(plug: Plug, snapshot: SnapshotAssertion) -> None:
     assert plug.stagegbo("destroy", "--yes").returncode == 0  # slots of other tests would be on the screen
     assert plug.stagegbo("provision").returncode == 0
-    wanted = [(name, width) for name in COMMANDS for width in WIDTHS]
+    wanted = [(name, width) for name in COMMANDS for width in WIDTHS if (name, width) not in CUT_ELSEWHERE]
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda each: screen(plug.folder, COMMANDS[each[0]], each[1]), wanted)
         screens = dict(zip(wanted, found, strict=True))
     for (name, width), text in screens.items():
         assert text == snapshot(name=f"{name}, {f'{width} columns' if width else 'piped'}")
+
+
+TESTS = """
+    def test_uses(keys):
+        keys("SET", "a", "b")
+    @pytest.mark.stage_reset("cache")
+    def test_is_clean(keys):
+        assert keys("DBSIZE") == 0
+"""
+FAILING = """
+    def test_fails(keys):
+        assert keys("GET", "nothing") == "something"
+"""
+SESSIONS = {
+    "tests that pass": ("test_passing.py",),
+    "tests that pass, quietly": ("test_passing.py", "-q"),
+    "tests that pass, and verify": ("test_passing.py", "--stage-verify"),
+    "a test that fails": ("test_failing.py",),
+    "two workers": ("test_passing.py", "-n", "2"),
+    "no stage": ("test_passing.py", "--stage-project=STAGE-NOT-THERE", "--stage-provision=never"),
+}
+
+
+def test_sessions_print_what_they_did(plug: Plug, snapshot: SnapshotAssertion) -> None:
+    assert plug.stagegbo("destroy", "--yes").returncode == 0
+    assert plug.stagegbo("provision").returncode == 0
+    plug.write(test_passing=TESTS, test_failing=FAILING)
+    for name, arguments in SESSIONS.items():
+        done = plug.run(*arguments, "-p", "no:randomly")
+        assert plain("\n".join([*done.outlines, *done.errlines]), int(done.ret)) == snapshot(name=name)
 
 
 def test_a_note_of_people_at_a_clone_is_not_red(plug: Plug, incus: Incus) -> None:

@@ -138,3 +138,22 @@ def test_a_reset_names_its_method_and_a_reason_where_there_is_one() -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
 def test_one_thing_has_no_plural(number: int, text: str) -> None:
     assert count_text(number, "step") == text
+
+
+@pytest.mark.parametrize(
+    ("names", "coloured", "prefixes"),
+    [
+        pytest.param(["cache"], True, {"cache": ""}, id="one container"),
+        pytest.param(["cache", "llm"], False, {"cache": "cache | ", "llm": "llm   | "}, id="a pipe"),
+        pytest.param(
+            ["cache", "llm"],
+            True,
+            {"cache": "\x1b[36mcache | \x1b[0m", "llm": "\x1b[33mllm   | \x1b[0m"},
+            id="a terminal",
+        ),
+    ],
+)
+def test_lines_of_several_logs_say_whose_they_are(names: list[str], coloured: bool, prefixes: dict[str, str]) -> None:
+    from pytest_stagegbo.cli.logs import line_prefixes
+
+    assert line_prefixes(names, coloured=coloured) == prefixes

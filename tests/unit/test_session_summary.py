@@ -43,6 +43,13 @@ def test_waits_are_those_that_took_time() -> None:
     assert summary.lines() == ["waited for locks: 2 of 4 tests, 2.5 s in all, longest 2.0 s"]
 
 
+def test_a_run_that_was_verified_says_so() -> None:
+    summary = Summary(verified=True)
+    assert summary.lines() == []  # no test used the stage
+    summary.reset(["cache"], 1)
+    assert summary.lines() == ["reset cache: once, 1.0 s", "isolation verified: every check holds"]
+
+
 def test_a_percentile_needs_twenty_values() -> None:
     summary = Summary()
     for number in range(20):

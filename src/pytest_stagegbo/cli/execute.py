@@ -1,23 +1,20 @@
-"""Commands that go into a clone: `exec`, `shell`, `logs`.
+"""Commands that go into a clone: `exec` and `shell`.
 
 A terminal is the business of the `incus` client, which this hands over to where there is one: with the stage's
 project named, and a configuration folder of its own, so that the client's current project and remotes are neither
 used nor changed, and a daemon on another host is known to it by the same certificates as to this package. Without the
-client, `exec` and `logs` go through the API and print what was said at the end.
+client, `exec` goes through the API and prints what was said at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-import time
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +22,6 @@ from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.remedies import aimed
 from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
 from pytest_stagegbo.facts.bridge import REMEDY, find_fault
-from pytest_stagegbo.settings.duration import parse_duration
-from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +30,16 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.settings import IncusSettings
 
-__all__ = ["banner", "register", "run_inside", "shell_command"]
-
-
-LOG_BYTES = 4 << 20
-"""Bytes that are read of each log."""
+__all__ = [
+    "banner",
+    "hand_over",
+    "incus_client",
+    "need_running",
+    "no_client",
+    "register",
+    "run_inside",
+    "shell_command",
+]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,43 +53,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     shell = commands.add_parser("shell", help="a root shell in a clone")
     shell.add_argument("name", metavar="NAME")
     shell.set_defaults(run=_shell)
-    logs = commands.add_parser("logs", help="the journal of clones' units, and their log files")
-    logs.add_argument("names", metavar="NAME", nargs="+")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines are written")
-    logs.add_argument("-n", "--lines", type=_lines, default=100, metavar="N", help="lines of each log (default 100)")
-    logs.add_argument("--since", type=_since, metavar="WHEN", help="10m, 2h, 2026-01-31T12:00: only lines from then on")
-    logs.add_argument("--grep", type=_pattern, metavar="REGEX", help="only lines that match")
-    logs.set_defaults(run=_logs)
-
-
-def _lines(text: str) -> int:
-    """How many lines; raises what argparse makes a usage error of."""
-    if not re.fullmatch("[0-9]{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999999")
-    return int(text)
-
-
-def _since(text: str) -> float:
-    """Epoch seconds."""
-    with contextlib.suppress(ValueError):
-        return time.time() - parse_duration(text)
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a length of time (10m, 2h) nor a time") from None
 
 
 def _variable(text: str) -> str:
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*=.*", text, re.DOTALL) or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return text
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
 
 
 def _exec(arguments: argparse.Namespace) -> int:
@@ -156,54 +125,18 @@ def run_inside(
         MissingRequirement: it needs the `incus` client, which is not there.
         StageMissing: the clone does not run.
     """
-    client, name = _client(context, engine), arguments.name
-    _running(engine, name, arguments)
+    client, name = incus_client(context, engine), arguments.name
+    need_running(engine, name, arguments)
     engine.mark_dirty()
     if client is not None:
-        return _hand_over(client, context, name, argv)
+        return hand_over(client, context, name, argv)
     if terminal:
-        raise _no_client(terminal)
+        raise no_client(terminal)
     return _through_api(engine, name, argv)
 
 
-def _logs(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, show, token
-
-    names = tuple(dict.fromkeys(arguments.names))
-    if arguments.follow and (len(names) > 1 or arguments.since is not None or arguments.grep):
-        raise SettingsError(
-            "logs -f follows all lines of one clone", remedy="logs -f NAME, in a terminal for each; `| grep` chooses"
-        )
-    context = open_context(arguments)
-    engine = context.engine()
-    for name in names:
-        _running(engine, name, arguments)
-    if arguments.follow:
-        return _follow(context, engine, names[0], arguments.lines)
-    wanted = Wanted(
-        arguments.lines, arguments.since, arguments.grep, units=not (arguments.since or arguments.grep), size=LOG_BYTES
-    )
-    for name in names:
-        head = token()
-        script = fetch_script(context.loaded.settings.containers[name], head, wanted)
-        result = engine.execute(name, ["sh", "-c", script])
-        text = printable(show(parse(result.stdout, head, wanted)))
-        if text:
-            print("\n".join(f"{name} | {line}" for line in text.split("\n")) if len(names) > 1 else text)
-        sys.stderr.write(printable(result.stderr))
-    return 0
-
-
-def _follow(context: Context, engine: StageEngine, name: str, lines: int) -> int:
-    from pytest_stagegbo.guest.logs import follow_command
-
-    client = _client(context, engine)
-    if client is None:
-        raise _no_client("logs -f")
-    return _hand_over(client, context, name, follow_command(context.loaded.settings.containers[name], lines))
-
-
-def _running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
+def need_running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
+    """Raise `StageMissing` when a clone does not run; warn when its bridge is not as it has to be."""
     clone = engine.clone(name)
     if not clone.is_running:
         raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
@@ -219,7 +152,7 @@ def _through_api(engine: StageEngine, name: str, argv: Sequence[str]) -> int:
     return result.status
 
 
-def _client(context: Context, engine: StageEngine) -> list[str] | None:
+def incus_client(context: Context, engine: StageEngine) -> list[str] | None:
     """How to call the `incus` client; None where there is none."""
     if context.lab is not None and engine.reader.is_local:
         return context.lab.exec_argv(["incus"])
@@ -227,7 +160,7 @@ def _client(context: Context, engine: StageEngine) -> list[str] | None:
     return [found] if found else None
 
 
-def _hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence[str]) -> int:
+def hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence[str]) -> int:
     """Become the client. Returns only when that fails."""
     environment = dict(os.environ)
     remote = "local"
@@ -262,7 +195,8 @@ def _client_settings(incus: IncusSettings, remote: str) -> str:
     return str(folder)
 
 
-def _no_client(what: str) -> MissingRequirement:
+def no_client(what: str) -> MissingRequirement:
+    """The error of a command that needs the terminal of the `incus` client."""
     return MissingRequirement(
         f"`{what}` needs the incus client, for its terminal",
         seen="no `incus` in the path",

@@ -26,7 +26,7 @@ MODULES = {
     "connect": "connect",
     "exec": "execute",
     "shell": "execute",
-    "logs": "execute",
+    "logs": "logs",
     "lab": "lab",
 }
 """By command, the module beside this one that registers it: only that of the command that is called is imported."""

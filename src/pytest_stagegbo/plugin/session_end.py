@@ -73,6 +73,7 @@ class SessionEnd:
             broken = [f"the stage's isolation could not be proven: {said(error)}"]
         summary = self._process.summary()
         summary.broken += broken
+        summary.verified = not broken
         if summary.broken and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -18,6 +18,12 @@ MACHINERY = ("_pytest", "pluggy")
 EDGE = f"{PACKAGE}.plugin.fixtures"
 
 
+def _hidden(found: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    """Whether pytest leaves a frame of this package out. Not for `pytest.fail(pytrace=False)`, which shows no frame
+    anyway: pytest would add a line about hidden frames to the message."""
+    return getattr(found and found.value, "pytrace", True)
+
+
 def shorten(found: pytest.ExceptionInfo[BaseException]) -> None:
     """Take this package's frames out of a traceback; the first one stays where nobody else's is left.
 
@@ -25,7 +31,7 @@ def shorten(found: pytest.ExceptionInfo[BaseException]) -> None:
     """
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == PACKAGE and name != EDGE:
-            vars(module).setdefault("__tracebackhide__", True)
+            vars(module).setdefault("__tracebackhide__", _hidden)
     entries = list(found.traceback)
     names = [str(entry.frame.f_globals.get("__name__", "")) for entry in entries]
     own = [name.partition(".")[0] == PACKAGE for name in names]
