@@ -86,15 +86,18 @@ class FileLock:
 
 
 class FairLock:
-    """A lock of this process, shared or exclusive, in two files.
+    """A lock of this process, shared, exclusive or quiet, in three files.
 
-    The one is locked for as long as the lock is held. The other is a gate that everybody passes on the way in, and that
-    a would-be exclusive holder keeps shut while the present holders leave, so that a stream of users can't starve it.
+    The first one is locked for as long as the lock is held. The gate is a file that everybody passes on the way in, and
+    that a would-be exclusive holder keeps shut while the present holders leave, so that a stream of users can't starve
+    it. Quiet holders share the third file: any number of them, but nobody who shares the first one. Each of the two
+    kinds makes sure, at the gate, that nobody of the other kind is left.
     """
 
     def __init__(self, path: Path) -> None:
         self._gate = FileLock(path.with_suffix(".gate"))
         self._lock = FileLock(path)
+        self._quiet = FileLock(path.with_suffix(".quiet"))
         _locks.add(self)
 
     @property
@@ -103,38 +106,61 @@ class FairLock:
 
     @property
     def thread(self) -> int | None:
-        return self._lock.thread
+        return self._lock.thread or self._quiet.thread
 
-    def acquire(self, deadline: float, *, exclusive: bool) -> bool:
+    def acquire(self, deadline: float, *, exclusive: bool, quiet: bool = False) -> bool:
         """Whether it was had before the deadline (of `clocks.monotonic`)."""
         if not self._gate.acquire(deadline):
             return False
         try:
-            return self._lock.acquire(deadline, exclusive=exclusive)
+            if quiet:
+                return self._acquire_quiet(deadline)
+            if not self._lock.acquire(deadline, exclusive=exclusive):
+                return False
+            if self._quiet.acquire(deadline):  # nobody is quiet, and while the gate is shut nobody will be
+                self._quiet.release()
+                return True
+            self._lock.release()
+            return False
         finally:
             self._gate.release()
 
+    def _acquire_quiet(self, deadline: float) -> bool:
+        if not self._lock.acquire(deadline):  # nobody else uses it
+            return False
+        try:
+            return self._quiet.acquire(deadline, exclusive=False)
+        finally:
+            self._lock.release()
+
     def join(self) -> bool:
         """Share it at once with somebody who has it already, whoever waits at the gate."""
+        if self._quiet.path.exists() and lock_holders(self._quiet.path):
+            return False
         return self._lock.attempt(exclusive=False)
 
     def release(self) -> None:
         self._lock.release()
+        self._quiet.release()
 
     def for_any_thread(self) -> None:
         """It will be released by another thread than this one."""
-        self._lock.thread = None
+        self._lock.thread = self._quiet.thread = None
 
     def holders(self) -> list[int]:
         """Processes that have it, or keep its gate shut."""
-        return list(dict.fromkeys([*lock_holders(self.path), *lock_holders(self._gate.path)]))
+        return list(dict.fromkeys(pid for path in self._paths for pid in lock_holders(path)))
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [self.path, self._quiet.path, self._gate.path]
 
     def own_holder(self) -> int | None:
         """A process that can't let go before this thread has it: this one, or one of its ancestors. None: none."""
         here = threading.get_ident()
         if any(lock is not self and lock.path == self.path and lock.thread == here for lock in list(_locks)):
             return os.getpid()
-        return next(iter(lock_holders(self.path, ancestors())), None)
+        return next((pid for path in self._paths[:2] for pid in lock_holders(path, ancestors())), None)
 
 
 _locks: weakref.WeakSet[FairLock] = weakref.WeakSet()

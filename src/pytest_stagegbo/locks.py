@@ -25,9 +25,9 @@ from pytest_stagegbo.processes import born, describe, lock_holders
 from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-__all__ = ["STAGE", "FileLock", "StageLock", "lock_folder"]
+__all__ = ["AWAKE", "STAGE", "FileLock", "StageLock", "lock_folder"]
 
 
 PARENTS = (Path("/run/lock"), Path("/tmp"))
@@ -86,6 +86,9 @@ def _unusable(folder: Path, error: OSError) -> MissingRequirement:
 STAGE = ""
 """Name of the lock of the stage as a whole among its containers' names. Sorts first."""
 
+AWAKE = ".awake"
+"""Name of the lock that those share who look at all containers, whoever uses these: none is frozen meanwhile."""
+
 UNKNOWN = "a process that has just begun, or that this user can't see"
 
 
@@ -97,13 +100,22 @@ class StageLock:
         server: Fingerprint of the daemon.
         project: Name of the stage's project.
         timeout: Seconds to wait for other holders, in all.
+        thaw: Lets containers go on that a quiet test has frozen, before anybody uses them; None: all of them.
     """
 
-    def __init__(self, endpoint: str, server: str, project: str, timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        server: str,
+        project: str,
+        timeout: float,
+        thaw: Callable[[Collection[str] | None], None] | None = None,
+    ) -> None:
         name = hashlib.sha256(f"{server} {project}".encode()).hexdigest()[:16]
         self.folder = lock_folder(endpoint) / name
         self._project = project
         self._timeout = timeout
+        self._thaw = thaw
         self._locks: dict[str, FairLock] = {}
         self._number = next(_numbers)
 
@@ -115,9 +127,10 @@ class StageLock:
         *,
         shared: Iterable[str] = (),
         exclusive: Iterable[str] = (STAGE,),
+        keep_note: bool = False,
     ) -> Iterator[None]:
         """Hold locks while the block runs; see `acquire`."""
-        self.acquire(doing, waiting, shared=shared, exclusive=exclusive)
+        self.acquire(doing, waiting, shared=shared, exclusive=exclusive, keep_note=keep_note)
         try:
             yield
         finally:
@@ -130,6 +143,7 @@ class StageLock:
         *,
         shared: Iterable[str] = (),
         exclusive: Iterable[str] = (STAGE,),
+        quiet: Iterable[str] = (),
         keep_note: bool = False,
     ) -> None:
         """Take locks, in one order for everybody, so that no two can wait for each other.
@@ -139,13 +153,15 @@ class StageLock:
             waiting: Called once with the holders' description when not all locks are free at once.
             shared: Names of containers (or `STAGE`) to use.
             exclusive: Names of containers (or `STAGE`) to keep to oneself; wins over `shared`.
+            quiet: Names of containers that nobody may use; others may want that of them at the same time.
             keep_note: Leave the note that the stage is clean, which goes otherwise when a container is to be used.
 
         Raises:
             LockTimeout: the holders did not let go in time; names them.
         """
-        mine = set(exclusive)
-        names = sorted(mine | set(shared))
+        mine, silent = set(exclusive), set(quiet)
+        used = mine | set(shared)
+        names = sorted(used | silent)
         deadline = clocks.monotonic() + self._timeout
         held: list[FairLock] = []
         try:
@@ -153,17 +169,20 @@ class StageLock:
             for name in names:
                 lock = self._locks.get(name) or FairLock(self.folder / f"{name or 'stage'}.lock")
                 self._locks[name] = lock
-                got = lock.acquire(min(clocks.monotonic() + FIRST_PAUSE, deadline), exclusive=name in mine)
+                kind = {"exclusive": name in mine, "quiet": name not in used}
+                got = lock.acquire(min(clocks.monotonic() + FIRST_PAUSE, deadline), **kind)
                 if not got:
-                    got = self._got_beside_own(lock, name, exclusive=name in mine)
+                    got = self._got_beside_own(lock, name, exclusive=name in mine or name not in used)
                 if not got and clocks.monotonic() < deadline:
                     if waiting is not None:
                         waiting(self.holder())
                         waiting = None
-                    got = lock.acquire(deadline, exclusive=name in mine)
+                    got = lock.acquire(deadline, **kind)
                 if not got:
                     raise self._not_free(lock, name)
                 held.append(lock)
+            if self._thaw is not None:
+                self._thaw(None if STAGE in mine or AWAKE in used else used)
             if not keep_note and any(name and not name.startswith(".") for name in names):
                 self.mark_dirty()
             self._write(doing, names, mine)
@@ -208,6 +227,12 @@ class StageLock:
 
     def _what(self, name: str) -> str:
         return f"stage {self._project}" + (f", container {name}," if name else "")
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Let go of some of what `acquire` took."""
+        for name in names:
+            if name in self._locks:
+                self._locks[name].release()
 
     def for_any_thread(self) -> None:
         """What was acquired in this thread is released in another one."""

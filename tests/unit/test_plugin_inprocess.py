@@ -334,7 +334,7 @@ class TestOptions:
         return found
 
     def test_none_is_left_out_here(self) -> None:
-        tested = {name for name, *_ in TABLE} | {"keep", "lab", "verify"}
+        tested = {name for name, *_ in TABLE} | {"keep", "lab", "quiet", "verify"}
         assert tested == {*options.OPTIONS, *options.SWITCHES}
 
     @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)

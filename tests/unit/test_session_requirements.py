@@ -9,7 +9,14 @@ import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin.stash import DEMAND
-from pytest_stagegbo.session.requirements import FIXTURES, Requirements, asks_for_stage, check_production_access, demand
+from pytest_stagegbo.session.requirements import (
+    FIXTURES,
+    Requirements,
+    asks_for_stage,
+    check_production_access,
+    check_quiet,
+    demand,
+)
 from pytest_stagegbo.settings import Layer, Settings, build
 
 if TYPE_CHECKING:
@@ -227,6 +234,42 @@ def test_a_marker_on_one_parameter_is_for_that_one_only(pytester: pytest.Pyteste
     """
     found = demands(pytester, _plain(code))
     assert found == {"test_it[1]": asked("cache"), "test_it[2]": asked("cache", "cache")}
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "more", "expected"),
+    [
+        (["stage_cache"], {}, "system"),
+        (["stage_tables", "stage_llm"], {}, "system"),
+        (["stage_llm"], {}, ""),
+        (["stage_vault"], {"containers.llm.writes_to": ["vault"]}, "llm"),
+        (["stage_cache"], {"containers.system.writes_to": ["drive"]}, ""),
+        (["stage_cache", "stage_system"], {}, ""),
+        (["stage_gbo"], {}, ""),
+    ],
+)
+def test_quiet_is_about_who_may_write_and_is_not_asked_for(
+    fixtures: list[str], more: dict[str, object], expected: str
+) -> None:
+    assert demand(fixtures, [], settings(more=more)).quiet == frozenset()
+    assert demand(fixtures, [], settings(more=more), quiet=True).quiet == frozenset(expected.split())
+    assert demand(fixtures, [], settings(more={"pytest.quiet": True, **more})).quiet == frozenset(expected.split())
+
+
+def test_quiet_without_the_container_that_is_written_to() -> None:
+    assert settings(more={"containers.cache": False}).containers["system"].writes_to == ("tables", "drive")
+
+
+def test_a_quiet_marker_takes_nothing(pytester: pytest.Pytester) -> None:
+    check_quiet(pytest.mark.stage_quiet.mark)
+    with pytest.raises(SettingsError, match="stage_quiet takes no arguments, and got 'cache', why="):
+        check_quiet(pytest.mark.stage_quiet("cache", why=1).mark)
+    code = """
+        @pytest.mark.stage_quiet
+        class TestClass:
+            def test_it(self, stage_cache): pass
+    """
+    assert demands(pytester, _plain(code)) == {"test_it": Requirements(frozenset({"cache"}), (), frozenset({"system"}))}
 
 
 def _plain(code: str) -> str:

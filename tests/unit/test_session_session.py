@@ -27,13 +27,34 @@ from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import Layer, build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_stagegbo.plan.steps import Step
 
 AT_ONCE = 0.001
 READY = Provisioned(Plan((), ()), {}, (), 0.0)
+
+
+class Freezer:
+    """Notes what it is to freeze and what may go on."""
+
+    def __init__(self) -> None:
+        self.frozen: set[str] = set()
+
+    def freeze(self, names: Iterable[str], doing: str) -> None:
+        assert doing.startswith("test ")
+        self.frozen |= set(names)
+
+    def release(self, names: Iterable[str]) -> None:
+        self.frozen -= set(names)
+
+
+class Deployments:
+    """None was interrupted."""
+
+    def recover(self, names: Collection[str]) -> None:
+        assert names
 
 
 class Engine:
@@ -45,6 +66,8 @@ class Engine:
         self.provisioning: list[Provisioned | BaseException] = []
         self.resetting: list[BaseException | None] = []
         self.changes: tuple[Step, ...] | None = None
+        self.freezer = Freezer()
+        self.deployments = Deployments()
         self._endpoint = endpoint
 
     def lock(self, timeout: float | None = None) -> StageLock:
@@ -509,3 +532,57 @@ def done(session: StageSession) -> list[str]:
 def test_a_reminder_says_where_the_whole_story_is() -> None:
     found = reminder(StageGboError("it broke", seen="a long log"))
     assert str(found) == ("the stage could not be provisioned: it broke\nwhat to do: see the first test that says so")
+
+
+class TestQuiet:
+    """What a test has frozen; who waits for whom is shown with `locks`."""
+
+    def quiet(self, uses: str, *names: str) -> Requirements:
+        return Requirements(frozenset(uses.split()), (), frozenset(names))
+
+    def test_goes_on_when_the_test_ends(self, engine: Callable[..., Engine]) -> None:
+        one = engine()
+        mine = session(one)
+        mine.begin("a", self.quiet("cache", "system"))
+        assert one.freezer.frozen == {"system"}
+        mine.end()
+        assert not one.freezer.frozen
+
+    def test_stays_frozen_for_the_next_quiet_test(self, engine: Callable[..., Engine]) -> None:
+        one = engine()
+        mine = session(one)
+        mine.begin("a", self.quiet("cache", "system"))
+        mine.end(frozenset({"system"}))
+        assert one.freezer.frozen == {"system"}
+        session(engine()).begin("other", uses("system"))  # and is nobody's meanwhile
+        mine.end()
+        assert not one.freezer.frozen
+
+    def test_nobody_uses_it_meanwhile(self, engine: Callable[..., Engine]) -> None:
+        quiet = session(engine())
+        quiet.begin("a", self.quiet("cache", "system"))
+        with pytest.raises(LockTimeout, match="container system"):
+            session(engine()).begin("b", uses("system"))
+
+    def test_and_it_waits_for_users(self, engine: Callable[..., Engine]) -> None:
+        user = session(engine())
+        user.begin("b", uses("system"))
+        one = engine()
+        with pytest.raises(LockTimeout, match="container system"):
+            session(one).begin("a", self.quiet("cache", "system"))
+        assert not one.freezer.frozen
+
+    def test_several_want_it_at_once(self, engine: Callable[..., Engine]) -> None:
+        both = [session(engine()), session(engine())]
+        for each in both:
+            each.begin("a", self.quiet("cache", "system"))
+
+    def test_goes_on_for_a_test_that_asks_for_it_late(self, engine: Callable[..., Engine]) -> None:
+        one = engine()
+        mine = session(one)
+        mine.begin("a", self.quiet("cache", "system"))
+        mine.begin("a", self.quiet("cache system"))
+        with pytest.raises(LockTimeout):
+            session(engine()).begin("b", self.quiet("cache", "system"))
+        mine.end()
+        assert not one.freezer.frozen

@@ -245,6 +245,12 @@ def test_the_defaults_have_no_problem() -> None:
             id="needs-unknown",
         ),
         pytest.param(
+            {"containers.llm.writes_to": ["cahce"]},
+            "f containers.llm.writes_to: 'cahce' is not a container of the stage; there are cache, drive, llm, system, "
+            "tables, vault",
+            id="writes-to-unknown",
+        ),
+        pytest.param(
             {"containers.llm.needs": ["llm"], "containers.system.needs": []},
             "f containers.llm.needs: containers wait for each other in a circle: llm needs llm",
             id="needs-itself",

@@ -132,9 +132,19 @@ def fault_lines(status: StageStatus) -> list[str]:
     found = [
         f"{each.name} is {each.state}" + (": " + "; ".join(each.answers) if each.answers else "")
         for each in status.containers
-        if each.state != "ready"
+        if not each.is_well
     ]
-    left = {each.state for each in status.containers} & {"missing", "stopped", "unfinished"}
+    found += [
+        f"{each.name} is frozen by {each.frozen_by}; it goes on after that test, or when somebody else uses it"
+        for each in status.containers
+        if each.frozen_by
+    ]
+    left = {each.state for each in status.containers if not each.is_well} & {
+        "missing",
+        "stopped",
+        "frozen",
+        "unfinished",
+    }
     return [*found, *(["`stagegbo provision` makes what is missing and starts what is stopped"] if left else [])]
 
 

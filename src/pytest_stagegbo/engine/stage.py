@@ -22,6 +22,7 @@ from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.clone_actions import CloneActions
 from pytest_stagegbo.engine.deploy import Deployments, Ways
 from pytest_stagegbo.engine.exposures import Exposures
+from pytest_stagegbo.engine.freezer import Freezer
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
@@ -31,7 +32,7 @@ from pytest_stagegbo.facts.former import Former
 from pytest_stagegbo.facts.host_path import refuse_dropped
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.locks import STAGE, StageLock
+from pytest_stagegbo.locks import AWAKE, STAGE, StageLock
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.destroy import plan_destroy
 from pytest_stagegbo.plan.former import foreign_on
@@ -101,6 +102,7 @@ class StageEngine:
         self.clone_source = origin
         self.parent = parent
         self.exposures = Exposures(self)
+        self.freezer = Freezer(self)
         self.clones = CloneActions(self)
         self.deployments = Deployments(
             self, Ways(self.clones.start, self.reset_clones, self.clones.restore, self.clones.await_ready)
@@ -123,7 +125,7 @@ class StageEngine:
         )
         refuse_relation(facts.projects.get(self.settings.project), self.parent)
         self.exposures.observe(facts)
-        return facts
+        return facts.with_running(self.freezer.frozen())
 
     def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
@@ -195,7 +197,7 @@ class StageEngine:
         lock = self.lock()
         due = lock.unfinished(self.settings.containers) or self.deployments.has_saved
         if not (missing or recreate or to_replace or already_locked or due):
-            looking = lock.hold("looking at the stage", self.waiting, shared=(STAGE,), exclusive=())
+            looking = lock.hold("looking at the stage", self.waiting, shared=(STAGE, AWAKE), exclusive=())
             # Both are looked at once more when nobody else uses the stage.
             with looking, suppress(NoRoom, StageMissing):
                 facts = self.facts(need_stage=True)
@@ -388,7 +390,7 @@ class StageEngine:
 
     def status(self, *, disk: bool = True) -> StageStatus:
         """What the stage is like right now; asks every service once."""
-        return stage_status(self.reader, self.settings, self.parent, disk=disk)
+        return stage_status(self.reader, self.settings, self.parent, disk=disk, frozen=self.freezer.frozen())
 
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""
@@ -398,6 +400,7 @@ class StageEngine:
 
     def execute(self, name: str, command: Sequence[str], timeout: float | None = None) -> CommandResult:
         """Run a command in a running clone; its status and output."""
+        self.freezer.wake(name)
         clone = self.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
@@ -411,7 +414,8 @@ class StageEngine:
         """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
         server = self._connection.server().fingerprint or self._connection.endpoint
         patience = self.settings.timeouts.lock if timeout is None else timeout
-        return StageLock(self._connection.endpoint, server, self.settings.project, patience)
+        thaw = self.freezer.thaw
+        return StageLock(self._connection.endpoint, server, self.settings.project, patience, thaw)
 
     def mark_dirty(self) -> None:
         """Something may be done to the stage that nobody sees: it does not count as clean any more."""

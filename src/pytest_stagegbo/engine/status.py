@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks, objects, ownership
@@ -16,7 +17,7 @@ from pytest_stagegbo.services import ask
 from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_stagegbo.facts.space import Room
     from pytest_stagegbo.incus import Instance, Reader
@@ -32,7 +33,7 @@ class ContainerStatus:
     name: str
     address: str
     state: str
-    """`ready`, `sealed`, `starting`, `failed`, `stopped`, `deploying`, `unfinished`, `missing` or `foreign`.
+    """`ready`, `sealed`, `starting`, `failed`, `stopped`, `frozen`, `deploying`, `unfinished`, `missing` or `foreign`.
     `deploying`: a deployment is under way, or was interrupted."""
     answers: tuple[str, ...]
     """What each probe heard, with its port."""
@@ -43,6 +44,13 @@ class ContainerStatus:
     disk_limit: str
     deployed: tuple[Artefact, ...] = ()
     """Files that are not production's."""
+    frozen_by: str = ""
+    """The test that has it frozen until it ends. Empty: none; if it is frozen, somebody has paused it."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it answers, or will do so for whoever asks for it next."""
+        return self.state == "ready" or bool(self.frozen_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +75,23 @@ class StageStatus:
 
     @property
     def ready(self) -> bool:
-        return bool(self.containers) and all(container.state == "ready" for container in self.containers)
+        return bool(self.containers) and all(container.is_well for container in self.containers)
 
 
-def stage_status(reader: Reader, settings: Settings, parent: str = "", *, disk: bool = True) -> StageStatus:
+def stage_status(
+    reader: Reader,
+    settings: Settings,
+    parent: str = "",
+    *,
+    disk: bool = True,
+    frozen: Mapping[str, str] = MappingProxyType({}),
+) -> StageStatus:
     """Look at every clone and ask every service once.
 
     Args:
         parent: The stage that this one is a slot or the golden copy of.
         disk: Ask what each clone has for itself, one request for each.
+        frozen: By container, the test that has frozen it.
     """
     projects = reader.projects()
     project = projects.get(settings.project)
@@ -90,7 +106,8 @@ def stage_status(reader: Reader, settings: Settings, parent: str = "", *, disk: 
     rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []
 
     def look(container: ContainerSettings) -> ContainerStatus:
-        return _container(reader, settings, container, clones.get(container.name), disk=disk)
+        by = frozen.get(container.name, "")
+        return _container(reader, settings, container, clones.get(container.name), disk=disk, frozen_by=by)
 
     with Workers(len(settings.containers) or 1, "stagegbo status") as threads:
         containers = tuple(threads.map(look, settings.containers.values()))
@@ -124,7 +141,13 @@ def _trouble(reader: Reader, settings: Settings) -> str:
 
 
 def _container(
-    reader: Reader, settings: Settings, container: ContainerSettings, clone: Instance | None, *, disk: bool
+    reader: Reader,
+    settings: Settings,
+    container: ContainerSettings,
+    clone: Instance | None,
+    *,
+    disk: bool,
+    frozen_by: str,
 ) -> ContainerStatus:
     state, answers, used = "missing", [], None
     build = build_of(clone)
@@ -134,7 +157,7 @@ def _container(
         elif clone.config.get(marks.STATE) != marks.PREPARED:
             state = "unfinished"
         elif not clone.is_running:
-            state = "stopped"
+            state = "frozen" if clone.status == "Frozen" else "stopped"
         else:
             found = [(probe, ask(probe, str(container.address))) for probe in container.probes]
             answers = [f"{probe.port}: {answer}" for probe, answer in found]
@@ -153,4 +176,5 @@ def _container(
         disk_used=used,
         disk_limit=container.disk_limit or settings.disk_limit,
         deployed=build.artefacts if build is not None else (),
+        frozen_by=frozen_by if state == "frozen" else "",
     )

@@ -106,6 +106,12 @@ class Facts(Struct, frozen=True):
                 clones[name] = replace(clones[name], config={**clones[name].config, marks.STATE: marks.PREPARED})
         return replace(self, clones=clones)
 
+    def with_running(self, names: Collection[str]) -> Facts:
+        """As they will be once these clones, which this tool has frozen for a while, go on."""
+        frozen = {name: self.clones[name] for name in names if name in self.clones}
+        thawed = {name: replace(each, status="Running") for name, each in frozen.items() if each.status == "Frozen"}
+        return replace(self, clones={**self.clones, **thawed}) if thawed else self
+
     def production_subnets(self, settings: Settings) -> tuple[IPv4Network, ...]:
         """Production's networks: that of the settings, and those of the bridges that its containers hang on."""
         found = {settings.network.production}

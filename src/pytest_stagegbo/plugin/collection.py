@@ -12,9 +12,11 @@ from pytest_stagegbo.session.requirements import (
     FRESH_STAGE,
     MARKER,
     PRODUCTION_ACCESS,
+    QUIET,
     Requirements,
     asks_for_stage,
     check_production_access,
+    check_quiet,
     demand,
 )
 
@@ -72,10 +74,12 @@ class Collection:
         for mark in item.iter_markers(PRODUCTION_ACCESS):
             check_production_access(mark)
         fixtures = getattr(item, "fixturenames", ())
-        marks = list(item.iter_markers(MARKER))
-        item.stash[MARKED] = marks[:1]
+        marks, quiet = list(item.iter_markers(MARKER)), list(item.iter_markers(QUIET))
+        for mark in quiet:
+            check_quiet(mark)
+        item.stash[MARKED] = [*marks[:1], *quiet[:1]]
         if FRESH_STAGE in fixtures:
             item.stash[FRESH] = True
         if asks_for_stage(fixtures, marked=bool(marks)):
             item.stash[DEMAND] = Requirements(frozenset(), ())
-            item.stash[DEMAND] = demand(fixtures, marks, self._configuration.settings)
+            item.stash[DEMAND] = demand(fixtures, marks, self._configuration.settings, quiet=bool(quiet))

@@ -31,6 +31,7 @@ OPTIONS = {
 """Option without its prefix: the setting that it is, its placeholder, its help."""
 SWITCHES = {
     "lab": ("", "aim at the lab (`stagegbo lab up`) and join its network"),
+    "quiet": ("pytest.quiet", "freeze what may write to a test's containers and is not asked for, while it runs"),
     "verify": ("pytest.verify", "prove the stage's isolation at both ends of the session"),
     "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
 }

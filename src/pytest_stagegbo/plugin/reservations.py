@@ -12,7 +12,7 @@ from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.plugin.running import pass_on, runs_tests, skipped_by_unittest
 from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, FAILURE, FRESH, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.realfiles import real_files
-from pytest_stagegbo.session.requirements import MARKER, Requirements, demand
+from pytest_stagegbo.session.requirements import MARKER, QUIET, Requirements, demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -80,16 +80,19 @@ class Reservations:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """A fixture may have added a marker (`request.applymarker`) when the time for the reset was over."""
-        if list(item.iter_markers(MARKER))[:1] != item.stash.get(MARKED, []):
+        """A fixture may have added a marker (`request.applymarker`) when the time for what it asks for was over."""
+        for marker, effect in ((MARKER, "the reset"), (QUIET, "the quiet")):
+            known = [mark for mark in item.stash.get(MARKED, []) if mark.name == marker]
+            if list(item.iter_markers(marker))[:1] == known:
+                continue
             pytest.fail(
-                f"{MARKER} was added to this test after the collection, too late for the reset that it asks for\n"
+                f"{marker} was added to this test after the collection, too late for {effect} that it asks for\n"
                 "what to do: mark the test in its source, or add the marker in pytest_collection_modifyitems",
                 pytrace=False,
             )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
         """The stage is the test's own until here; so a teardown that fails is explained now."""
         try:
             return (yield)
@@ -104,7 +107,8 @@ class Reservations:
                     ends.callback(self._end_fresh, item, item.stash[TAKEN])
                     del item.stash[TAKEN]
                 if self._process.opened is not None:
-                    ends.callback(self._process.opened.end)
+                    after = nextitem.stash.get(DEMAND, None) if nextitem is not None else None
+                    ends.callback(self._process.opened.end, after.quiet if after is not None else frozenset())
 
     @real_files()
     def _begin_test(self, item: pytest.Item, wanted: Requirements) -> StageGboError | None:
@@ -148,7 +152,8 @@ class Reservations:
         self._provisioning.refuse_without_tests()
         asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
         has = item.stash.get(DEMAND, Requirements(frozenset(), ()))
-        wanted = demand(asked, list(item.iter_markers(MARKER)), self._configuration.settings)
+        marks, quiet = list(item.iter_markers(MARKER)), next(item.iter_markers(QUIET), None) is not None
+        wanted = demand(asked, marks, self._configuration.settings, quiet=quiet)
         if not wanted.uses <= has.uses:
             error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
             if error is not None:

@@ -85,6 +85,7 @@ def run_command(
         guard.start()
         status = child.run(environment)
         if engine.settings.pytest.verify:
+            session.end()  # verifying waits for quiet tests, and they may be waiting for this command
             session.verify()
         return status
 

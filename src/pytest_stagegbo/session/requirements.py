@@ -32,16 +32,20 @@ __all__ = [
     "FRESH_STAGE",
     "MARKER",
     "PRODUCTION_ACCESS",
+    "QUIET",
     "WHOLE_STAGE",
     "Requirements",
     "asks_for_stage",
     "check_production_access",
+    "check_quiet",
     "demand",
 ]
 
 MARKER = "stage_reset"
 PRODUCTION_ACCESS = "stage_production_access"
 """The marker of a test that may connect to production."""
+QUIET = "stage_quiet"
+"""The marker of a test that wants nobody to write to what it uses."""
 WHOLE_STAGE = "stage_gbo"
 FRESH_STAGE = "stage_fresh"
 """Stands for no container of the stage that a process shares: the test gets another stage."""
@@ -64,6 +68,8 @@ class Requirements:
     """Containers that it uses, those that are reset included."""
     resets: tuple[str, ...]
     """Containers that must be clean when it begins, and are its own until it ends."""
+    quiet: frozenset[str] = frozenset()
+    """Containers that are frozen while it runs, since they may write to those that it uses."""
 
 
 def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
@@ -71,12 +77,15 @@ def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
     return marked or WHOLE_STAGE in fixtures or any(name in fixtures for name in FIXTURES)
 
 
-def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings) -> Requirements:
+def demand(
+    fixtures: Collection[str], marks: Sequence[Mark], settings: Settings, *, quiet: bool = False
+) -> Requirements:
     """The demand of a test.
 
     Args:
         fixtures: Names of all fixtures that it needs, directly or not.
         marks: Its `stage_reset` markers, the closest first. The closest one counts, over the settings.
+        quiet: Whether it is marked with `stage_quiet`.
 
     Raises:
         SettingsError: a marker is not written as it should be, or names something that can't be reset.
@@ -91,7 +100,11 @@ def demand(fixtures: Collection[str], marks: Sequence[Mark], settings: Settings)
         uses.update(resets)
     else:
         resets = [name for name in _named(settings.pytest.reset, settings) if name in uses]
-    return Requirements(frozenset(uses), tuple(resets))
+    noisy = {
+        name for name, each in settings.containers.items() if name not in uses and uses.intersection(each.writes_to)
+    }
+    wants_quiet = quiet or settings.pytest.quiet
+    return Requirements(frozenset(uses), tuple(resets), frozenset(noisy if wants_quiet else ()))
 
 
 def _marked(mark: Mark, settings: Settings) -> list[str]:
@@ -150,4 +163,14 @@ def check_production_access(mark: Mark) -> None:
         raise SettingsError(
             f"{PRODUCTION_ACCESS} says why in one text, and got {', '.join(map(repr, given)) or 'none'}",
             remedy=f'write @pytest.mark.{PRODUCTION_ACCESS}(reason="...")',
+        )
+
+
+def check_quiet(mark: Mark) -> None:
+    """Raise `SettingsError` unless a `stage_quiet` marker is written without arguments."""
+    if mark.args or mark.kwargs:
+        given = [*map(repr, mark.args), *(f"{name}=" for name in mark.kwargs)]
+        raise SettingsError(
+            f"{QUIET} takes no arguments, and got {', '.join(given)}",
+            remedy=f"write @pytest.mark.{QUIET}; containers.<name>.writes_to says what is frozen",
         )

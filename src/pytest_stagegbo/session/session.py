@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks, errors, notes
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError, StageMissing, VaultSealed
-from pytest_stagegbo.locks import STAGE, FileLock
+from pytest_stagegbo.locks import AWAKE, STAGE, FileLock
 from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 
@@ -80,6 +80,10 @@ class StageSession:
         self._locks: list[StageLock] = []
         self._uses: frozenset[str] = frozenset()
         self._held: frozenset[str] = frozenset()
+        self._quiet: frozenset[str] = frozenset()
+        """Containers that the test has frozen."""
+        self._silenced: frozenset[str] = frozenset()
+        """Those, and what earlier tests left frozen for the next one."""
         self._monitor: EventMonitor | None = None
 
     # -- provisioning
@@ -216,24 +220,28 @@ class StageSession:
         """
         self.check()
         if test != self._test:
-            self.end()
+            self.end(demand.quiet)
         began = clocks.monotonic()
-        wanted = demand.uses - self._uses
-        if self._locks and not wanted:
+        wanted, silent = demand.uses - self._uses, demand.quiet - self._quiet
+        if self._locks and not (wanted or silent):
             return
+        self._wake(wanted & self._quiet)
         lock, uses = self._lock, {STAGE, *wanted}
-        in_order = not self._uses or min(wanted) > max(self._uses)
+        quiet = silent if self._quiet or not silent else silent | {AWAKE}
+        in_order = not self._uses or min(wanted | quiet) > max(self._uses | self._quiet)
         if self._locks:
             lock = self.engine.lock(None if in_order else min(OUT_OF_ORDER_SECONDS, self.settings.timeouts.lock))
             uses = set(wanted)
         try:
-            resets = self._take(lock, test, uses, tuple(name for name in demand.resets if name in wanted))
+            resets = self._take(lock, test, uses, tuple(name for name in demand.resets if name in wanted), quiet)
             self._test, self._uses = test, self._uses | wanted
             waited = clocks.monotonic() - began
             self.summary.lock_wait(waited)
             if waited >= LONG_WAIT:
                 log.info("%s waited %.2f s for %s", test, waited, ", ".join(sorted(wanted)))
             self.check_kept()
+            if silent:
+                self._freeze(silent, test, resets)
             if resets:
                 self._reset(resets)
             self._held |= wanted.intersection(demand.resets)
@@ -241,33 +249,56 @@ class StageSession:
         except BaseException as error:
             lock.release()
             self._uses -= wanted
+            self._quiet -= silent
             if isinstance(error, LockTimeout) and not in_order:
                 raise _out_of_order(error, test, wanted) from None
             raise
         self._locks.append(lock)
 
-    def _take(self, lock: StageLock, test: str, uses: set[str], resets: tuple[str, ...]) -> tuple[str, ...]:
+    def _take(
+        self, lock: StageLock, test: str, uses: set[str], resets: tuple[str, ...], quiet: frozenset[str]
+    ) -> tuple[str, ...]:
         """Take a test's locks; what has to be reset."""
-        names = sorted(uses - {STAGE})
-        lock.acquire(f"{self._kind} {test}", self.engine.waiting, shared=uses, exclusive=resets)
+        names, doing = sorted(uses - {STAGE}), f"{self._kind} {test}"
+        lock.acquire(doing, self.engine.waiting, shared=uses, exclusive=resets, quiet=quiet)
         # Whoever was resetting these was killed, or failed: they are nobody's to use until it is done.
         unfinished = lock.unfinished(names)
         wider = resets
         if not unfinished.issubset(resets):
             lock.release()
             wider = tuple(dict.fromkeys((*resets, *sorted(lock.unfinished(names)))))
-            lock.acquire(f"{self._kind} {test}", self.engine.waiting, shared=uses, exclusive=wider)
+            lock.acquire(doing, self.engine.waiting, shared=uses, exclusive=wider, quiet=quiet)
             unfinished = lock.unfinished(names)
         return tuple(name for name in wider if name in resets or name in unfinished)
 
+    def _freeze(self, names: frozenset[str], test: str, resets: tuple[str, ...]) -> None:
+        """Have nobody write to what a test uses."""
+        if resets:  # what a killed deployment left may have to be mended in what is frozen next
+            self.engine.deployments.recover(resets)
+        self._quiet |= names
+        self._silenced |= names
+        self.engine.freezer.freeze(names, f"{self._kind} {test}")
+
+    def _wake(self, names: frozenset[str]) -> None:
+        """The test wants to use what it has frozen. Taking its lock lets it go on."""
+        for lock in self._locks:
+            lock.leave(names)
+        self._quiet -= names
+
     @real_files()
-    def end(self) -> None:
-        """Let go of the test's locks."""
-        self._held, self._uses, self._test = frozenset(), frozenset(), ""
+    def end(self, staying: frozenset[str] = frozenset()) -> None:
+        """Let go of the test's locks, and have go on what it had frozen.
+
+        Args:
+            staying: Containers that this process's next test has frozen, too. They stay so, unless others want them.
+        """
+        self._held, self._uses, self._quiet, self._test = frozenset(), frozenset(), frozenset(), ""
         with contextlib.ExitStack() as releases:
             for lock in self._locks:
                 releases.callback(lock.release)
             self._locks = []
+        leaving, self._silenced = self._silenced - staying, self._silenced & staying
+        self.engine.freezer.release(leaving)
 
     @real_files()
     def reset(self, names: tuple[str, ...]) -> None:
@@ -326,7 +357,9 @@ class StageSession:
 
     @real_files()
     def close(self) -> None:
-        """Let go of what resets keep open."""
+        """Let go of what resets keep open, and of what is frozen."""
+        leaving, self._silenced = self._silenced - self._quiet, frozenset()
+        self.engine.freezer.release(leaving)
         self.engine.close()
 
     def stop_listening(self) -> None:

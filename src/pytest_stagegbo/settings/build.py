@@ -181,8 +181,8 @@ class _Resolution:
             fields["deploy"] = MappingProxyType({**default_deploy, **deploy})
             if name in defaults:
                 default = self._moved(defaults[name], network)
-                if "needs" not in fields:
-                    fields["needs"] = tuple(other for other in default.needs if other in kept)
+                for field in {"needs", "writes_to"} - fields.keys():
+                    fields[field] = tuple(other for other in getattr(default, field) if other in kept)
                 yield name, structs.replace(default, **fields)
             else:
                 yield name, ContainerSettings(**{"name": name, "address": self._own_address(name, defaults), **fields})

@@ -86,13 +86,14 @@ def twins(settings: Settings) -> Iterator[Problem]:
 
 def needs(settings: Settings) -> Iterator[Problem]:
     graph = {name: container.needs for name, container in settings.containers.items()}
-    for name, others in graph.items():
-        for other in others:
-            if other not in graph:
-                yield Problem(
-                    f"{other!r} is not a container of the stage; there are {', '.join(sorted(graph))}",
-                    (f"containers.{name}.needs",),
-                )
+    for name, container in settings.containers.items():
+        for field, others in (("needs", container.needs), ("writes_to", container.writes_to)):
+            for other in others:
+                if other not in graph:
+                    yield Problem(
+                        f"{other!r} is not a container of the stage; there are {', '.join(sorted(graph))}",
+                        (f"containers.{name}.{field}",),
+                    )
     if cycle := _cycle(graph):
         yield Problem(
             f"containers wait for each other in a circle: {' needs '.join((*cycle, cycle[0]))}",

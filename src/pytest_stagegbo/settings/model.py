@@ -123,6 +123,9 @@ class PytestSettings(Struct, frozen=True):
     """After a failed test, leave the stage as the test left it: no later reset of what it used."""
     production_access: Access = "refuse"
     """Whether the process of the tests may connect to addresses of production (`network.production`)."""
+    quiet: bool = False
+    """While a test runs, freeze the containers that it does not ask for and that may write to those it asks for
+    (`containers.<name>.writes_to`), as the marker `stage_quiet` does."""
     verify: bool = False
     """Prove the stage's isolation at both ends of a session, as the command `verify` does. Red at the beginning fails
     the tests that need the stage, red at the end fails the session."""
@@ -215,6 +218,8 @@ class ContainerSettings(Struct, frozen=True):
     """What must answer before the container counts as ready."""
     needs: tuple[str, ...] = ()
     """Containers whose services must answer before this one's are started."""
+    writes_to: tuple[str, ...] = ()
+    """Containers whose data this one may change by itself: a quiet test that uses one of them has this one frozen."""
     hooks: tuple[str, ...] = ()
     """Files of your own that are run in each new clone before anything else sees it, without a network: `.sql` by psql
     as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
@@ -269,6 +274,7 @@ def default_containers() -> Mapping[str, ContainerSettings]:
             wipe=("/opt/gbo/work",),
             probes=(ProbeSettings("http", 5858, "/health"), ProbeSettings("http", 5859, "/health")),
             needs=("tables", "vault", "cache", "drive", "llm"),
+            writes_to=("tables", "cache", "drive"),
             reset="hot",
             deploy=MappingProxyType({"botserver": "/opt/gbo/bin/botserver", "botui": "/opt/gbo/bin/botui"}),
         ),

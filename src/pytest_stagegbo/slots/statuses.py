@@ -55,7 +55,7 @@ def slot_status(
         "unfinished"
         if clone.config.get(marks.STATE) != marks.PREPARED
         else "running"
-        if clone.is_running
+        if clone.is_running or clone.status == "Frozen"
         else "stopped"
         for clone in clones.values()
     }

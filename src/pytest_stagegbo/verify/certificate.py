@@ -85,9 +85,9 @@ def listen(engine: StageEngine) -> EventMonitor:
     Raises:
         StageGboError: there is no stage to send a sentinel to, or the daemon lets nobody listen.
     """
-    context = _context(engine, None)
     try:
-        return context.listen()
+        with engine.freezer.none():
+            return _context(engine, None).listen()
     except Unseen as why:
         raise StageMissing(str(why), remedy="run `stagegbo provision`") from None
 
@@ -108,9 +108,8 @@ def verify(
     """
     from pytest_stagegbo.verify.table import CHECKS
 
-    context = _context(engine, monitor)
     wanted = CHECKS if checks is None else checks
-    with _listening(context, wanted):
+    with engine.freezer.none(), _listening(context := _context(engine, monitor), wanted):
         findings = []
         for check in wanted:
             with task(engine.progress, f"verify:{check.id}", check.title):
