@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 from msgspec.structs import replace
-from tests.lab.support import Ground, until
+from tests.lab.support import Ground, run, until
 from tests.lab.unprivileged import Unprivileged
 
 from pytest_stagegbo.engine.stage import StageEngine
@@ -216,6 +217,7 @@ def fill(writer: Writer, name: str, mib: int) -> None:
     writer.execute(name, ["dd", "if=/dev/zero", f"of={FILE}", "bs=1M", f"count={mib}"], timeout=60)
 
 
+@pytest.mark.both_lts
 def test_a_container_that_fills_the_pool_is_stopped_before_production_feels_it(
     ground: Ground, engine: StageEngine
 ) -> None:
@@ -284,6 +286,42 @@ def test_provisioning_after_destroying_waits_for_the_room(ground: Ground, engine
     assert has_room(engine, floor)
 
 
+SLOTS = {"STAGEGBO_SLOTS__DISK": "50MB", "STAGEGBO_SLOTS__MEMORY": "50MB", "STAGEGBO_SLOTS__CORES": "0"}
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize("slots", [(), ("--slots", "2")], ids=["one stage", "slots"])
+def test_a_refresh_works_on_a_full_pool(ground: Ground, engine: StageEngine, slots: tuple[str, ...]) -> None:
+    """The old clones go first, those of all slots where it takes that: the room that they give back counts."""
+    floor = str(FLOOR + 300_000_000)
+    stage(ground).run("provision", *slots, env=SLOTS)
+    project = f"{PROJECT}-1" if slots else PROJECT
+    ground.exec("tables", "dd", "if=/dev/urandom", f"of={FILE}", "bs=1M", "count=1000", project=project)
+    LocalHost(engine.reader.endpoint).flush(30)
+    assert not has_room(engine, floor)
+    stage(ground, floor).run("provision", "--refresh", env=SLOTS)
+    assert has_room(engine, floor)
+    if slots:
+        stage(ground).run("destroy", "--yes")
+        stage(ground).run("provision")
+
+
+@pytest.mark.both_lts
+def test_a_session_that_provisions_anew_works_on_a_full_pool(ground: Ground, engine: StageEngine) -> None:
+    floor = str(FLOOR + 300_000_000)
+    small = stage(ground, floor)
+    small.run("provision")
+    fill(engine.writer(engine.facts()), "tables", 1000)
+    LocalHost(engine.reader.endpoint).flush(30)
+    assert not has_room(engine, floor)
+    (ground.folder / "test_it.py").write_text("def test_it(stage_cache): assert stage_cache.exec('true').status == 0\n")
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--stage-lab", f"--stage-config={small.config}"]
+    words += ["--stage-provision=recreate", f"--rootdir={ground.folder}", str(ground.folder / "test_it.py")]
+    done = run(words, check=False, env=small.environment())
+    assert "1 passed" in done.stdout, done.stdout
+    assert has_room(engine, floor)
+
+
 def has_room(engine: StageEngine, floor: str) -> bool:
     try:
         settings = replace(engine.settings, disk_floor=floor)
@@ -318,6 +356,7 @@ class Bystander(LocalHost):
         return False
 
 
+@pytest.mark.both_lts
 def test_where_btrfs_does_not_count_the_whole_stage_is_stopped(ground: Ground, engine: StageEngine) -> None:
     """Nobody grew, as far as is counted: production goes on writing all the same."""
     stage(ground).run("provision")
@@ -332,6 +371,7 @@ def test_where_btrfs_does_not_count_the_whole_stage_is_stopped(ground: Ground, e
     assert fought.least > FLOOR / 2
 
 
+@pytest.mark.both_lts
 def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Ground, engine: StageEngine) -> None:
     """The pool is as it was left: btrfs does not count, and a file of tables fills it."""
     small = stage(ground)

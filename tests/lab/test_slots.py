@@ -239,6 +239,7 @@ def test_a_slot_is_not_taken_for_a_stage_with_the_first_one_s_addresses(plug: Pl
     assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}
 
 
+@pytest.mark.both_lts
 def test_a_stage_that_is_named_like_a_slot_is_refused_by_every_command_that_uses_slots(plug: Plug) -> None:
     """Before the golden copy is made, too; and it is left as it is."""
     assert plug.stagegbo("destroy", "--yes").returncode == 0
@@ -346,6 +347,7 @@ def test_a_slot_is_isolated_from_the_others_and_from_production(plug: Plug) -> N
     assert engine.execute("cache", ["bash", "-c", "</dev/tcp/10.0.6.14/9100"]).status == 0  # its own drive it reaches
 
 
+@pytest.mark.both_lts
 def test_verify_proves_all_slots_and_the_golden_copy(plug: Plug) -> None:
     """A slot that lost its access list is red, although slot 0 is as it should be; `--slot 0` proves that one alone."""
     provision(plug)
@@ -419,6 +421,7 @@ def test_what_hooks_change_is_in_every_slot_and_was_changed_once(plug: Plug) -> 
         assert fleet(plug).engine(number).execute("cache", ["cat", "/opt/gbo/hooked"]).stdout == "hooked\n"
 
 
+@pytest.mark.both_lts
 @pytest.mark.parametrize("then", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["lives", "dies"])
 def test_a_session_proves_every_slot_that_its_workers_used(plug: Plug, then: str) -> None:
     """Also one whose worker died, and the golden copy."""
