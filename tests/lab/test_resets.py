@@ -92,6 +92,43 @@ def test_random_pollution_leaves_nothing(clean: CleanStage, polluter: Polluter, 
     assert hot > restarted * 3, f"that is not a test of hot resets: {ways}"
 
 
+def test_valkey_does_not_save_what_was_before_into_a_folder_that_was_cleared(
+    clean: CleanStage, in_network: InNetwork
+) -> None:
+    """Its save points count what a test changed, and the flush: an untouched cache got a file of its own making."""
+    configuration = "/opt/gbo/conf/valkey.conf"
+
+    def saved() -> dict[str, str]:
+        cache = clean.place.cache()
+        lines = cache.call("INFO", "everything").decode().splitlines()
+        cache.close()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def restart(script: str) -> None:
+        clean.shell("cache", f"{script}; systemctl restart valkey")
+        clean.wait("cache")
+        clean.reset("cache")
+
+    def check() -> None:
+        restart(f"sed -i.kept 's/^save .*/save 6 1/' {configuration}")
+        try:
+            pollute_each(clean)
+            until(lambda: _age(saved()) >= 3, "the next save is near")
+            assert clean.ways("cache") == {"cache": "hot"}
+            assert saved()["rdb_changes_since_last_save"] == "0"
+            assert not (clean.place.rootfs["cache"] / VALKEY / "dump.rdb").exists()
+        finally:
+            restart(f"mv {configuration}.kept {configuration}")
+            clean.reset(*THREE)
+
+    in_network(check)
+
+
+def _age(info: dict[str, str]) -> int:
+    """Seconds since Valkey's last save, by its own clock."""
+    return int(info["server_time_usec"]) // 10**6 - int(info["rdb_last_save_time"])
+
+
 def test_what_is_untouched_is_found_to_be_so(clean: CleanStage, in_network: InNetwork) -> None:
     def check() -> None:
         clean.reset(*THREE)

@@ -17,6 +17,7 @@ import hashlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.resets.listing import Entry
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.answer import NoAnswer
@@ -39,6 +40,11 @@ PAUSE_MILLISECONDS = 3000
 """After which writers go on by themselves, should this process die in between."""
 MARK = "__stagegbo_reset__"
 MOST_DATABASES = 256
+FLUSHING = 10
+"""Changes that Valkey counts for a flush, beside the keys."""
+SOON = 30.0
+"""Seconds after a reset in which Valkey does not save by itself what came before; half of a save point's, if less. A
+save takes two fsyncs, so it is not done by each reset."""
 LOOKS = 20
 
 # fmt: off
@@ -97,7 +103,8 @@ class HotCache:
             _check_server(fields(info), server, note)
             kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
             kills += [("CLIENT", "KILL", "ID", client) for client in foreign_clients]
-            answers = valkey.ask(*kills, *_flush(_databases(server[0])), ("INFO", "persistence"))
+            save = [("SAVE",)] if _saves_soon(fields(info), server[0]) else []
+            answers = valkey.ask(*kills, *_flush(_databases(server[0])), *save, ("INFO", "persistence"))
             try:
                 _check(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
@@ -111,7 +118,7 @@ class HotCache:
         if not isinstance(results, list):
             raise NeedsRestart(f"Valkey answered {results!r}")
         said = fields(results[0])
-        left = sorted(name for name in said if name.startswith("db") and name[2:].isdigit())
+        left = sorted(filter(_is_database, said))
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
             raise NeedsRestart(f"Valkey still has keys in {', '.join(left) or 'another server'}")
         check_saved(said)
@@ -173,6 +180,24 @@ def _flush(databases: int) -> list[tuple[str | int, ...]]:
     commands += [("FUNCTION", "FLUSH", "SYNC"), ("SCRIPT", "FLUSH", "SYNC"), ("SET", MARK, 1), ("DEL", MARK)]
     commands += [("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("EXEC",)]
     return [*commands, ("SLOWLOG", "RESET"), ("LATENCY", "RESET"), ("ACL", "LOG", "RESET")]
+
+
+def _saves_soon(said: Mapping[str, str], config: Value) -> bool:
+    """Whether Valkey would save by itself soon after this reset, for its save points count what was changed before, and
+    the flush. It would put a file into the folder that was cleared. A save beforehand has it count from 0."""
+    pairs = dict(zip(config[::2], config[1::2], strict=False)) if isinstance(config, list) else {}
+    words = pairs.get(b"save")
+    numbers = [int(word) for word in words.split()] if isinstance(words, bytes) else []
+    now = int(said.get("server_time_usec", "0")) // 10**6 or int(clocks.now())
+    age = now - int(said.get("rdb_last_save_time", "0"))
+    keys = sum(int(text.partition("=")[2].partition(",")[0]) for name, text in said.items() if _is_database(name))
+    changes = int(said.get("rdb_changes_since_last_save", "0")) + keys + FLUSHING
+    points = zip(numbers[::2], numbers[1::2], strict=False)
+    return any(changes >= needed and age + min(SOON, seconds / 2) >= seconds for seconds, needed in points)
+
+
+def _is_database(name: str) -> bool:
+    return name.startswith("db") and name[2:].isdigit()
 
 
 def _check(answers: Sequence[Value]) -> None:
