@@ -59,7 +59,7 @@ CHANGING = [
         ),
         "",
     ),
-    (re.compile(r"^stage-gbo: \S+ s?, \d+ of \d+ steps done.*\n?", re.MULTILINE), ""),
+    (re.compile(r"^stage-gbo: .* \d+ of \d+ steps done.*\n?", re.MULTILINE), ""),
     (re.compile(r" at 0x[0-9a-f]+"), ""),
     (re.compile(r"\bnone of \d+ addresses"), "none of N addresses"),
     (re.compile(r"[ ]+$", re.MULTILINE), ""),
