@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_stagegbo.guest import boot_folder_of
-from pytest_stagegbo.incus import connection
+from pytest_stagegbo.incus import connection, operations
 from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_an_operation_that_takes_longer_than_a_server_waits_for_it_is_waited_for
     ground: Ground, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6.0 answers with an error then."""
-    monkeypatch.setattr(connection, "_WAIT_SLICE", 1)
+    monkeypatch.setattr(operations, "WAIT_SECONDS", 1)
     link = connection.Connection(IncusSettings(endpoint=str(ground.lab.socket)))
     body = {"command": ["sh", "-c", "sleep 2.5; exit 7"], "interactive": False, "wait-for-websocket": False}
     begun = link.request("POST", ("instances", "cache", "exec"), params={"project": stage.project}, body=body)

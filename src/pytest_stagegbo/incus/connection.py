@@ -22,9 +22,9 @@ import pylxd.exceptions
 import requests
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.errors import ServerRefused, ServerUnreachable
 from pytest_stagegbo.forked import let_go_in_children
-from pytest_stagegbo.incus import dialect, remote
+from pytest_stagegbo.incus import dialect, operations, remote
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import Reply, Server
 
@@ -42,10 +42,6 @@ log = logging.getLogger("stagegbo.incus")
 _REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 """For a daemon on another host, whose address may be one where nobody answers."""
-_WAIT_SLICE = 20
-"""Seconds of one `/wait` request. The server would otherwise hold it for as long as it likes."""
-_NEWS_SLICE = 5
-"""Likewise, where somebody wants to know how far it is."""
 _LOG_BODY_CHARACTERS = 200
 _NEWS_SECONDS = 1.0
 """How long after a write an event may still be its."""
@@ -235,7 +231,7 @@ class Connection:
         if not reply.operation:
             return reply.metadata
         with self._write():
-            return self._wait(reply, what, timeout, on_progress)
+            return operations.wait(self, reply, what, timeout, on_progress)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
@@ -264,50 +260,6 @@ class Connection:
 
         self.server()  # whose certificate is checked, and who trusts this client
         return Events(self._stream(PATH), self)
-
-    def _wait(self, reply: Reply, what: str, timeout: float, on_progress: Callable[[str], None] | None) -> Any:
-        segments = _segments(reply.operation)
-        deadline = clocks.monotonic() + timeout
-        news = ""
-        longest = _WAIT_SLICE if on_progress is None else _NEWS_SLICE
-        while True:
-            left = deadline - clocks.monotonic()
-            portion = max(1, min(longest, int(left) + 1))
-            try:
-                reply = self.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
-                operation = reply.metadata
-            except ServerRefused as error:
-                if error.status == 404:
-                    return None
-                if not dialect.has_not_ended(error):
-                    raise
-                operation = {"status": "Running", "status_code": 103}
-                if on_progress is not None:
-                    operation = self._look(segments) or operation
-            code = int(operation.get("status_code", 0))
-            if code == 200:
-                return operation.get("metadata")
-            if code >= 400:
-                raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
-            if (
-                on_progress is not None
-                and (told := str((operation.get("metadata") or {}).get("fs_progress", ""))) != news
-            ):
-                news, deadline = told, clocks.monotonic() + timeout
-                on_progress(told)
-                continue
-            if left <= 0:
-                raise OperationFailed(
-                    f"{what} did not end within {timeout:.0f} s",
-                    seen=f"operation {segments[-1]} is {operation.get('status')}",
-                    remedy="look at `incus operation list`; raise timeouts.operation if the pool is slow",
-                )
-
-    def _look(self, segments: Sequence[str]) -> Any:
-        """An operation as it is; None when the daemon has forgotten it."""
-        with contextlib.suppress(ServerRefused):
-            return self.request("GET", segments).metadata
-        return None
 
     def streams(self, reply: Reply) -> tuple[Stream, Stream, Stream]:
         """Standard input, output and errors of a command that was started with `wait-for-websocket`.
@@ -393,11 +345,6 @@ class Connection:
             seen=f"{text[:_LOG_BODY_CHARACTERS]} (after {seconds:.1f} s)",
             remedy=remedy,
         )
-
-
-def _segments(url: str) -> list[str]:
-    """The path segments below `/1.0` of a URL that the daemon gave, its query dropped."""
-    return [segment for segment in urlsplit(url).path.split("/") if segment][1:]
 
 
 def _reply(response: Any, raw: bool) -> Reply:
