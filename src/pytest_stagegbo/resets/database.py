@@ -21,16 +21,22 @@ from typing import TYPE_CHECKING, Literal
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
+from pytest_stagegbo.resets.database_spare import FIRST_OID, FLIP, RECORD, STEP
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
+from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
 
-__all__ = ["Base", "reset_database"]
+__all__ = ["SPARE", "WHOLE", "Base", "reset_database"]
 
 Base = Literal["clean", "production"]
+SPARE, WHOLE = "spare", "database"
+"""Ways: spare databases took the place of the used ones; what the whole folder holds was exchanged."""
+_SAID = "stagegbo: "
+_DOUBT = {"clean": "", "production": "another state than the clean one was asked for"}
 SHORT = 1.0
 """Seconds in which a server answers again, unless it has ended."""
 PAUSE = 0.003
@@ -38,20 +44,21 @@ TRIES = 2
 """Should the server have ended instead of starting again by itself, the second try starts it."""
 
 
-def reset_database(target: ResetTarget, base: Base = "clean") -> bool:
+def reset_database(target: ResetTarget, base: Base = "clean") -> tuple[str, str, bool]:
     """Bring the cluster back.
 
     Args:
         base: `production`: to what was cloned, although a build is deployed.
 
     Returns:
-        Whether the server answered; else the caller waits for it.
+        The way, why it was not the fastest one, and whether the server answered; else the caller waits for it.
 
     Raises:
         NeedsRestart: there is no copy, or the cluster has parts elsewhere. A restore is the way then.
         StageGboError: the container can't be reached.
     """
     target.forget()
+    way, doubt = WHOLE, ""
     for _ in range(TRIES):
         try:
             status, output = target.run(_script(target, base))
@@ -59,9 +66,19 @@ def reset_database(target: ResetTarget, base: Base = "clean") -> bool:
             raise NeedsRestart(str(error)) from None
         if status:
             raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
+        way, doubt = _way(output)
         if _answers(target):
-            return True
-    return False
+            return way, doubt, True
+    return way, doubt, False
+
+
+def _way(output: bytes) -> tuple[str, str]:
+    """What the script said of the way that it took, and why not the fastest one."""
+    for line in reversed(output.decode("utf-8", "replace").splitlines()):
+        if line.startswith(_SAID):
+            way, _, doubt = line[len(_SAID) :].partition(" ")
+            return way, mask(doubt)
+    return WHOLE, ""
 
 
 def _answers(target: ResetTarget) -> bool:
@@ -79,7 +96,7 @@ def _script(target: ResetTarget, base: Base = "clean") -> str:
     units = " ".join(map(shlex.quote, target.container.units))
     chosen = {
         "clean": 'if [ -d "$build" ]; then golden=$build; fi',
-        "production": 'if [ -d "$build" ]; then rm -rf "$next"; fi',
+        "production": 'if [ -d "$build" ]; then rm -rf "$next" "$data.stagegbo-spare"; fi',
     }[base]
     # How the running server was started is read off it, so that its own program, with its own options, can
     # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
@@ -92,8 +109,9 @@ exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null; then flock 9; fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"
 [ -d "$data" ] && [ ! -L "$data" ] || fail "$data is not a folder of its own"
+{_IN_PLACE}{RECORD}{FLIP}
 {chosen}
-if [ "$golden" != "$build" ] && [ ! -e "$golden.clean" ]; then
+if [ ! -s "$golden.clean" ]; then
     [ -z "$(find "$golden" -type l -print -quit)" ] || fail "the cluster has parts outside of $data"
     pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "the server does not run"
     program=$(readlink /proc/$pid/exe)
@@ -105,13 +123,20 @@ if [ "$golden" != "$build" ] && [ ! -e "$golden.clean" ]; then
         if [ -n "$skip" ]; then skip=; continue; fi
         case $word in -D) skip=1 ;; -D*) ;; *) set -- "$@" "$word" ;; esac
     done
-    runuser -u "$owner" -- "$program" --single -D "$golden" "$@" -c data_directory="$golden" -c fsync=off \\
-        -c archive_mode=off template1 </dev/null || fail "the copy of $data could not be recovered"
-    : >"$golden.clean"
+    read -r version <"$golden/PG_VERSION"
+    record "$version" | runuser -u "$owner" -- "$program" --single -D "$golden" "$@" -c data_directory="$golden" \\
+        -c fsync=off -c archive_mode=off -c timezone=UTC template1 >"$golden.said" 2>&1 ||
+        fail "the copy of $data could not be recovered: $(tail -n 3 "$golden.said")"
+    recorded <"$golden.said" >"$golden.clean.new"
+    rm -f "$golden.said"
+    mv "$golden.clean.new" "$golden.clean"
 fi
+read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
-{_IN_PLACE}
-if in_place; then
+used= doubt={shlex.quote(_DOUBT[base])}
+if {"flip" if base == "clean" else "false"}; then
+    :
+elif in_place; then
     started=$since
 else
     rm -rf "$note" "$old" "$taken"
@@ -135,12 +160,23 @@ else
     [ "$(stat -L -c %i "/proc/$pid/cwd")" = "$wanted" ] || fail "the server works elsewhere"
     look_at "$pid" || fail "the server has ended again"
 fi
+if [ -n "$used" ]; then echo "{_SAID}{SPARE}"; else echo "{_SAID}{WHOLE} $doubt"; fi
 (
+    read -r inner rest </proc/self/stat
+    renice -n 19 -p "$inner" && ionice -c 3 -p "$inner"
+    if [ -n "$used" ]; then
+        started=$since first=$((first + {STEP}))
+        prepare "$first" && echo "$pid $started $first $program" >"$note"
+        forget_used
+        exit
+    fi
     held=
     [ -d {NOTES} ] || mkdir {NOTES}
-    if find_group && wait_until goes_on "$started"; then echo "$pid $started" >"$note"; fi
+    first={FIRST_OID} program=$(readlink "/proc/$pid/exe")
+    if find_group && wait_until goes_on "$started"; then echo "$pid $started $first $program" >"$note"; fi
     rm -rf "$old" "$taken" "$next.new"
     cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"
+    prepare "$first"
 ) >/dev/null 2>&1 &
 """
 
@@ -236,7 +272,7 @@ move_all() { # FROM TO: everything but what says which server works in the folde
 
 in_place() { # what the folder holds is exchanged while the server holds still between two lives
     [ -e "$note" ] && [ -e "$next" ] || return 1
-    { read -r pid since <"$note"; } 2>/dev/null && look_at "$pid" && [ "$started" = "$since" ] || return 1
+    { read -r pid since rest <"$note"; } 2>/dev/null && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
     { read -r each <"$data/postmaster.pid"; } 2>/dev/null && [ "$each" = "$pid" ] || return 1
     set -- $(stat -c %a:%u:%g "$data" "$golden")

@@ -45,8 +45,9 @@ done
 rm -rf "$build.new"
 if ! cp -a --reflink=always "$data" "$build.new"; then rm -rf "$build.new"; systemctl start {units}; exit 1; fi
 if [ -e "$build" ]; then rm -rf "$before"; mv "$build" "$before"; fi
+rm -f "$build.clean"
 mv "$build.new" "$build"
-rm -rf "$data.stagegbo-next"
+rm -rf "$data.stagegbo-next" "$data.stagegbo-spare"
 systemctl start {units} 9>&-
 """)
 
@@ -63,11 +64,11 @@ def drop_build(target: ResetTarget, *, to: Literal["production", "before", "buil
     """
     data = shlex.quote(target.container.data.rstrip("/"))
     change = {
-        "production": 'rm -rf "$build" "$before"',
-        "before": 'if [ -e "$before" ]; then rm -rf "$build"; mv "$before" "$build"; fi',
+        "production": 'rm -rf "$build" "$before" "$build.clean"',
+        "before": 'if [ -e "$before" ]; then rm -rf "$build" "$build.clean"; mv "$before" "$build"; fi',
         "build": 'rm -rf "$before"',
     }[to]
-    stale = "" if to == "build" else 'rm -rf "$build.new" "$data.stagegbo-next"'
+    stale = "" if to == "build" else 'rm -rf "$build.new" "$data.stagegbo-next" "$data.stagegbo-spare"'
     target.run_checked(f"""set -eu
 data={data} build={data}{BUILD} before={data}{BUILD}-before
 exec 9>/run/stagegbo-reset

@@ -50,7 +50,7 @@ class Outcome(Struct, frozen=True):
 
     name: str
     way: str
-    """`untouched`, `hot`, `restart`, `restore` or `database`."""
+    """`untouched`, `hot`, `restart`, `restore`, `spare` or `database`."""
     began: float
     ended: float
     doubt: str = ""
@@ -311,16 +311,16 @@ class Resetter:
 
     def _database(self, target: ResetTarget, left_by: str) -> tuple[str, str]:
         try:
-            answered = reset_database(target)
-        except NeedsRestart as doubt:
+            way, doubt, answered = reset_database(target)
+        except NeedsRestart as reason:
             self._restore(target)
-            return "restore", str(doubt)
+            return "restore", str(reason)
         if not answered:
             self._wait(target.container, False)
         if self._end_strays(target, left_by, alone=True):
             self._restore(target)
             return "restore", "something was started while it was reset"
-        return "database", ""
+        return way, doubt
 
     def _restore(self, target: ResetTarget) -> None:
         target.close()

@@ -1,0 +1,315 @@
+"""Spare databases: PostgreSQL gets clean databases in place of used ones while its server goes on.
+
+What a database is, is a folder in `base`, named by its OID, and one row of `pg_database` with that OID. So copies of
+all databases are kept beside the server, and take the place of the used ones when the rows get the copies' OIDs, in
+one transaction which lets no session in. No server starts, nothing is copied while a test waits, and it takes as long
+for large databases as for small ones. Their OIDs change; the server, its log and its transaction numbers go on.
+
+Roles, settings, files and everything else that the databases of a cluster share do not come back like this. So they
+are compared with the clean copy first, within that transaction. Whatever differs leads to the other way, which
+exchanges the whole folder (`database.py`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["FIRST_OID", "FLIP", "RECORD", "STEP"]
+
+FIRST_OID = 2_000_000_000
+"""Of spare databases. Numbers of one life of the server are never used twice: its buffers may hold pages of old ones.
+Below 2^31, for clients that take an OID for a signed integer."""
+STEP = 64
+"""From one set of spare databases to the next, so at most as many databases."""
+MOST = 100
+"""Sets in one life of the server, which keeps statistics, and dead rows of shared catalogs, of each."""
+
+_FOLDERS = {
+    "global": r"(pg_internal\.init.*|pgstat\.stat|[0-9]+(_(fsm|vm|init))?(\.[0-9]+)?)",
+    "base": "([0-9]+|pgsql_tmp)",
+    "pg_wal": "([0-9A-F]{24}|archive_status)",
+    "pg_wal/archive_status": r"[0-9A-F]{24}\.(ready|done)",
+    "pg_xact": "[0-9A-F]+",
+    "pg_subtrans": "[0-9A-F]+",
+    "pg_multixact/members": "[0-9A-F]+",
+    "pg_multixact/offsets": "[0-9A-F]+",
+    "pg_commit_ts": "[0-9A-F]+",
+    "pg_serial": "[0-9A-F]+",
+    "pg_notify": "[0-9A-F]+",
+    "pg_stat": r"(pgstat|global|db_[0-9]+)\.stat",
+    **dict.fromkeys(
+        ("pg_tblspc", "pg_replslot", "pg_twophase", "pg_snapshots", "pg_logical/mappings", "pg_logical/snapshots"), "-"
+    ),
+}
+"""Folders of a cluster that the server writes to, with the names that it gives to files there."""
+
+_SHARED = " union all ".join(
+    (
+        "select 'roles', to_jsonb(x)::text from pg_authid x",
+        "select 'roles', to_jsonb(x)::text from pg_auth_members x",
+        "select 'tablespaces', to_jsonb(x)::text from pg_tablespace x",
+        "select 'subscriptions', to_jsonb(x)::text from pg_subscription x",
+        "select 'subscriptions', to_jsonb(x)::text from pg_replication_origin x",
+        "select 'databases', (to_jsonb(d) - 'oid' - 'datfrozenxid' - 'datminmxid')::text from pg_database d",
+        # One that nobody can connect to is not exchanged. Had it been opened for a while, its row would be another.
+        "select 'databases', d.datname || d.xmin::text from pg_database d where not d.datallowconn",
+        "select 'files', d.datname || f from pg_database d, pg_ls_dir('base/' || d.oid) f where not d.datallowconn",
+        "select 'settings', jsonb_build_array(coalesce(d.datname::text, s.setdatabase::text), s.setrole, s.setconfig)"
+        "::text from pg_db_role_setting s left join pg_database d on d.oid = s.setdatabase",
+        "select 'comments', jsonb_build_array(x.classoid, coalesce(d.datname::text, x.objoid::text), x.description)"
+        "::text from pg_shdescription x left join pg_database d on x.classoid = 1262 and d.oid = x.objoid",
+        "select 'labels', jsonb_build_array(x.classoid, coalesce(d.datname::text, x.objoid::text), x.provider, "
+        "x.label)::text from pg_shseclabel x left join pg_database d on x.classoid = 1262 and d.oid = x.objoid",
+        "select 'dependencies', jsonb_build_array(x.classid, coalesce(d.datname::text, x.objid::text), x.objsubid, "
+        "x.refclassid, x.refobjid, x.deptype)::text from pg_shdepend x left join pg_database d "
+        "on x.classid = 1262 and d.oid = x.objid where x.dbid = 0",
+        "select 'slots', slot_name::text from pg_replication_slots",
+        "select 'transactions', gid from pg_prepared_xacts",
+        # Below these numbers the server has forgotten how transactions ended, which a copy's rows may still need.
+        "select 'transactions', oldest_xid || ' ' || oldest_multi_xid from pg_control_checkpoint()",
+        "select 'files', f from pg_ls_dir('.') f where f not in ('postmaster.pid', 'postmaster.opts')",
+        "select 'files', f || md5(pg_read_binary_file(f)) from pg_ls_dir('.') f where f not in "
+        "('postmaster.pid', 'postmaster.opts', 'current_logfiles') and not (pg_stat_file(f)).isdir",
+        *(
+            f"select 'files', '{folder}/' || f from pg_ls_dir('{folder}', true, false) f where f !~ '^{names}$'"
+            for folder, names in _FOLDERS.items()
+        ),
+    )
+)
+_FINGERPRINT = (
+    "select string_agg(k || ':' || v, ' ' order by k) from (select k, md5(string_agg(r, '|' order by r collate "
+    f'"C")) v from ({_SHARED} @NEWER@) p(k, r) group by k) g'
+)
+"""Of everything that databases share, by its kind. `@NEWER@` stands for what only newer servers have."""
+
+_RECORDED = (
+    f"select ({_FINGERPRINT})::text as stagegbo_golden",
+    # A database that has parts in a tablespace, slots, subscriptions or prepared transactions: not this way.
+    "select coalesce(string_agg(oid::text, ' ' order by oid), '')::text as stagegbo_oids from pg_database "
+    "where datallowconn and not exists (select from pg_replication_slots) and not exists (select from "
+    "pg_prepared_xacts) and not exists (select from pg_subscription) and not exists (select from pg_tablespace "
+    "where spcname not in ('pg_default', 'pg_global')) and current_setting('shared_preload_libraries') = ''",
+    "select coalesce(jsonb_agg(jsonb_build_array(n, md5(datname::text), datfrozenxid::text, datminmxid::text)), '[]')"
+    "::text as stagegbo_databases from (select row_number() over (order by oid) - 1 as n, * from pg_database where "
+    "datallowconn) d",
+    "select coalesce(jsonb_agg(jsonb_build_array(n, classid::text, objid::text, objsubid, refclassid::text, "
+    "refobjid::text, deptype)), '[]')::text as stagegbo_dependencies from (select row_number() over (order by oid) - 1 "
+    "as n, oid from pg_database where datallowconn) d join pg_shdepend s on s.dbid = d.oid",
+)
+
+_SQL = rf"""\set ON_ERROR_STOP on
+\set QUIET on
+do $$ begin
+    for round in 1..300 loop
+        perform pg_terminate_backend(pid) from pg_stat_activity
+            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
+        if not found then return; end if;
+        perform pg_sleep(0.001);
+        perform pg_stat_clear_snapshot();
+    end loop;
+    raise exception 'a session does not end';
+end $$;
+begin;
+-- Whoever connects from now on waits until the end of this transaction.
+lock table pg_database in access exclusive mode;
+do $$ begin
+    for round in 1..300 loop
+        perform pg_terminate_backend(pid) from pg_stat_activity
+            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
+        if not found then return; end if;
+        perform pg_sleep(0.001);
+        perform pg_stat_clear_snapshot();
+    end loop;
+    raise exception 'a session does not end';
+end $$;
+select ({_FINGERPRINT})::text as found \gset
+select :'found' = :'golden' as same \gset
+\if :same
+with wanted as (
+    select d.oid as old, (w ->> 0)::int as n, (:first + (w ->> 0)::int)::text::oid as new,
+        (w ->> 2)::xid as frozen, (w ->> 3)::xid as multi
+    from jsonb_array_elements(:'databases') w join pg_database d on md5(d.datname::text) = w ->> 1
+    where (pg_stat_file('base/' || (:first + (w ->> 0)::int) || '/PG_VERSION')).size > 0
+), a as (
+    update pg_database d set oid = new, datfrozenxid = frozen, datminmxid = multi from wanted where d.oid = old
+), b as (
+    update pg_db_role_setting s set setdatabase = new from wanted where s.setdatabase = old
+), c as (
+    update pg_shdescription x set objoid = new from wanted where x.classoid = 1262 and x.objoid = old
+), d as (
+    update pg_shseclabel x set objoid = new from wanted where x.classoid = 1262 and x.objoid = old
+), e as (
+    update pg_shdepend x set objid = new from wanted where x.dbid = 0 and x.classid = 1262 and x.objid = old
+), f as (
+    delete from pg_shdepend x using wanted where x.dbid = old
+), g as (
+    insert into pg_shdepend (dbid, classid, objid, objsubid, refclassid, refobjid, deptype)
+    select new, (s ->> 1)::oid, (s ->> 2)::oid, (s ->> 3)::int, (s ->> 4)::oid, (s ->> 5)::oid, (s ->> 6)::"char"
+    from jsonb_array_elements(:'dependencies') s join wanted on n = (s ->> 0)::int
+)
+select 'used ' || string_agg(old::text, ' ') from wanted;
+commit;
+select from pg_reload_conf();
+\echo done
+\else
+rollback;
+\echo differs :found
+\endif
+"""
+
+RECORD = (
+    r"""
+record() { # VERSION: what a copy of the cluster is like, asked of the server's own program, which recovers it so
+    newer=
+    [ "$1" -lt 15 ] || newer="union all select 'settings', to_jsonb(x)::text from pg_parameter_acl x"
+    sed "s/@NEWER@/$newer/g" <<'END'
+"""
+    + "\n".join(_RECORDED)
+    + r"""
+END
+}
+
+recorded() { # what the server's program has answered, as psql's variables
+    printf '%s\n' '-- Written by pytest-stagegbo.'
+    sed -n "s/^.*: stagegbo_\([a-z]*\) = \"\(.*\)\"\t(typeid.*\$/\\\\set \1 '\2'/p"
+}
+"""
+)
+
+FLIP = (
+    r"""
+spare=$data.stagegbo-spare
+
+read_recorded() { # the databases of the copy, in $oids; empty: they can't be exchanged while the server goes on
+    oids= each=
+    while read -r word each value; do
+        case $word:$each in '\set:oids') oids=${value#?} oids=${oids%?} ;; esac
+    done <"$golden.clean"
+}
+
+prepare() { # FIRST: a set of spare databases
+    rm -rf "$spare" "$spare.new"
+    [ -n "$oids" ] || return 1
+    mkdir -m 700 "$spare.new" || return 1
+    number=$1
+    for each in $oids; do
+        cp -a --reflink=always "$golden/base/$each" "$spare.new/$number" || return 1
+        number=$((number + 1))
+    done
+    [ "$number" -le $(($1 + """
+    + f"{STEP}"
+    + r""")) ] && mv "$spare.new" "$spare"
+}
+
+same_rights() { # of what the folder holds, as in the copy
+    set -- "$data"
+    for each in "$golden"/*; do set -- "$@" "$data/${each##*/}"; done
+    count=$#
+    set -- "$@" "$golden" "$golden"/*
+    set -- $(stat -c %f:%u:%g -- "$@" 2>/dev/null)
+    [ $# -eq $((2 * count)) ] || return 1
+    uid=${1#*:} gid=${1##*:}
+    uid=${uid%:*}
+    seen=
+    while [ "$count" -gt 0 ]; do
+        eval "each=\${$((count + $# / 2))}"
+        eval "seen=\${$count}"
+        [ "$each" = "$seen" ] || return 1
+        count=$((count - 1))
+    done
+}
+
+end_foreign() { # what the server's sessions have started
+    round=0
+    while :; do
+        others
+        foreign=
+        for each in $left; do
+            look_at "$each" || continue
+            [ "$parent" = "$pid" ] || [ "$state" = Z ] || foreign="$foreign $each"
+        done
+        [ -n "$foreign" ] || return 0
+        kill -9 $foreign 2>/dev/null || true
+        round=$((round + 1))
+        [ "$round" -lt 50 ] || return 1
+        sleep 0.002
+    done
+}
+
+ask_server() { # ARGUMENT...: psql, as the owner of the cluster
+    env -i PATH="$PATH" LC_ALL=C PGHOST="$socket" PGPORT="$port" PGDATABASE=postgres PGCONNECT_TIMEOUT=2 \
+        PGOPTIONS='-c search_path=pg_catalog -c client_min_messages=error -c lock_timeout=1000
+        -c statement_timeout=5000 -c synchronous_commit=local -c default_transaction_read_only=off -c timezone=UTC
+        -c jit=off' setpriv --reuid="$uid" --regid="$gid" --clear-groups "$psql" -XqAt "$@" 2>&1
+}
+
+flip() { # spare databases take the place of those that are there; why they don't, in $doubt
+    doubt='the server was not started by a reset'
+    [ -e "$note" ] && { read -r pid since first program <"$note"; } 2>/dev/null || return 1
+    [ -n "$program" ] && look_at "$pid" && [ "$started" = "$since" ] || return 1
+    [ "/proc/$pid/cwd" -ef "$data" ] || return 1
+    doubt='no spare databases are ready'
+    [ -d "$spare/$first" ] || return 1
+    doubt='every hundredth reset starts the server again'
+    [ "$first" -lt """
+    + f"{FIRST_OID + STEP * MOST}"
+    + r""" ] || return 1
+    doubt='the data folder has changed'
+    number=0 port= socket=
+    while read -r each; do
+        number=$((number + 1))
+        case $number in 1) [ "$each" = "$pid" ] || return 1 ;; 4) port=$each ;; 5) socket=$each ;; esac
+    done <"$data/postmaster.pid"
+    same_rights || return 1
+    psql=${program%/*}/psql
+    [ -x "$psql" ] || psql=$(command -v psql) || { doubt='there is no psql'; return 1; }
+    newer=
+    read -r version <"$golden/PG_VERSION"
+    [ "$version" -lt 15 ] || newer="union all select 'settings', to_jsonb(x)::text from pg_parameter_acl x"
+    doubt='what the server started does not end'
+    held=
+    find_group && end_foreign || return 1
+    doubt='the server refuses'
+    mv -t "$data/base" -- "$spare"/* && rmdir "$spare" || return 1
+    answer=$(ask_server -v first="$first" -v newer="$newer" -f "$golden.clean" -f - <<'END'
+"""
+    + _SQL.replace("@NEWER@", ":newer")
+    + r"""END
+) || true
+    case $answer in
+    'used '*'
+done') ;;
+    differs*)
+        differs
+        return 1
+        ;;
+    *)
+        doubt="the server refuses: ${answer##*
+}"
+        return 1
+        ;;
+    esac
+    used=${answer#used } used=${used%%
+*}
+    doubt='something was started while it was reset'
+    end_foreign || return 1
+}
+
+differs() { # names what is not as in the copy, in $doubt
+    while read -r word each value; do
+        case $word:$each in '\set:golden') value=" ${value#?}" known="${value%?} " ;; esac
+    done <"$golden.clean"
+    doubt=
+    for each in ${answer#differs}; do
+        case $known in *" $each "*) ;; *) doubt="${doubt:+$doubt, }${each%:*}" ;; esac
+    done
+    doubt="${doubt:-something that databases share} changed"
+}
+
+forget_used() { # Nothing in the server's memory or log may need a folder any more that is removed.
+    if ask_server -c 'set statement_timeout = 0' -c checkpoint >/dev/null; then
+        for each in $used; do
+            case $each in *[!0-9]*) ;; *) rm -rf "$data/base/$each" ;; esac
+        done
+    fi
+}
+"""
+)

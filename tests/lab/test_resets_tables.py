@@ -1,0 +1,363 @@
+"""Resets of a database: every way, what it brings back, and what becomes of one that ended in the middle."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+from tests.lab.small_stage import CleanStage
+
+from pytest_stagegbo.resets import database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.lab.conftest import InNetwork
+
+    from pytest_stagegbo.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+SEED = 20261127
+ROUNDS = 8
+
+
+@pytest.fixture(scope="module")
+def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanStage]:
+    """The stage; every test leaves it clean."""
+    with FileLock(lab.paths.lock("tests-resets")):
+        stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
+        in_network(stage.provision, timeout=300)
+        yield stage
+        stage.place.close()
+        stage.engine.close()
+
+
+def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network: InNetwork) -> None:
+    """Rows, sequences, roles, settings, extensions, other databases; sessions of others are ended."""
+    everything = """
+        SELECT 'database', datname FROM pg_database UNION ALL SELECT 'role', rolname FROM pg_roles
+        UNION ALL SELECT 'setting', name || '=' || setting FROM pg_file_settings
+        UNION ALL SELECT 'table', relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT 'extension', extname FROM pg_extension
+        UNION ALL SELECT 'rows', count(*)::text FROM message_history
+        UNION ALL SELECT 'next', last_value::text FROM message_history_id_seq
+        UNION ALL SELECT 'setting of a database', array_to_string(setconfig, ',') FROM pg_db_role_setting
+        ORDER BY 1, 2
+    """
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(everything)
+        for _ in range(2):
+            clean.sql("INSERT INTO message_history (user_id, content) SELECT 1, 'left' FROM generate_series(1, 100)")
+            clean.sql("DELETE FROM message_history WHERE id < 50; CREATE TABLE left_over (a int); DROP TABLE heartbeat")
+            clean.sql("CREATE ROLE left_over LOGIN", "ALTER SYSTEM SET work_mem = '7MB'")
+            clean.sql("DROP EXTENSION plpgsql", "ALTER DATABASE botserver SET work_mem = '9MB'")
+            clean.sql("CREATE DATABASE left_over")
+            clean.shell(
+                "tables",
+                "(runuser -u postgres -- psql -Xq botserver -c 'BEGIN; LOCK TABLE users; SELECT pg_sleep(600)' "
+                ">/dev/null 2>&1 &)",
+            )
+            assert clean.sql(everything) != before
+            assert clean.ways("tables") == {"tables": "database"}
+            assert clean.sql(everything) == before
+            assert clean.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'") == "1"
+
+    in_network(check, timeout=120)
+
+
+def server_start(clean: CleanStage) -> str:
+    """When the server's first process was started."""
+    return clean.sql("SELECT pg_postmaster_start_time()")
+
+
+ROWS = "SELECT count(*), (SELECT count(*) FROM pg_class WHERE relname = 'left_over') FROM message_history"
+
+
+def test_the_server_of_a_database_goes_on(clean: CleanStage, in_network: InNetwork) -> None:
+    """The first reset starts it; the others exchange what is in its folder. Its settings are those of the files."""
+    data = clean.settings.containers["tables"].data
+
+    def check() -> None:
+        clean.reset("tables")
+        rows = clean.sql(ROWS)
+        for _ in range(3):
+            started = server_start(clean)
+            clean.sql("DELETE FROM message_history; CREATE UNLOGGED TABLE left_over AS SELECT 1")
+            clean.sql("ALTER SYSTEM SET work_mem = '7MB'", "ALTER SYSTEM SET restart_after_crash = off")
+            clean.sql("SELECT pg_reload_conf(), pg_create_physical_replication_slot('left_over')")
+            clean.shell("tables", f"touch {data}/left {data}/.left")
+            assert clean.ways("tables") == {"tables": "database"}
+            assert clean.sql(ROWS) == rows
+            assert clean.sql("SHOW work_mem", "SHOW restart_after_crash") == "4MB\non"
+            assert clean.sql("SELECT count(*) FROM pg_replication_slots") == "0"
+            assert "left" not in clean.shell("tables", f"ls -A {data}")
+            assert server_start(clean) == started
+
+    in_network(check, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        pytest.param("systemctl restart postgresql", id="another start"),
+        pytest.param("chmod 750 $data", id="rights of the folder"),
+        pytest.param("rm -f /run/stagegbo/tables.server", id="no note"),
+        pytest.param("rm -rf $data.stagegbo-next $data.stagegbo-spare", id="no copy"),
+        pytest.param(
+            "rm -rf $data.stagegbo-next $data.stagegbo-spare; mkdir $data.stagegbo-taken $data.stagegbo-old",
+            id="one that ended",
+        ),
+    ],
+)
+def test_a_server_that_was_tampered_with_is_started(clean: CleanStage, in_network: InNetwork, tampering: str) -> None:
+    data = clean.settings.containers["tables"].data
+
+    def check() -> None:
+        clean.reset("tables")
+        rows, started = clean.sql(ROWS), server_start(clean)
+        clean.sql("DELETE FROM message_history")
+        # the copy for the next reset is made behind the last one
+        clean.shell("tables", f"data={data}; exec 9>/run/stagegbo-reset; flock 9; {tampering}")
+        assert clean.ways("tables") == {"tables": "database"}
+        assert clean.sql(ROWS) == rows
+        assert server_start(clean) != started
+
+    in_network(check, timeout=120)
+
+
+STEPS = (
+    ': >"$note" && ', 'mv "$next" "$taken" && ', 'kill -STOP "$held" && ', "wait_until all_ended || return 1\n",
+    "wait_until is_alone || return 1\n", 'move_all "$data" "$old" && ', 'move_all "$taken" "$data" || return 1\n',
+    'kill -HUP "$pid" && ', 'kill -9 "$held" && ',
+)  # fmt: skip
+"""Of the exchange below a server: those that change something."""
+
+
+def test_an_exchange_that_ended_anywhere_is_made_good(clean: CleanStage, in_network: InNetwork) -> None:
+    """Whatever state it left the server and its folder in."""
+    whole = database._IN_PLACE
+    container = clean.settings.containers["tables"]
+
+    def check() -> None:
+        clean.reset("tables")
+        rows = clean.sql(ROWS)
+        assert clean.engine._resetter is not None
+        for step in STEPS:
+            assert whole.count(step) == 1, step
+            cut = whole[: whole.index(step) + len(step)] + "exit 9\n}\n"
+            clean.sql("DELETE FROM message_history; CREATE TABLE left_over AS SELECT 1", "CREATE ROLE left_over")
+            target = clean.engine._resetter._target(container)
+            assert target.run(database._script(target).replace(whole, cut))[0] == 9, step
+            assert clean.ways("tables") == {"tables": "database"}, step
+            assert clean.sql(ROWS) == rows, step
+
+    in_network(check, timeout=300)
+
+
+def test_a_server_that_ends_instead_of_going_on_is_started(
+    clean: CleanStage, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `restart_after_crash = off`."""
+    monkeypatch.setattr(database, "_IN_PLACE", database._IN_PLACE.replace("kill -HUP", 'kill -9 "$pid"; kill -HUP'))
+
+    def check() -> None:
+        clean.reset("tables")
+        rows, started = clean.sql(ROWS), server_start(clean)
+        clean.sql("DELETE FROM message_history", "CREATE ROLE left_over")
+        assert clean.ways("tables") == {"tables": "database"}
+        assert clean.sql(ROWS) == rows
+        assert server_start(clean) != started
+
+    in_network(check, timeout=120)
+
+
+def test_tablespaces_are_as_cloned(clean: CleanStage, in_network: InNetwork) -> None:
+    """Those of two tests in one folder, with what else is in it left alone, and what the server started ended."""
+    folder = "/srv/a space"
+
+    def check() -> None:
+        clean.shell("tables", f"mkdir -p '{folder}' && touch '{folder}/other' && chown -R postgres '{folder}'")
+        clean.reset("tables")
+        try:
+            for _ in range(2):
+                clean.sql(f"CREATE TABLESPACE fast LOCATION '{folder}'", "CREATE TABLE t (a int) TABLESPACE fast")
+                clean.sql("CREATE DATABASE left_over TABLESPACE fast")
+                clean.sql("SELECT pg_create_physical_replication_slot('left_over', true)")
+                clean.sql("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; setsid sleep 1000 >/dev/null 2>&1 &'")
+                assert clean.ways("tables") == {"tables": "database"}
+                assert clean.shell("tables", f"ls '{folder}'; pgrep -x sleep || true") == "other"
+                assert clean.sql("SELECT count(*) FROM pg_tablespace") == "2"
+                assert clean.sql("SELECT count(*) FROM pg_replication_slots") == "0"
+        finally:
+            clean.shell("tables", f"rm -r '{folder}'")
+
+    in_network(check)
+
+
+CONTENT = """
+    SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
+    UNION ALL SELECT 'extension', extname FROM pg_extension
+    UNION ALL SELECT 'table', relname || coalesce(array_to_string(reloptions, ','), '') FROM pg_class WHERE oid > 16383
+    UNION ALL SELECT 'owner', count(*)::text FROM pg_shdepend d JOIN pg_database b ON b.oid = dbid
+        WHERE datname = current_database()
+    UNION ALL SELECT 'sequence', last_value::text FROM message_history_id_seq
+    UNION ALL SELECT 'rows', md5(string_agg(m::text, ',' ORDER BY id)) FROM message_history m
+    UNION ALL SELECT 'written', coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::text FROM pg_stat_user_tables
+    UNION ALL SELECT 'setting', name || setting FROM pg_settings WHERE source <> 'client'
+    UNION ALL SELECT 'comment', description FROM pg_shdescription
+    UNION ALL SELECT 'frozen', datname || datfrozenxid::text || datminmxid::text FROM pg_database
+    UNION ALL SELECT 'database', (to_jsonb(d) - 'oid' - 'datfrozenxid' - 'datminmxid')::text FROM pg_database d
+    UNION ALL SELECT 'role', r::text FROM pg_authid r
+    UNION ALL SELECT 'slot', slot_name FROM pg_replication_slots
+    UNION ALL SELECT 'tablespace', spcname FROM pg_tablespace
+    UNION ALL SELECT 'members', m::text FROM pg_auth_members m
+    UNION ALL SELECT 'file', f FROM pg_ls_dir('.') f
+    ORDER BY 1, 2
+"""
+"""Of a cluster, but for the numbers of databases, which spare ones don't share."""
+INSIDE = (
+    "INSERT INTO message_history (user_id, content) SELECT 1, 'left' FROM generate_series(1, {n})",
+    "DELETE FROM message_history WHERE id % {n} = 0",
+    "UPDATE message_history SET content = 'left' WHERE id < {n}",
+    "TRUNCATE message_history",
+    "DROP TABLE bot_configuration",
+    "ALTER TABLE message_history ADD left_over_{n} int DEFAULT {n}",
+    "CREATE TABLE left_over_{n} AS SELECT * FROM message_history",
+    "CREATE UNLOGGED TABLE left_over_{n} AS SELECT {n} a",
+    "SELECT setval('message_history_id_seq', {n}00000)",
+    "SELECT nextval('message_history_id_seq')",
+    "SELECT lo_from_bytea(0, 'left')",
+    "VACUUM FULL message_history",
+    "VACUUM (FREEZE) message_history",
+    "DROP EXTENSION plpgsql",
+    "CREATE SCHEMA left_{n}; CREATE TYPE left_{n}.e AS ENUM ('a')",
+    "GRANT SELECT ON message_history TO pg_monitor; ALTER TABLE message_history OWNER TO postgres",
+    "BEGIN; SELECT pg_advisory_lock({n}); LISTEN left_over; NOTIFY left_over; COMMIT",
+    "CREATE FUNCTION md5(text) RETURNS text LANGUAGE sql AS 'SELECT ''left'' '",
+    "SELECT pg_stat_reset()",
+    "\\connect postgres\nCREATE TABLE left_over AS SELECT {n} a",
+    "\\connect template1\nCREATE TABLE left_over AS SELECT {n} a",
+)
+"""What a test may do inside of databases."""
+SHARED = (
+    ("CREATE ROLE left_over LOGIN", "roles"),
+    ("ALTER ROLE gbuser PASSWORD 'left'", "roles"),
+    ("GRANT pg_monitor TO gbuser", "roles"),
+    ("CREATE DATABASE left_over", "databases"),
+    ("ALTER DATABASE botserver CONNECTION LIMIT 50", "databases"),
+    (
+        "ALTER DATABASE template0 ALLOW_CONNECTIONS true;\nALTER DATABASE template0 ALLOW_CONNECTIONS false",
+        "databases",
+    ),
+    ("ALTER DATABASE botserver SET work_mem = '9MB'", "settings"),
+    ("ALTER ROLE gbuser SET work_mem = '9MB'", "settings"),
+    ("GRANT SET ON PARAMETER log_statement TO gbuser", "settings"),
+    ("ALTER SYSTEM SET work_mem = '7MB'", "files"),
+    ("COMMENT ON ROLE gbuser IS 'left'", "comments"),
+    ("COMMENT ON DATABASE botserver IS 'left'", "comments"),
+    ("SELECT pg_create_physical_replication_slot('left_over')", "slots"),
+    ("SELECT pg_replication_origin_create('left_over')", "subscriptions"),
+    ("COPY (SELECT 1) TO '/opt/gbo/data/pgdata/left'", "files"),
+    ("COPY (SELECT 1) TO '/opt/gbo/data/pgdata/global/left'", "files"),
+    ("COPY (SELECT 1) TO '/opt/gbo/data/pgdata/base/left'", "files"),
+    ("COPY (SELECT 'local all all trust') TO '/opt/gbo/data/pgdata/pg_hba.conf'", "files"),
+    ("COPY (SELECT 1) TO PROGRAM 'chmod 750 /opt/gbo/data/pgdata/base'", "the data folder"),
+)
+"""What a test may do to what databases share, with a word that has to be in the reason for the other way."""
+
+
+def pollute(clean: CleanStage, chance: random.Random, changes: Sequence[str]) -> list[str]:
+    """Make these changes, and leave a session open. One that can't be made after another is fine."""
+    done = [change.format(n=chance.randrange(1, 1000)) for change in changes]
+    for change in done:
+        text = shlex.quote(f"{change};\n")
+        clean.shell("tables", f"printf %s {text} | runuser -u postgres -- psql -Xq botserver >/dev/null 2>&1 || true")
+    sleep = "BEGIN; LOCK TABLE users; SELECT pg_sleep(600)"
+    clean.shell("tables", f"(runuser -u postgres -- psql -Xq botserver -c '{sleep}' >/dev/null 2>&1 &)")
+    return done
+
+
+def test_spare_databases_take_the_place_of_used_ones(clean: CleanStage, in_network: InNetwork) -> None:
+    """Whatever was done inside of them, by chance of a seed, with sessions in them, while the server goes on."""
+
+    def check() -> None:
+        clean.reset("tables")
+        before, started = clean.sql(CONTENT), server_start(clean)
+        for number in range(ROUNDS):
+            chance = random.Random(f"{SEED} {number}")
+            done = pollute(clean, chance, chance.sample(INSIDE, chance.randint(2, 6)))
+            outcome = clean.reset("tables")["tables"]
+            assert (outcome.way, outcome.doubt) == ("spare", ""), f"round {number}: {done}"
+            assert clean.sql(CONTENT) == before, f"round {number}: {done}"
+            assert clean.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'") == "1"
+            for name in ("postgres", "template1"):
+                assert clean.sql(f"\\connect {name}", "SELECT to_regclass('left_over') IS NULL") == "t", done
+            assert server_start(clean) == started
+
+    in_network(check, timeout=300)
+
+
+def test_what_databases_share_comes_back_by_the_other_way(clean: CleanStage, in_network: InNetwork) -> None:
+    """Which says why it was taken."""
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        for change, word in SHARED:
+            pollute(clean, random.Random(SEED), (change, INSIDE[0]))
+            outcome = clean.reset("tables")["tables"]
+            assert outcome.way == "database", change
+            assert word in outcome.doubt, f"{change}: {outcome.doubt}"
+            assert clean.sql(CONTENT) == before, change
+
+    in_network(check, timeout=300)
+
+
+def test_a_server_that_crashes_after_a_reset_is_clean(clean: CleanStage, in_network: InNetwork) -> None:
+    """It recovers from a log in which the used databases are, before they are removed and after."""
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        for wait in ("", "exec 9>/run/stagegbo-reset; flock 9;"):
+            pollute(clean, random.Random(SEED), INSIDE[:3])
+            assert clean.ways("tables") == {"tables": "spare"}
+            crash = "kill -9 $(pgrep -f '[p]ostgres: walwriter')"
+            clean.shell("tables", f"{wait} {crash}; until {crash.replace('-9', '-0')} 2>/dev/null; do :; done")
+            clean.wait("tables")
+            assert clean.sql(CONTENT) == before
+
+    in_network(check, timeout=120)
+
+
+FLIP_STEPS = (
+    'mv -t "$data/base" -- "$spare"/* && ', "begin;\n", "lock table pg_database in access exclusive mode;\n",
+    "from wanted;\n", "commit;\n", "used=${answer#used } ",
+)  # fmt: skip
+
+
+def test_an_exchange_of_databases_that_ended_anywhere_is_made_good(clean: CleanStage, in_network: InNetwork) -> None:
+    container = clean.settings.containers["tables"]
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        assert clean.engine._resetter is not None
+        target = clean.engine._resetter._target(container)
+        for step in FLIP_STEPS:
+            script = database._script(target)
+            assert script.count(step) == 1, step
+            pollute(clean, random.Random(SEED), INSIDE[:3])
+            # psql is the child of the shell that has asked the server
+            cut = "\\! kill -9 $PPID $(ps -o ppid= -p $PPID)\n" if step.endswith(";\n") else "exit 9\n"
+            target.run(script.replace(step, step + cut))
+            clean.reset("tables")
+            assert clean.sql(CONTENT) == before, step
+
+    in_network(check, timeout=300)
