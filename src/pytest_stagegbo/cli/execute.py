@@ -1,45 +1,28 @@
 """Commands that go into a clone: `exec` and `shell`.
 
-A terminal is the business of the `incus` client, which this hands over to where there is one: with the stage's
-project named, and a configuration folder of its own, so that the client's current project and remotes are neither
-used nor changed, and a daemon on another host is known to it by the same certificates as to this package. Without the
-client, `exec` goes through the API and prints what was said at the end.
+The `incus` client has the terminal where it is installed (`incus_client.py`). Without it, `exec` goes through the API and
+prints the output at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.remedies import aimed
-from pytest_stagegbo.errors import MissingRequirement, SettingsError, StageMissing
-from pytest_stagegbo.facts.bridge import REMEDY, find_fault
+from pytest_stagegbo.cli.incus_client import hand_over, incus_client, need_running, no_client
+from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_stagegbo.cli.context import Context
     from pytest_stagegbo.engine.stage import StageEngine
-    from pytest_stagegbo.settings import IncusSettings
 
-__all__ = [
-    "banner",
-    "hand_over",
-    "incus_client",
-    "need_running",
-    "no_client",
-    "register",
-    "run_inside",
-    "shell_command",
-]
+__all__ = ["banner", "register", "run_inside", "shell_command"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -135,70 +118,8 @@ def run_inside(
     return _through_api(engine, name, argv)
 
 
-def need_running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
-    """Raise `StageMissing` when a clone does not run; warn when its bridge is not as it has to be."""
-    clone = engine.clone(name)
-    if not clone.is_running:
-        raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
-    fault = find_fault(engine.reader, engine.settings, [clone])
-    if fault:  # what runs in the clone may still be looked at
-        print(aimed(f"{fault}; {REMEDY}", arguments), file=sys.stderr)
-
-
 def _through_api(engine: StageEngine, name: str, argv: Sequence[str]) -> int:
     result = engine.execute(name, argv)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.status
-
-
-def incus_client(context: Context, engine: StageEngine) -> list[str] | None:
-    """How to call the `incus` client; None where there is none."""
-    if context.lab is not None and engine.reader.is_local:
-        return context.lab.exec_argv(["incus"])
-    found = shutil.which("incus")
-    return [found] if found else None
-
-
-def hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence[str]) -> int:
-    """Become the client. Returns only when that fails."""
-    environment = dict(os.environ)
-    remote = "local"
-    reader = context.engine().reader
-    if not reader.is_local:
-        remote = "stage"
-        environment["INCUS_CONF"] = _client_settings(context.loaded.settings.incus, remote)
-    elif context.lab is None:
-        environment["INCUS_SOCKET"] = reader.endpoint
-        environment["INCUS_CONF"] = tempfile.mkdtemp(prefix="stagegbo-")
-    environment.pop("INCUS_REMOTE", None)
-    environment.pop("INCUS_PROJECT", None)
-    command = [*client, "exec", "--project", context.loaded.settings.project, f"{remote}:{name}", "--", *argv]
-    sys.stdout.flush()
-    os.execvpe(command[0], command, environment)
-
-
-def _client_settings(incus: IncusSettings, remote: str) -> str:
-    """A configuration folder for the `incus` client, in which a daemon on another host has the name `remote`."""
-    folder = Path(tempfile.mkdtemp(prefix="stagegbo-"))
-    entry = {"addr": incus.endpoint, "protocol": "incus", "auth_type": "tls", "public": False}
-    (folder / "config.yml").write_text(json.dumps({"default-remote": remote, "remotes": {remote: entry}}))
-    (folder / "servercerts").mkdir()
-    links = {
-        "client.crt": incus.client_cert,
-        "client.key": incus.client_key,
-        f"servercerts/{remote}.crt": incus.server_cert,
-    }
-    for name, path in links.items():
-        if path:
-            (folder / name).symlink_to(Path(path).absolute())
-    return str(folder)
-
-
-def no_client(what: str) -> MissingRequirement:
-    """The error of a command that needs the terminal of the `incus` client."""
-    return MissingRequirement(
-        f"`{what}` needs the incus client, for its terminal",
-        seen="no `incus` in the path",
-        remedy="install it (Debian: apt-get install incus-client), or use `exec NAME -- CMD`",
-    )

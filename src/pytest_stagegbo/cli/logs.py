@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.execute import hand_over, incus_client, need_running, no_client
+from pytest_stagegbo.cli.incus_client import hand_over, incus_client, need_running, no_client
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings.duration import parse_duration
 from pytest_stagegbo.text import printable
