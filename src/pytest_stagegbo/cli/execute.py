@@ -1,7 +1,7 @@
 """Commands that go into a clone: `exec` and `shell`.
 
-The `incus` client has the terminal where it is installed (`incus_client.py`). Without it, `exec` goes through the API and
-prints the output at the end.
+The `incus` client has the terminal where it is installed (`incus_client.py`). Without it, `exec` goes through the API
+and prints the output at the end.
 """
 
 from __future__ import annotations
