@@ -398,3 +398,33 @@ def test_a_paused_clone_goes_on_at_the_next_reset_and_one_that_is_gone_is_named(
         connection, query = Connection(plug.engine.settings.incus), {"project": PROJECT}
         reply = connection.request("POST", ("instances", "away"), params=query, body={"name": "cache"})
         connection.wait(reply, "renaming it back", 60)
+
+
+@pytest.mark.parametrize("cut", ["link delete plugbr0", "link set plugbr0 down"])
+def test_a_bridge_that_goes_within_a_session_is_said_by_the_next_reset(plug: Plug, cut: str) -> None:
+    """Kept shells need no bridge, and what nobody touched is seen without a connection. `provision` mends it."""
+    plug.write(
+        test_it=f"""
+        import subprocess
+
+        @pytest.mark.stage_reset("cache", "drive")
+        @pytest.mark.parametrize("n", range(3))
+        def test_before(stage_cache, stage_drive, n): pass
+
+        def test_cut(stage_drive):
+            subprocess.run("ip {cut}".split(), check=True)
+            assert stage_drive.exec("hostname").stdout == "drive\\n"
+
+        @pytest.mark.stage_reset("drive")
+        def test_drive(stage_drive): pass
+
+        @pytest.mark.stage_reset("cache")
+        def test_cache(stage_cache): pass
+        """
+    )
+    result = plug.run()
+    result.assert_outcomes(passed=4, errors=2)
+    for name in ("drive", "cache"):
+        result.stdout.fnmatch_lines([f"StageMissing: {name} can't be reached: the stage's bridge plugbr0 *"])
+    assert plug.stagegbo("provision").returncode == 0
+    plug.is_whole()

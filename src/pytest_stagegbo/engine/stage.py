@@ -39,7 +39,9 @@ from pytest_stagegbo.plan.former import foreign_on
 from pytest_stagegbo.plan.objections import refuse_relation
 from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.plan.provision import Plan, make_plan
+from pytest_stagegbo.plan.resets import with_resets
 from pytest_stagegbo.plan.steps import (
+    FinishResets,
     MendBuild,
     RefreshClone,
     RemoveAcl,
@@ -219,35 +221,35 @@ class StageEngine:
                 refuse_dropped(self._connection.endpoint, self.settings)
             for note in plan.notes if plan.changes else ():
                 self.progress.note(note)
-            if not already_locked:
-                self._finish_resets(lock, plan)
+            left = () if already_locked else self._left_resets(lock, plan)
             leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
             self.deployments.save(facts.clones, leaving)
-            result = self._carry_out(facts, plan, keys, began)
+            result = self._carry_out(facts, plan, keys, began, left)
             self.deployments.bring_back()
             return result
 
-    def _finish_resets(self, lock: StageLock, plan: Plan) -> None:
-        """Do resets again that failed or were killed: they may have left a service stopped, and nobody would start it.
-
-        Raises:
-            Residue: something still can't be removed.
-        """
+    def _left_resets(self, lock: StageLock, plan: Plan) -> tuple[str, ...]:
+        """The containers whose resets failed or were killed, but for those that the plan changes."""
         made = {step.subject for step in plan.changes}
-        left = [name for name in lock.unfinished(self.settings.containers) if name not in made]
-        if left:
-            with lock.changing(left):
-                self._reset(reset.chosen(self.settings, left), {})
+        return tuple(name for name in lock.unfinished(self.settings.containers) if name not in made)
 
-    def _carry_out(self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float) -> Provisioned:
+    def _carry_out(
+        self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float, left: Sequence[str] = ()
+    ) -> Provisioned:
         runner = self.new_runner(facts, keys)
         self._clone_runner = runner
         steps: list[Step] = list(plan.steps)
+        if left:
+            steps = with_resets(plan, self.settings, left)
         before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
 
         def do(step: Step) -> None:
             if isinstance(step, MendBuild):
                 self.deployments.recover([step.subject], seen=True)
+            elif isinstance(step, FinishResets):
+                with self.lock().changing(step.names):
+                    self.deployments.recover(step.names)
+                    self.reset_clones(reset.chosen(self.settings, step.names))
             elif isinstance(step, Verify):
                 unproven = frozenset(self.unconfirmed)  # as the facts show them, whatever is proven meanwhile
                 after = self.facts()

@@ -18,6 +18,7 @@ __all__ = [
     "CheckSecrets",
     "CopyClone",
     "CreatePool",
+    "FinishResets",
     "MendBuild",
     "PrepareClone",
     "RefreshClone",
@@ -291,6 +292,17 @@ class MendBuild(Step, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         return f"{self.subject}: a deployment was interrupted, so what ran before it comes back"
+
+
+class FinishResets(Step, frozen=True, kw_only=True):
+    """Resets that failed or were killed may have left a service stopped, and nobody would start it."""
+
+    verb: ClassVar[str] = "resets"
+    names: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"finish the reset of {', '.join(self.names)}, which a run before did not"
 
 
 class Verify(Step, frozen=True, kw_only=True):

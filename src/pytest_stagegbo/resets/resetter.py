@@ -212,7 +212,7 @@ class Resetter:
             calm: Gets the container's name when nothing runs in it that may have to be ended.
         """
         target, hot = self._targets.get(container.name), _hot(container)
-        if target is None or hot is None or not target.connected or not target.is_settled:
+        if target is None or hot is None or not target.connected or not target.is_settled or target.way_changed:
             return None
         began = clocks.monotonic() - origin
         try:
@@ -249,7 +249,7 @@ class Resetter:
             calm: A glance has just shown that nothing runs that has to be ended.
         """
         container = target.container
-        if not target.connected:
+        if not target.connected or target.way_changed:  # a shell needs no bridge
             self._start(container)
         if container.reset == "restore":
             self._restore(target)

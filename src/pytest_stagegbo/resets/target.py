@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import ChannelBroken
+from pytest_stagegbo.incus.hostnet import read_way
 from pytest_stagegbo.resets.host_inspection import inspect_from_host
 from pytest_stagegbo.resets.listing import (
     NOTES,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
 
 __all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
-
 
 DISAGREEMENTS = 3
 """In a row, between looks from inside and from outside, after which the latter are given up."""
@@ -106,6 +106,7 @@ class ResetTarget:
         self._strays: StrayReport | None = None
         self._process: Path | None = None
         self._disagreed = 0
+        self._way: str | None = None
         self.known: dict[str, Any] | None = None
         """The note of the service's last restart, as far as this process has read it."""
         self._writer = writer
@@ -126,12 +127,8 @@ class ResetTarget:
     @property
     def others(self) -> frozenset[str]:
         """Addresses of the stage's other containers: their connections are no test's."""
-        found = {each.address for each in self.settings.containers.values() if each.name != self.name}
-        found |= {
-            each.production_address
-            for each in self.settings.containers.values()
-            if each.name != self.name and each.production_address is not None
-        }
+        containers = [each for each in self.settings.containers.values() if each.name != self.name]
+        found = {each.address for each in containers} | {each.production_address for each in containers} - {None}
         return frozenset(map(str, found))
 
     def secret(self) -> Secret:
@@ -166,6 +163,7 @@ class ResetTarget:
             idle: The container was found untouched, so it is worth a request to find out where to look.
         """
         self.mark = mark
+        self._way = read_way(self.container.address)
         if idle and self._process is None and self._find_process is not None:
             self._process = self._find_process()
         found = self._inspect_from_host(inspection.processes)
@@ -178,6 +176,11 @@ class ResetTarget:
             self._disagreed += 1
             if found is None or self._disagreed == DISAGREEMENTS:
                 self._process = self._find_process = None
+
+    @property
+    def way_changed(self) -> bool:
+        """Whether this host sends by another interface than when it was clean last: the bridge is gone."""
+        return self._way is not None and read_way(self.container.address) != self._way
 
     @property
     def is_settled(self) -> bool:
