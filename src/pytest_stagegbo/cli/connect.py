@@ -31,7 +31,7 @@ VALKEY_CLIENTS = ("valkey-cli", "redis-cli")
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     connect = commands.add_parser(
         "connect",
-        help="psql, valkey-cli or an S3 client, connected to a service",
+        help="open psql, valkey-cli or an S3 client, connected to a service",
         usage="%(prog)s [options] NAME [-- ARGUMENT ...]",
         description="Connect to a service of the stage: PostgreSQL with psql, Valkey with valkey-cli or redis-cli, S3 "
         "with aws; without arguments, the buckets of S3 are listed. psql and valkey-cli run in the container where "

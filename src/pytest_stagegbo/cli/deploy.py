@@ -22,7 +22,7 @@ __all__ = ["builds_json", "register"]
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     deploy = commands.add_parser(
         "deploy",
-        help="run a build of yours in a clone, in place of production's",
+        help="run your own build in a clone, in place of production's files",
         usage="%(prog)s [options] NAME ARTEFACT=FILE ...\n       %(prog)s [options] --undo NAME\n"
         "       %(prog)s [options] --list",
     )
@@ -35,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "path in the container",
     )
     form = deploy.add_mutually_exclusive_group()
-    form.add_argument("--list", action="store_true", help="print what the clones run that is not production's")
+    form.add_argument("--list", action="store_true", help="print which files in the clones are not production's")
     form.add_argument("--undo", action="store_true", help="go back to production's files and data")
     deploy.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
     deploy.add_argument("--json", action="store_true", help="print one JSON object")

@@ -34,15 +34,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     env = commands.add_parser(
         "env",
-        help="variables for programs that use the stage: addresses and credentials",
+        help="print variables for programs that use the stage: addresses and credentials",
         description="Print variables with which programs find the stage's services. Credentials are shown as ***, "
         "unless --secrets asks for them.",
     )
     env.add_argument("names", metavar="NAME", nargs="*", help="only these variables, or those about these containers")
     env.add_argument("--export", action="store_true", help="begin each line with `export` (sh and dotenv)")
-    env.add_argument("--format", choices=[*FORMATS, "json"], default="sh", help="who reads it (default sh)")
+    env.add_argument(
+        "--format", choices=[*FORMATS, "json"], default="sh", help="the program that reads them (default sh)"
+    )
     env.add_argument("--secrets", action="store_true", help="show credentials; only on a terminal or in a file")
-    env.add_argument("-o", "--output", metavar="FILE", help="write this file, which only its owner may read (0600)")
+    env.add_argument(
+        "-o", "--output", metavar="FILE", help="write to this file, which only its owner may read (mode 0600)"
+    )
     env.set_defaults(run=_env)
 
 

@@ -29,11 +29,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     execute = commands.add_parser("exec", help="run a command in a clone", usage="%(prog)s [options] NAME -- CMD ...")
     execute.add_argument("name", metavar="NAME")
     execute.add_argument("--user", metavar="NAME", help="run it as this user of the clone (default root)")
-    execute.add_argument("--cwd", metavar="DIR", help="run it in this directory of the clone")
+    execute.add_argument("--cwd", metavar="DIR", help="run it in this folder of the clone")
     execute.add_argument("--env", metavar="NAME=VALUE", action="append", type=_variable, help="set a variable for it")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
     execute.set_defaults(run=_exec)
-    shell = commands.add_parser("shell", help="a root shell in a clone")
+    shell = commands.add_parser("shell", help="open a root shell in a clone")
     shell.add_argument("name", metavar="NAME")
     shell.set_defaults(run=_shell)
 

@@ -24,14 +24,22 @@ __all__ = ["register"]
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     expose = commands.add_parser(
         "expose",
-        help="let others than the host reach one port of a clone, for a while",
+        help="publish one port of a clone at an address of the host, for a limited time",
         usage="%(prog)s CONTAINER[:PORT] --listen ADDRESS[:PORT] --for TIME | --close [ADDRESS]",
     )
-    expose.add_argument("target", nargs="?", metavar="CONTAINER[:PORT]", help="or :PROTOCOL, as in system:http")
-    expose.add_argument("--listen", metavar="ADDRESS[:PORT]", help="an address of the host; the port: the clone's")
-    expose.add_argument("--for", dest="length", metavar="TIME", help="such as 30m or 2h; at most expose.longest")
-    expose.add_argument("--close", nargs="?", const="", metavar="ADDRESS", help="close what is exposed there, or all")
-    expose.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    expose.add_argument(
+        "target", nargs="?", metavar="CONTAINER[:PORT]", help="what to publish: system, system:5858 or system:http"
+    )
+    expose.add_argument(
+        "--listen", metavar="ADDRESS[:PORT]", help="an address of the host; without a port, the clone's port"
+    )
+    expose.add_argument(
+        "--for", dest="length", metavar="TIME", help="how long, such as 30m or 2h; at most expose.longest"
+    )
+    expose.add_argument(
+        "--close", nargs="?", const="", metavar="ADDRESS", help="close the port at this address, or all ports"
+    )
+    expose.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
     expose.add_argument("--yes", action="store_true", help="do not ask")
     expose.add_argument("--json", action="store_true", help="print one JSON object")
     expose.set_defaults(run=_expose)

@@ -21,13 +21,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command `lab` with its own commands."""
     lab = subparsers.add_parser(
         "lab",
-        help="a real Incus of its own with a production of six containers to copy, on this machine",
-        description="A real Incus in network and mount namespaces of its own, with a production in it. Needs root.",
+        help="a small production to copy, on this machine: a real Incus with six containers; needs root",
+        description="A small production to copy: a real Incus with six containers, in network and mount namespaces of "
+        "its own. Needs root.",
     )
     commands = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
-    up = _add(commands, "up", "bring the lab up; from nothing this downloads Debian packages and wheels", _up)
+    up = _add(commands, "up", "start the lab; the first time, this downloads Debian packages and wheels", _up)
     up.add_argument(
-        "--fresh", action="store_true", help="replace production by a new one, from the images already downloaded"
+        "--fresh", action="store_true", help="replace production by a new one, made from the images that are there"
     )
     up.add_argument(
         "--quota",
@@ -42,12 +43,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="",
         help="own: add a second pool, `stage`, in a file of its own, for `storage.pool`; shared: add none (default)",
     )
-    status = _add(commands, "status", "what runs, and where its socket and its network namespace are", _status)
+    status = _add(commands, "status", "show what runs, and where the lab's socket and network namespace are", _status)
     status.add_argument("--json", action="store_true", help="print one JSON object")
-    execute = _add(commands, "exec", "run a command in the lab's network, aimed at its Incus", _exec)
-    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run, with its arguments")
-    down = _add(commands, "down", "stop everything; images and production's data stay", _down)
-    down.add_argument("--purge", action="store_true", help="delete images and production's data as well")
+    execute = _add(commands, "exec", "run a command in the lab's network, with the lab's Incus", _exec)
+    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command, with its arguments")
+    down = _add(commands, "down", "stop the lab; images and production's data stay", _down)
+    down.add_argument("--purge", action="store_true", help="also delete images and production's data")
 
 
 def _add(

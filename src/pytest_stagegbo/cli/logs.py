@@ -32,11 +32,11 @@ COLOURS = (36, 33, 32, 35, 34, 31)
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    logs = commands.add_parser("logs", help="the journal of clones' units, and their log files")
+    logs = commands.add_parser("logs", help="show the journal of a clone's units, and its log files")
     logs.add_argument("names", metavar="NAME", nargs="+")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines are written")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep showing lines as they are written")
     logs.add_argument("-n", "--lines", type=_lines, default=100, metavar="N", help="lines of each log (default 100)")
-    logs.add_argument("--since", type=_since, metavar="WHEN", help="10m, 2h, 2026-01-31T12:00: only lines from then on")
+    logs.add_argument("--since", type=_since, metavar="WHEN", help="only lines since then: 10m, 2h, 2026-01-31T12:00")
     logs.add_argument("--grep", type=_pattern, metavar="REGEX", help="only lines that match")
     logs.set_defaults(run=_logs)
 

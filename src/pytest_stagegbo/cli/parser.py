@@ -29,21 +29,21 @@ MODULES = {
     "logs": "logs",
     "lab": "lab",
 }
-"""By command, the module beside this one that registers it: only that of the command that is called is imported."""
+"""By command, the module beside this one that registers it. Only the module of the command that runs is imported."""
 
 VALUED = {
     "--config": ("FILE", "settings file; default: the nearest stagegbo.toml or pyproject.toml"),
-    "--endpoint": ("ENDPOINT", "Incus: path of a socket, or https address"),
+    "--endpoint": ("ENDPOINT", "path of Incus's socket, or its https address"),
     "--project": ("NAME", "Incus project of the stage"),
     "--source-project": ("NAME", "Incus project of production"),
     "--network": ("NAME", "bridge of the stage"),
-    "--slot": ("N", "a further stage than the first, by its number (not for provision and destroy)"),
+    "--slot": ("N", "number of the slot to use instead of the first (not for provision and destroy)"),
 }
 """Options of every command that take a value."""
 SWITCHES = {
-    ("--lab",): "aim at the lab and join its network",
-    ("-q", "--quiet"): "show no progress, only notes",
-    ("--debug",): "log every request; show tracebacks",
+    ("--lab",): "use the lab and join its network; needs root",
+    ("-q", "--quiet"): "show no progress; warnings stay",
+    ("--debug",): "show every request to Incus, and tracebacks",
 }
 
 
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Settings, exit codes and the rest: https://pypi.org/project/pytest-stagegbo/",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     _common(parser, default=None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     called = MODULES.get(_command(argv))

@@ -20,34 +20,40 @@ __all__ = ["methods_json", "register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    provision = commands.add_parser("provision", help="make the stage what the settings say, whatever is there")
+    provision = commands.add_parser(
+        "provision", help="make the stage as the settings describe it; change only what differs"
+    )
     provision.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     provision.add_argument(
         "--recreate",
         action="store_true",
-        help="replace every clone by a new copy of production; with storage.pool, by one of the golden copy on that "
-        "pool, which --refresh brings up to date",
+        help="replace every clone by a new copy of production; with storage.pool, by a new copy of the golden copy on "
+        "that pool, which --refresh updates",
     )
-    provision.add_argument("--slots", metavar="N", help="this many stages, or `auto` (slots.count)")
+    provision.add_argument("--slots", metavar="N", help="number of stages, or `auto`: as many as fit (slots.count)")
     provision.add_argument(
         "--refresh",
         nargs="*",
         metavar="NAME",
-        help="take production's new state into the golden copy and all slots: of these containers, or of all that "
-        "may have changed",
+        help="copy these containers from production again, into the golden copy and every slot; without a name, those "
+        "that may have changed",
     )
     provision.add_argument("--vault-keys", metavar="FILE", help="file with Vault's unseal keys (vault.unseal_file)")
     provision.add_argument("--timings", action="store_true", help="print where the time went, step by step")
     provision.add_argument("--json", action="store_true", help="print one JSON object")
     provision.set_defaults(run=_provision)
-    reset = commands.add_parser("reset", help="make containers clean, each in the way of its settings, and prove it")
-    reset.add_argument("names", nargs="+", metavar="NAME", help="containers, or `all` for those whose data is wiped")
+    reset = commands.add_parser("reset", help="make containers clean by their configured method, and prove it")
+    reset.add_argument(
+        "names", nargs="+", metavar="NAME", help="containers, or `all`: those whose data the stage wipes"
+    )
     reset.add_argument("--json", action="store_true", help="print one JSON object")
     reset.set_defaults(run=_reset)
-    destroy = commands.add_parser("destroy", help="remove the stage and its slots, and nothing that anybody else made")
+    destroy = commands.add_parser(
+        "destroy", help="remove the stage, its slots and its golden copy, and nothing that others made"
+    )
     destroy.add_argument("--dry-run", action="store_true", help="print what would be removed")
     destroy.add_argument(
-        "--pool", action="store_true", help="remove the stage's own storage pool, too, if provisioning created it"
+        "--pool", action="store_true", help="also remove the stage's own storage pool, if provisioning created it"
     )
     destroy.add_argument("--yes", action="store_true", help="do not ask")
     destroy.set_defaults(run=_destroy)

@@ -26,7 +26,7 @@ AUTO = "auto"
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser(
         "run",
-        help="run a command on the stage, with its environment",
+        help="run a command on this host that uses the stage, with the stage's variables",
         usage="%(prog)s [options] -- COMMAND ...",
         description="Run a command on this host with the stage's addresses and credentials in its environment. The "
         "stage is provisioned if something is missing, and locked as for a test. Signals are passed on to the "
@@ -36,7 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--reset",
         metavar="NAMES",
         action="append",
-        help="containers to reset first, which nobody else then uses until the command ends: cache,drive, or all",
+        help="containers to reset first, such as cache,drive or all; nobody else uses them until the command ends",
     )
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     run.set_defaults(run=_run)

@@ -30,19 +30,19 @@ WIDE = ("container", "state", "address", "answers", "disk of its own", "limit", 
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    status = commands.add_parser("status", help="each clone: state, address, answers, disk")
+    status = commands.add_parser(
+        "status", help="show each clone's state, address, port and age, and who uses the stage"
+    )
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--wide", action="store_true", help="also answers, disk use and what production has changed")
+    form.add_argument("--wide", action="store_true", help="also show answers, disk use, and what changed in production")
     status.set_defaults(run=_status)
-    endpoints = commands.add_parser("endpoints", help="where the stage's services are; no credentials")
+    endpoints = commands.add_parser("endpoints", help="show addresses and ports of the services, without credentials")
     form = endpoints.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--env", action="store_true", help="print lines for a shell: NAME=value")
     endpoints.set_defaults(run=_endpoints)
-    doctor = commands.add_parser(
-        "doctor", help="check everything that provisioning needs, with a remedy for each fault"
-    )
+    doctor = commands.add_parser("doctor", help="check what provisioning needs, and name a remedy for each fault")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
 

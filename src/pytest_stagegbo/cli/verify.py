@@ -20,9 +20,11 @@ __all__ = ["count_line", "register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="prove the stage's isolation: connections tried, limits hit, data seen")
+    verify = commands.add_parser(
+        "verify", help="prove the stage's isolation: try connections and limits, look at the data"
+    )
     verify.add_argument("--json", action="store_true", help="print one JSON object")
-    verify.add_argument("--check", action="append", metavar="ID", help="this check only (may be repeated)")
+    verify.add_argument("--check", action="append", metavar="ID", help="run only this check; may be given again")
     verify.set_defaults(run=_verify)
 
 

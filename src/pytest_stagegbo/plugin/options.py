@@ -11,36 +11,55 @@ __all__ = ["OPTIONS", "SETTINGS", "SWITCHES", "add_options", "destination"]
 
 OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
-    "provision": ("pytest.provision", "auto|never|recreate", "provision what is missing; fail; or copy again (auto)"),
-    "reset": ("pytest.reset", "NAMES", "containers to reset before each test that uses them: cache,drive,system, all"),
+    "provision": (
+        "pytest.provision",
+        "auto|never|recreate",
+        "provision what is missing (auto, the default); fail if something is missing (never); copy again (recreate)",
+    ),
+    "reset": (
+        "pytest.reset",
+        "NAMES",
+        "containers to reset before each test that uses them: cache,drive,system, or all",
+    ),
     "deploy": (
         "pytest.deploy",
         "NAME=FILE",
-        "a build that the stage runs in these tests: botserver=target/release/botserver; may be given again",
+        "run this build in the stage: botserver=target/release/botserver; may be given again",
     ),
-    "slots": ("slots.count", "N|auto", "stages beside each other, one for each worker; auto: as many as fit (1)"),
-    "lock-timeout": ("timeouts.lock", "SECONDS", "how long to wait for others who use the stage"),
-    "disk-min": ("disk_floor", "SIZE", "the session stops before pool or host have less free (5GB)"),
+    "slots": ("slots.count", "N|auto", "number of stages, one for each worker; auto: as many as fit (default 1)"),
+    "lock-timeout": (
+        "timeouts.lock",
+        "SECONDS",
+        "how long to wait for another process that holds the stage (default 900)",
+    ),
+    "disk-min": (
+        "disk_floor",
+        "SIZE",
+        "end the session before the pool or the host has less free space (default 5GB, or a tenth if that is more)",
+    ),
     "production-access": (
         "pytest.production_access",
         "refuse|allow",
-        "whether tests may connect to addresses of production (refuse)",
+        "whether tests may connect to addresses of production (default refuse)",
     ),
     "config": ("", "FILE", "settings file (default: the nearest stagegbo.toml or pyproject.toml)"),
 }
-"""Option without its prefix: the setting that it is, its placeholder, its help."""
+"""By option, without the prefix `--stage-`: the setting that it changes, its placeholder, its help."""
 SWITCHES = {
-    "lab": ("", "aim at the lab (`stagegbo lab up`) and join its network"),
+    "lab": ("", "use the lab (`stagegbo lab up`) and join its network; needs root"),
     "quiet": ("pytest.quiet", "freeze what may write to a test's containers and is not asked for, while it runs"),
-    "verify": ("pytest.verify", "prove the stage's isolation at both ends of the session"),
-    "keep": ("pytest.keep", "stop at the first failed test that used the stage and leave everything as it was"),
+    "verify": ("pytest.verify", "prove the stage's isolation at the beginning and at the end of the session"),
+    "keep": (
+        "pytest.keep",
+        "end the session at the first failed test that used the stage, and leave the stage as it is",
+    ),
 }
 SETTINGS = {name: entry[0] for name, entry in (*OPTIONS.items(), *SWITCHES.items())}
-"""Every option without its prefix, and the setting that it is; empty for those that are none."""
+"""By option, without the prefix `--stage-`: the setting that it changes, or an empty text."""
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """To the command line and to pytest's ini."""
+    """Add the options to pytest's command line, and the same options to its ini."""
     group = parser.getgroup("stage", "stage-gbo")
     for name, (setting, metavar, text) in OPTIONS.items():
         action = "append" if name == "deploy" else "store"

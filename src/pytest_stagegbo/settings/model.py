@@ -44,28 +44,32 @@ class IncusSettings(Struct, frozen=True):
     """How to reach the daemon."""
 
     endpoint: str = ""
-    """Path of a Unix socket or an `https://` address. Empty: `$INCUS_SOCKET`, then the usual places."""
+    """Path of Incus's Unix socket, or its `https://` address. If empty, `$INCUS_SOCKET` and then the usual places are
+    tried."""
     client_cert: str = ""
-    """Path of the client certificate (PEM) for an `https://` endpoint."""
+    """Path of the client certificate (PEM), for an `https://` endpoint."""
     client_key: str = ""
-    """Path of the client key (PEM)."""
+    """Path of the key (PEM) that belongs to the client certificate."""
     server_cert: str = ""
-    """Path of the certificate (PEM) that the server must present."""
+    """Path of the certificate (PEM) that the server must present. If empty, the authorities that this machine trusts
+    decide."""
 
 
 class NetworkSettings(Struct, frozen=True):
     """The stage's bridge, and the network of production that it must keep away from."""
 
     name: str = "stagebr0"
-    """Name of the bridge. The host sees it as a network interface: at most 15 characters."""
+    """Name of the stage's bridge, a network interface of the host: at most 15 characters."""
     address: IPv4Interface = IPv4Interface("10.0.3.1/24")
-    """The host's own address on the stage's bridge, which makes the subnet."""
+    """Address of the host on the stage's bridge. Its prefix length defines the stage's subnet."""
     nat: bool = True
-    """Masquerade what the stage sends to other networks (the staging guide asks for a NAT network)."""
+    """Whether the bridge has NAT, as the staging guide requires. NAT alone lets nothing out: see `network.internet`."""
     internet: bool = False
-    """Let the stage reach addresses that are not private. Closed by default: a cloned BotServer sends mail."""
+    """Whether the stage may connect to public addresses. By default it may not, because a cloned BotServer would send
+    real mail."""
     twins: bool = True
-    """Inside the stage, production's addresses belong to the clones, so that unchanged configuration works."""
+    """Whether production's addresses lead to the clones inside the stage, so that copied configuration works
+    unchanged."""
     production: IPv4Network = IPv4Network("10.0.2.0/24")
     """Production's subnet."""
 
@@ -75,108 +79,115 @@ class NetworkSettings(Struct, frozen=True):
 
 
 class VaultSettings(Struct, frozen=True):
-    """Where the unseal keys of Vault come from (at most one is set; none: Vault stays sealed), and how its secrets are
-    read."""
+    """Where the unseal keys of Vault come from, and how its secrets are read.
+
+    At most one of the three sources of unseal keys is set. If none is, Vault stays sealed.
+    """
 
     unseal_file: str = ""
-    """Path of an `init.json` as `vault operator init -format=json` prints it, or one key a line."""
+    """Path of a file with the unseal keys: an `init.json`, as `vault operator init -format=json` prints it, or one key
+    per line."""
     unseal_env: str = ""
-    """Name of an environment variable that holds the keys, separated by white space or commas."""
+    """Name of an environment variable that holds the unseal keys, separated by white space or commas."""
     unseal_command: tuple[str, ...] = ()
-    """A command that prints either of these forms."""
+    """A command that prints the unseal keys, in one of the forms of `vault.unseal_file`."""
     token_env: str = ""
-    """Name of an environment variable that holds the token to read the stage's credentials with."""
+    """Name of an environment variable that holds the token for reading the stage's credentials."""
     token_file: str = ""
-    """Path of a file that holds the token. Neither: the `VAULT_TOKEN` of `env_file`."""
+    """Path of a file that holds the token for reading the stage's credentials. If neither this nor `vault.token_env` is
+    set, the token is the `VAULT_TOKEN` in `vault.env_file`."""
     kv_path: str = "secret/gbo"
-    """Mount of a KV store, version 2, and the folder in it with a secret for each container."""
+    """Where Vault has the credentials: the mount of a KV store, version 2, and the folder in it that has a secret for
+    each container."""
     env_container: str = "system"
-    """The clone whose `env_file` is read."""
+    """Name of the clone that has `vault.env_file`."""
     env_file: str = "/opt/gbo/bin/.env"
-    """Path, inside that clone, of the file that BotServer has its token from."""
+    """Path of the file from which BotServer reads its token, inside the clone `vault.env_container`."""
 
 
 class TimeoutSettings(Struct, frozen=True):
     """How long to wait for what."""
 
     ready: float = 120.0
-    """Seconds for a service to answer in its own protocol, counted from its container's start."""
+    """How many seconds a service may take to answer in its own protocol, counted from its container's start."""
     lock: float = 900.0
-    """Seconds for another process to let go of the stage."""
+    """How many seconds to wait for another process that holds the stage."""
     operation: float = 600.0
-    """Seconds for one Incus operation (a full copy on a pool without copy-on-write takes long)."""
+    """How many seconds one Incus operation may take. A full copy on a pool without copy-on-write takes long."""
 
 
 class PytestSettings(Struct, frozen=True):
     """What a pytest session does with the stage."""
 
     provision: Provision = "auto"
-    """`auto`: provision what is missing. `never`: fail when something is. `recreate`: copy production again, once a
-    session; with `storage.pool`, copy the golden copy on that pool again."""
+    """`auto`: provision what is missing. `never`: fail if something is missing. `recreate`: copy production again, once
+    a session; with `storage.pool`, make new clones of the golden copy on that pool."""
     reset: tuple[str, ...] = ()
-    """Containers that are reset before each test that uses them; `all`: those whose data the stage wipes; `none`.
-    tables, vault and llm are reset only when they are named."""
+    """Containers that are reset before each test that uses them. `all`: those whose data the stage wipes. `none`: no
+    container. tables, vault and llm are reset only if they are named."""
     deploy: tuple[str, ...] = ()
-    """Builds that every stage of the run gets before its first test: `botserver=FILE`, or `CONTAINER:/PATH=FILE`. Files
-    are relative to the settings file; on the command line and in ini, to pytest's root folder."""
+    """Builds that every stage of the run gets before its first test: `botserver=FILE`, or `CONTAINER:/PATH=FILE`. In a
+    settings file, FILE is relative to that file; on the command line and in ini, to pytest's root folder."""
     keep: bool = False
-    """After a failed test, leave the stage as the test left it: no later reset of what it used."""
+    """End the session at the first failed test that used the stage, and leave the stage as that test left it."""
     production_access: Access = "refuse"
-    """Whether the process of the tests may connect to addresses of production (`network.production`)."""
+    """Whether the pytest process may connect to production's addresses (`network.production`)."""
     quiet: bool = False
     """While a test runs, freeze the containers that it does not ask for and that may write to those it asks for
     (`containers.<name>.writes_to`), as the marker `stage_quiet` does."""
     verify: bool = False
-    """Prove the stage's isolation at both ends of a session, as the command `verify` does. Red at the beginning fails
-    the tests that need the stage, red at the end fails the session."""
+    """Prove the stage's isolation at the beginning and at the end of a session, as `stagegbo verify` does. If that
+    fails at the beginning, the tests that need the stage fail. If it fails at the end, the session fails."""
 
 
 class ExposeSettings(Struct, frozen=True):
     """What `expose` may do."""
 
     longest: str = "24h"
-    """Longest time that a port of the stage may be exposed for: a number and `s`, `m`, `h` or `d`."""
+    """Longest time for which a port of the stage may be exposed: a number and `s`, `m`, `h` or `d`."""
 
 
 class SlotSettings(Struct, frozen=True):
     """Further stages for workers that run at once, copied from a golden copy of production."""
 
     count: int | Literal["auto"] = 1
-    """How many stages there are, the first included; `auto`: as many as there are workers and as fit."""
+    """Number of stages, the first included. `auto`: one for each worker, or as many as fit."""
     network: str = ""
-    """Bridges of the further stages, with `{slot}` for the number. Empty: the stage's bridge, with its number added
-    (`stagebr1`)."""
+    """Name of the bridge of each further slot, with `{slot}` in place of the slot's number. If empty, the bridges are
+    named after the stage's: `stagebr1`, `stagebr2`, ..."""
     address: str = ""
-    """The host's address on the bridge of slot 1, as `network.address`; further ones are a subnet further each. Empty:
-    the subnet after the stage's."""
+    """Address of the host on the bridge of slot 1, written like `network.address`. Each further slot has the next
+    subnet. If empty, slot 1 has the subnet after the stage's."""
     golden_address: str = ""
-    """Likewise of the golden copy, which is booted once. Empty: a hundred subnets after the stage's."""
+    """Address of the host on the golden copy's bridge, written like `network.address`. If empty, the golden copy has
+    the subnet that comes a hundred after the stage's."""
     memory: str = "1GiB"
-    """What a running stage is counted with. The counts of the kernel hold its file cache too, so it is not measured."""
+    """Memory assumed for each running stage when slots are counted. It is an estimate, because the kernel's figures
+    include file cache."""
     memory_floor: str = "1GiB"
-    """What must stay available of the host's memory."""
+    """Memory of the host that must stay available."""
     disk: str = "1GB"
-    """What a further stage is counted with on the disk, beyond `disk_floor`."""
+    """Disk space assumed for each further stage when slots are counted, in addition to `disk_floor`."""
     cores: float = 0.5
-    """Processor cores that a stage is counted with. 0: they don't count."""
+    """Processor cores assumed for each stage when slots are counted. With 0, cores do not limit the number of slots."""
     clean: tuple[str, ...] = ()
-    """Containers that are reset, and proven clean, before a slot that a test had for itself goes to the next one.
-    Empty: those whose data the stage wipes, and databases that have `data`."""
+    """Containers that are reset and proven clean before a slot goes from one test to the next (`stage_fresh`). If
+    empty, these are the containers whose data the stage wipes, and databases that have `data`."""
 
 
 class StorageSettings(Struct, frozen=True):
     """Where the stage's disks are."""
 
     pool: str = "auto"
-    """Storage pool of the stage, its slots and its golden copy. `auto`: production's. Any other pool gets one full copy
-    of production, from which everything else is copied there, so that production's pool is left alone."""
+    """Storage pool of the stage, its slots and its golden copy. `auto`: production's pool. Any other pool gets one full
+    copy of production, and all clones are copied from that one, so production's pool is left alone."""
     create: str = ""
-    """Size of the pool, such as `20GB`, if provisioning may create it: a btrfs pool in a file of that size, which
-    `destroy --pool` removes. Empty: the pool must exist."""
+    """Size of the pool, such as `20GB`, if provisioning may create it. It is then a btrfs pool in a file of that size,
+    and `destroy --pool` removes it. If empty, the pool must exist."""
 
     @property
     def own(self) -> str:
-        """The name of the pool that is not production's; empty: there is none."""
+        """The name of the stage's own pool, or an empty text if the stage is on production's."""
         return "" if self.pool == "auto" else self.pool
 
 
@@ -184,62 +195,65 @@ class ProbeSettings(Struct, frozen=True):
     """A question that a ready service answers in its own protocol."""
 
     protocol: Protocol
-    """What to speak. `tcp` asks for no more than an open port."""
+    """Protocol in which the probe asks. `tcp` only checks that the port is open."""
     port: int
-    """1 to 65535."""
+    """Port that the probe connects to, from 1 to 65535."""
     path: str = ""
-    """For `http` only: answers 200 when ready."""
+    """For `http` only: the page that answers 200 when the service is ready."""
     tls: bool = False
-    """Speak TLS; the certificate is not checked, since its names are production's and its authority private."""
+    """Whether the service speaks TLS. Its certificate is not checked, because it has production's names and a private
+    authority."""
 
 
 class ContainerSettings(Struct, frozen=True):
     """One container of production and its clone in the stage."""
 
     name: str
-    """In the stage."""
+    """Name of the container in the stage."""
     address: IPv4Address
-    """On the stage's subnet. The default containers move along when `network.address` names another subnet."""
+    """Address on the stage's subnet. The addresses of the default containers follow `network.address`."""
     production_address: IPv4Address | None = None
-    """The source's address on production's subnet. Those of the default containers move with `network.production`."""
+    """Address of the source on production's subnet. The addresses of the default containers follow
+    `network.production`."""
     source: str = ""
-    """Name in the source project; empty: the same name."""
+    """Name of the container in the source project. If empty, it has the same name there."""
     units: tuple[str, ...] = ()
-    """systemd services that make up the container's purpose. Units that the container lacks are passed over,
-    but one of those with a probe must exist."""
+    """systemd services that the container exists for. A unit that the container does not have is ignored, but a
+    container with a probe must have at least one of its units."""
     wipe: tuple[str, ...] = ()
-    """Folders that are emptied, dot files included; the folder itself, its owner and its mode stay."""
+    """Folders that are emptied, hidden files included. The folders themselves stay, with their owners and modes."""
     logs: tuple[str, ...] = ("/opt/gbo/logs",)
-    """Folders whose files are removed and whose folders stay, with owners and modes."""
+    """Folders below which all files are deleted. Folders below them stay, with their owners and modes."""
     system_logs: bool = True
-    """Whether production's own system logs are emptied as well: files below `/var/log` stay, with nothing in them, and
-    journals are removed."""
+    """Whether production's system logs are removed, too: files below `/var/log` are emptied, and journals are
+    deleted."""
     probes: tuple[ProbeSettings, ...] = ()
-    """What must answer before the container counts as ready."""
+    """Probes that must be answered before the container counts as ready."""
     needs: tuple[str, ...] = ()
-    """Containers whose services must answer before this one's are started."""
+    """Containers whose services must answer before the services of this container start."""
     writes_to: tuple[str, ...] = ()
     """Containers whose data this one may change by itself: a quiet test that uses one of them has this one frozen."""
     hooks: tuple[str, ...] = ()
-    """Files of your own that are run in each new clone before anything else sees it, without a network: `.sql` by psql
-    as the superuser, anything else as a program, as root. Paths are relative to the settings file."""
+    """Files of your own that run in each new clone, while it has no network and nothing else uses it. psql runs `.sql`
+    files as the superuser. Anything else runs as a program, as root. Paths are relative to the settings file."""
     database: str = "botserver"
     """Database that `.sql` hooks run in."""
     reset: Reset = "restart"
-    """How it is made clean. `hot`: while its service runs, where that leaves what a restart would, and otherwise by a
-    restart (Valkey, S3, HTTP; PostgreSQL by a copy of `data`). `restart`: the service is stopped, `wipe` emptied, the
-    service started. `restore`: back to a snapshot of the clone from before its first boot, which is taken where this is
-    the way, or what a hot reset of a database may have to fall back to."""
+    """Method of a reset. `hot`: the data is removed while the service runs, if that leaves the same as a restart;
+    otherwise the service is restarted. This works for Valkey, S3 and HTTP, and for PostgreSQL with `data`. `restart`:
+    the service is stopped, the folders in `wipe` are emptied, and the service is started. `restore`: the clone returns
+    to its snapshot from before its first boot. Provisioning takes that snapshot for `restore`, and for `hot` with
+    `data`."""
     data: str = ""
-    """Folder of a PostgreSQL cluster. The first boot keeps a copy of it for hot resets, where the file system shares
+    """Data folder of a PostgreSQL cluster. The first boot keeps a copy of it for hot resets, if the file system shares
     blocks between copies."""
     boot: Boot = "units"
-    """`units`: only `units` and what they require are started, so that no cron job, timer or mail queue of
-    production runs in the clone. `full`: the container's own default target."""
+    """`units`: only `units` and what they require start, so no cron job, timer or mail queue of production runs in the
+    clone. `full`: after the first boot, everything starts that starts in production."""
     disk_limit: str = ""
-    """Overrides the stage's limit for this container."""
+    """Size of this clone's root disk. If empty, it is the stage's `disk_limit`."""
     deploy: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Files of a build that `stagegbo deploy` replaces, by a name of your choice: their paths in the container."""
+    """Path, in the container, of a file that `stagegbo deploy` replaces, under a name of your choice."""
 
     @property
     def resettable(self) -> bool:
@@ -329,16 +343,17 @@ class Settings(Struct, frozen=True):
     """Everything that can be set, built once and never changed."""
 
     source_project: str = "default"
-    """Incus project that production lives in."""
+    """Incus project of production."""
     project: str = "STAGE-GBO"
     """Incus project of the stage."""
     disk_limit: str = "10GB"
     """Size of each clone's root disk, in Incus's notation (`10GB`, `512MiB`)."""
     disk_floor: str = "5GB"
-    """Provisioning stops before the pool, or the file system under it, has less than this left."""
+    """Space that must stay free on the pool, and on the file system below a pool that is a file. Provisioning and
+    sessions stop before less is free."""
     disk_floor_share: float = 0.1
-    """Part of the pool's size that must stay free as well, 0 to below 1: the larger of the two counts, for
-    provisioning, slots and sessions alike."""
+    """Part of the pool's size that must stay free, from 0 to below 1. The larger of this and `disk_floor` counts, for
+    provisioning, slots and sessions."""
     incus: IncusSettings = field(default_factory=IncusSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     vault: VaultSettings = field(default_factory=VaultSettings)
@@ -349,13 +364,13 @@ class Settings(Struct, frozen=True):
     storage: StorageSettings = field(default_factory=StorageSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Credentials by container, such as `password_env = "MY_PW"`, over those in Vault. A key that ends with `_env`
-    names an environment variable, one that ends with `_file` a file. A value that is written down itself is for
-    throwaway passwords only."""
+    """Credentials by container, such as `password_env = "MY_PW"`. They take precedence over those in Vault. A key that
+    ends with `_env` names an environment variable, and one that ends with `_file` names a file. Write down a value
+    itself only if it protects nothing."""
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Secrets of the stage's Vault that are replaced before anything that reads Vault starts, by their whole path:
-    `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. Keys as for `credentials`; each names a field that
-    the secret has."""
+    """Secrets of the stage's Vault that are replaced before anything that reads Vault starts. Each is named by its
+    whole path: `[secrets."secret/gbo/mail"]` with `password_env = "STAGE_MAIL"`. The keys are written as for
+    `credentials`, and each names a field that the secret has."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What is printed: not credentials and secrets, some of which may be written down as they are."""

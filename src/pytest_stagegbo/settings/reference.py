@@ -55,8 +55,8 @@ def render() -> str:
                 ["key", "environment", "value", "default", "meaning"],
                 [[f"`{row.key}`", f"`{row.env}`", row.type, _code(row.default), row.text] for row in general],
             ),
-            "In a container's table `[containers.<name>]`; the environment variable of each is "
-            "`STAGEGBO_CONTAINERS__<NAME>__` and the key in capitals:",
+            "A container's table `[containers.<name>]` has these keys. The environment variable of a key is "
+            "`STAGEGBO_CONTAINERS__<NAME>__`, followed by the key in capitals.",
             _table(
                 ["key", "value", "default", "meaning"],
                 [
@@ -64,7 +64,7 @@ def render() -> str:
                     for row in of_containers
                 ],
             ),
-            "The containers that are there without being asked for:",
+            "These containers are the default:",
             _table(["container", "address", "on production", "units", "wiped", "probes", "needs"], _defaults()),
         )
     )
