@@ -37,7 +37,7 @@ PATIENCE = 60.0
 """Seconds. What takes longer has got stuck."""
 SETTINGS = """
 project = "{project}"
-network = {{ name = "{network}", address = "10.0.36.1/24" }}
+network = {{ name = "{network}", address = "10.0.36.1/24", reach = "{reach}" }}
 [incus]
 endpoint = "https://{there}:8443"
 client_cert = "{client.cert}"
@@ -64,9 +64,9 @@ class Far:
         self.config = folder / "stagegbo.toml"
         self.write()
 
-    def write(self, *, client: Pair | None = None, server: Pair | None = None) -> None:
+    def write(self, *, client: Pair | None = None, server: Pair | None = None, reach: str = "direct") -> None:
         """The settings; with other certificates than the right ones for a while."""
-        values = {"project": PROJECT, "network": NETWORK, "there": THERE}
+        values = {"reach": reach, "project": PROJECT, "network": NETWORK, "there": THERE}
         values_of_files = {"client": client or self.client, "server": server or self.server}
         self.config.write_text(SETTINGS.format(**values, **values_of_files))
 
@@ -74,7 +74,7 @@ class Far:
         self, *args: str, check: bool = True, module: str = "pytest_stagegbo", path: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """`run("status", "--json")`, on this host; `path` is looked through for commands before all others."""
-        argv = ["nsenter", f"--net=/run/netns/{self.netns}", "--", sys.executable, "-m", module, *args]
+        argv = self._argv("-m", module, *args)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("INCUS", "STAGEGBO"))}
         environment["PATH"] = f"{path}:{environment['PATH']}" if path else environment["PATH"]
         done = subprocess.run(
@@ -89,6 +89,29 @@ class Far:
         )
         assert not check or done.returncode == 0, f"{done.stdout}{done.stderr}"
         return done
+
+    def _argv(self, *words: str) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.netns}", "--", sys.executable, *words]
+
+    @contextlib.contextmanager
+    def started(self, *args: str) -> Iterator[subprocess.Popen[str]]:
+        """A command on this host, which is killed if it still runs in the end."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("INCUS", "STAGEGBO"))}
+        argv = self._argv("-m", "pytest_stagegbo", *args)
+        with subprocess.Popen(argv, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def python(self, code: str, **environment: str) -> str:
+        """What a program on this host prints."""
+        return run(self._argv("-c", code), env={**os.environ, **environment}).stdout
+
+    def relays(self, name: str) -> int:
+        """How many programs in a clone carry connections."""
+        found = self.ground.exec(name, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null || true", project=PROJECT)
+        return found.split().count("perl")
 
     def trust(self, pair: Pair, *more: str) -> None:
         self.ground.incus("config", "trust", "add-certificate", str(pair.cert), "--name", TRUSTED, *more)

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from tests.certificates import make_pair
 from tests.lab.remote_host import NETWORK, PROJECT, far_host
-from tests.lab.support import Ground
+from tests.lab.support import Ground, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -156,6 +156,49 @@ def test_the_room_that_can_t_be_seen_is_said_to_be_so(far: Far, alone: subproces
     assert "the room on the file system below it can't be seen from here" in alone.stderr
     found = json.loads(far.run("doctor", "--json").stdout)
     assert {"warning"} == {each["state"] for each in found if each["subject"] == "below pool pool"}
+
+
+# -- through the daemon
+
+
+@pytest.fixture
+def carried(far: Far, alone: subprocess.CompletedProcess[str]) -> Iterator[Far]:
+    """The other host as it is without `network.reach`: it has no way, so the daemon carries its connections."""
+    assert alone.returncode
+    far.write(reach="auto")
+    yield far
+    far.write()
+
+
+def test_without_a_way_the_daemon_carries_the_connections(carried: Far) -> None:
+    assert json.loads(carried.run("provision", "--json").stdout)["changed"] is False
+    assert json.loads(carried.run("status", "--json").stdout)["ready"] is True
+    carried.run("exec", "drive", "--", "mkdir", "/opt/gbo/data/minio/bucket")
+    carried.run("reset", "drive", "cache")
+    assert carried.run("exec", "drive", "--", "ls", "/opt/gbo/data/minio").stdout == ""
+
+
+def test_sessions_of_pytest_are_carried(carried: Far) -> None:
+    done = carried.run("-p", "no:cacheprovider", "test_far.py", module="pytest")
+    assert "1 passed" in done.stdout
+
+
+def test_forwarded_ports_end_with_the_command_however_it_ends(carried: Far) -> None:
+    ask = (
+        "import os, socket; port = int(os.environ['STAGEGBO_ENDPOINT_CACHE_PORT']); "
+        "found = socket.create_connection(('127.0.0.1', port), 10); found.sendall(b'PING\\r\\n'); print(found.recv(7))"
+    )
+    with carried.started("forward", "--env", "--port", "cache=16379") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(6)]
+        assert lines[:2] == ["STAGEGBO_ENDPOINT_CACHE_HOST=127.0.0.1", "STAGEGBO_ENDPOINT_CACHE_PORT=16379"]
+        shown = carried.run("env", "STAGEGBO_ENDPOINT_CACHE_PORT", check=False)
+        assert shown.stdout + shown.stderr == "STAGEGBO_ENDPOINT_CACHE_PORT=16379\n"
+        assert carried.python(ask, STAGEGBO_ENDPOINT_CACHE_PORT="16379") == "b'-NOAUTH'\n"
+        assert carried.relays("cache") == 1
+        process.kill()
+        process.wait(10)
+    until(lambda: carried.relays("cache") == 0, "the relay has ended")
 
 
 # -- with one

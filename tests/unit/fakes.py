@@ -275,6 +275,8 @@ class StrictConnection:
         assert reply is not None
         return (Ended(), Ended(), Ended())
 
+    sockets = streams
+
     def wait(self, reply: Reply, what: str, timeout: float, moved: object = None) -> Any:  # noqa: ARG002
         self.waited.append((what, timeout))
         return reply.metadata

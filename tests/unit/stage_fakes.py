@@ -120,6 +120,15 @@ class FakeReader:
         return cast("Reader", self)
 
 
+class Direct:
+    """The way of a machine that is on the stage's network."""
+
+    is_direct = True
+
+    def place(self, host: str, port: int) -> tuple[str, int]:
+        return host, port
+
+
 @dataclass
 class FakeEngine:
     """An engine whose clones run, and do what a test says."""
@@ -130,6 +139,8 @@ class FakeEngine:
     status: str = "Running"
     executed: list[tuple[str, tuple[str, ...], float | None]] = field(default_factory=list)
     resets: list[tuple[str, ...]] = field(default_factory=list)
+
+    way = Direct()
 
     def clone(self, name: str) -> Instance:
         return clone(name, Settings(), status=self.status)

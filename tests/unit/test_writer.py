@@ -306,6 +306,27 @@ CASES: dict[str, Case] = {
         {("POST", "instances/cache/exec"): {"return": 0}},
         waits=True,
     ),
+    "sockets": Case(
+        lambda w: w.sockets("cache", ["cat"]),
+        [
+            Sent(
+                "POST",
+                ("instances", "cache", "exec"),
+                STAGE,
+                {
+                    "command": ["cat"],
+                    "environment": {
+                        "STAGEGBO_OWN": "1",
+                        "LC_ALL": "C",
+                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    },
+                    "cwd": "/",
+                    "wait-for-websocket": True,
+                    "interactive": False,
+                },
+            )
+        ],
+    ),
     "execute": Case(
         lambda w: w.execute("cache", ["id", "-u"]),
         [

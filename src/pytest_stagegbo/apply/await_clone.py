@@ -15,6 +15,7 @@ from pytest_stagegbo.errors import NotReady
 from pytest_stagegbo.facts.host_path import HostWay
 from pytest_stagegbo.facts.reach import Reach, how_to_reach
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
+from pytest_stagegbo.services.dial import way_to
 from pytest_stagegbo.services.readiness import wait_ready
 from pytest_stagegbo.services.unseal import unseal
 from pytest_stagegbo.workers import interrupted
@@ -66,7 +67,7 @@ def await_clone(
     """
     began = clocks.monotonic()
     host = str(container.address)
-    far = None if reader.is_local else Reach(writer, container)
+    far = None if reader.is_local or way_to(host) is not None else Reach(writer, container)
     near = HostWay(reader, writer, settings, container, ran=running)
     units = UnitWatch(writer, container, running=running, crashes=crashes)
 

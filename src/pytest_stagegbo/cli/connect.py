@@ -85,7 +85,7 @@ def _postgresql(
         "PGDATABASE": database,
         **({"PGSSLMODE": "require"} if service.tls else {}),
     }
-    return _become(["psql", *argv], variables)
+    return _become(["psql", *argv], variables, service)
 
 
 def _valkey(
@@ -97,7 +97,7 @@ def _valkey(
     if client is not None:
         tls = ["--tls", "--insecure"] if service.tls else []
         words = [client, "-h", service.host, "-p", str(service.port), *tls, *user, *argv]
-        return _become(words, {"REDISCLI_AUTH": str(found.password)} if found.password else {})
+        return _become(words, {"REDISCLI_AUTH": str(found.password)} if found.password else {}, service)
     from pytest_stagegbo.cli.execute import run_inside
 
     script = "client=$(command -v valkey-cli || command -v redis-cli) || exit 127; "
@@ -149,13 +149,18 @@ def _s3(
     from pytest_stagegbo.stage.environment import variables_of
 
     endpoint = ["--endpoint-url", service.url]  # older ones don't know the variable
-    return _become(["aws", *endpoint, *argv], dict(variables_of(service)))
+    return _become(["aws", *endpoint, *argv], dict(variables_of(service)), service)
 
 
-def _become(argv: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Become a client of this host. Returns only when that fails."""
+def _become(argv: Sequence[str], variables: Mapping[str, str], service: Service) -> int:
+    """Become a client of this host, or run it while this process carries its connections; its exit status then."""
+    from pytest_stagegbo.services.dial import way_to
     from pytest_stagegbo.stage.environment import ELSEWHERE
 
     kept = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     sys.stdout.flush()
-    os.execvpe(argv[0], list(argv), {**kept, **variables})
+    if way_to(str(service.settings.address)) is None:
+        os.execvpe(argv[0], list(argv), {**kept, **variables})
+    from pytest_stagegbo.session.command import Child
+
+    return Child(argv).run({**kept, **variables})

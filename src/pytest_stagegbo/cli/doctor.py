@@ -206,7 +206,7 @@ def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
     for container in status.containers:
         state = "ok" if container.state == "ready" else "warning"
         remedy = "" if state == "ok" else f"`logs {container.name}`, then provision or reset"
-        if container.state == "failed" and not engine.reader.is_local:
+        if container.state == "failed" and not engine.reader.is_local and engine.way.is_direct:
             way = how_to_reach(engine.settings, engine.settings.containers[container.name], engine.reader.endpoint)
             remedy = f"{remedy}; where only this machine can't reach it, {way}"
         yield Finding(state, f"clone {container.name}", f"{container.state} at {container.address}", remedy)

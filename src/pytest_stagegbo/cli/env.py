@@ -59,7 +59,12 @@ def _env(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.stage.environment import by_container
 
     context = open_context(arguments)
-    stage = Stage(context.engine(), reset=_no_reset)
+    engine = context.engine()
+    if not engine.way.is_direct:
+        from pytest_stagegbo.forward.published import published
+
+        engine.way.borrow(published(engine.lock().folder))
+    stage = Stage(engine, reset=_no_reset)
     found = chosen(by_container(stage, stage.credentials, None), arguments.names, stage.settings)
     shown = found if arguments.secrets else {name: masked(name, value) for name, value in found.items()}
     hidden = [name for name in found if shown[name] != found[name]]

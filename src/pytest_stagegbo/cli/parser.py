@@ -24,6 +24,7 @@ MODULES = {
     "expose": "expose",
     "run": "run",
     "connect": "connect",
+    "forward": "forward",
     "exec": "execute",
     "shell": "execute",
     "logs": "logs",

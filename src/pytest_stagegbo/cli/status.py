@@ -182,7 +182,7 @@ def _endpoints(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([dataclasses.asdict(endpoint) for endpoint in found])
     elif arguments.env:
-        for _, name, value in endpoint_variables(settings):
+        for _, name, value in endpoint_variables(found):
             print(f"{name}={shlex.quote(value)}")
     else:
         from pytest_stagegbo.cli.console import print_table

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from pytest_stagegbo.services.masking import mask
+from pytest_stagegbo.services.plain_http import ServiceConnection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,14 +123,7 @@ class KeyValue:
     def _ask(self, path: str, method: str, content: bytes | None) -> tuple[int, bytes] | Failure:
         """Straight to Vault: http.client knows neither proxies nor redirects."""
         host, port = self._address
-        connection: http.client.HTTPConnection
-        if self._tls:
-            context = ssl.create_default_context()
-            context.check_hostname = False  # its names are production's and its authority private
-            context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+        connection = ServiceConnection(host, port, SECONDS, tls=self._tls)
         try:
             connection.request(method, path, content, headers={"X-Vault-Token": self._token, "X-Vault-Request": "true"})
             answer = connection.getresponse()

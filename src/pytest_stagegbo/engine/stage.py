@@ -30,6 +30,7 @@ from pytest_stagegbo.facts import inventory
 from pytest_stagegbo.facts.facts import Facts, gather
 from pytest_stagegbo.facts.former import Former
 from pytest_stagegbo.facts.host_path import refuse_dropped
+from pytest_stagegbo.forward.way import StageWay
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import AWAKE, STAGE, StageLock
@@ -53,6 +54,7 @@ from pytest_stagegbo.plan.steps import (
     Verify,
 )
 from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.services import dial
 from pytest_stagegbo.services.unseal import read_keys
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.clone_source import CloneSource
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.incus.message_socket import MessageSocket
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.resets.resetter import Outcome, Resetter
     from pytest_stagegbo.services.unseal import UnsealKeys
@@ -111,6 +114,8 @@ class StageEngine:
         )
         self.unconfirmed: set[str] = set()
         """See `StepRunner`."""
+        self.way = StageWay(settings, connection.endpoint, self._run_relay)
+        dial.lead(self.way, (str(each.address) for each in settings.containers.values()))
 
     def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
         """Read the world. Raises as `gather` and `refuse_relation` do."""
@@ -327,9 +332,16 @@ class StageEngine:
         return self._resetter.reset(containers, left_by)
 
     def close(self) -> None:
-        """Let go of what resets keep open. The engine may be used again."""
+        """Let go of what resets keep open, and of forwarded ports. The engine may be used again."""
         if self._resetter is not None:
             self._resetter.close()
+        self.way.close()
+
+    def _run_relay(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, ...]:
+        """Run a command in a running clone; its standard streams. For `StageWay`."""
+        self.freezer.wake(name)
+        self.running_clone(name)
+        return self.clone_writer().sockets(name, command)
 
     def runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""
@@ -403,10 +415,15 @@ class StageEngine:
     def execute(self, name: str, command: Sequence[str], timeout: float | None = None) -> CommandResult:
         """Run a command in a running clone; its status and output."""
         self.freezer.wake(name)
+        self.running_clone(name)
+        return self.clone_writer().execute(name, command, timeout=timeout)
+
+    def running_clone(self, name: str) -> Instance:
+        """The named clone. Raises as `clone`, and `StageMissing` when it does not run."""
         clone = self.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
-        return self.clone_writer().execute(name, command, timeout=timeout)
+        return clone
 
     def clone_writer(self) -> Writer:
         """To write to clones that are there; what it has to know of production is read once."""

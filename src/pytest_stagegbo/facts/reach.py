@@ -90,11 +90,12 @@ def _listeners(tables: str) -> Iterator[tuple[str, int]]:
 
 
 def how_to_reach(settings: Settings, container: ContainerSettings, endpoint: str) -> str:
-    """What to do on this machine about a container of a remote daemon."""
+    """What to do on this machine about a container of a remote daemon that it is to reach directly."""
     host = urlsplit(endpoint).hostname or "HOST"
     address = container.address
     forwards = " ".join(f"-L {address}:{probe.port}:{address}:{probe.port}" for probe in container.probes)
     return (
+        "leave network.reach out, so that the daemon carries connections; or "
         f"let the daemon's host make the connections, since the stage takes them from nobody else: `sshuttle -r {host} "
         f"{settings.network.subnet}` for all of them, or with ssh alone for this one: `ip address add {address}/32 dev "
         f"lo; ssh -N {forwards} {host}`. A route alone is not enough. Or run pytest on that host"

@@ -30,10 +30,14 @@ from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import TypeVar
 
     from pytest_stagegbo.incus.channel import Stream
     from pytest_stagegbo.incus.events import EventSource
+    from pytest_stagegbo.incus.message_socket import MessageSocket
     from pytest_stagegbo.settings import IncusSettings
+
+    S = TypeVar("S", Stream, MessageSocket)
 
 __all__ = ["Connection"]
 
@@ -267,14 +271,25 @@ class Connection:
         Raises:
             ChannelBroken: they can't be had; the daemon ends the command.
         """
+        from pytest_stagegbo.incus.websocket import open_stream
+
+        return self._three(reply, open_stream)
+
+    def sockets(self, reply: Reply) -> tuple[MessageSocket, MessageSocket, MessageSocket]:
+        """As `streams`, for who waits for many of them at once."""
+        from pytest_stagegbo.incus.websocket import open_socket
+
+        return self._three(reply, open_socket)
+
+    def _three(self, reply: Reply, open_one: Callable[..., S]) -> tuple[S, S, S]:
         from pytest_stagegbo.incus.channel import STANDARD_STREAMS
 
         path = urlsplit(reply.operation).path
         keys = reply.metadata["metadata"]["fds"]
-        opened: list[Stream] = []
+        opened: list[S] = []
         try:
             for name in STANDARD_STREAMS:
-                opened.append(self._stream(f"{path}/websocket?secret={keys[name]}"))
+                opened.append(self._websocket(open_one, f"{path}/websocket?secret={keys[name]}"))
         except BaseException:
             for stream in opened:
                 stream.close()
@@ -284,10 +299,13 @@ class Connection:
     def _stream(self, path: str) -> Stream:
         from pytest_stagegbo.incus.websocket import open_stream
 
+        return self._websocket(open_stream, path)
+
+    def _websocket(self, open_one: Callable[..., S], path: str) -> S:
         if self.is_local:
-            return open_stream(f"ws+unix://{self.endpoint}", path, {})
+            return open_one(f"ws+unix://{self.endpoint}", path, {})
         url = self.endpoint.replace("https://", "wss://", 1)
-        return open_stream(url, path, remote.websocket_options(self._settings), remote.pinned(self._settings))
+        return open_one(url, path, remote.websocket_options(self._settings), remote.pinned(self._settings))
 
     def _greet(self) -> Any:
         """pylxd's client. Before it is there, the daemon says what it is, and whom it trusts."""

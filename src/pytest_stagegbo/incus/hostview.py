@@ -126,13 +126,24 @@ class HostView:
         if self._process is None:
             return None
         try:
-            # Both are the same file in the same namespace; anybody may look, unlike at `ns/net`.
-            theirs, own = (self._process / "net/dev").stat(), Path("/proc/thread-self/net/dev").stat()
-            if theirs.st_ino == own.st_ino:
+            if self._is_inside():
                 return function()
             return hostnet.call_inside(str(self._process / "ns/net"), function)
         except OSError:
             return None
+
+    @property
+    def shares_network(self) -> bool:
+        """Whether this process is known to be in the daemon's network namespace."""
+        try:
+            return self._process is not None and self._is_inside()
+        except OSError:
+            return False
+
+    def _is_inside(self) -> bool:
+        # Both are the same file in the same namespace; anybody may look, unlike at `ns/net`.
+        theirs, own = Path(f"{self._process}/net/dev").stat(), Path("/proc/thread-self/net/dev").stat()
+        return theirs.st_ino == own.st_ino
 
     def place(self, path: str) -> Path | None:
         """Where this process finds what the daemon knows as `path`; None: nowhere."""
@@ -152,7 +163,7 @@ def _daemon_pid(endpoint: str) -> int | None:
             probe.settimeout(2)
             probe.connect(endpoint)
             found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError:
+    except (OSError, AttributeError):  # which only Linux has
         return None
     pid: int = struct.unpack("3i", found)[0]
     return pid or None

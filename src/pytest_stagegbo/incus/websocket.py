@@ -15,13 +15,14 @@ from ws4py.exc import WebSocketException
 from pytest_stagegbo import clocks
 from pytest_stagegbo.forked import let_go_in_children
 from pytest_stagegbo.incus.channel import ChannelBroken
+from pytest_stagegbo.incus.message_socket import MessageSocket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_stagegbo.incus.channel import Stream
 
-__all__ = ["open_stream"]
+__all__ = ["open_socket", "open_stream"]
 
 
 SENDING = 60.0
@@ -134,6 +135,17 @@ def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint
     Raises:
         ChannelBroken: it can't be had.
     """
+    return _WebSocketStream(_connected(url, path, ssl_options, fingerprint), path)
+
+
+def open_socket(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint: str = "") -> MessageSocket:
+    """The same, for who waits for many of them at once."""
+    client = _connected(url, path, ssl_options, fingerprint)
+    sock, client.sock = client.sock, None  # whose client would shut it down when it is collected
+    return MessageSocket(sock, bytes(client.buf))
+
+
+def _connected(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint: str) -> _WebSocket:
     try:
         client = _WebSocket(url, ssl_options, fingerprint)
         client.resource = path
@@ -141,4 +153,4 @@ def open_stream(url: str, path: str, ssl_options: Mapping[str, Any], fingerprint
     except (OSError, ValueError, WebSocketException) as error:
         what = "events" if path.startswith("/1.0/events") else "a command in a container"
         raise ChannelBroken(f"no websocket to {what}", seen=str(error)) from None
-    return _WebSocketStream(client, path)
+    return client

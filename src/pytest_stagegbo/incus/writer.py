@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.gate import WriterScope
+    from pytest_stagegbo.incus.message_socket import MessageSocket
 
 __all__ = ["Writer"]
 
@@ -374,6 +375,13 @@ class Writer(Gate):
         body = {**_SHELL, "command": ["sh"]}
         reply = self._send("POST", ("instances", name, "exec"), body=body)
         return Channel(name, self._connection.streams(reply))
+
+    def sockets(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, MessageSocket, MessageSocket]:
+        """Start a command in a running instance; its standard input, output and errors, for who waits for many.
+
+        Raises as `channel`."""
+        reply = self._send("POST", ("instances", name, "exec"), body={**_SHELL, "command": list(command)})
+        return self._connection.sockets(reply)
 
     def snapshot_instance(self, name: str, snapshot: str) -> None:
         """Take a snapshot of an instance. One of that name is an error."""

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import hmac
 import http.client
-import socket
-import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -19,6 +17,7 @@ from xml.sax.saxutils import escape
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.services.answer import Answer, NoAnswer
+from pytest_stagegbo.services.plain_http import ServiceConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -43,14 +42,7 @@ class Buckets:
     ) -> None:
         self._host = f"{host}:{port}"
         self._keys = (access_key, secret_key)
-        self._connection: http.client.HTTPConnection
-        if tls:
-            context = ssl.create_default_context()
-            context.check_hostname = False  # its names are production's and its authority private
-            context.verify_mode = ssl.CERT_NONE
-            self._connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-        else:
-            self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        self._connection = ServiceConnection(host, port, timeout, tls=tls)
 
     def __enter__(self) -> Buckets:
         return self
@@ -62,9 +54,8 @@ class Buckets:
 
     @property
     def own_port(self) -> int:
-        """This side's port of the connection; 0 when there is none."""
-        sock = self._connection.sock
-        return int(sock.getsockname()[1]) if isinstance(sock, socket.socket) else 0
+        """From which port the server sees the connection; 0 when there is none."""
+        return self._connection.own_port
 
     def names(self) -> list[str]:
         """Names of all buckets."""

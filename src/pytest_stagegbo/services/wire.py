@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.services.answer import Answer, NoAnswer, excerpt
+from pytest_stagegbo.services.dial import way_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ class Conversation:
 
     def __init__(self, host: str, port: int, timeout: float, *, tls: bool = False) -> None:
         self._timeout = timeout
+        if way := way_to(host):
+            way.prepare(host)
         self._ends = clocks.monotonic() + timeout
         self._connected = False
         self._heard = 0
@@ -107,6 +110,20 @@ class Conversation:
         return Answer("unreachable", "accepts the connection and closes it without an answer")
 
     def _connect(self, host: str, port: int) -> socket.socket:
+        way = way_to(host)
+        if way is None:
+            return self._connect_directly(host, port)
+        try:
+            found, _ = way.connect(host, port, max(0.0, self._ends - clocks.monotonic()))
+        except TimeoutError:
+            raise NoAnswer(self._silence()) from None
+        except OSError as error:
+            raise NoAnswer(_translate(error)) from None
+        found.setblocking(False)
+        self._connected = True
+        return found
+
+    def _connect_directly(self, host: str, port: int) -> socket.socket:
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:

@@ -9,6 +9,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,10 +121,12 @@ class Child:
         if self._ended_for is not None:
             raise self._ended_for
         libc, parent = ctypes.CDLL(None), os.getpid()
+        on_linux = sys.platform == "linux"  # elsewhere the command outlives a process that is killed
 
         def end_with_parent() -> None:
             """The locks go with this process, so nothing that it started may go on using the stage."""
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if on_linux:
+                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
 
@@ -156,6 +159,9 @@ class Child:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Wait in slices. A signal that comes just before a blocking call, or to another thread, does not interrupt it, and
     its handler runs when the call returns."""
+    while sys.platform != "linux":  # no file descriptor stands for a process there
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(SLICE)
     with contextlib.suppress(ProcessLookupError):  # `end` has seen its end
         ended = os.pidfd_open(process.pid)
         try:

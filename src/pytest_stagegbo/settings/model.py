@@ -38,6 +38,7 @@ Boot = Literal["units", "full"]
 Provision = Literal["auto", "never", "recreate"]
 Access = Literal["refuse", "allow"]
 Reset = Literal["hot", "restart", "restore"]
+Way = Literal["auto", "direct", "forward"]
 
 
 class IncusSettings(Struct, frozen=True):
@@ -72,6 +73,9 @@ class NetworkSettings(Struct, frozen=True):
     unchanged."""
     production: IPv4Network = IPv4Network("10.0.2.0/24")
     """Production's subnet."""
+    reach: Way = "auto"
+    """How this machine connects to the clones' services. `direct`: to their addresses. `forward`: through the daemon,
+    which needs no route. `auto`: directly where the stage's bridge is an interface of this machine, else `forward`."""
 
     @property
     def subnet(self) -> IPv4Network:

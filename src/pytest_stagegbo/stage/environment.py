@@ -82,7 +82,8 @@ def child_environment(stage: Stage, environ: Mapping[str, str]) -> dict[str, str
 
 def by_container(stage: Stage, credentials: Credentials, vault_token: bool | None) -> list[Variable]:
     """The same, with the container that each is about. Of two services of one kind the first gives the variables."""
-    found = {name: (container, name, value) for container, name, value in endpoint_variables(stage.settings)}
+    places = [endpoint for service in stage.services.values() for endpoint in service.endpoints]
+    found = {name: (container, name, value) for container, name, value in endpoint_variables(places)}
     for service in stage.services.values():
         for name, value in variables_of(service):
             found.setdefault(name, (service.name, name, value))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pytest_stagegbo.credentials.secret import Hidden
 from pytest_stagegbo.errors import CommandFailed, MissingRequirement, SettingsError
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, moment, parse, show, token
-from pytest_stagegbo.settings.addresses import endpoints
+from pytest_stagegbo.settings.addresses import endpoints, in_the_stage
 from pytest_stagegbo.stage.environment import DATABASE
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.credentials.secret import Secret
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.settings import ContainerSettings, Settings
-    from pytest_stagegbo.settings.addresses import Endpoint
+    from pytest_stagegbo.settings.addresses import Endpoint, Place
 
 __all__ = ["Service"]
 
@@ -36,9 +36,10 @@ class Service:
 
     Args:
         execute: Runs a command in a container of the stage: its name, the command, seconds or None.
+        place: Tells where programs of this machine find an address and a port of the stage.
     """
 
-    __slots__ = ("_container", "_credentials", "_endpoints", "_execute")
+    __slots__ = ("_container", "_credentials", "_execute", "_place", "_settings")
 
     def __init__(
         self,
@@ -46,11 +47,13 @@ class Service:
         container: ContainerSettings,
         credentials: Credentials,
         execute: Callable[[str, Sequence[str], float | None], CommandResult],
+        place: Place = in_the_stage,
     ) -> None:
         self._container = container
-        self._endpoints = tuple(each for each in endpoints(settings) if each.container == container.name)
+        self._settings = settings
         self._credentials = credentials
         self._execute = execute
+        self._place = place
 
     @property
     def name(self) -> str:
@@ -63,13 +66,16 @@ class Service:
 
     @property
     def host(self) -> str:
-        """The clone's address on the stage's network."""
-        return str(self._container.address)
+        """The clone's address on the stage's network. Where this machine has no direct way there, the address of its
+        own loopback: only `port` and `ports` lead to the clone then."""
+        own = str(self._container.address)
+        return self._place(own, self._container.probes[0].port)[0] if self._container.probes else own
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Where it answers, one for each probe of the settings."""
-        return self._endpoints
+        found = endpoints(self._settings, self._place)
+        return tuple(each for each in found if each.container == self.name)
 
     @property
     def protocol(self) -> str:
@@ -84,7 +90,7 @@ class Service:
     @property
     def ports(self) -> tuple[int, ...]:
         """The ports of all probes; empty when the container has none."""
-        return tuple(endpoint.port for endpoint in self._endpoints)
+        return tuple(endpoint.port for endpoint in self.endpoints)
 
     @property
     def tls(self) -> bool:
@@ -189,14 +195,15 @@ class Service:
         return show(parse(result.stdout, head, wanted, self._credentials.mask))
 
     def __repr__(self) -> str:
-        where = self._endpoints[0].url if self._endpoints else self.host
+        where = self._first.url if self._container.probes else self.host
         return f"<Service {self.name} at {where}>"
 
     @property
     def _first(self) -> Endpoint:
-        if not self._endpoints:
+        found = self.endpoints
+        if not found:
             raise SettingsError(
                 f"{self.name} has no probe, so nobody knows its port",
                 remedy=f"set containers.{self.name}.probes",
             )
-        return self._endpoints[0]
+        return found[0]

@@ -46,7 +46,7 @@ class Stage:
         self._credentials = credentials or Credentials(engine.settings, engine.reader)
         self._services: Mapping[str, Service] = MappingProxyType(
             {
-                name: Service(engine.settings, container, self._credentials, self._execute)
+                name: Service(engine.settings, container, self._credentials, self._execute, engine.way.place)
                 for name, container in engine.settings.containers.items()
             }
         )

@@ -20,6 +20,7 @@ from pytest_stagegbo.facts.dialling import Answer, Target
 from pytest_stagegbo.facts.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.services.dial import way_to
 from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
 from pytest_stagegbo.verify.finding import Unseen
 from pytest_stagegbo.verify.packets import PacketListener
@@ -204,8 +205,10 @@ class VerifyContext:
             results = self.in_each({name: dialling.command(targets) for name in running})
             leaked = {name: count for name, count in sorted(ears.heard().items()) if name not in own}
             for name in running:  # whether one would have been heard
+                address = str(self.settings.containers[name].address)
                 with contextlib.suppress(OSError):
-                    socket.create_connection((str(self.settings.containers[name].address), port), PATIENCE).close()
+                    if way_to(address) is None:
+                        socket.create_connection((address, port), PATIENCE).close()
                     break
             heard_own = bool(own & ears.heard().keys())
         trouble |= {name: result.stderr.strip() for name, result in results.items() if result.stderr.strip()}

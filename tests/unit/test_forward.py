@@ -1,0 +1,389 @@
+"""Connections carried by the very relay that runs in clones, here as a process of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+import time
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.forward import connections, forwarder, frames
+from pytest_stagegbo.forward.forwarder import LOOPBACK, Forwarder
+from pytest_stagegbo.forward.relay import command
+from pytest_stagegbo.incus.channel import ChannelBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 20.0
+
+
+class Pipe:
+    """A pipe to or from the relay, in the place of a websocket."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._descriptor = file.fileno()
+        os.set_blocking(self._descriptor, False)
+        self._out = bytearray()
+
+    @property
+    def backlog(self) -> int:
+        return len(self._out)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def receive(self) -> Iterator[memoryview]:
+        try:
+            data = os.read(self._descriptor, 1 << 18)
+        except OSError:
+            return
+        if not data:
+            raise ChannelBroken("the relay has ended")
+        yield memoryview(data)
+
+    def send(self, data: bytes) -> None:
+        self._out += data
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._out:
+                del self._out[: os.write(self._descriptor, self._out)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise ChannelBroken("the relay has ended", seen=str(error)) from None
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class Here:
+    """Starts relays."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.trouble: list[str] = []
+        self.refusing = False
+
+    def start(self, name: str) -> tuple[Pipe, ...]:
+        if self.refusing:
+            raise OperationFailed(f"{name} is stopped")
+        done = subprocess.Popen(
+            command([LOOPBACK]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.processes.append(done)
+        assert done.stdin is not None
+        assert done.stdout is not None
+        assert done.stderr is not None
+        return tuple(Pipe(each) for each in (done.stdin, done.stdout, done.stderr))
+
+
+@pytest.fixture
+def here() -> Iterator[Here]:
+    found = Here()
+    yield found
+    for process in found.processes:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+@pytest.fixture
+def carrying(here: Here) -> Iterator[Forwarder]:
+    found = Forwarder(here.start, here.trouble.append)  # type: ignore[arg-type]
+    yield found
+    found.close()
+    for process in here.processes:
+        process.wait(PATIENCE)  # each has ended by itself
+
+
+class Service:
+    """Serves each connection in a thread of its own."""
+
+    def __init__(self, serve: Callable[[socket.socket], None], port: int = 0) -> None:
+        self._serve = serve
+        self.peers: list[int] = []
+        self.served: list[socket.socket] = []
+        self._listener = socket.create_server((LOOPBACK, port), backlog=256)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, peer = self._listener.accept()
+                self.peers.append(peer[1])
+                self.served.append(sock)
+                threading.Thread(target=self._one, args=(sock,), daemon=True).start()
+
+    def _one(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            self._serve(sock)
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self.served:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Service]]:
+    made: list[Service] = []
+
+    def start(function: Callable[[socket.socket], None], port: int = 0) -> Service:
+        made.append(Service(function, port))
+        return made[-1]
+
+    yield start
+    for each in made:
+        with contextlib.suppress(OSError):
+            each.stop()
+
+
+def echo(sock: socket.socket) -> None:
+    while data := sock.recv(1 << 16):
+        sock.sendall(data)
+
+
+def dialled(port: int) -> socket.socket:
+    return socket.create_connection((LOOPBACK, port), PATIENCE)
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count and (more := sock.recv(1 << 16)):
+        data += more
+    return bytes(data)
+
+
+def until(question: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not question():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+def test_bytes_go_both_ways_and_each_end_is_passed_on(carrying: Forwarder, serve: Callable[..., Service]) -> None:
+    def count(sock: socket.socket) -> None:
+        total = 0
+        while data := sock.recv(1 << 16):
+            total += len(data)
+        sock.sendall(b"%d" % total)  # after the client's end, and before this one
+
+    with dialled(carrying.listen("cache", serve(count).port)) as sock:
+        sock.sendall(bytes(3_000_000))
+        sock.shutdown(socket.SHUT_WR)
+        assert exactly(sock, 100) == b"3000000"
+
+
+def test_a_port_is_always_the_same_and_on_loopback_only(carrying: Forwarder, serve: Callable[..., Service]) -> None:
+    service = serve(echo)
+    port = carrying.listen("cache", service.port)
+    assert carrying.listen("cache", service.port) == port
+    assert carrying.listen("drive", service.port) != port
+    with pytest.raises(OSError, match="in use"):
+        carrying.listen("cache", service.port + 1, port)
+
+
+def test_two_hundred_at_once_share_one_relay(carrying: Forwarder, here: Here, serve: Callable[..., Service]) -> None:
+    port = carrying.listen("cache", serve(echo).port)
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(dialled(port)) for _ in range(200)]
+        for number, sock in enumerate(socks):
+            sock.sendall(b"%03d" % number * 2000)
+        for number, sock in enumerate(socks):
+            assert exactly(sock, 6000) == b"%03d" % number * 2000
+    assert len(here.processes) == 1
+
+
+def test_who_does_not_read_holds_up_nobody_and_fills_no_memory(
+    carrying: Forwarder, serve: Callable[..., Service]
+) -> None:
+    """On both sides: a service that takes nothing, a client that takes nothing."""
+    asleep, sent = threading.Event(), []
+
+    def flood(sock: socket.socket) -> None:
+        while True:
+            sent.append(sock.send(bytes(1 << 16)))
+
+    deaf = dialled(carrying.listen("cache", serve(lambda _: asleep.wait(PATIENCE) and None).port))
+    flooded = dialled(carrying.listen("cache", serve(flood).port))
+    deaf.setblocking(False)
+    taken = last = 0
+    idle = 0
+    while idle < 20:  # until nothing more is taken
+        with contextlib.suppress(BlockingIOError):
+            taken += deaf.send(bytes(1 << 16))
+        idle = idle + 1 if taken == last else 0
+        last = taken
+        with dialled(carrying.listen("cache", serve(echo).port)) as other:
+            other.sendall(b"x")
+            assert exactly(other, 1) == b"x"
+    relay = carrying._relays["cache"]
+    kept = sum(len(part) for each in relay.connections.values() for part in each._out)
+    buffers = 16 << 20  # of the kernel, on both sides
+    assert kept <= 2 * frames.WIDEST
+    assert taken < frames.WIDEST + buffers
+    assert sum(sent) < frames.WIDEST + buffers
+    asleep.set()
+    deaf.close()
+    flooded.close()
+
+
+def test_where_nothing_listens_a_client_is_cut_off_and_a_caller_refused(carrying: Forwarder) -> None:
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = int(free.getsockname()[1])
+    with pytest.raises(ConnectionRefusedError):
+        carrying.connect("cache", port, PATIENCE)
+    with dialled(carrying.listen("cache", port)) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+
+
+def test_a_caller_learns_from_which_port_the_service_sees_it(
+    carrying: Forwarder, serve: Callable[..., Service]
+) -> None:
+    service = serve(echo)
+    sock, port = carrying.connect("cache", service.port, PATIENCE)
+    with sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        assert service.peers == [port]
+
+
+def test_connections_break_off_on_both_sides(carrying: Forwarder, serve: Callable[..., Service]) -> None:
+    ended: list[str] = []
+
+    def listen(sock: socket.socket) -> None:
+        try:
+            while sock.recv(100):
+                sock.sendall(b"x")
+            ended.append("end")
+        except ConnectionResetError:
+            ended.append("broken")
+
+    port = carrying.listen("cache", serve(listen).port)
+    with dialled(port) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, connections._AT_ONCE)
+    until(lambda: ended == ["broken"])
+    until(lambda: not carrying._relays["cache"].connections)
+
+
+def test_a_service_that_restarts_is_found_again(carrying: Forwarder, serve: Callable[..., Service]) -> None:
+    service = serve(echo)
+    port = carrying.listen("cache", service.port)
+    with dialled(port) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        service.stop()
+        assert sock.recv(1) == b""
+    with dialled(port) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    serve(echo, service.port)
+    with dialled(port) as sock:
+        sock.sendall(b"y")
+        assert exactly(sock, 1) == b"y"
+
+
+def test_a_relay_that_ends_breaks_its_connections_off_and_the_next_one_gets_another(
+    carrying: Forwarder, here: Here, serve: Callable[..., Service]
+) -> None:
+    """As when the daemon or the container is restarted."""
+    port = carrying.listen("cache", serve(echo).port)
+    with dialled(port) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        here.processes[0].kill()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    here.refusing = True
+    with pytest.raises(OSError, match="cache is stopped"):
+        carrying.connect("cache", port, PATIENCE)
+    here.refusing = False
+    with dialled(port) as sock:
+        sock.sendall(b"y")
+        assert exactly(sock, 1) == b"y"
+    assert here.trouble == ["cache: the relay has ended", "cache: cache is stopped"]
+
+
+def test_a_relay_that_says_nothing_any_more_is_given_up(
+    carrying: Forwarder, here: Here, serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the network is cut: nothing is said by that."""
+    monkeypatch.setattr(forwarder, "BEAT", 0.05)
+    monkeypatch.setattr(connections, "SILENCE", 0.5)
+    with dialled(carrying.listen("cache", serve(echo).port)) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        here.processes[0].send_signal(19)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        here.processes[0].send_signal(18)
+
+
+def test_a_relay_ends_when_it_hears_nothing() -> None:
+    """As when the client's machine is gone without a word."""
+    words = command([LOOPBACK])
+    words[words.index("60")] = "1"
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.wait(PATIENCE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_who_gives_up_a_connection_leaves_none(carrying: Forwarder, here: Here, serve: Callable[..., Service]) -> None:
+    carrying.connect("cache", serve(echo).port, PATIENCE)[0].close()
+    here.processes[0].send_signal(19)
+    with pytest.raises(TimeoutError):
+        carrying.connect("cache", serve(echo).port, 0.05)
+    here.processes[0].send_signal(18)
+    until(lambda: not carrying._relays["cache"].connections)
+
+
+def test_a_forked_child_uses_the_parent_s_ports_and_keeps_nothing_of_it(
+    carrying: Forwarder, serve: Callable[..., Service]
+) -> None:
+    service = serve(echo)
+    port = carrying.listen("cache", service.port)
+    with dialled(port) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        pid = os.fork()
+        if not pid:  # pragma: no cover
+            ok = carrying.listen("cache", service.port) == port and not carrying._watched
+            with dialled(port) as inner:
+                inner.sendall(b"z")
+                ok = ok and exactly(inner, 1) == b"z"
+            os._exit(0 if ok else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        sock.sendall(b"y")
+        assert exactly(sock, 1) == b"y"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 100, 10_000])
+def test_frames_are_the_same_however_they_are_cut(size: int) -> None:
+    sent = [(1, frames.OPEN, b"6379"), (1, frames.DATA, b"x" * 50), (7, frames.END, b""), (1, frames.DATA, b"yz")]
+    data = b"".join(frames.frame(*each) for each in sent) + frames.credit(3, 1 << 20)
+    decoder, found = frames.Decoder(), list[tuple[int, int, bytes]]()
+    for begin in range(0, len(data), size):
+        for connection, kind, content in decoder.feed(data[begin : begin + size]):
+            if kind == frames.DATA and found and found[-1][:2] == (connection, kind):
+                found[-1] = (connection, kind, found[-1][2] + bytes(content))
+            else:
+                found.append((connection, kind, bytes(content)))
+    assert found == [*sent, (3, frames.CREDIT, (1 << 20).to_bytes(4, "big"))]
