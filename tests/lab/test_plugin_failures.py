@@ -363,6 +363,32 @@ def test_names_that_are_not_utf8(plug: Plug, options: tuple[str, ...]) -> None:
         assert (plug.locks / "drive.user").read_text() == "test_\\udcff.py::test_two[\\udcff]"
 
 
+@pytest.mark.parametrize("options", [("--disable-socket", "-p", "no:xdist"), ("--disable-socket", "-n2")], ids=" ".join)
+def test_sockets_that_pytest_socket_disables(plug: Plug, options: tuple[str, ...]) -> None:
+    """Each failing test keeps its own failure, and those after it are run, reset as ever."""
+    plug.write(
+        test_it="""
+    import socket
+
+    @pytest.mark.stage_reset("cache", "drive")
+    def test_own(stage_cache, stage_drive): assert stage_cache.host == "its own"
+
+    @pytest.mark.stage_reset("cache")
+    def test_blocked(stage_cache): socket.create_connection((stage_cache.host, stage_cache.port), 5)
+
+    @pytest.mark.stage_reset("cache", "drive")
+    @pytest.mark.enable_socket
+    def test_after(keys, files):
+        assert (keys("DBSIZE"), files.get()) == (0, "")
+        """
+    )
+    result = plug.run(*options)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines_random(
+        ["E*AssertionError: assert '10.0.5.13' == 'its own'", "E*SocketBlockedError: *", "*logs could not be fetched*"]
+    )
+
+
 def test_files_that_are_faked(plug: Plug) -> None:
     """pyfakefs has files of its own for tests; what is done to the stage sees the host's, on all threads."""
     plug.write(

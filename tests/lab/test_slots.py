@@ -318,6 +318,30 @@ def test_a_slot_whose_bridge_is_gone_gets_it_back_and_keeps_its_clones(plug: Plu
             connection.wait(reply, "deleting", 60)
 
 
+@pytest.mark.both_lts
+def test_slots_move_to_bridges_of_another_name_and_nothing_foreign_goes(plug: Plug) -> None:
+    """Former bridges and access lists of each slot and the golden copy are found by their marks."""
+    provision(plug)
+    connection = Connection(plug.engine.settings.incus)
+    mine = {"name": "plugbr9", "type": "bridge", "config": {"ipv4.address": "none", "ipv6.address": "none"}}
+    connection.request("POST", ("networks",), params={"project": "default"}, body=mine)
+    reader = plug.engine.reader
+    try:
+        file = plug.folder / "stagegbo.toml"
+        file.write_text(file.read_text().replace("plugbr0", "plugnew0"))
+        assert "delete network plugbr" in plug.stagegbo("provision", "--slots", "2", "--dry-run").stdout
+        provision(plug)
+        named = {name for name in [*reader.networks(), *reader.acls()] if name.startswith("plug")}
+        bridges = {"plugnew0", "plugnew1", "plugnewg"}
+        assert named == {"plugbr9", *bridges, *(f"{name}-isolation" for name in bridges)}
+        assert plug.stagegbo("verify", "--check", "reach.stage", "--check", "locked.project").returncode == 0
+        done = plug.stagegbo("destroy", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert {name for name in [*reader.networks(), *reader.acls()] if name.startswith("plug")} == {"plugbr9"}
+    finally:
+        connection.request("DELETE", ("networks", "plugbr9"), params={"project": "default"})
+
+
 def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
     provision(plug)
     lease = take(fleet(plug), [1], "a test of leases")
