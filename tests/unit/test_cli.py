@@ -157,3 +157,32 @@ def test_lines_of_several_logs_say_whose_they_are(names: list[str], coloured: bo
     from pytest_stagegbo.cli.logs import line_prefixes
 
     assert line_prefixes(names, coloured=coloured) == prefixes
+
+
+@pytest.mark.parametrize("line", [["exec", "cache"], ["run"], ["connect", "cache"], ["lab", "exec"]], ids=" ".join)
+def test_the_first_double_dash_is_the_tools_own(line: list[str]) -> None:
+    assert parse([*line, "--", "a", "--", "b"]).argv == ["a", "--", "b"]
+
+
+def test_the_clients_settings_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_stagegbo.cli import incus_client
+
+    monkeypatch.setattr(incus_client.tempfile, "tempdir", str(tmp_path))
+    for name in ("client.crt", "client.key", "server.crt"):
+        (tmp_path / name).write_text(name)
+    paths = {
+        f"{name.replace('.crt', '_cert').replace('.key', '_key')}": str(tmp_path / name)
+        for name in ("client.crt", "client.key", "server.crt")
+    }
+    remote = IncusSettings(endpoint="https://192.0.2.1:8443", **paths)
+    first = incus_client.client_settings(remote, "stage")
+    assert incus_client.client_settings(remote, "stage") == first
+    assert (Path(first) / "servercerts/stage.crt").read_text() == "server.crt"
+    local = incus_client.client_settings(remote, incus_client.LOCAL)
+    assert local != first
+    assert not (Path(local) / "config.yml").exists()
+    (folder,) = (each for each in tmp_path.iterdir() if each.is_dir())
+    assert len(list(folder.iterdir())) == 2
+    folder.chmod(0o777)  # others can write to it now
+    assert Path(incus_client.client_settings(remote, "stage")).parent.parent == tmp_path
+    assert Path(incus_client.client_settings(remote, "stage")).parent != folder

@@ -43,12 +43,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _connect(arguments: argparse.Namespace) -> int:
-    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    argv = arguments.argv
     context = open_context(arguments)
     from pytest_stagegbo.stage import Stage
 
     engine = context.engine()
-    service = Stage(engine, reset=_no_reset)[arguments.name]
+    service = Stage(engine)[arguments.name]
     ways = {"postgresql": _postgresql, "valkey": _valkey, "s3": _s3}
     protocol = service.protocol if service.ports else "no protocol that is known"
     if protocol not in ways:
@@ -59,9 +59,6 @@ def _connect(arguments: argparse.Namespace) -> int:
     engine.clone(service.name)
     engine.mark_dirty()
     return ways[protocol](arguments, context, engine, service, argv)
-
-
-def _no_reset(_: tuple[str, ...]) -> None: ...
 
 
 def _postgresql(

@@ -64,7 +64,7 @@ def _env(arguments: argparse.Namespace) -> int:
         from pytest_stagegbo.forward.published import published
 
         engine.way.borrow(published(engine.lock().folder))
-    stage = Stage(engine, reset=_no_reset)
+    stage = Stage(engine)
     found = chosen(by_container(stage, stage.credentials, None), arguments.names, stage.settings)
     shown = found if arguments.secrets else {name: masked(name, value) for name, value in found.items()}
     hidden = [name for name in found if shown[name] != found[name]]
@@ -80,9 +80,6 @@ def _env(arguments: argparse.Namespace) -> int:
         count = "1 credential is" if len(hidden) == 1 else f"{len(hidden)} credentials are"
         print(f"{count} masked ({', '.join(hidden)}); --secrets shows them", file=sys.stderr)
     return 0
-
-
-def _no_reset(_: tuple[str, ...]) -> None: ...
 
 
 def chosen(variables: Iterable[Variable], names: Sequence[str], settings: Settings) -> dict[str, str]:

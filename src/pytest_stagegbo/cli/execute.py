@@ -45,7 +45,7 @@ def _variable(text: str) -> str:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    argv = arguments.argv
     if not argv:
         raise SettingsError("exec: no command to run in the clone", remedy="exec NAME -- COMMAND [ARGUMENT ...]")
     context = open_context(arguments)

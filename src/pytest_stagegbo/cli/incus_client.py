@@ -6,9 +6,12 @@ neither used nor changed, and a daemon on another host is known to it by the sam
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.settings import IncusSettings
 
-__all__ = ["hand_over", "incus_client", "need_running", "no_client"]
+__all__ = ["client_settings", "hand_over", "incus_client", "need_running", "no_client"]
+
+LOCAL = "local"
+"""The client's name for the daemon of this host."""
 
 
 def need_running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
@@ -50,14 +56,14 @@ def incus_client(context: Context, engine: StageEngine) -> list[str] | None:
 def hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence[str]) -> int:
     """Become the client. Returns only when that fails."""
     environment = dict(os.environ)
-    remote = "local"
+    remote = LOCAL
     reader = context.engine().reader
     if not reader.is_local:
         remote = "stage"
-        environment["INCUS_CONF"] = _client_settings(context.loaded.settings.incus, remote)
+        environment["INCUS_CONF"] = client_settings(context.loaded.settings.incus, remote)
     elif context.lab is None:
         environment["INCUS_SOCKET"] = reader.endpoint
-        environment["INCUS_CONF"] = tempfile.mkdtemp(prefix="stagegbo-")
+        environment["INCUS_CONF"] = client_settings(context.loaded.settings.incus, remote)
     environment.pop("INCUS_REMOTE", None)
     environment.pop("INCUS_PROJECT", None)
     command = [*client, "exec", "--project", context.loaded.settings.project, f"{remote}:{name}", "--", *argv]
@@ -65,21 +71,40 @@ def hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence
     os.execvpe(command[0], command, environment)
 
 
-def _client_settings(incus: IncusSettings, remote: str) -> str:
-    """A configuration folder for the `incus` client, in which a daemon on another host has the name `remote`."""
-    folder = Path(tempfile.mkdtemp(prefix="stagegbo-"))
-    entry = {"addr": incus.endpoint, "protocol": "incus", "auth_type": "tls", "public": False}
-    (folder / "config.yml").write_text(json.dumps({"default-remote": remote, "remotes": {remote: entry}}))
-    (folder / "servercerts").mkdir()
+def client_settings(incus: IncusSettings, remote: str) -> str:
+    """A configuration folder for the `incus` client, in which a daemon on another host has the name `remote`.
+
+    Nobody is left to remove it once this process has become the client. So the same settings have the same folder.
+    """
     links = {
         "client.crt": incus.client_cert,
         "client.key": incus.client_key,
         f"servercerts/{remote}.crt": incus.server_cert,
     }
-    for name, path in links.items():
-        if path:
-            (folder / name).symlink_to(Path(path).absolute())
+    links = {name: str(Path(path).absolute()) for name, path in links.items() if path and remote != LOCAL}
+    entry = {"addr": incus.endpoint, "protocol": "incus", "auth_type": "tls", "public": False}
+    remotes = {} if remote == LOCAL else {"default-remote": remote, "remotes": {remote: entry}}
+    folder = _own_folder() / hashlib.sha256(json.dumps([remotes, links]).encode()).hexdigest()[:16]
+    if not folder.exists():
+        made = Path(tempfile.mkdtemp(dir=folder.parent))
+        if remotes:
+            (made / "config.yml").write_text(json.dumps(remotes))
+        (made / "servercerts").mkdir()
+        for name, path in links.items():
+            (made / name).symlink_to(path)
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(folder)
     return str(folder)
+
+
+def _own_folder() -> Path:
+    """A temporary folder that only this user can write to; a new one when somebody else has that name."""
+    folder = Path(tempfile.gettempdir()) / f"stagegbo-client-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="stagegbo-"))
 
 
 def no_client(what: str) -> MissingRequirement:

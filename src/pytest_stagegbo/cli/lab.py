@@ -99,7 +99,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _exec(args: argparse.Namespace) -> int:
-    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    argv = args.argv
     command = _find(args).exec_argv(argv)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -69,6 +69,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for command in commands.choices.values():
         _common(command, default=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
+    if getattr(parsed, "argv", [])[:1] == ["--"]:  # argparse leaves it there
+        del parsed.argv[0]
     for name, value in vars(parsed).items():  # argparse before Python 3.13 makes an empty list of `--option=--`
         if name not in {"argv", "files", "names", "refresh"} and (
             value == [] or (isinstance(value, list) and [] in value)

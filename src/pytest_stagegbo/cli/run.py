@@ -43,7 +43,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    argv = arguments.argv
     if not argv:
         raise SettingsError("run: no command to run", remedy="`stagegbo run -- COMMAND`")
     if shutil.which(argv[0]) is None:

@@ -29,7 +29,7 @@ class Stage:
     Args:
         engine: Of the stage.
         credentials: Instead of those that the engine's settings and the stage's Vault give.
-        reset: Does a reset; is given names as `reset` got them.
+        reset: Does a reset of the containers that it gets the names of. None: the stage can't be reset.
     """
 
     __slots__ = ("__weakref__", "_credentials", "_engine", "_reset", "_services")
@@ -39,7 +39,7 @@ class Stage:
         engine: StageEngine,
         *,
         credentials: Credentials | None = None,
-        reset: Callable[[tuple[str, ...]], None],
+        reset: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         self._engine = engine
         self._reset = reset
@@ -124,6 +124,8 @@ class Stage:
             SettingsError: There is no such container, or it keeps its data.
             StageGboError: It could not be done.
         """
+        if self._reset is None:
+            raise SettingsError("this stage can't be reset from here", remedy="run `stagegbo reset NAME`")
         self._reset(names or ("all",))
 
     def env(self, *, vault_token: bool | None = None) -> dict[str, str]:
