@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import io
 import subprocess
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.cli.console import console_progress
+from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.cli.provision import methods_json
 from pytest_stagegbo.guest.logs import NO_CONTROLS
 from pytest_stagegbo.plan.steps import RemoveClone, RemoveProject
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.resetter import Outcome
+from pytest_stagegbo.settings import IncusSettings
 from pytest_stagegbo.text import count_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def outcome(*argv: str) -> int:
@@ -167,14 +167,15 @@ def test_the_first_double_dash_is_the_tools_own(line: list[str]) -> None:
 def test_the_clients_settings_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_stagegbo.cli import incus_client
 
-    monkeypatch.setattr(incus_client.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("client.crt", "client.key", "server.crt"):
         (tmp_path / name).write_text(name)
-    paths = {
-        f"{name.replace('.crt', '_cert').replace('.key', '_key')}": str(tmp_path / name)
-        for name in ("client.crt", "client.key", "server.crt")
-    }
-    remote = IncusSettings(endpoint="https://192.0.2.1:8443", **paths)
+    remote = IncusSettings(
+        endpoint="https://192.0.2.1:8443",
+        client_cert=str(tmp_path / "client.crt"),
+        client_key=str(tmp_path / "client.key"),
+        server_cert=str(tmp_path / "server.crt"),
+    )
     first = incus_client.client_settings(remote, "stage")
     assert incus_client.client_settings(remote, "stage") == first
     assert (Path(first) / "servercerts/stage.crt").read_text() == "server.crt"
