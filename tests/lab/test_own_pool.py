@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 from tests.lab import forkserver
-from tests.lab.support import SIX, Ground, until
+from tests.lab.support import SIX, Ground, checksums, until
 
 from pytest_stagegbo.desired import marks
 
@@ -45,14 +45,19 @@ BY_HAND = CONFIG.replace('create = "4GiB"\n', "")
 MARK = "/opt/changed"
 KILLED = """
 import os, signal, sys
+from pytest_stagegbo.apply import removal
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.incus.connection import Connection
 
 point, writes = sys.argv[1], 0
+if point == "DELETE":
+    removal.counts_deletions = lambda *_: True  # as on a pool with ordinary quotas
 request, wait = Connection.request, Connection.wait
 
 def requested(self, method, *rest, **more):
     global writes
+    if method == point:
+        os.kill(os.getpid(), signal.SIGKILL)
     reply = request(self, method, *rest, **more)
     writes += method != "GET"
     if str(writes) == point:
@@ -68,7 +73,8 @@ Connection.request, Connection.wait = requested, waited
 sys.argv[:2] = ["stagegbo"]
 sys.exit(main())
 """
-"""A command that kills its own process after its Nth write, or when the daemon has begun with an operation."""
+"""A command that kills its own process after its Nth write, when the daemon has begun with an operation, or before the
+first DELETE."""
 REFRESH = (
     "refreshing cache from cache",
     "start of cache",
@@ -139,6 +145,27 @@ def test_a_stage_on_production_s_pool_is_told_what_to_do_and_stays(ground: Groun
     assert "provision --recreate" in done.stderr
     shared.exec("cache", "test", "-e", "/opt/mine")
     assert POOL not in ground.names("storage-pools")
+
+
+def test_where_deletions_make_production_wait_a_clone_has_no_files_when_it_is_deleted(ground: Ground) -> None:
+    """Neither has its snapshot. A run that is killed then leaves a clone that the next one replaces."""
+    shared = stage(ground, SHARED + '[containers.cache]\nreset = "restore"\n')
+    shared.run("provision")
+    # As somebody would have it who is after production: from the clone's volume to production's.
+    shared.exec("cache", "ln", "-s", "../../cache/rootfs/opt", "/production")
+    assert (shared.rootfs("cache") / "production" / "gbo").is_dir()
+    before = checksums(ground.rootfs("cache"))
+    snapshot = ground.pool / "containers-snapshots" / f"{PROJECT}_cache" / marks.SNAPSHOT / "rootfs"
+    assert list(snapshot.iterdir())
+    for arguments in (("provision", "--recreate"), ("destroy", "--yes")):
+        assert killed(shared, "DELETE", *arguments)
+        assert list(shared.rootfs("cache").iterdir()) == []
+        assert list(snapshot.iterdir()) == []
+        assert shared.clone("cache")["config"][marks.STATE] == marks.BUILDING
+        shared.run("provision")
+        assert shared.exec("cache", "ls", "/etc/hostname")
+    assert checksums(ground.rootfs("cache")) == before, "no link is followed"
+    stage(ground, SHARED).run("provision")
 
 
 def test_a_pool_that_becomes_full_in_the_first_copy_is_an_error_and_production_stays(ground: Ground) -> None:

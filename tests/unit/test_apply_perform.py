@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fakes import Journal, bare_host, clone, copied, finished, project, refused
+from fakes import pool as tank
 from msgspec.structs import replace
 
 from pytest_stagegbo.apply.copying import LARGEST_LIMIT
@@ -61,6 +62,9 @@ class Stage:
     def instance(self, project: str, name: str) -> Instance | None:
         assert project == "STAGE-GBO"
         return self.clones.get(name)
+
+    def pool(self, name: str) -> Any:
+        return tank(name)
 
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         assert project == "STAGE-GBO"

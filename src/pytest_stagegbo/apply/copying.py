@@ -183,10 +183,17 @@ class Copies:
         )
 
     def _referenced_bytes(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig) -> int | None:
-        """Bytes that a clone references, found by asking which limits the driver takes for one without a limit.
+        """Bytes that a clone references, as btrfs counts them; where this process can't ask it, found by asking which
+        limits the driver takes for one without a limit.
 
         Drivers report only the bytes that a volume has for itself. The clones never start, and are removed.
         """
+        pool = self._reader.pool(source.pool)
+        volume = source.name if source.project == "default" else f"{source.project}_{source.name}"
+        known = self._host.referenced(pool, volume)
+        if known is not None:
+            remove_clone(self._reader, self._writer, self._settings, step.subject)
+            return known
         try:
             low, high = parse_size(step.limit), parse_size(step.limit) * 2
             while not self._takes_limit(step, source, wanted, high):

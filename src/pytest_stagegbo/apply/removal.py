@@ -1,4 +1,5 @@
-"""Clones stopped and deleted, with patience for what the daemon still does on behalf of a run that was killed."""
+"""Clones stopped and deleted, with patience for what the daemon still does on behalf of a run that was killed, and
+without anybody waiting for it who shares the pool."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NotOurs, OperationFailed, ServerRefused
+from pytest_stagegbo.facts.quotas import counts_deletions
 from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus.emptying import empty_volume
+from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_stagegbo.incus import Reader, Writer
+    from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.incus.records import Project
     from pytest_stagegbo.settings import Settings
 
@@ -60,12 +65,31 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
         if clone.status == "Stopped":
             let_end(reader, settings, name)
         elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
-            if clone.config.get(marks.STATE) != marks.BUILDING:
-                writer.set_instance_config(name, {marks.STATE: marks.BUILDING})
+            _mark_unfinished(writer, clone)
             writer.set_state(name, "stop", force=True)
+        if clone.status != "Error":
+            _empty(reader, writer, settings, clone)
         writer.delete_instance(name)
 
     patiently(remove, settings.timeouts.operation)
+
+
+def _mark_unfinished(writer: Writer, clone: Instance) -> None:
+    if clone.config.get(marks.STATE) != marks.BUILDING:
+        writer.set_instance_config(clone.name, {marks.STATE: marks.BUILDING})
+
+
+def _empty(reader: Reader, writer: Writer, settings: Settings, clone: Instance) -> None:
+    """Delete a stopped clone's files first, where its deletion would make production wait."""
+    if not clone.pool or clone.pool == settings.storage.own:
+        return
+    host, pool = LocalHost(reader.endpoint), reader.pool(clone.pool)
+    if not counts_deletions(host.quotas(pool)):
+        return
+    _mark_unfinished(writer, clone)
+    there = reader.instance(settings.project, clone.name)
+    if there is not None and there.status == "Stopped":
+        empty_volume(host, pool, there.project, there.name, (marks.SNAPSHOT,), interrupted)
 
 
 def let_end(reader: Reader, settings: Settings, name: str) -> None:

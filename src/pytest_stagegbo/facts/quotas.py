@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["HOW_TO_SEE", "Limits", "blindness", "burden", "burdens", "relief", "remedy", "unseen"]
+__all__ = [
+    "HOW_TO_SEE",
+    "Limits",
+    "blindness",
+    "burden",
+    "burdens",
+    "counts_deletions",
+    "relief",
+    "remedy",
+    "unseen",
+]
 
 ROUNDING = 4096
 """Bytes by which a limit in force may differ."""
@@ -57,6 +67,12 @@ def burdens(pool: Pool, quotas: Quotas | None, settings: Settings) -> bool:
     return not settings.storage.own and pool.driver == "btrfs" and (quotas is None or quotas.mode != "squota")
 
 
+def counts_deletions(quotas: Quotas | None) -> bool:
+    """Whether btrfs counts again what a volume shared when that is deleted, and all that writes to the pool waits for
+    it; False where nobody can know."""
+    return quotas is not None and quotas.mode == "qgroup" and not quotas.inconsistent
+
+
 def blindness(room: Room) -> str:
     """What can't be known of a pool's limits from here; empty: whether btrfs counts can be read."""
     if room.pool.driver != "btrfs" or room.quotas is not None:
@@ -78,7 +94,9 @@ def burden(pool: Pool, quotas: Quotas | None, settings: Settings) -> str:
     first = " with the first limit" if quotas.mode == "off" else ""
     return (
         f"pool {pool.name} {has} ordinary btrfs quotas{first}: whenever a clone or a snapshot is deleted there, "
-        "all that writes to the pool waits, production's databases too, for up to some seconds"
+        "all that writes to the pool waits, production's databases too, for up to some seconds; run as root on the "
+        "daemon's host, stagegbo empties clones before it deletes them, which takes longer and leaves waits of tenths "
+        "of a second"
     )
 
 

@@ -209,6 +209,13 @@ class LocalHost(HostView):
         Args:
             volume: Its name as the driver has it, with the project.
         """
+        return self._counted(pool, volume, "max_referenced")
+
+    def referenced(self, pool: Pool, volume: str) -> int | None:
+        """Bytes that a container's volume references, shared ones included; None when this process can't know."""
+        return self._counted(pool, volume, "referenced") or None
+
+    def _counted(self, pool: Pool, volume: str, what: str) -> int | None:
         folder, place = self._folder(pool), self.place(f"{pool_folder(pool)}/containers/{volume}")
         if folder is None or place is None:
             return None
@@ -221,7 +228,7 @@ class LocalHost(HostView):
                 os.close(descriptor)
             (subvolume,) = struct.unpack_from("Q", found)
             group = folder / f"qgroups/0_{subvolume}"
-            return int((group / "max_referenced").read_text()) if group.is_dir() else 0
+            return int((group / what).read_text()) if group.is_dir() else 0
         except (OSError, ValueError):
             return None
 
