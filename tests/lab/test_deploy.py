@@ -238,6 +238,7 @@ def test_the_first_build_that_fails_leaves_production(
     assert stage.seen() == second
 
 
+@pytest.mark.both_lts
 @pytest.mark.parametrize(
     ("point", "names", "mending"),
     [
@@ -258,6 +259,7 @@ def test_a_deployment_that_is_killed_is_rolled_back_by_the_next_run(
     assert stage.seen() == second
 
 
+@pytest.mark.both_lts
 @pytest.mark.parametrize("point", ["end production:system", "end start:system"])
 def test_an_undo_that_is_killed_is_finished_by_the_next_run(
     stage: Deployed, production: dict[str, Any], second: dict[str, Any], point: str
@@ -303,12 +305,23 @@ def test_a_session_deploys_before_its_first_test(stage: Deployed, lab: Lab, tmp_
     (tmp_path / "test_build.py").write_text(SESSION)
     shutil.copy(stage.files["second"], tmp_path / "built")
     words = ["-p", "no:cacheprovider", "--stage-lab", "--stage-deploy=botserver=built", f"-n{workers}", "-v"]
+    words.append("--junitxml=report.xml")
     done = forkserver.run(
         [sys.executable, "-m", "pytest", *words], env={**os.environ, **lab.environment()}, cwd=tmp_path, timeout=200
     )
     assert "2 passed" in done.stdout, done.stdout + done.stderr
     (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)
     assert f"system runs botserver {build['sha256'][:12]}, deployed {build['since']}" in done.stdout
+    assert f'name="stage.build" value="system:botserver {build["sha256"]}"' in (tmp_path / "report.xml").read_text()
+
+
+def test_a_command_finds_its_build(stage: Deployed) -> None:
+    stage.run("deploy", "system", "--undo")
+    asks = ("--", "sh", "-c", 'curl -s "$BOTSERVER_URL/health"')
+    done = stage.run("run", "--deploy", f"botserver={os.path.relpath(stage.files['second'])}", *asks)
+    assert json.loads(done.stdout)["version"] == "2"
+    wrong = stage.run("run", "--deploy", "botservr=x", *asks, check=False)
+    assert (wrong.returncode, "does not say which file goes where" in wrong.stderr) == (2, True), wrong.stderr
 
 
 def test_a_clone_that_is_replaced_gets_its_build_again(stage: Deployed, second: dict[str, Any]) -> None:

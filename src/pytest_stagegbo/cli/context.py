@@ -33,6 +33,7 @@ OPTIONS = {
     "network": "network.name",
     "vault_keys": "vault.unseal_file",
     "slots": "slots.count",
+    "deploy": "pytest.deploy",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
@@ -38,6 +39,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="append",
         help="containers to reset first, such as cache,drive or all; nobody else uses them until the command ends",
     )
+    run.add_argument(
+        "--deploy",
+        metavar="ARTEFACT=FILE",
+        action="append",
+        help="a build that the stage runs first: botserver=target/release/botserver; may be given again",
+    )
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     run.set_defaults(run=_run)
 
@@ -52,9 +59,14 @@ def _run(arguments: argparse.Namespace) -> int:
     auto = arguments.slot == AUTO
     if auto:
         arguments.slot = None
+    if arguments.deploy:  # relative to where the command was given
+        arguments.deploy = [_absolute(word) for word in arguments.deploy]
     context = open_context(arguments)
+    from pytest_stagegbo.plan.builds import wanted_files
     from pytest_stagegbo.progress import Relay
     from pytest_stagegbo.session.command import run_command
+
+    wanted_files(context.stage)  # what can't be understood is said before anything is done
 
     relay = Relay()
     with _shown(relay, quiet=arguments.quiet):
@@ -64,6 +76,11 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         if lease is not None:
             lease.release()
+
+
+def _absolute(word: str) -> str:
+    where, equals, file = word.partition("=")
+    return f"{where}={Path(file).expanduser().absolute()}" if equals and file else word
 
 
 @contextlib.contextmanager

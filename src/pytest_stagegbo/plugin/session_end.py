@@ -107,15 +107,24 @@ class SessionEnd:
         """The properties of the suite in JUnit's file."""
         if not getattr(self._config.option, "xmlpath", None):
             return {}
+        from pytest_stagegbo.plan.builds import build_of
+
         process, settings = self._process, self._configuration.settings
         summary, reader = process.summary(), process.engine().reader
         clones = reader.instances(process.engine().settings.project).values()
+        builds = [
+            f"{clone.name}:{file.name} {file.sha256}"
+            for clone in clones
+            if (build := build_of(clone)) is not None
+            for file in build.artefacts
+        ]
         verified = "failed" if summary.broken else "passed" if settings.pytest.verify else "not asked for"
         slots = process.assignment.capacity.count if process.assignment is not None else 1
         return {
             "stage.project": settings.project,
             "stage.incus": reader.server().version,
             "stage.slots": str(slots),
+            "stage.build": ", ".join(sorted(builds)) or "production's",
             "stage.copied": min((clone.created_at for clone in clones), default=""),
             "stage.provisioned": f"{summary.provisioned:.3f}",
             "stage.verify": verified,

@@ -80,6 +80,7 @@ def run_command(
             guard.check()
             ends.callback(session.end)
             session.begin(_name(argv), wanted)
+            session.check_deployed()
             for step in prepare:
                 step(session)
             environment = child_environment(Stage(engine, reset=session.reset), os.environ)

@@ -165,6 +165,18 @@ class StageSession:
                 )
             deployments.deploy(name, files)
 
+    def check_deployed(self) -> None:
+        """Raise `StageMissing` unless the stage runs the builds that this run is about: it had them when it was
+        provisioned, and until this run took its locks somebody else may have deployed another one."""
+        from pytest_stagegbo.plan.builds import wanted_files
+
+        for name, files in wanted_files(self.settings).items():
+            if self.engine.deployments.plan(name, files):
+                raise StageMissing(
+                    f"{name} does not run {', '.join(files)} any more: somebody deployed another build meanwhile",
+                    remedy="run this again, or take a stage of your own with `--slot auto`",
+                )
+
     @real_files()
     def verify(self) -> None:
         """Prove the stage's isolation; raises `IsolationBroken` with every red line.
