@@ -327,7 +327,7 @@ def test_a_red_line_is_an_exit_status_and_a_remedy(stage: Stage) -> None:
     with unfiltered(stage):
         done = stage.run("verify", "--check", "locked.filters", check=False)
     assert done.returncode == 9, done.stdout
-    assert "what to do: replace the clone" in done.stdout
+    assert "replaces the clones" in done.stdout
 
 
 def test_what_a_reset_moved_aside_and_could_not_delete_is_red(stage: Stage, certify: Certify) -> None:

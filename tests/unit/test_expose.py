@@ -113,7 +113,7 @@ def reader(forwards: list[dict[str, Any]]) -> Reader:
 @pytest.mark.parametrize(
     ("facts", "forwards", "addresses", "error", "words"),
     [
-        pytest.param({"exposed": (exposure(),)}, [], [LISTEN], SettingsError, "something already", id="exposed"),
+        pytest.param({"exposed": (exposure(),)}, [], [LISTEN], SettingsError, "exposed already", id="exposed"),
         pytest.param({}, [{"listen_address": LISTEN}], [LISTEN], NotOurs, "not made by", id="foreign"),
         pytest.param({}, [], ["192.0.2.1"], SettingsError, "not an address of the host", id="address"),
         pytest.param(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pytest_stagegbo
-from pytest_stagegbo.cli.parser import parse
+from pytest_stagegbo.cli.parser import MODULES, parse
 from pytest_stagegbo.cli.remedies import aimed
 
 if TYPE_CHECKING:
@@ -47,6 +48,28 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_named_exists(command: str) -> None:
     assert parse(shlex.split(command)[1:]).run
+
+
+def runtime_texts(tree: ast.AST) -> Iterator[str]:
+    """Every text of a module but its docstrings."""
+    passed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    passed |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.JoinedStr, ast.Constant)) and id(node) not in passed:
+            yield from itertools.islice(texts(node), 1)
+
+
+def test_every_command_that_is_named_is_called_stagegbo() -> None:
+    """`provision` alone can't be copied, and gets none of the run's own options."""
+    commands = "|".join(set(MODULES) - {"logs"})  # `logs` is a setting as well
+    bare = re.compile(rf"`({commands})\b[^`]*`|\b(run provision|provision again|provision (--\w+))\b")
+    named = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for path in ROOT.rglob("*.py")
+        for text in runtime_texts(ast.parse(path.read_text()))
+        if bare.search(re.sub(r"`stagegbo [^`]+`", "", text))
+    ]
+    assert named == []
 
 
 def test_no_text_names_the_module() -> None:

@@ -132,7 +132,7 @@ def _prove_wiped(
         raise NotReady(
             f"{container.name}: its first boot left no stamp of its own",
             seen=f"{STAMP} is missing, or came with the container that this one was copied from",
-            remedy="provision --recreate; if it happens again, please report it",
+            remedy="run `stagegbo provision --recreate`; if it happens again, please report it",
         )
     said = set(content.splitlines())
     warnings = []
@@ -157,7 +157,7 @@ def _prove_wiped(
                 raise NotReady(
                     f"{container.name}: its first boot did not report {path} as {verb}",
                     seen=content,
-                    remedy="provision --recreate; if it happens again, please report it",
+                    remedy="run `stagegbo provision --recreate`; if it happens again, please report it",
                 )
     return tuple(warnings)
 

@@ -228,5 +228,7 @@ class Copies:
     def _there(self, name: str) -> Instance:
         clone = self._reader.instance(self._settings.project, name)
         if clone is None:
-            raise StageMissing(f"{name} vanished from {self._settings.project}", remedy="run provision again")
+            raise StageMissing(
+                f"{name} vanished from {self._settings.project}", remedy="run `stagegbo provision` again"
+            )
         return clone

@@ -73,7 +73,7 @@ def run_hooks(reader: Reader, writer: Writer, settings: Settings, step: RunHooks
         raise UnsafeClone(
             f"{name} in {settings.project} must not be started after its hooks",
             seen=", ".join(problems) or "it is running",
-            remedy="something else is changing the stage: run provision again",
+            remedy="something else is changing the stage: run `stagegbo provision` again",
         )
     if snapshot:
         take_snapshot(reader, writer, name)
@@ -90,7 +90,7 @@ def _keep(writer: Writer, settings: Settings, container: ContainerSettings) -> N
 def _clone(reader: Reader, settings: Settings, name: str) -> Instance:
     clone = reader.instance(settings.project, name)
     if clone is None:
-        raise StageMissing(f"{name} vanished from {settings.project}", remedy="run provision again")
+        raise StageMissing(f"{name} vanished from {settings.project}", remedy="run `stagegbo provision` again")
     return clone
 
 
@@ -131,7 +131,7 @@ def _run(writer: Writer, settings: Settings, container: ContainerSettings, hook:
         raise CommandFailed(
             f"hook {hook.name} of {name} ended with status {result.status}, so the clone stays stopped",
             seen=mask("\n".join(said[-LINES:])) or "no output",
-            remedy="correct the hook and provision again: the clone is then replaced",
+            remedy="correct the hook, then run `stagegbo provision`, which replaces the clone",
         )
 
 

@@ -50,7 +50,7 @@ def _refuse(vault: ContainerSettings, path: str, failure: Failure | str) -> NoRe
     if isinstance(failure, str):
         raise SettingsError(message, seen=failure, remedy=f'correct the setting secrets."{path}"')
     if failure.status == 503:
-        raise VaultSealed(message, seen=failure.text, remedy=f"{HOW_TO_GIVE_KEYS}, and provision again")
+        raise VaultSealed(message, seen=failure.text, remedy=f"{HOW_TO_GIVE_KEYS}; then run `stagegbo provision`")
     if failure.status in {401, 403}:
         raise MissingRequirement(
             message,

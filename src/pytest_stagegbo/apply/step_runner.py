@@ -244,7 +244,7 @@ class StepRunner:
         if clone.is_running:
             raise UnsafeClone(
                 f"{name} in {self._settings.project} is running although it was not made safe",
-                remedy="somebody else started it, or this is a bug: run provision again",
+                remedy="somebody else started it, or this is a bug: run `stagegbo provision` again",
             )
         if not self._facts.golden:  # where the golden clone's files are in it
             file = boot_file(step.container, self._settings)
@@ -264,8 +264,8 @@ class StepRunner:
             raise UnsafeClone(
                 f"{clone.name} in {self._settings.project} must not be started",
                 seen=", ".join(problems),
-                remedy="if production's configuration is being changed at this moment, run provision again; otherwise "
-                "please report what was seen",
+                remedy="if production's configuration is being changed at this moment, run `stagegbo provision` "
+                "again; otherwise please report what was seen",
             )
 
     def resize_clone(self, step: steps.ResizeClone) -> None:
@@ -324,7 +324,7 @@ class StepRunner:
                 raise UnsafeClone(
                     f"{step.subject} was not made safe",
                     seen=f"state {clone.config.get(marks.STATE)}",
-                    remedy="provision again",
+                    remedy="run `stagegbo provision` again",
                 )
             if clone.config.get(marks.PROVEN) != "true":
                 self._refuse_unsafe(clone)
@@ -406,5 +406,7 @@ class StepRunner:
     def _clone(self, name: str) -> Instance:
         clone = self._reader.instance(self._settings.project, name)
         if clone is None:
-            raise StageMissing(f"{name} vanished from {self._settings.project}", remedy="run provision again")
+            raise StageMissing(
+                f"{name} vanished from {self._settings.project}", remedy="run `stagegbo provision` again"
+            )
         return clone

@@ -138,9 +138,9 @@ def need_answer(command: str) -> None:
 
     if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
         raise SettingsError(
-            f"{command} asks before it changes anything, and nobody can answer: standard input is no terminal",
+            f"{command} asks before it changes anything, and standard input is not a terminal, so nobody can answer",
             seen="nothing was changed",
-            remedy=f"`{command} --yes` does it without asking; --dry-run shows what it would do",
+            remedy="--yes does it without asking; --dry-run shows what it would do",
         )
 
 

@@ -148,7 +148,7 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
     for room in facts.rooms.values():
         space = room.tightest(context.loaded.settings)
         if space.margin < 0:
-            remedy = "free some; `provision --recreate` gives back what the stage took"
+            remedy = "free some space; `stagegbo provision --recreate` gives back what the stage took"
             yield Finding("failed", f"room on pool {room.pool.name}", str(space), remedy)
         if room.quotas is not None and not room.quotas.hold:
             # A pool without any limit yet has no quotas: Incus turns them on with the first one.
@@ -200,12 +200,14 @@ def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
     changes = sum(len(plan.changes) for plan in plans)
     if changes:
         found = f"{count_text(changes, 'step')} to do"
-        yield Finding("warning", "stage", found, "run provision (--dry-run shows them)")
+        yield Finding(
+            "warning", "stage", found, "run `stagegbo provision`; `stagegbo provision --dry-run` shows the steps"
+        )
         return
     status = engine.status()
     for container in status.containers:
         state = "ok" if container.state == "ready" else "warning"
-        remedy = "" if state == "ok" else f"`logs {container.name}`, then provision or reset"
+        remedy = "" if state == "ok" else f"read `stagegbo logs {container.name}`, then run `stagegbo provision`"
         if container.state == "failed" and not engine.reader.is_local and engine.way.is_direct:
             way = how_to_reach(engine.settings, engine.settings.containers[container.name], engine.reader.endpoint)
             remedy = f"{remedy}; where only this machine can't reach it, {way}"
@@ -230,4 +232,9 @@ def _client(context: Context) -> Finding:
     client = shutil.which("incus")
     if client or context.lab is not None:
         return Finding("ok", "incus client", client or "the lab's own")
-    return Finding("warning", "incus client", "not installed", "`shell` and `logs -f` need it (Debian: incus-client)")
+    return Finding(
+        "warning",
+        "incus client",
+        "not installed",
+        "`stagegbo shell NAME` and `stagegbo logs -f NAME` need it (Debian: incus-client)",
+    )

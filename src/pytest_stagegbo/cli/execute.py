@@ -47,7 +47,10 @@ def _variable(text: str) -> str:
 def _exec(arguments: argparse.Namespace) -> int:
     argv = arguments.argv
     if not argv:
-        raise SettingsError("exec: no command to run in the clone", remedy="exec NAME -- COMMAND [ARGUMENT ...]")
+        raise SettingsError(
+            "exec: no command to run in the clone",
+            remedy="for example `stagegbo exec cache -- systemctl status valkey`",
+        )
     context = open_context(arguments)
     engine = context.engine()
     return run_inside(arguments, context, engine, [*_manner(arguments), *argv])

@@ -48,14 +48,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _expose(arguments: argparse.Namespace) -> int:
     wants = [arguments.target, arguments.listen, arguments.length]
     if arguments.close is not None and any(each is not None for each in wants):
-        raise SettingsError("--close closes what is exposed, and takes no more than an address")
+        raise SettingsError(
+            "--close takes an address of the host or nothing, and no other option of expose",
+            remedy="`stagegbo expose --close` closes every exposed port; `stagegbo status` lists them",
+        )
     context = open_context(arguments)
     if arguments.close is not None:
         return _close(arguments, context)
     if any(each is None for each in wants):
         raise SettingsError(
-            "one named port, one address of the host and an end: CONTAINER[:PORT] --listen ADDRESS[:PORT] --for TIME",
-            remedy="for example `expose system:5858 --listen 198.51.100.7:8443 --for 2h`; `status` lists what is open",
+            "expose needs a container, an address of the host and a time: CONTAINER[:PORT] --listen ADDRESS[:PORT] "
+            "--for TIME",
+            remedy="for example `stagegbo expose system:5858 --listen 198.51.100.7:8443 --for 2h`; `stagegbo status` "
+            "lists what is open",
         )
     return _open(arguments, context)
 

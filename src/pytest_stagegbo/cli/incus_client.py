@@ -112,5 +112,5 @@ def no_client(what: str) -> MissingRequirement:
     return MissingRequirement(
         f"`{what}` needs the incus client, for its terminal",
         seen="no `incus` in the path",
-        remedy="install it (Debian: apt-get install incus-client), or use `exec NAME -- CMD`",
+        remedy="install it (Debian: apt-get install incus-client), or use `stagegbo exec NAME -- CMD`",
     )

@@ -71,7 +71,8 @@ def _logs(arguments: argparse.Namespace) -> int:
     names = tuple(dict.fromkeys(arguments.names))
     if arguments.follow and (len(names) > 1 or arguments.since is not None or arguments.grep):
         raise SettingsError(
-            "logs -f follows all lines of one clone", remedy="logs -f NAME, in a terminal for each; `| grep` chooses"
+            "logs -f follows all lines of one clone",
+            remedy="run `stagegbo logs -f NAME` in a terminal for each clone; `| grep` chooses lines",
         )
     context = open_context(arguments)
     engine = context.engine()

@@ -31,7 +31,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         usage="%(prog)s [options] -- COMMAND ...",
         description="Run a command on this host with the stage's addresses and credentials in its environment. The "
         "stage is provisioned if something is missing, and locked as for a test. Signals are passed on to the "
-        "command, and its exit status is the one of `run`. With --slot auto it gets a slot that nobody uses.",
+        "command, and its exit status becomes that of this command. With --slot auto it gets a slot that nobody uses.",
     )
     run.add_argument(
         "--reset",

@@ -205,6 +205,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         from pytest_stagegbo.cli.console import print_table
 
-        rows = [(finding.state, finding.subject, finding.seen, finding.remedy) for finding in findings]
+        rows = [
+            (finding.state, finding.subject, finding.seen, aimed(finding.remedy, arguments)) for finding in findings
+        ]
         print_table(("", "what", "seen", "what to do"), rows)
     return 1 if any(finding.state == "failed" for finding in findings) else 0

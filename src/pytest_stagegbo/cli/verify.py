@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.cli.context import open_context
 from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.remedies import aimed
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +53,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print_json({**_certificate_json(found[first]), "holds": holds, **more})
     else:
         for certificate in found.values():
-            _print_certificate(certificate)
+            _print_certificate(certificate, arguments)
     return 0 if holds else IsolationBroken.exit_code
 
 
@@ -85,11 +86,11 @@ def _certificate_json(certificate: Certificate) -> dict[str, Any]:
     return {"holds": certificate.holds, **dataclasses.asdict(certificate)}
 
 
-def _print_certificate(certificate: Certificate) -> None:
+def _print_certificate(certificate: Certificate, arguments: argparse.Namespace) -> None:
     from pytest_stagegbo.cli.console import print_table
 
     rows = [(finding.state, finding.id, finding.title, "\n".join(finding.evidence)) for finding in certificate.findings]
     print_table(("", "check", "what holds", "seen"), rows, title=f"Isolation of {certificate.project}")
     for finding in certificate.red:
-        print(f"{finding.id}: {finding.means}\n  what to do: {finding.remedy}")
+        print(f"{finding.id}: {finding.means}\n  what to do: {aimed(finding.remedy, arguments)}")
     print(f"{certificate.project}: {count_line([finding.state for finding in certificate.findings])}")

@@ -216,7 +216,7 @@ class Credentials:
             raise VaultSealed(
                 f"{name} is sealed, so the credentials in {path} can't be read",
                 seen=failure.text,
-                remedy=f"{HOW_TO_GIVE_KEYS}, and provision again; or give credentials with the settings "
+                remedy=f"{HOW_TO_GIVE_KEYS}, then run `stagegbo provision`; or give credentials with the settings "
                 "credentials.NAME.KEY",
             )
         if failure.status in {401, 403}:

@@ -62,7 +62,7 @@ def removable_pool(reader: Reader, settings: Settings, members: Collection[str])
         raise SettingsError(
             "the stage has no pool of its own to remove",
             seen="storage.pool is auto: the stage is on production's pool",
-            remedy="run `destroy` without --pool",
+            remedy="run `stagegbo destroy` without --pool",
         )
     if not reader.has_pool(name):
         return ""
@@ -71,13 +71,13 @@ def removable_pool(reader: Reader, settings: Settings, members: Collection[str])
         raise NotOurs(
             f"pool {name} was not created for stage {settings.project}, so it is left alone",
             seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE} with {marks.PROJECT}={settings.project}",
-            remedy=f"run `destroy` without --pool, and `incus storage delete {name}` if nobody needs it",
+            remedy=f"run `stagegbo destroy` without --pool, and `incus storage delete {name}` if nobody needs it",
         )
     others = foreign_users(pool, members)
     if others:
         raise NotOurs(
             f"pool {name} has something on it that is not the stage's, so it is left alone",
             seen=", ".join(others),
-            remedy="move that elsewhere, then destroy again; `destroy` without --pool removes the stage alone",
+            remedy="move that elsewhere, then destroy again; `stagegbo destroy` without --pool removes the stage alone",
         )
     return name

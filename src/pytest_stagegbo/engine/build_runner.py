@@ -218,7 +218,7 @@ systemctl kill -s KILL $known 2>/dev/null || true
                 if result.status
                 else f"containers.{database.name}.reset is {database.reset}",
                 remedy=f'set containers.{database.name}.reset = "hot", on a pool whose file system shares blocks '
-                "between copies (btrfs, XFS, ZFS from 2.2), and provision again",
+                "between copies (btrfs, XFS, ZFS from 2.2), then run `stagegbo provision`",
             )
 
     def refuse_room(self, changed: Sequence[Local]) -> None:

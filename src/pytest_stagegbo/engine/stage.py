@@ -463,7 +463,7 @@ class StageEngine:
             raise OperationFailed(
                 "provisioning ended, and the stage is not what it should be",
                 seen="left to do: " + "; ".join(step.text for step in left),
-                remedy="something else is changing the stage, or this is a bug: run provision again",
+                remedy="something else is changing the stage, or this is a bug: run `stagegbo provision` again",
             )
 
     def waiting(self, holder: str) -> None:

@@ -132,7 +132,7 @@ def _warnings(room: Room, settings: Settings) -> Iterator[str]:
         yield f"disk limits on pool {room.pool.name} do not hold now: {room.quotas}; {advice}"
     tightest = room.tightest(settings)
     if tightest.margin < 0:
-        yield f"too little room on {tightest}; `provision --recreate` gives back what the stage took"
+        yield f"too little room on {tightest}; `stagegbo provision --recreate` gives back what the stage took"
 
 
 def _trouble(reader: Reader, settings: Settings) -> str:

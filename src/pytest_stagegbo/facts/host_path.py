@@ -56,7 +56,9 @@ def find_trouble(reader: Reader, settings: Settings) -> Trouble | None:
     host, ways = view.networks(), view.ways(container.address for container in settings.containers.values())
     lost = "" if host is None else lost_ways(settings, host, ways)
     if lost:
-        return Trouble(lost, "end that VPN or remove that route, or set another network.address and provision again")
+        return Trouble(
+            lost, "end that VPN or remove that route, or set another network.address and run `stagegbo provision`"
+        )
     drop, _ = find_drop_here(reader.endpoint, settings)
     if drop is None:
         return None

@@ -222,7 +222,7 @@ class Lab:
         """
         init = self._require_running()
         if not argv:
-            raise LabError("nothing to execute", remedy="lab exec -- COMMAND [ARGUMENT ...]")
+            raise LabError("nothing to execute", remedy="for example `stagegbo lab exec -- incus list`")
         environment = self.environment()
         assignments = [f"{name}={value}" for name, value in environment.items()]
         nsenter = shutil.which("nsenter", path=PATH) or "nsenter"

@@ -122,7 +122,7 @@ class Production:
                     raise LabError(
                         f"services of the lab's production do not work: {', '.join(failing)}",
                         seen="\n".join(f"{name}: {state}" for name, state in failing.items()),
-                        remedy=f"look inside: lab exec -- incus exec {next(iter(failing))} -- journalctl -b",
+                        remedy=f"look inside: `stagegbo lab exec -- incus exec {next(iter(failing))} -- journalctl -b`",
                     )
                 time.sleep(_POLL_SECONDS)  # a poll with a deadline, of services without events
 
@@ -210,7 +210,7 @@ class Production:
         raise LabError(
             "production's Vault could not be unsealed",
             seen=str(seen),
-            remedy="look inside: lab exec -- incus exec vault -- tail /opt/gbo/logs/vault/vault.log",
+            remedy="look inside: `stagegbo lab exec -- incus exec vault -- tail /opt/gbo/logs/vault/vault.log`",
         )
 
 
@@ -228,7 +228,7 @@ def _vault(method: str, path: str, body: object, *, token: str = "", patient: bo
             raise LabError(
                 f"production's Vault refused {method} {path}",
                 seen=seen[:500],
-                remedy="look inside: lab exec -- incus exec vault -- journalctl -b",
+                remedy="look inside: `stagegbo lab exec -- incus exec vault -- journalctl -b`",
             )
         time.sleep(_POLL_SECONDS)  # a poll with a deadline: as above
 

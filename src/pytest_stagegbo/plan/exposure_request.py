@@ -99,7 +99,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
     for each in facts.exposed:
         if each.listen == wanted.listen:
             raise SettingsError(
-                f"{wanted.listen} exposes something already: {each}",
+                f"{wanted.listen} is exposed already: {each}",
                 remedy=f"close it with `stagegbo expose --close {wanted.listen}`, or name another address",
             )
     for network, forward in _forwards(reader):
@@ -120,7 +120,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
         for name, device in source.expanded_devices.items():
             if device.get("type") == "proxy" and _names_port(device.get("listen", ""), wanted.listen_port):
                 raise ProductionProtected(
-                    f"port {wanted.listen_port} of the host is production's",
+                    f"production uses port {wanted.listen_port} of the host",
                     seen=f"device {name} of {source.name} listens at {device['listen']}",
                     remedy="name another port: --listen ADDRESS:PORT",
                 )

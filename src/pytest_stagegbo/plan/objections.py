@@ -217,6 +217,6 @@ def shortage(room: Room, settings: Settings, cost: int) -> NoRoom | None:
     return NoRoom(
         f"too little room on {space}" + (f", {bytes_text(cost)} to copy" if cost else ""),
         seen=f"pool {pool.name} ({pool.driver}) uses {bytes_text(pool.used)} of {bytes_text(pool.total)}",
-        remedy="free some, enlarge the pool, or lower disk_floor and disk_floor_share if you know that production "
-        "won't need it",
+        remedy="free some space, enlarge the pool, or lower disk_floor and disk_floor_share if you know that "
+        "production won't need it",
     )

@@ -65,7 +65,8 @@ def refuse_pool(facts: Facts, settings: Settings) -> None:
         raise NoRoom(
             f"too little room for pool {name} of {size}: its file may grow to that size",
             seen=f"the host's file system for it has {bytes_text(free)} free, {bytes_text(floor)} must stay free",
-            remedy="free some, lower storage.create, or create the pool yourself on another disk: " + _by_hand(name),
+            remedy="free some space, lower storage.create, or create the pool yourself on another disk: "
+            + _by_hand(name),
         )
 
 

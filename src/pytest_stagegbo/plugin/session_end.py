@@ -99,7 +99,7 @@ class SessionEnd:
         with self._process.noting_trouble("the stage's growth could not be measured"):
             doubt = guard.doubt()
             if doubt:
-                summary.trouble.append(f"disk limits did not hold all the time: {doubt}; see `doctor`")
+                summary.trouble.append(f"disk limits did not hold all the time: {doubt}; see `stagegbo doctor`")
             else:
                 summary.growth(guard.growth())
 

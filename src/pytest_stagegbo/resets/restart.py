@@ -68,7 +68,7 @@ def restart(writer: Writer, target: ResetTarget, left_by: str) -> None:
         return
     seen = mask((result.stderr or result.stdout).strip()[-1000:])
     remedy = f"look inside with `stagegbo shell {target.name}`, or replace the clone with "
-    remedy += "`provision --recreate`"
+    remedy += "`stagegbo provision --recreate`"
     left = _left(target)
     if left:
         raise Residue.of(target.name, left[:SHOWN], left_by, seen=seen, remedy=remedy)

@@ -74,7 +74,8 @@ def _wanted(container: str, status: Mapping[str, Any], keys: UnsealKeys | None) 
     if kind != "shamir":
         raise VaultSealed(
             f"{container} is sealed by {mask(kind)}, and keys don't open it",
-            remedy="it unseals itself when it reaches its key service; a stage may have to be let there",
+            remedy="this Vault unseals itself when it reaches its key service, which the stage's "
+            "isolation may keep it from",
         )
     if keys is None:
         raise VaultSealed(f"{container} is sealed and wants {wanted} unseal keys", remedy=HOW_TO_GIVE_KEYS)

@@ -311,7 +311,7 @@ class DiskGuard:
         return NoRoom(
             f"too little room on {full}" + (f". Stopped, with its data kept: {names}" if names else ""),
             seen=seen,
-            remedy="free some; `stagegbo provision --recreate` gives back what the stage took; "
+            remedy="free some space; `stagegbo provision --recreate` gives back what the stage took; "
             "disk_floor and disk_floor_share say what must stay free",
         )
 

@@ -338,7 +338,10 @@ class StageSession:
     def check_kept(self) -> None:
         """Raise `NotHeld` if a failed test of this run left the stage to be looked at."""
         if self.settings.pytest.keep and self._kept.exists():
-            raise NotHeld(f"the stage is kept as {notes.read(self._kept)} left it")
+            raise NotHeld(
+                f"the stage is kept as {notes.read(self._kept)} left it",
+                remedy="run pytest without --stage-keep to run all tests",
+            )
 
     @property
     def _kept(self) -> Path:

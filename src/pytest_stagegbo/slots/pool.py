@@ -145,7 +145,7 @@ class Pool:
                 raise LockTimeout(
                     f"no clean slot was free within {self._timeout:.0f} s",
                     seen=holders,
-                    remedy="more slots than workers (--stage-slots) keep clean ones in stock",
+                    remedy="use more slots than workers (--stage-slots), so that clean ones are in stock",
                 )
 
     def give_back(self, slot: Pooled) -> None:
@@ -157,7 +157,9 @@ class Pool:
 
     def keep(self, slot: Pooled) -> None:
         """Let go of a slot as it is: not clean, and not to be taken by this process again."""
-        slot.failure = NotHeld(f"the stage is kept as {slot.test} left it")
+        slot.failure = NotHeld(
+            f"the stage is kept as {slot.test} left it", remedy="run pytest without --stage-keep to run all tests"
+        )
         slot.engine.close()
         _release(slot)
 

@@ -150,7 +150,7 @@ def _result(
             why.append(f"{name} did not even reach itself")
     why += [f"{name}: perl, which every Debian has, said {text[:200]}" for name, text in dialled.trouble.items()]
     if any(each.looked < each.expected for each in sights.values()):
-        why.append("see `exec NAME -- perl -v`")
+        why.append("see `stagegbo exec NAME -- perl -v`")
     return Result(tuple(bad), f"{sum(counts.values())} {seen}", {**sights, **more}, "; ".join(why))
 
 

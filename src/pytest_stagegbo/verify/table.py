@@ -8,8 +8,8 @@ from pytest_stagegbo.verify.limits import limits
 
 __all__ = ["CHECKS"]
 
-_AGAIN = "provision again, which puts the stage's project, bridge and access list back"
-_ANEW = "replace the clone: `provision --recreate`"
+_AGAIN = "`stagegbo provision` puts the stage's project, bridge and access list back"
+_REPLACE = "`stagegbo provision --recreate` replaces the clones"
 
 CHECKS = (
     Check(
@@ -23,7 +23,7 @@ CHECKS = (
         "reach.twins",
         "production's addresses lead to the clones",
         "A clone works with another container than the one that its configuration means.",
-        _ANEW,
+        _REPLACE,
         reach.twins,
     ),
     Check(
@@ -44,7 +44,8 @@ CHECKS = (
         "reach.stage",
         "the host reaches each clone",
         "Tests can't use the stage, or talk to somebody else in its place.",
-        "look at `status`; does a firewall of the host or another network have the stage's subnet?",
+        "`stagegbo status` may say why; check also whether a firewall of the host blocks the stage's subnet, or "
+        "another network has it",
         reach.host_to_stage,
     ),
     Check(
@@ -86,64 +87,64 @@ CHECKS = (
         "locked.instances",
         "no instance of the project has a foreign device or a privilege",
         "A container with a host's folder, a proxy or privileges reaches out of the stage.",
-        f"remove the instance, or the device or key named; {_ANEW}",
+        f"remove the instance, or the device or key named; {_REPLACE}",
         contents.instances,
     ),
     Check(
         "locked.boot",
         "each clone has started only what the settings name",
         "Cron jobs, timers, mail queues and agents of production's run in the stage, in production's name.",
-        f"add the unit named to containers.NAME.units if the service needs it; else {_ANEW}",
+        f"add the unit named to containers.NAME.units if the service needs it; otherwise {_REPLACE}",
         boot.confined,
     ),
     Check(
         "locked.filters",
         "each clone sends from its own MAC and address only",
         "A clone may take another's address, or production's, on the bridge.",
-        _ANEW,
+        _REPLACE,
         contents.filters,
     ),
     Check(
         "locked.addresses",
         "each clone has its own address and its twin's, and no other",
         "Left-over addresses of production lead to the wrong container.",
-        f"restart the container, or {_ANEW}",
+        f"restart the container; if that is not enough, {_REPLACE}",
         contents.addresses,
     ),
     Check(
         "data.wiped",
         "nothing of production is left in the folders that are wiped",
         "Tests see data that the staging guide says is wiped.",
-        "`reset NAME`, or replace the clone: `provision --recreate`",
+        f"`stagegbo reset NAME` empties the folders; {_REPLACE}",
         contents.wiped,
     ),
     Check(
         "data.logs",
         "no log of production is left in the log folders and in /var/log",
         "Logs hold people's data.",
-        _ANEW,
+        _REPLACE,
         contents.logs,
     ),
     Check(
         "data.kept",
         "data that is kept is there",
         "Tests run on a stage that is not like production.",
-        _ANEW,
+        _REPLACE,
         contents.kept,
     ),
     Check(
         "data.identity",
         "each clone has a machine id and a name of its own",
         "Two machines with one identity are taken for one, by DHCP, journals and licences.",
-        _ANEW,
+        _REPLACE,
         contents.identity,
     ),
     Check(
         "limits.disk",
         "each clone's disk limit holds",
         "A clone may fill the pool that production lives on.",
-        "provision again, which sets the limits, and as root on the daemon's host has btrfs count again; "
-        "`doctor` says the command to run there",
+        "`stagegbo provision` sets the limits and, as root on the daemon's host, has btrfs count again; "
+        "`stagegbo doctor` names the command to run there",
         limits,
     ),
     Check(

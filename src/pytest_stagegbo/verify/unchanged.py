@@ -18,7 +18,7 @@ def unchanged(context: VerifyContext) -> Result:
     text = context.facts.projects[context.settings.project].config.get(inventory.MARK, "")
     record = inventory.read(text)
     if record is None:
-        raise Unseen("the last provisioning noted nothing of production: `provision --recreate` does")
+        raise Unseen("the last provisioning noted nothing of production: `stagegbo provision --recreate` does")
     now = inventory.take(context.reader, context.settings, context.facts)
     since = inventory.differences(record.things, now)
     seen = f"{len(record.things)} things of production noted at {record.at}"
