@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from pytest_stagegbo.apply.attach import attach
 from pytest_stagegbo.apply.await_clone import await_clone
 from pytest_stagegbo.apply.copying import Copies
 from pytest_stagegbo.apply.first_boot import make_safe, own_identity, own_stamp
+from pytest_stagegbo.apply.foundations import Foundations
 from pytest_stagegbo.apply.in_place import note_changes
 from pytest_stagegbo.apply.removal import let_stop, patiently, remove_clone
 from pytest_stagegbo.apply.room import await_room
@@ -25,13 +25,11 @@ from pytest_stagegbo.errors import (
     StageMissing,
     UnsafeClone,
 )
-from pytest_stagegbo.facts.former import changes_bridge
 from pytest_stagegbo.facts.quotas import Limits, burdens
 from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, release
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan import destroy, steps
-from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
@@ -90,6 +88,7 @@ class StepRunner:
         """Stopped clones as they were found fit to be started, until they are."""
         self._booted: dict[str, Instance] = {}
         """New clones that this run has started, as they were just before."""
+        self._foundations = Foundations(reader, writer, facts, settings, parent)
         self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, parent)
         self.unconfirmed: set[str] = set() if unconfirmed is None else unconfirmed
 
@@ -101,13 +100,13 @@ class StepRunner:
         """
         match step:
             case steps.SetProject():
-                self.set_project(step)
+                self._foundations.set_project(step)
             case steps.SetAcl():
-                self.set_acl(step)
+                self._foundations.set_acl(step)
             case steps.SetNetwork():
-                self.set_network(step)
+                self._foundations.set_network(step)
             case steps.SetProfile():
-                self.set_profile(step)
+                self._foundations.set_profile(step)
             case steps.CreatePool():
                 self.writer.create_pool("btrfs", pool_config(self._settings, self._parent), objects.DESCRIPTION)
             case steps.RemoveClone():
@@ -115,11 +114,11 @@ class StepRunner:
             case steps.AwaitRoom():
                 self.await_room(step)
             case steps.CopyClone():
-                self._copies.copy(step, managed=self._managed)
+                self._copies.copy(step, managed=self._foundations.managed)
                 if step.unconfirmed:
                     self.unconfirmed.add(step.subject)
             case steps.RefreshClone():
-                self._copies.refresh(step, managed=self._managed)
+                self._copies.refresh(step, managed=self._foundations.managed)
             case steps.PrepareClone():
                 self.prepare_clone(step)
             case steps.ResizeClone():
@@ -147,83 +146,11 @@ class StepRunner:
             case steps.RemoveForward():
                 self.writer.delete_forward(step.subject)
             case steps.RemoveNetwork():
-                self.remove_network(step.subject)
+                self._foundations.remove_network(step.subject)
             case steps.RemoveAcl():
                 self.writer.delete_acl(step.subject)
             case _:
                 raise TypeError(f"no way to do {type(step).__name__}")
-
-    # -- foundations
-
-    def set_project(self, step: steps.SetProject) -> None:
-        existing = self._facts.projects.get(self._settings.project)
-        if not step.create and existing is not None:
-            own_networks = not objects.managed_nics(dict(existing.config))
-            wanted = objects.project(self._settings, own_networks=own_networks, parent=self._parent)
-            if changes_bridge(existing, self._settings):
-                self._leave_former_bridge()
-            self.writer.replace_project({**existing.config, **wanted}, existing.description)
-            return
-        wanted, otherwise = (
-            objects.project(self._settings, own_networks=own, parent=self._parent) for own in (True, False)
-        )
-        own_networks = self.writer.create_project(wanted, otherwise, objects.DESCRIPTION)
-        self._managed = objects.managed_nics(wanted if own_networks else otherwise)
-        if not own_networks:
-            log.debug(
-                "this server refuses features.networks=true without OVN, so project %s gets features.networks=false "
-                "and access to network %s only",
-                self._settings.project,
-                self._settings.network.name,
-            )
-
-    def set_acl(self, step: steps.SetAcl) -> None:
-        wanted = access_list(self._facts, self._settings, parent=self._parent)
-        if step.create:
-            self.writer.create_acl(wanted)
-        else:
-            self.writer.replace_acl(wanted)
-
-    def set_network(self, step: steps.SetNetwork) -> None:
-        wanted = objects.network(self._settings, self._parent)
-        if step.create:
-            if self._settings.network.name in self._facts.networks:  # half made
-                self.writer.delete_network()
-            self.writer.create_network(wanted, objects.DESCRIPTION)
-        else:
-            existing = self._facts.networks[self._settings.network.name]
-            if not self._facts.bridge_works:  # Incus sets an interface up when one of its keys changes, and only then
-                other = {"ipv4.nat": "false" if wanted["ipv4.nat"] == "true" else "true"}
-                self.writer.replace_network({**existing.config, **wanted, **other}, existing.description)
-            self.writer.replace_network({**existing.config, **wanted}, existing.description)
-
-    def remove_network(self, name: str) -> None:
-        self._leave_former_bridge()
-        self.writer.delete_network(name)
-
-    def _leave_former_bridge(self) -> None:
-        """Have the default profile name no other bridge than the stage's, as long as it exists: Incus keeps a bridge
-        that a profile names, and the project's restriction to it."""
-        profile = self._reader.profile(self._settings.project) or {}
-        devices = profile.get("devices") or {}
-        bridges = {"", self._settings.network.name}
-        kept = {
-            name: device
-            for name, device in devices.items()
-            if device.get("type") != "nic" or {device.get("network", ""), device.get("parent", "")} <= bridges
-        }
-        if kept != devices:
-            self.writer.replace_default_profile({}, kept, objects.DESCRIPTION)
-
-    def set_profile(self, step: steps.SetProfile) -> None:
-        devices = objects.profile_devices(self._settings, step.pool, managed=self._managed)
-        self.writer.replace_default_profile({}, devices, objects.DESCRIPTION)
-
-    @functools.cached_property
-    def _managed(self) -> bool:
-        """Whether NICs name the bridge as a network: known only once the project exists."""
-        project = self._reader.projects()[self._settings.project]
-        return objects.managed_nics(dict(project.config))
 
     # -- clones
 
@@ -301,7 +228,7 @@ class StepRunner:
             return False
         refresh = steps.RefreshClone(subject=copy.subject, copy=copy, reason="reset")
         try:
-            self._copies.refresh(refresh, managed=self._managed)
+            self._copies.refresh(refresh, managed=self._foundations.managed)
         except (OperationFailed, ServerRefused, NoRoom) as error:
             log.debug("%s: copied again, since its files could not be brought back: %s", copy.subject, error)
             return False
@@ -311,7 +238,7 @@ class StepRunner:
 
     def attach_clone(self, step: steps.AttachClone) -> None:
         def attempt() -> None:
-            attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._managed)
+            attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._foundations.managed)
 
         patiently(attempt, self._settings.timeouts.operation)
 
