@@ -235,7 +235,7 @@ def test_a_slot_is_not_taken_for_a_stage_with_the_first_one_s_addresses(plug: Pl
     done = plug.stagegbo("--project", f"{PROJECT}-1", *command)
     assert done.returncode == 2, done.stderr
     assert f"project {PROJECT}-1 is a slot of stage {PROJECT}, or its golden copy" in done.stderr
-    assert f"--project {PROJECT}, and the slot with --slot N" in done.stderr
+    assert f'set project = "{PROJECT}", and choose its slot with --slot N' in done.stderr
     assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive"}
 
 

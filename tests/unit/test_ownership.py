@@ -112,14 +112,14 @@ def test_two_stages_of_an_earlier_version_on_one_bridge_are_told_how_to_part() -
     bridge = replace(facts.networks["stagebr0"], config=OURS)
     with pytest.raises(NotOurs, match="belongs to stage STAGE-2") as caught:
         make_plan(replace(facts, networks={**facts.networks, "stagebr0": bridge}), SETTINGS)
-    assert "remove the other stage: `--project STAGE-2 destroy`" in caught.value.remedy
+    assert "remove the other stage: `stagegbo --project STAGE-2 destroy`" in caught.value.remedy
 
 
 def test_what_a_stage_left_that_is_gone_is_named_with_the_command_that_removes_it() -> None:
     facts = beside()
     with pytest.raises(NotOurs, match="belongs to stage STAGE-GBO") as caught:
         make_plan(replace(facts, projects={"default": facts.projects["default"]}), OTHER)
-    assert "`--project STAGE-GBO destroy`" in caught.value.remedy
+    assert "`stagegbo --project STAGE-GBO destroy`" in caught.value.remedy
 
 
 def test_what_is_suggested_is_free_and_leaves_room_for_slots() -> None:

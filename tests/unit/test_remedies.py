@@ -72,6 +72,19 @@ def test_every_command_that_is_named_is_called_stagegbo() -> None:
     assert named == []
 
 
+def test_what_pytest_shows_as_well_names_settings_and_no_options_of_the_command() -> None:
+    """pytest has no --endpoint: what is wrong there is mended by the setting, as it is for the command."""
+    option = re.compile(r"(?<![\w-])--(endpoint|source-project|network|project)\b")
+    named = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] not in {"cli", "lab", "plugin"}
+        for text in runtime_texts(ast.parse(path.read_text()))
+        if " " in text and option.search(re.sub(r"`(stagegbo|incus) [^`]+`", "", text))
+    ]
+    assert named == []
+
+
 def test_no_text_names_the_module() -> None:
     """One name for one thing: `python -m pytest_stagegbo` is the same, and only documents say so."""
     named = [

@@ -76,7 +76,7 @@ def test_two_files_in_one_folder_are_refused(tmp_path: Path) -> None:
     shared = write(tmp_path / "pyproject.toml", "[tool.stagegbo]")
     message = refusal(tmp_path)
     assert f"two files in one folder claim the settings: {own} and {shared}" in message
-    assert "--config" in message
+    assert "STAGEGBO_CONFIG" in message
 
 
 def test_config_names_the_file_and_nothing_is_searched(tmp_path: Path) -> None:

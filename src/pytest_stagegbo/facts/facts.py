@@ -177,7 +177,7 @@ def gather(
             raise SourceMissing(
                 f"there is no project {settings.source_project} to copy production from",
                 seen="projects: " + ", ".join(sorted(projects)),
-                remedy="name production's project with --source-project (source_project)",
+                remedy="name production's project with the setting source_project",
             )
         if need_stage and settings.project not in projects:
             raise StageMissing(f"there is no project {settings.project}", remedy="run `stagegbo provision`")

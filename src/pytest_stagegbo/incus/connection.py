@@ -353,7 +353,7 @@ class Connection:
         elif "Permission denied" in text:
             remedy = "run as root or as a member of group incus-admin (which is as good as root on this machine)"
         elif "No such file" in text or "Connection refused" in text:
-            remedy = "start the daemon, or name another with --endpoint; `stagegbo doctor` says more"
+            remedy = "start the daemon, or name another with the setting incus.endpoint; `stagegbo doctor` says more"
         elif "timed out" in text.lower():
             remedy = "the daemon is overloaded or stuck: look at `incus operation list` and its log"
         else:

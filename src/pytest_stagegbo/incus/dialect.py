@@ -105,7 +105,7 @@ def require(server: Server, endpoint: str) -> None:
             f"the daemon at {endpoint} is not Incus",
             seen=f"it calls itself {server.kind or 'nothing'} {server.version}".rstrip(),
             remedy=f"pytest-stagegbo works with Incus {supported}; LXD is another product since 2023. Name Incus's "
-            "socket with --endpoint; `lxd-to-incus` moves a host from LXD to Incus",
+            "socket with the setting incus.endpoint; `lxd-to-incus` moves a host from LXD to Incus",
         )
     missing = [f"{name} ({what})" for name, what in NEEDED.items() if name not in server.extensions]
     if missing:

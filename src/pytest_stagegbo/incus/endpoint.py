@@ -38,8 +38,8 @@ def find_endpoint(settings: IncusSettings, environ: Mapping[str, str] = os.envir
     raise ServerUnreachable(
         "no Incus daemon was found",
         seen="no socket at " + ", ".join(places),
-        remedy="install Incus, or name its socket or address with --endpoint (incus.endpoint); "
-        "to try things without one: `stagegbo lab up`, then add --lab",
+        remedy="install Incus, or name its socket or address with the setting incus.endpoint. To try things without "
+        "Incus: `stagegbo lab up`, then add --lab to stagegbo, or --stage-lab to pytest",
     )
 
 

@@ -84,14 +84,15 @@ def refuse_relation(project: Project | None, parent: str) -> None:
         raise NotOurs(
             f"project {project.name} is a stage of its own, and no slot or golden copy of {parent}",
             seen=f"it has no mark {marks.FAMILY}={parent}",
-            remedy=f"give one of the two another name (--project): the slots of {parent} are {parent}-1, {parent}-2 "
-            f"and so on, its golden copy is {parent}-GOLDEN. `--project {project.name} destroy` removes that stage",
+            remedy=f"give one of the two another name (the setting project): the slots of {parent} are {parent}-1, "
+            f"{parent}-2 and so on, its golden copy is {parent}-GOLDEN. `stagegbo --project {project.name} destroy` "
+            "removes that stage",
         )
     if found != parent:
         raise SettingsError(
             f"project {project.name} is a slot of stage {found}, or its golden copy",
             seen=f"its mark {marks.FAMILY}={found}",
-            remedy=f"name the stage with --project {found}, and the slot with --slot N",
+            remedy=f'set project = "{found}", and choose its slot with --slot N; pytest chooses slots itself',
         )
 
 
@@ -115,8 +116,8 @@ def refuse_foreign(facts: Facts, settings: Settings) -> None:
         raise NotOurs(
             ", ".join(found) + ": not made by pytest-stagegbo, so left alone",
             seen=f"no mark {marks.OWNER}={marks.OWNER_VALUE}, or one that was copied from something else",
-            remedy="remove it yourself if it is a left-over of an earlier set-up, or choose other names with --project "
-            "and --network",
+            remedy="remove it yourself if it is a left-over of an earlier set-up, or choose other names with the "
+            "settings project and network.name",
         )
 
 
@@ -153,9 +154,10 @@ def refuse_other_stage(
             remedy = f'name other bridges for the slots of {parent}: slots.network = "{name[:-1]}{{slot}}"'
         gone = [other for other in others if other not in projects]
         if (settings.project, parent) in found:
-            remedy += f", or remove the other stage: `--project {others[0]} destroy`"
+            remedy += f", or remove the other stage: `stagegbo --project {others[0]} destroy`"
         if gone:
-            remedy += f". It is what a run that was killed left of {gone[0]}: `--project {gone[0]} destroy` removes it"
+            remedy += f". It is what a run that was killed left of {gone[0]}: "
+            remedy += f"`stagegbo --project {gone[0]} destroy` removes it"
         raise NotOurs(
             f"{what} belongs to stage {' and '.join(others)}, so stage {settings.project} can't have it",
             seen=f"the bridge is {settings.network.name}, its address {settings.network.address}",

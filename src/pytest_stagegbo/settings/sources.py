@@ -82,7 +82,7 @@ def _in_folder(folder: Path) -> Path | None:
     if has_own:
         raise SettingsError(
             f"two files in one folder claim the settings: {own} and {shared} with [tool.stagegbo]",
-            remedy="keep one of them, or name the one to read with --config",
+            remedy="keep one of them, or name the one to read with $STAGEGBO_CONFIG",
         )
     return shared
 
