@@ -63,6 +63,11 @@ class BuildRunner:
         self.database = database_of(container, engine.settings)
         """Whose clean state moves with a build."""
 
+    @property
+    def names(self) -> list[str]:
+        """The containers that a deployment changes."""
+        return [self.container.name, *([self.database.name] if self.database is not None else [])]
+
     def inspect(self, paths: Sequence[str]) -> Inspection:
         """What is at these paths, and which units run it."""
         try:

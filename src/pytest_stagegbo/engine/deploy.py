@@ -8,7 +8,7 @@ build again (`save`, `bring_back`).
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from pytest_stagegbo.plan.builds import (
     Local,
     build_of,
     build_of_text,
+    builds_of,
     plan_deployment,
     plan_undo,
 )
@@ -58,15 +59,13 @@ class Deployments:
         self._engine = engine
         self._ways = ways
         self._recovered = False
-        self._noted_at: Path | None = None
-        self._saved_builds: SavedBuilds | None = None
         self.crashes: int | None = None
         """How often systemd may start a unit again that is waited for; None: as often as it likes."""
 
     def builds(self) -> dict[str, Build]:
         """What runs, or is being put in, instead of production's files, by container."""
         engine = self._engine
-        return _builds(engine.reader.instances(engine.settings.project), engine.settings.containers)
+        return builds_of(engine.reader.instances(engine.settings.project), engine.settings.containers)
 
     # -- changes
 
@@ -91,7 +90,7 @@ class Deployments:
         """
         runner = self._inside(name)
         wanted = local_files.wanted(runner.container, files)
-        names, lock = _names(runner), self._engine.lock()
+        names, lock = runner.names, self._engine.lock()
         doing = f"deploy {', '.join(local.name for local in wanted)} to {name}"
         lock.acquire(doing, self._engine.waiting, shared=(STAGE, *names), exclusive=(), keep_note=True)
         try:
@@ -119,7 +118,7 @@ class Deployments:
             What was done; nothing when it runs nothing else.
         """
         runner = self._inside(name)
-        names, lock = _names(runner), self._engine.lock()
+        names, lock = runner.names, self._engine.lock()
         with lock.hold(f"undo the deployment to {name}", self._engine.waiting, shared=(STAGE,), exclusive=names):
             if not self.plan_undo(name):
                 return ()
@@ -179,11 +178,9 @@ class Deployments:
 
     # -- clones that are replaced
 
-    @property
+    @functools.cached_property
     def _saved(self) -> SavedBuilds:
-        if self._saved_builds is None:
-            self._saved_builds = SavedBuilds(self._engine.lock().folder.name)
-        return self._saved_builds
+        return SavedBuilds(self._engine.lock().folder.name)
 
     @property
     def has_saved(self) -> bool:
@@ -196,30 +193,16 @@ class Deployments:
             return
         engine, saved = self._engine, self._saved
         kept: dict[str, str] = {}
-        for name, build in _builds(clones, engine.settings.containers).items():
+        for name, build in builds_of(clones, engine.settings.containers).items():
             if build.unfinished or not {name, build.database}.intersection(leaving):
                 continue
-            missing = [each for each in build.artefacts if not local_files.has(saved.file(each.sha256), each.sha256)]
+            missing = [each for each in build.artefacts if not saved.has(each)]
             with task(engine.progress, f"save:{name}", f"{name}: keep its build for the new clone"):
                 for each in missing:
-                    self._fetch(clones[name], each, saved.file(each.sha256))
+                    saved.fetch(engine.reader, clones[name], each)
             kept[name] = build.to_text()
         if kept:
             saved.add(kept)
-
-    def _fetch(self, clone: Instance, artefact: Artefact, file: Path) -> None:
-        temporary = file.with_suffix(".part")
-        content = self._engine.reader.file(clone.project, clone.name, artefact.real) or b""
-        temporary.write_bytes(content)
-        if not local_files.has(temporary, artefact.sha256):
-            temporary.unlink()
-            raise StageMissing(
-                f"{artefact.path} in {clone.name} is not the file that was deployed, so it can't be given to the new "
-                "clone",
-                seen=f"SHA-256 {hashlib.sha256(content).hexdigest()}, deployed was {artefact.sha256}",
-                remedy=f"run `stagegbo deploy {clone.name} --undo`, or deploy again; then provision",
-            )
-        temporary.replace(file)
 
     def bring_back(self) -> None:
         """Give new clones the builds that `save` has kept. The caller holds the locks of what was replaced.
@@ -406,22 +389,10 @@ class Deployments:
 
     # -- a note for other processes of this host, which ask for nothing when there is no such file
 
-    @property
+    @functools.cached_property
     def _noted(self) -> Path:
-        if self._noted_at is None:
-            self._noted_at = self._engine.lock().folder / "deploying"
-        return self._noted_at
+        return self._engine.lock().folder / "deploying"
 
     def _note(self) -> None:
         self._engine.lock().make_folder()
         self._noted.touch(mode=0o660)
-
-
-def _builds(clones: Mapping[str, Instance], names: Collection[str]) -> dict[str, Build]:
-    found = {name: build_of(clones.get(name)) for name in names}
-    return {name: build for name, build in found.items() if build is not None}
-
-
-def _names(runner: BuildRunner) -> list[str]:
-    """The containers that a deployment changes."""
-    return [runner.container.name, *([runner.database.name] if runner.database is not None else [])]

@@ -7,14 +7,21 @@ run that is killed in between is finished by the next one of the same user.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_stagegbo.engine import local_files
+from pytest_stagegbo.errors import StageMissing
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pytest_stagegbo.incus import Instance, Reader
+    from pytest_stagegbo.plan.builds import Artefact
 
 __all__ = ["SavedBuilds"]
 
@@ -48,6 +55,30 @@ class SavedBuilds:
         """Where the file with this SHA-256 is kept, or is to be."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.folder / digest
+
+    def has(self, artefact: Artefact) -> bool:
+        """Whether the artefact's file is kept, whole."""
+        return local_files.has(self.file(artefact.sha256), artefact.sha256)
+
+    def fetch(self, reader: Reader, clone: Instance, artefact: Artefact) -> None:
+        """Keep an artefact's file, read from the clone that has it.
+
+        Raises:
+            StageMissing: the clone has another file there.
+        """
+        file = self.file(artefact.sha256)
+        temporary = file.with_suffix(".part")
+        content = reader.file(clone.project, clone.name, artefact.real) or b""
+        temporary.write_bytes(content)
+        if not local_files.has(temporary, artefact.sha256):
+            temporary.unlink()
+            raise StageMissing(
+                f"{artefact.path} in {clone.name} is not the file that was deployed, so it can't be given to the new "
+                "clone",
+                seen=f"SHA-256 {hashlib.sha256(content).hexdigest()}, deployed was {artefact.sha256}",
+                remedy=f"run `stagegbo deploy {clone.name} --undo`, or deploy again; then provision",
+            )
+        temporary.replace(file)
 
     def add(self, marks: Mapping[str, str]) -> None:
         """Note builds whose files are kept."""

@@ -14,7 +14,7 @@ from pytest_stagegbo.plan.steps import Step
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.guest.builds import Inspection
     from pytest_stagegbo.incus import Instance
@@ -85,6 +85,12 @@ def build_of(clone: Instance | None) -> Build | None:
     """The build that a clone runs, or is being given; None: production's."""
     text = clone.config.get(marks.BUILD, "") if clone is not None else ""
     return build_of_text(text) if text else None
+
+
+def builds_of(clones: Mapping[str, Instance], names: Iterable[str]) -> dict[str, Build]:
+    """The builds of those clones that have one, by container."""
+    found = {name: build_of(clones.get(name)) for name in names}
+    return {name: build for name, build in found.items() if build is not None}
 
 
 def build_of_text(text: str) -> Build:
