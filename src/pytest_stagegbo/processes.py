@@ -75,9 +75,10 @@ def _stat(pid: int) -> list[str]:
 
 
 def _all() -> Iterator[int]:
-    for entry in os.listdir(PROC):  # noqa: PTH208 - names are enough, of a thousand processes
-        if entry.isdigit():
-            yield int(entry)
+    with contextlib.suppress(FileNotFoundError):  # macOS has no such folder
+        for entry in os.listdir(PROC):  # noqa: PTH208 - names are enough, of a thousand processes
+            if entry.isdigit():
+                yield int(entry)
 
 
 def _descriptors(pid: int, file: os.stat_result) -> Iterator[int]:

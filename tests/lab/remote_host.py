@@ -90,6 +90,30 @@ class Far:
         assert not check or done.returncode == 0, f"{done.stdout}{done.stderr}"
         return done
 
+    def run_bare(self, *args: str, module: str) -> subprocess.CompletedProcess[str]:
+        """The same on a host without /proc, whose Python has nothing that only Linux's has: macOS, as far as can be."""
+        code = (
+            "import os, runpy, selectors, socket, sys, sysconfig, urllib.request\n"
+            "sysconfig.get_config_vars()\n"  # before: it is in a file whose name has the platform's
+            "sys.platform = 'darwin'\n"
+            "selectors.DefaultSelector = selectors.PollSelector\n"
+            "of_linux = ((os, 'pidfd_open setns O_PATH sched_getaffinity'), "
+            "(socket, 'AF_NETLINK AF_PACKET SO_PEERCRED'))\n"
+            "for place, names in of_linux:\n"
+            "    for name in names.split():\n"
+            "        if hasattr(place, name): delattr(place, name)\n"
+            f"sys.argv = {[module, *args]!r}\n"
+            f"runpy.run_module({module!r}, run_name='__main__', alter_sys=False)\n"
+        )
+        script = self.folder / "bare.py"
+        script.write_text(code)
+        words = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+        argv = [*self._argv()[:-1], *words, sys.executable, str(script)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("INCUS", "STAGEGBO"))}
+        return subprocess.run(
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
     def _argv(self, *words: str) -> list[str]:
         return ["nsenter", f"--net=/run/netns/{self.netns}", "--", sys.executable, *words]
 

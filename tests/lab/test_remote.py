@@ -183,6 +183,12 @@ def test_sessions_of_pytest_are_carried(carried: Far) -> None:
     assert "1 passed" in done.stdout
 
 
+def test_nothing_of_it_needs_linux(carried: Far) -> None:
+    """Sessions run on laptops with macOS, too."""
+    done = carried.run_bare("-p", "no:cacheprovider", "test_far.py", module="pytest")
+    assert "1 passed" in done.stdout, f"{done.stdout}{done.stderr}"
+
+
 def test_forwarded_ports_end_with_the_command_however_it_ends(carried: Far) -> None:
     ask = (
         "import os, socket; port = int(os.environ['STAGEGBO_ENDPOINT_CACHE_PORT']); "

@@ -375,6 +375,23 @@ def test_a_forked_child_uses_the_parent_s_ports_and_keeps_nothing_of_it(
         assert exactly(sock, 1) == b"y"
 
 
+def test_a_fault_of_its_own_breaks_off_what_it_carries_and_is_no_end(
+    carrying: Forwarder, serve: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = serve(echo)
+    with dialled(carrying.listen("cache", service.port)) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+        carrying._call(lambda: 1 / 0)  # type: ignore[arg-type]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    until(lambda: not carrying._ports)
+    assert "forwarding has failed" in caplog.text
+    with dialled(carrying.listen("cache", service.port)) as sock:
+        sock.sendall(b"y")
+        assert exactly(sock, 1) == b"y"
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 100, 10_000])
 def test_frames_are_the_same_however_they_are_cut(size: int) -> None:
     sent = [(1, frames.OPEN, b"6379"), (1, frames.DATA, b"x" * 50), (7, frames.END, b""), (1, frames.DATA, b"yz")]

@@ -188,6 +188,22 @@ class Forwarder:
         selector, wakers = self._selector, self._wakers
         assert selector is not None
         assert wakers is not None
+        try:
+            self._loop(selector, wakers[0])
+        except Exception:  # whoever waits must not wait for ever: what was carried breaks off, and the next one begins
+            log.exception("forwarding has failed")
+        finally:
+            for relay in list(self._relays.values()):
+                relay.close(ConnectionResetError("the forward has ended"))
+            for sock in [*self._listeners, *wakers]:
+                sock.close()
+            selector.close()
+            with self._lock:
+                if not self._closed:
+                    self._ports.clear()
+                    self._reset()
+
+    def _loop(self, selector: selectors.BaseSelector, wakened: socket.socket) -> None:
         beat = clocks.monotonic() + BEAT
         while not self._closed:
             while self._calls:
@@ -197,7 +213,7 @@ class Forwarder:
             for key, events in selector.select(max(0.0, next_time - now)):
                 if key.data is None:
                     with contextlib.suppress(OSError):
-                        wakers[0].recv(4096)
+                        wakened.recv(4096)
                 elif key.fileobj in self._watched:
                     self._ready(key.data, events)
             now = clocks.monotonic()
@@ -208,11 +224,6 @@ class Forwarder:
                 beat = now + BEAT
                 for relay in list(self._relays.values()):
                     self._guarded(relay, relay.beat)
-        for relay in list(self._relays.values()):
-            relay.close(ConnectionResetError("the forward has ended"))
-        for sock in [*self._listeners, *wakers]:
-            sock.close()
-        selector.close()
 
     def _ready(self, target: Any, events: int) -> None:
         relay = target if isinstance(target, Relay) else getattr(target, "relay", None)
