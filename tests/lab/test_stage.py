@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import Layer, load
 from pytest_stagegbo.stage import Stage, clients
@@ -219,6 +220,23 @@ def test_logs_since_a_moment_are_those_written_since(stage: Stage, in_network: I
 def test_the_journal_is_part_of_the_logs(stage: Stage, in_network: InNetwork) -> None:
     """Of the unit: systemd writes there that it started it."""
     assert "postgresql" in in_network(stage.tables.logs)
+
+
+@pytest.mark.both_lts
+@pytest.mark.parametrize("status", [126, 127])
+def test_a_script_may_end_with_the_status_of_a_missing_program(
+    stage: Stage, in_network: InNetwork, status: int
+) -> None:
+    """Incus takes the operation for failed: its output was lost."""
+
+    def check() -> None:
+        done = stage.cache.exec("sh", "-c", f"echo out; echo err >&2; exit {status}", check=False)
+        assert (done.status, done.stdout, done.stderr) == (status, "out\n", "err\n")
+        with pytest.raises(CommandFailed, match="nosuch in cache ended with status 127") as failed:
+            stage.cache.exec("nosuch")
+        assert "nosuch: there is no such program" in failed.value.seen
+
+    in_network(check)
 
 
 @pytest.mark.parametrize("name", ["system", "tables", "vault", "cache", "drive", "llm"])

@@ -379,6 +379,21 @@ def test_what_was_not_seen_is_red(stage: Stage, certify: Certify) -> None:
     assert "llm: not looked at" in red["data.logs"]
 
 
+@pytest.mark.both_lts
+def test_a_program_that_a_clone_lacks_is_named_with_the_clone(stage: Stage, certify: Certify) -> None:
+    """The others' connections are tried all the same."""
+    stage.exec("cache", "mv", "/usr/bin/perl", "/usr/bin/perl.away")
+    try:
+        found = certify("reach.production", "reach.stage")
+    finally:
+        stage.exec("cache", "mv", "/usr/bin/perl.away", "/usr/bin/perl")
+    for line in found.values():
+        assert line.state == "red"
+    evidence = "\n".join(found["reach.production"].evidence)
+    assert "cache: perl, which every Debian has, said perl: there is no such program" in evidence
+    assert "drive: " not in evidence
+
+
 def test_a_clone_that_does_not_run_is_red_wherever_it_was_to_be_looked_into(stage: Stage, certify: Certify) -> None:
     """A container that is paused answers as little as one that is broken."""
     stage.ground.incus("pause", "llm", project=stage.project)

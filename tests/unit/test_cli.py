@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -48,6 +50,8 @@ def outcome(*argv: str) -> int:
         pytest.param(("--slot", "²", "status"), id="a slot that only looks like a number"),
         pytest.param(("--slot", "9" * 5000, "status"), id="a slot without end"),
         pytest.param(("--slot", "-1", "status"), id="a negative slot"),
+        pytest.param(("--slot=", "status"), id="an empty slot"),
+        pytest.param(("--slot=", "run", "--", "true"), id="an empty slot of a command"),
         pytest.param(("--config", "no\x1b[31m such", "status"), id="a file name with controls"),
         pytest.param(("--project", "a\nb", "status"), id="a project of two lines"),
     ],
@@ -187,3 +191,49 @@ def test_the_clients_settings_are_written_once(tmp_path: Path, monkeypatch: pyte
     folder.chmod(0o777)  # others can write to it now
     assert Path(incus_client.client_settings(remote, "stage")).parent.parent == tmp_path
     assert Path(incus_client.client_settings(remote, "stage")).parent != folder
+
+
+# -- standard streams
+
+
+def doctor(redirections: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`doctor`, which prints a table without any daemon, run by a shell; its status is the last line printed there."""
+    words = [sys.executable, "-m", "pytest_stagegbo", "--endpoint", "/nowhere", "doctor"]
+    script = f"{shlex.join(words)} {redirections}"
+    return subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error(closed: str, tmp_path: Path) -> None:
+    done = doctor(f"{closed}; echo $? >status", tmp_path)
+    assert (tmp_path / "status").read_text() == "1\n", "there is no daemon"
+    assert done.stderr == ""
+    assert ("connection" in done.stdout) == (">&- " not in f"{closed} " or closed == "2>&-")
+
+
+def test_output_that_nobody_reads_ends_like_sigpipe(tmp_path: Path) -> None:
+    """And not with the status of a stage that is not ready."""
+    done = doctor("| true; echo ${PIPESTATUS[0]}", tmp_path)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_output_that_can_t_be_written_is_said_to_be_so(tmp_path: Path) -> None:
+    done = doctor(">/dev/full", tmp_path)
+    assert done.returncode == 1
+    assert "standard output can't be written: No space left on device" in done.stderr
+
+
+class Unread(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(text)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_that_nobody_reads_does_not_stop_the_work(*, quiet: bool) -> None:
+    done = []
+    with console_progress(Unread(), quiet=quiet) as progress, task(progress, "a", "do it"):
+        progress.note("on the way")
+        done.append(1)
+    assert done

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import Layer, Loaded, load
 from pytest_stagegbo.settings.keys import all_keys, env_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -107,7 +112,7 @@ def test_an_empty_variable_means_no_file(tmp_path: Path) -> None:
     ("config", "environ", "text"),
     [
         pytest.param(Path("no.toml"), {}, "--config no.toml: there is no such file", id="option"),
-        pytest.param(Path(), {}, "--config .: there is no such file", id="folder"),
+        pytest.param(Path(), {}, "--config .: that is no file", id="folder"),
         pytest.param(Path("~no-such-user/x"), {}, "--config ~no-such-user/x: there is no such file", id="unknown-home"),
         pytest.param(
             None,
@@ -152,6 +157,18 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_looked_into_have_no_file(tmp_path: Path) -> None:
     too_long = tmp_path / ("x" * 300)
     assert load_here(too_long).file is None
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "stagegbo.toml").write_bytes(b'\xef\xbb\xbfproject = "FILE"\r\n')
+    assert load_here(tmp_path).settings.project == "FILE"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_what_has_a_settings_file_s_name_and_is_none_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """With the defaults, another stage would be used."""
+    make(tmp_path / "stagegbo.toml")
+    assert "stagegbo.toml: that is no file" in refusal(tmp_path)
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.parser import parse
+from pytest_stagegbo.cli.streams import NOBODY_READS, is_output_at_fault, open_closed_streams, silence
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.truth import truth
 
@@ -22,13 +23,18 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Errors of this package become text with a next step, on standard error."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # the commands' modules are still being imported
+        return INTERRUPTED
     debug = arguments.debug or truth(os.environ.get("STAGEGBO_DEBUG") or "no") is not False
     if debug:
         logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
         logging.getLogger("urllib3").setLevel(logging.INFO)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except StageGboError as error:
         if debug:
             raise
@@ -46,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecursionError as error:
         return _unexpected(error, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
-        return 1
+        silence()
+        return NOBODY_READS
     except OSError as error:  # a folder that may not be written, a full disk
         return _unexpected(error, debug)
     return code
@@ -61,5 +67,8 @@ def _unexpected(error: Exception, debug: bool) -> int:
 
     named = getattr(error, "filename", None)
     what = f"{named}: {error.strerror}" if isinstance(error, OSError) and named else str(error)
+    if isinstance(error, OSError) and not named and is_output_at_fault():
+        silence()
+        what = f"standard output can't be written: {error.strerror}"
     print_error(StageGboError(what, remedy="`--debug` shows where it came from"))
     return StageGboError.exit_code

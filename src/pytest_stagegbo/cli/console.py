@@ -39,11 +39,15 @@ class _Lines:
             began, text = self._began.pop(key)
             now = clocks.monotonic()
             sign = "FAILED" if error is not None else "done"
-            print(f"{now - self._origin:7.2f} s  {sign}  {text} ({now - began:.2f} s)", file=self._stream, flush=True)
+            self._print(f"{now - self._origin:7.2f} s  {sign}  {text} ({now - began:.2f} s)")
 
     def note(self, text: str) -> None:
         with self._lock:
-            print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {printable(text)}", file=self._stream, flush=True)
+            self._print(f"{clocks.monotonic() - self._origin:7.2f} s  note  {printable(text)}")
+
+    def _print(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to leave the work half done
+            print(line, file=self._stream, flush=True)
 
 
 class _Notes(_Lines):
@@ -55,7 +59,7 @@ class _Notes(_Lines):
 
     def note(self, text: str) -> None:
         with self._lock:
-            print(printable(text), file=self._stream, flush=True)
+            self._print(printable(text))
 
 
 class _Live:

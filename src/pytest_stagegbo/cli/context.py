@@ -106,7 +106,8 @@ def open_context(arguments: argparse.Namespace) -> Context:
 
 
 def _slot(arguments: argparse.Namespace) -> int:
-    text = getattr(arguments, "slot", None) or "0"
+    given = getattr(arguments, "slot", None)
+    text = "0" if given is None else given
     if not (re.fullmatch("[0-9]{1,6}", text) and int(text) < MOST_SLOTS):
         raise SettingsError(f"--slot: {text!r} is not a number from 0 to {MOST_SLOTS - 1}")
     if int(text) and arguments.command in {"provision", "destroy"}:

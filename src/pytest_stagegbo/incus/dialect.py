@@ -188,6 +188,12 @@ def has_not_ended(error: ServerRefused) -> bool:
     return "context deadline exceeded" in error.seen
 
 
+def ended_like_a_command_that_is_missing(error: ServerRefused) -> bool:
+    """Whether a command in an instance ended with status 126 or 127, its own or for there being no such program. The
+    operation counts as failed then, and has the command's status and output all the same."""
+    return "Command not found" in error.seen or "Command not executable" in error.seen
+
+
 def remedy(status: int, text: str) -> str:
     """What to do about a refusal, where that is the same whatever was asked for."""
     if status == 403 and ("restricted" in text.lower() and "certificate" in text.lower()):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Writer"]
 
+NOT_STARTED = {126: "it can't be executed", 127: "there is no such program"}
+"""What a status means where nothing was printed. Incus takes these from shells."""
 _SHELL = {
     "environment": {
         MARK: "1",
@@ -318,7 +320,10 @@ class Writer(Gate):
         for stream in ("1", "2"):
             file_name = posixpath.basename(recorded.get(stream, ""))
             texts.append(self._recorded(name, file_name) if file_name else "")
-        return CommandResult(int(metadata.get("return", -1)), texts[0], texts[1])
+        status = int(metadata.get("return", -1))
+        if status in NOT_STARTED and not any(texts):
+            texts[1] = f"{command[0]}: {NOT_STARTED[status]}\n"
+        return CommandResult(status, texts[0], texts[1])
 
     def feed(self, name: str, script: str, content: Iterable[bytes], *, patience: float) -> CommandResult:
         """Run a shell script in a running instance with something on its standard input, piece by piece.

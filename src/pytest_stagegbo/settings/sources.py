@@ -67,9 +67,10 @@ def locate(config: Path | None, start: Path, environ: Mapping[str, str]) -> Path
 def _named(path: Path, asked: str) -> Path:
     if _is_file(path):
         return path
+    there = os.path.lexists(path)
     raise SettingsError(
-        f"{asked}: there is no such file",
-        seen=f"looked for {path}",
+        f"{asked}: " + ("that is no file" if there else "there is no such file"),
+        seen=f"looked for {path}" + (": a folder, a device or a link that leads nowhere" if there else ""),
         remedy=f"name an existing TOML file, or name none and let {FILE} or {PYPROJECT} be looked for",
     )
 
@@ -77,6 +78,8 @@ def _named(path: Path, asked: str) -> Path:
 def _in_folder(folder: Path) -> Path | None:
     own, shared = folder / FILE, folder / PYPROJECT
     has_own = _is_file(own)
+    if not has_own and os.path.lexists(own):  # the defaults would be another stage, perhaps
+        _named(own, FILE)
     if not (_is_file(shared) and "stagegbo" in _tool(_parse(shared, str(shared)))):
         return own if has_own else None
     if has_own:
@@ -117,7 +120,7 @@ def read_file(path: Path, start: Path) -> Layer:
 
 def _parse(path: Path, shown: str) -> Mapping[str, Any]:
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # editors of Windows put a byte order mark in front
         content: Mapping[str, Any] = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(
