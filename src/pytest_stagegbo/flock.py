@@ -98,6 +98,7 @@ class FairLock:
         self._gate = FileLock(path.with_suffix(".gate"))
         self._lock = FileLock(path)
         self._quiet = FileLock(path.with_suffix(".quiet"))
+        self._quiet_name = str(self._quiet.path)
         _locks.add(self)
 
     @property
@@ -117,7 +118,10 @@ class FairLock:
                 return self._acquire_quiet(deadline)
             if not self._lock.acquire(deadline, exclusive=exclusive):
                 return False
-            if self._quiet.acquire(deadline):  # nobody is quiet, and while the gate is shut nobody will be
+            # While the gate is shut, nobody becomes quiet. Where nobody ever was, there is no file.
+            if not os.path.exists(self._quiet_name):  # noqa: PTH110 (five times as quick, and done for each lock)
+                return True
+            if self._quiet.acquire(deadline):
                 self._quiet.release()
                 return True
             self._lock.release()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.remedies import aimed
-from pytest_stagegbo.errors import MissingRequirement, StageMissing
+from pytest_stagegbo.errors import MissingRequirement
 from pytest_stagegbo.facts.bridge import REMEDY, find_fault
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ LOCAL = "local"
 
 def need_running(engine: StageEngine, name: str, arguments: argparse.Namespace) -> None:
     """Raise `StageMissing` when a clone does not run; warn when its bridge is not as it has to be."""
-    clone = engine.clone(name)
-    if not clone.is_running:
-        raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")
+    clone = engine.running_clone(name)
     fault = find_fault(engine.reader, engine.settings, [clone])
     if fault:  # what runs in the clone may still be looked at
         print(aimed(f"{fault}; {REMEDY}", arguments), file=sys.stderr)

@@ -199,11 +199,15 @@ class Freezer:
     def _folder(self) -> Path:
         return self._engine.lock().folder
 
+    @cached_property
+    def _place(self) -> str:
+        return str(self._folder)
+
     def _note(self, name: str) -> Path:
         return self._folder / f"{name}.frozen"
 
     def _has_note(self, name: str) -> bool:
-        return self._note(name).exists()
+        return os.path.exists(f"{self._place}/{name}.frozen")  # noqa: PTH110 (quicker, and done at each lock)
 
     def _write(self, name: str, state: str, doing: str) -> None:
         pid = os.getpid()
@@ -222,7 +226,6 @@ class Freezer:
     def _forget(self, name: str) -> None:
         self._note(name).unlink(missing_ok=True)
         self._looked.pop(name, None)
-        self._inits.pop(name, None)
 
 
 def _text(note: dict[str, object]) -> str:

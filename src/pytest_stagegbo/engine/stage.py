@@ -339,7 +339,6 @@ class StageEngine:
 
     def _run_relay(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, ...]:
         """Run a command in a running clone; its standard streams. For `StageWay`."""
-        self.freezer.wake(name)
         self.running_clone(name)
         return self.clone_writer().sockets(name, command)
 
@@ -414,12 +413,13 @@ class StageEngine:
 
     def execute(self, name: str, command: Sequence[str], timeout: float | None = None) -> CommandResult:
         """Run a command in a running clone; its status and output."""
-        self.freezer.wake(name)
         self.running_clone(name)
         return self.clone_writer().execute(name, command, timeout=timeout)
 
     def running_clone(self, name: str) -> Instance:
-        """The named clone. Raises as `clone`, and `StageMissing` when it does not run."""
+        """The named clone, which goes on if quiet tests had it frozen: they are waited for. Raises as `clone` and
+        `Freezer.wake`, and `StageMissing` when it does not run."""
+        self.freezer.wake(name)
         clone = self.clone(name)
         if not clone.is_running:
             raise StageMissing(f"{name} is {clone.status.lower()}", remedy="run `stagegbo provision`")

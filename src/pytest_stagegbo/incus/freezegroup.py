@@ -11,7 +11,7 @@ from pytest_stagegbo.incus.hostview import HostView
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["freeze_group"]
+__all__ = ["freeze_group", "is_of_clone", "path_of"]
 
 PATIENCE = 0.2
 """Seconds for the kernel to freeze them. After that the daemon does it alone."""
@@ -30,19 +30,33 @@ def freeze_group(endpoint: str, project: str, name: str, init: int) -> bool:
         Whether the number is that of the container, as far as can be seen from here.
     """
     host = HostView(endpoint)
+    if host.place("/proc") is None:
+        return True
     try:
         groups = host.place(f"/proc/{init}/cgroup")
-        lines = groups.read_text().splitlines() if groups is not None else []
-        path = next((line.split(":", 2)[2] for line in lines if line.split(":", 2)[1] == "freezer"), "")
-        # A number may be another process's by now, and nothing but a clone of the stage may be frozen.
-        if not re.fullmatch(rf"/lxc\.payload\.{re.escape(project)}_{re.escape(name)}(-\d+)?", path):
-            return not lines
+        path = None if groups is None else path_of(groups.read_text())
+        if groups is None or not (path is None or is_of_clone(path, project, name)):
+            return False
+        if path is None:  # version 2
+            return True
         state = host.place(f"/sys/fs/cgroup/freezer{path}/freezer.state")
         if state is not None:
             _freeze(state)
-    except (OSError, IndexError):  # this user may not, or the container has stopped
+    except OSError:  # this user may not, or the container has stopped
         pass
     return True
+
+
+def path_of(groups: str) -> str | None:
+    """The control group of version 1 that freezes a process, of what `/proc/PID/cgroup` says; None: there is none."""
+    found = (line.split(":", 2) for line in groups.splitlines())
+    return next((parts[2] for parts in found if len(parts) == 3 and parts[1] == "freezer"), None)
+
+
+def is_of_clone(path: str, project: str, name: str) -> bool:
+    """Whether a control group is this clone's. A process's number may be another one's by now, and nothing but a clone
+    of the stage may be frozen."""
+    return re.fullmatch(rf"/lxc\.payload\.{re.escape(project)}_{re.escape(name)}(-\d+)?", path) is not None
 
 
 def _freeze(state: Path) -> None:
