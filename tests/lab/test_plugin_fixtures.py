@@ -98,7 +98,7 @@ AGAIN = """
 
 
 @pytest.fixture
-def six(plug: Plug, provisioned: subprocess.CompletedProcess[str]) -> Plug:
+def six(provisioned: subprocess.CompletedProcess[str], plug: Plug) -> Plug:
     """The shared stage instead of the small one, the way BotServer finds its credentials."""
     assert provisioned.returncode == 0
     (plug.folder / "stagegbo.toml").unlink()

@@ -97,7 +97,7 @@ BLOCKS = """
 
 
 @pytest.fixture
-def six(plug: Plug, provisioned: subprocess.CompletedProcess[str]) -> Plug:
+def six(provisioned: subprocess.CompletedProcess[str], plug: Plug) -> Plug:
     """The shared stage instead of the small one."""
     assert provisioned.returncode == 0
     (plug.folder / "stagegbo.toml").unlink()
