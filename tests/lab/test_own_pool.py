@@ -41,17 +41,21 @@ create = "4GiB"
 {chr(10).join(f"{name} = false" for name in SIX if name != "cache")}
 """
 SHARED = CONFIG.replace(f'pool = "{POOL}"\ncreate = "4GiB"\n', "")
+RESTORED = SHARED + '[containers.cache]\nreset = "restore"\n'
+IN_PLACE = ("refreshing cache from cache/stagegbo-clean", "7", "8")
+"""Points of a restore in place: the 7th write is that of the snapshot's configuration, the 8th says that it is done."""
 BY_HAND = CONFIG.replace('create = "4GiB"\n', "")
 MARK = "/opt/changed"
 KILLED = """
 import os, signal, sys
-from pytest_stagegbo.apply import removal
+from pytest_stagegbo.apply import removal, step_runner
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.incus.connection import Connection
 
 point, writes = sys.argv[1], 0
-if point == "DELETE":
-    removal.counts_deletions = lambda *_: True  # as on a pool with ordinary quotas
+if "--ordinary" in sys.argv:
+    sys.argv.remove("--ordinary")
+    removal.counts_deletions = step_runner.burdens = lambda *_: True  # as on a pool with ordinary quotas
 request, wait = Connection.request, Connection.wait
 
 def requested(self, method, *rest, **more):
@@ -106,9 +110,13 @@ def remove(ground: Ground) -> None:
         ground.incus("storage", "delete", POOL)
 
 
-def killed(own: Stage, point: str, *arguments: str) -> bool:
-    """Run a command until it is killed at a point; False: it ended well before it came there."""
-    argv = [sys.executable, "-c", KILLED, point, *own.argv(*arguments)[3:]]
+def killed(own: Stage, point: str, *arguments: str, ordinary: bool = False) -> bool:
+    """Run a command until it is killed at a point; False: it ended well before it came there.
+
+    Args:
+        ordinary: It takes production's pool for one with ordinary quotas.
+    """
+    argv = [sys.executable, "-c", KILLED, point, *own.argv(*arguments)[3:], *(["--ordinary"] if ordinary else [])]
     done = forkserver.run(argv, env=own.environment())
     assert done.returncode in {0, -signal.SIGKILL}, f"{done.stdout}{done.stderr}"
     return done.returncode != 0
@@ -149,7 +157,7 @@ def test_a_stage_on_production_s_pool_is_told_what_to_do_and_stays(ground: Groun
 
 def test_where_deletions_make_production_wait_a_clone_has_no_files_when_it_is_deleted(ground: Ground) -> None:
     """Neither has its snapshot. A run that is killed then leaves a clone that the next one replaces."""
-    shared = stage(ground, SHARED + '[containers.cache]\nreset = "restore"\n')
+    shared = stage(ground, RESTORED)
     shared.run("provision")
     # As somebody would have it who is after production: from the clone's volume to production's.
     shared.exec("cache", "ln", "-s", "../../cache/rootfs/opt", "/production")
@@ -158,14 +166,28 @@ def test_where_deletions_make_production_wait_a_clone_has_no_files_when_it_is_de
     snapshot = ground.pool / "containers-snapshots" / f"{PROJECT}_cache" / marks.SNAPSHOT / "rootfs"
     assert list(snapshot.iterdir())
     for arguments in (("provision", "--recreate"), ("destroy", "--yes")):
-        assert killed(shared, "DELETE", *arguments)
+        assert killed(shared, "DELETE", *arguments, ordinary=True)
         assert list(shared.rootfs("cache").iterdir()) == []
         assert list(snapshot.iterdir()) == []
         assert shared.clone("cache")["config"][marks.STATE] == marks.BUILDING
         shared.run("provision")
         assert shared.exec("cache", "ls", "/etc/hostname")
     assert checksums(ground.rootfs("cache")) == before, "no link is followed"
-    stage(ground, SHARED).run("provision")
+
+
+@pytest.mark.parametrize("point", IN_PLACE)
+def test_no_run_takes_a_clone_for_clean_whose_restore_in_place_was_killed(ground: Ground, point: str) -> None:
+    shared = stage(ground, RESTORED)
+    shared.run("provision")
+    shared.exec("cache", "sh", "-c", "echo x >/srv/left; rm /usr/bin/sum")
+    assert killed(shared, point, "reset", "cache", ordinary=True)
+    if shared.clone("cache")["config"][marks.STATE] == marks.BUILDING:
+        done = shared.run("reset", "cache", check=False)
+        assert (done.returncode, "provision" in done.stderr) == (1, True), done.stderr
+    shared.run("provision")
+    assert shared.exec("cache", "ls", "/srv", "/usr/bin/sum") == "/usr/bin/sum\n\n/srv:\n"
+    assert shared.clone("cache")["config"][marks.PROVEN] == "true"
+    assert shared.json("provision")["changed"] is False
 
 
 def test_a_pool_that_becomes_full_in_the_first_copy_is_an_error_and_production_stays(ground: Ground) -> None:
