@@ -226,6 +226,8 @@ class StageLock:
         )
 
     def _what(self, name: str) -> str:
+        if name == AWAKE:
+            return f"stage {self._project}, of which a quiet test has containers frozen,"
         return f"stage {self._project}" + (f", container {name}," if name else "")
 
     def leave(self, names: Iterable[str]) -> None:

@@ -206,7 +206,7 @@ def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
         return
     status = engine.status()
     for container in status.containers:
-        state = "ok" if container.state == "ready" else "warning"
+        state = "ok" if container.is_well else "warning"
         remedy = "" if state == "ok" else f"read `stagegbo logs {container.name}`, then run `stagegbo provision`"
         if container.state == "failed" and not engine.reader.is_local and engine.way.is_direct:
             way = how_to_reach(engine.settings, engine.settings.containers[container.name], engine.reader.endpoint)

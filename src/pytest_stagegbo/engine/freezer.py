@@ -102,10 +102,12 @@ class Freezer:
             with lock.hold(f"using {name}", self._engine.waiting, shared=(name,), exclusive=(), keep_note=True):
                 pass
         except LockTimeout as error:
+            if self._read(name).get("pid") != os.getpid():
+                raise
             raise NotHeld(
-                f"{name} is frozen while a quiet test runs that does not ask for it",
+                f"{name} is frozen while this test runs, which is quiet and does not ask for it",
                 seen=error.seen,
-                remedy=f"a quiet test that uses it names it: the fixture stage_{name}, or stage_gbo",
+                remedy=f"name it in the test: the fixture stage_{name}, or stage_gbo",
             ) from None
 
     @contextlib.contextmanager
