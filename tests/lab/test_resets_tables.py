@@ -108,9 +108,8 @@ def test_the_server_of_a_database_goes_on(clean: CleanStage, in_network: InNetwo
         pytest.param("systemctl restart postgresql", id="another start"),
         pytest.param("chmod 750 $data", id="rights of the folder"),
         pytest.param("rm -f /run/stagegbo/tables.server", id="no note"),
-        pytest.param("rm -rf $data.stagegbo-next $data.stagegbo-spare", id="no copy"),
         pytest.param(
-            "rm -rf $data.stagegbo-next $data.stagegbo-spare; mkdir $data.stagegbo-taken $data.stagegbo-old",
+            "rm -rf $data.stagegbo-next; mkdir $data.stagegbo-taken $data.stagegbo-old",
             id="one that ended",
         ),
     ],
@@ -121,7 +120,7 @@ def test_a_server_that_was_tampered_with_is_started(clean: CleanStage, in_networ
     def check() -> None:
         clean.reset("tables")
         rows, started = clean.sql(ROWS), server_start(clean)
-        clean.sql("DELETE FROM message_history")
+        clean.sql("DELETE FROM message_history", "CREATE ROLE left_over")
         # the copy for the next reset is made behind the last one
         clean.shell("tables", f"data={data}; exec 9>/run/stagegbo-reset; flock 9; {tampering}")
         assert clean.ways("tables") == {"tables": "database"}
@@ -336,8 +335,32 @@ def test_a_server_that_crashes_after_a_reset_is_clean(clean: CleanStage, in_netw
     in_network(check, timeout=120)
 
 
+def test_a_reset_makes_what_it_does_not_find(clean: CleanStage, in_network: InNetwork) -> None:
+    """As one that comes before the next copies are made: it ends what makes them, and goes on itself."""
+    data = clean.settings.containers["tables"].data
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        for _ in range(3):
+            clean.sql("DELETE FROM message_history")
+            assert [clean.ways("tables")["tables"] for _ in range(3)] == ["spare"] * 3
+            assert clean.sql(CONTENT) == before
+        for change, way in (("SELECT", "spare"), ("CREATE ROLE left_over", "database")):
+            clean.sql("DELETE FROM message_history", change)
+            clean.shell(
+                "tables", f"exec 9>/run/stagegbo-reset; flock 9; rm -rf {data}.stagegbo-next {data}.stagegbo-spare"
+            )
+            assert clean.ways("tables") == {"tables": way}
+            assert clean.sql(CONTENT) == before
+        clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+        assert len(clean.shell("tables", f"ls {data}/base").split()) == 4, "used databases are removed"
+
+    in_network(check, timeout=120)
+
+
 FLIP_STEPS = (
-    'mv -t "$data/base" -- "$spare"/* && ', "begin;\n", "lock table pg_database in access exclusive mode;\n",
+    'mv -t "$data/base" -- "$spare"/* || return 1\n', "begin;\n", "lock table pg_database in access exclusive mode;\n",
     "from wanted;\n", "commit;\n", "used=${answer#used } ",
 )  # fmt: skip
 

@@ -165,6 +165,7 @@ systemctl kill -s KILL $known 2>/dev/null || true
         with self._cluster() as target:
             keep_build(target)
         self._ways.wait(self.database, False)
+        self._engine.clones.prepare_resets([self.database.name])
 
     def has_kept(self) -> bool:
         """Whether the database's clean state is a build's."""

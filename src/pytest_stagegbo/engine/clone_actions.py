@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.apply.snapshots import restore
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine import reset
+from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts.bridge import refuse_fault
 from pytest_stagegbo.plan.provision import plan_secrets
 from pytest_stagegbo.plan.steps import AwaitClone, AwaitRoom, CopyClone, PrepareClone, RemoveClone, StartClone, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.settings import ContainerSettings
 
@@ -76,7 +80,24 @@ class CloneActions:
         runner = engine.runner()
         crashes = engine.deployments.crashes
         runner.do(AwaitClone(subject=container.name, container=container, crashes=crashes, prove=first_boot))
+        if first_boot:
+            self.prepare_resets([container.name])
         if first_boot and container == marks.vault_container(engine.settings):
             secrets = plan_secrets(engine.facts(), engine.settings, new_vault=True)
             if secrets is not None:  # the snapshot has production's
                 runner.do(secrets)
+
+    def prepare_resets(self, names: Collection[str]) -> None:
+        """Begin with what the first resets of these clones' databases need. Nobody waits for it, or misses it.
+
+        Their servers have just been started on what is clean.
+        """
+        engine = self._engine
+        if engine.settings.project == f"{engine.parent}-GOLDEN":
+            return  # it is stopped now, and never reset
+        for name, container in engine.settings.containers.items():
+            if name in names and container.data and container.reset == "hot":
+                from pytest_stagegbo.resets.database import prepare_database
+
+                with suppress(StageGboError):
+                    prepare_database(engine.clone_writer(), container)

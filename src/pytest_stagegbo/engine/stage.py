@@ -42,6 +42,7 @@ from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.plan.resets import with_resets
 from pytest_stagegbo.plan.steps import (
+    CopyClone,
     FinishResets,
     MendBuild,
     RefreshClone,
@@ -74,6 +75,9 @@ if TYPE_CHECKING:
 __all__ = ["Provisioned", "StageEngine"]
 
 log = logging.getLogger("stagegbo.provision")
+
+NEW = (CopyClone, RefreshClone)
+"""Steps of a clone that boots for the first time after them."""
 
 
 class StageEngine:
@@ -230,6 +234,7 @@ class StageEngine:
             leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
             self.deployments.save(facts.clones, leaving)
             result = self._carry_out(facts, plan, keys, began, left)
+            self.clones.prepare_resets({each.subject for each in plan.changes if isinstance(each, NEW)})
             self.deployments.bring_back()
             return result
 

@@ -15,22 +15,28 @@ While a build is deployed, what it has made of the cluster is clean: another cop
 
 from __future__ import annotations
 
+import logging
 import shlex
 from typing import TYPE_CHECKING, Literal
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
-from pytest_stagegbo.resets.database_spare import FIRST_OID, FLIP, RECORD, STEP
+from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.resets.database_spare import FLIP, MOST, RECORD, STEP
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.incus import Writer
     from pytest_stagegbo.resets.target import ResetTarget
+    from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["SPARE", "WHOLE", "Base", "reset_database"]
+__all__ = ["SPARE", "WHOLE", "Base", "prepare_database", "reset_database"]
+
+log = logging.getLogger("stagegbo.reset")
 
 Base = Literal["clean", "production"]
 SPARE, WHOLE = "spare", "database"
@@ -91,9 +97,41 @@ def _answers(target: ResetTarget) -> bool:
     return True
 
 
-def _script(target: ResetTarget, base: Base = "clean") -> str:
-    data = shlex.quote(target.container.data.rstrip("/"))
-    units = " ".join(map(shlex.quote, target.container.units))
+def prepare_database(writer: Writer, container: ContainerSettings) -> None:
+    """Have everything made that resets of a database need, at the lowest priority, while nobody waits for it.
+
+    Its server has just been started on the cluster that is clean, by the container's boot or by this tool.
+
+    Raises:
+        StageGboError: the container can't be reached.
+    """
+    result = writer.execute(container.name, ["env", f"{MARK}=1", "sh", "-c", _prepare_script(container)])
+    log.debug("%s: prepared for resets: %s", container.name, result.stdout.strip() or "it goes on behind")
+
+
+def _prepare_script(container: ContainerSettings) -> str:
+    return f"""{_begin(container, "clean")}
+pid=$(systemctl show -p MainPID --value {_units(container)} | grep -m1 -v '^0$') || fail "the server does not run"
+look_at "$pid" && [ "/proc/$pid/cwd" -ef "$data" ] || fail "the server works elsewhere"
+since=$started
+(
+    lower
+    recover
+    read_recorded
+    first=$start
+    take_note "$since"
+    behind
+) >/dev/null 2>&1 &
+"""
+
+
+def _units(container: ContainerSettings) -> str:
+    return " ".join(map(shlex.quote, container.units))
+
+
+def _begin(container: ContainerSettings, base: Base) -> str:
+    """What every script begins with: the lock, the folders, the functions."""
+    data = shlex.quote(container.data.rstrip("/"))
     chosen = {
         "clean": 'if [ -d "$build" ]; then golden=$build; fi',
         "production": 'if [ -d "$build" ]; then rm -rf "$next" "$data.stagegbo-spare"; fi',
@@ -103,23 +141,55 @@ def _script(target: ResetTarget, base: Base = "clean") -> str:
     # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old taken={data}.stagegbo-taken
-note={NOTES}/{target.name}.server build={data}{BUILD}
+note={NOTES}/{container.name}.server build={data}{BUILD}
 fail() {{ echo "$1"; exit 1; }}
+{_IN_PLACE}{RECORD}{FLIP}
 exec 9>/run/stagegbo-reset
-if command -v flock >/dev/null; then flock 9; fi
+if command -v flock >/dev/null && ! flock -n 9; then
+    hasten
+    flock 9
+fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"
 [ -d "$data" ] && [ ! -L "$data" ] || fail "$data is not a folder of its own"
-{_IN_PLACE}{RECORD}{FLIP}
-{chosen}
-if [ ! -s "$golden.clean" ]; then
+
+lower() {{ # the priority of what runs behind a test
+    read -r inner rest </proc/self/stat
+    renice -n 19 -p "$inner" || true
+    ionice -c 3 -p "$inner" || true
+}}
+
+may_end() {{ # A reset that needs it goes on with what is left, at its own priority.
+    look_at "$inner" && echo "$inner $started" >"$note.behind"
+}}
+
+behind() {{ # all that is there for the next reset, once the server runs
+    may_end
+    prepare "$first" || true
+    forget_used
+    [ -e "$next" ] || copy_next
+}}
+
+copy_next() {{
+    rm -rf "$next.new"
+    cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"
+}}
+
+take_note() {{ # START: this server has been started on what is clean, and may be kept
+    [ -d {NOTES} ] || mkdir {NOTES}
+    program=$(readlink "/proc/$pid/exe") && look_at "$pid" && [ "$started" = "$1" ] &&
+        echo "$pid $1 $first $((first + {STEP * MOST})) $program" >"$note"
+}}
+
+recover() {{
+    [ ! -s "$golden.clean" ] || return 0
     [ -z "$(find "$golden" -type l -print -quit)" ] || fail "the cluster has parts outside of $data"
-    pid=$(systemctl show -p MainPID --value {units} | grep -m1 -v '^0$') || fail "the server does not run"
-    program=$(readlink /proc/$pid/exe)
+    main=$(systemctl show -p MainPID --value {_units(container)} | grep -m1 -v '^0$') || fail "the server does not run"
+    program=$(readlink /proc/$main/exe)
     owner=$(stat -c %U "$golden")
     rm -f "$golden/postmaster.pid" "$golden/postmaster.opts"
     set --
     skip=
-    for word in $(tr '\\0' ' ' </proc/$pid/cmdline | cut -d ' ' -f 2-); do
+    for word in $(tr '\\0' ' ' </proc/$main/cmdline | cut -d ' ' -f 2-); do
         if [ -n "$skip" ]; then skip=; continue; fi
         case $word in -D) skip=1 ;; -D*) ;; *) set -- "$@" "$word" ;; esac
     done
@@ -130,7 +200,15 @@ if [ ! -s "$golden.clean" ]; then
     recorded <"$golden.said" >"$golden.clean.new"
     rm -f "$golden.said"
     mv "$golden.clean.new" "$golden.clean"
-fi
+}}
+{chosen}
+"""
+
+
+def _script(target: ResetTarget, base: Base = "clean") -> str:
+    units = _units(target.container)
+    return f"""{_begin(target.container, base)}
+recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
 used= doubt={shlex.quote(_DOUBT[base])}
@@ -140,11 +218,7 @@ elif in_place; then
     started=$since
 else
     rm -rf "$note" "$old" "$taken"
-    if [ ! -e "$next" ]; then
-        rm -rf "$next.new"
-        cp -a --reflink=always "$golden" "$next.new"
-        mv "$next.new" "$next"
-    fi
+    [ -e "$next" ] || copy_next
     wanted=$(stat -c %i "$next")
     systemctl kill -s KILL {units} 2>/dev/null || true
     systemctl stop {units}
@@ -160,23 +234,23 @@ else
     [ "$(stat -L -c %i "/proc/$pid/cwd")" = "$wanted" ] || fail "the server works elsewhere"
     look_at "$pid" || fail "the server has ended again"
 fi
-if [ -n "$used" ]; then echo "{_SAID}{SPARE}"; else echo "{_SAID}{WHOLE} $doubt"; fi
+if [ -n "$used" ]; then
+    echo "{_SAID}{SPARE}"
+    first=$((first + {STEP}))
+    echo "$pid $since $first $last $program" >"$note"
+    echo "$used" >>"$note.used"
+else
+    echo "{_SAID}{WHOLE} $doubt"
+    rm -f "$note.used"
+fi
 (
-    read -r inner rest </proc/self/stat
-    renice -n 19 -p "$inner" && ionice -c 3 -p "$inner"
-    if [ -n "$used" ]; then
-        started=$since first=$((first + {STEP}))
-        prepare "$first" && echo "$pid $started $first $program" >"$note"
-        forget_used
-        exit
+    lower
+    if [ -z "$used" ]; then
+        held= first=$start since=$started
+        if find_group && wait_until goes_on "$since"; then take_note "$since" || true; fi
+        rm -rf "$old" "$taken"
     fi
-    held=
-    [ -d {NOTES} ] || mkdir {NOTES}
-    first={FIRST_OID} program=$(readlink "/proc/$pid/exe")
-    if find_group && wait_until goes_on "$started"; then echo "$pid $started $first $program" >"$note"; fi
-    rm -rf "$old" "$taken" "$next.new"
-    cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"
-    prepare "$first"
+    behind
 ) >/dev/null 2>&1 &
 """
 
@@ -271,7 +345,8 @@ move_all() { # FROM TO: everything but what says which server works in the folde
 }
 
 in_place() { # what the folder holds is exchanged while the server holds still between two lives
-    [ -e "$note" ] && [ -e "$next" ] || return 1
+    [ -e "$note" ] && [ ! -e "$taken" ] || return 1
+    [ -e "$next" ] || copy_next || return 1
     { read -r pid since rest <"$note"; } 2>/dev/null && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
     { read -r each <"$data/postmaster.pid"; } 2>/dev/null && [ "$each" = "$pid" ] || return 1

@@ -216,6 +216,10 @@ unit_of() {{ # PID: the unit that a process belongs to, in $unit
     done
 }}
 
+is_own() {{ # PID PARENT: this tool's, or what it has started, which has no environment for a moment of execve(2)
+    grep -qsa '{MARK}=' "/proc/$1/environ" || {{ [ "$2" -gt 1 ] && grep -qsa '{MARK}=' "/proc/$2/environ"; }}
+}}
+
 scan() {{ # the processes that should not run, in $strays, and the others, in $seen
     strays='' seen=''
     for folder in /proc/[0-9]*; do
@@ -230,13 +234,15 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         # makes the clone safe powers it off.
         [ "$pid" != 1 ] || {{ slept='' allowed='  '; }}
         case $pid:$1 in 1:* | "$$":* | *:Z | *:X) seen="$seen $key"; continue ;; esac
+        # One that is exiting runs nothing more, and has no environment that could say whose it is.
+        if [ $(($7 & 4)) != 0 ] && [ "${18}" -le 1 ]; then seen="$seen $key"; continue; fi
         {{ unit_of <"$folder/cgroup"; }} 2>/dev/null || continue
         case " init.scope $allowed " in
         *" ${{unit:-none}} "*) seen="$seen $key"; continue ;;
         esac
         if [ "$allowed" = '  ' ] && [ -n "$unit" ]; then seen="$seen $key"; continue; fi # not known yet
         case $unit in '' | {PREPARE})
-            if grep -qsa '{MARK}=' "$folder/environ"; then seen="$seen $key"; continue; fi ;;
+            if is_own "$pid" "$2"; then seen="$seen $key"; continue; fi ;;
         esac
         strays="$strays $pid"
     done
