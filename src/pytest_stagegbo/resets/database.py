@@ -64,7 +64,7 @@ def reset_database(target: ResetTarget, base: Base = "clean") -> tuple[str, str,
         StageGboError: the container can't be reached.
     """
     target.forget()
-    way, doubt = WHOLE, ""
+    said: tuple[str, str] | None = None
     for _ in range(TRIES):
         try:
             status, output = target.run(_script(target, base))
@@ -72,10 +72,10 @@ def reset_database(target: ResetTarget, base: Base = "clean") -> tuple[str, str,
             raise NeedsRestart(str(error)) from None
         if status:
             raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
-        way, doubt = _way(output)
+        said = said or _way(output)
         if _answers(target):
-            return way, doubt, True
-    return way, doubt, False
+            return *said, True
+    return *(said or (WHOLE, "")), False
 
 
 def _way(output: bytes) -> tuple[str, str]:
