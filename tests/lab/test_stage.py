@@ -244,36 +244,35 @@ def test_a_command_runs_in_its_container(stage: Stage, name: str) -> None:
     assert stage[name].exec("hostname").stdout.strip() == name
 
 
-def test_clients_reach_the_services_through_the_daemon(
-    lab: Lab, there: subprocess.CompletedProcess[str], in_network: InNetwork
+def test_beside_the_stage_s_network_clients_reach_the_services_through_the_daemon(
+    lab: Lab, there: subprocess.CompletedProcess[str]
 ) -> None:
-    """Addresses are of loopback then; the signatures of S3 cover them, and the services see the clone's own address."""
+    """As in a container that has the daemon's socket and no way to the clones. Addresses are of loopback then; the
+    signatures of S3 cover them, and the services see the clone's own address."""
     assert there.returncode == 0
     for client in ("psycopg", "valkey", "boto3", "hvac"):
         pytest.importorskip(client)
     bucket = f"test-{uuid.uuid4()}"
 
-    def work() -> None:
-        stage = open_stage(lab, **{"network.reach": "forward"})
-        try:
-            env = stage.env()
-            assert env["STAGEGBO_ENDPOINT_TABLES_HOST"] == "127.0.0.1"
-            assert env["AWS_ENDPOINT_URL"] == f"http://127.0.0.1:{stage.drive.port}"
-            assert not [value for value in env.values() if "10.0." in value]
-            with clients.postgres(stage) as connection:
-                asked = "SELECT host(inet_server_addr()), host(inet_client_addr()), count(*) FROM users"
-                assert connection.execute(asked).fetchone() == ("10.0.3.11", "10.0.3.11", 500)
-            with clients.valkey(stage) as cache:
-                assert cache.ping()
-            with clients.s3(stage) as drive:
-                drive.create_bucket(Bucket=bucket)
-                drive.put_object(Bucket=bucket, Key="key", Body=bytes(6_000_000))
-                assert len(drive.get_object(Bucket=bucket, Key="key")["Body"].read()) == 6_000_000
-                drive.delete_object(Bucket=bucket, Key="key")
-                drive.delete_bucket(Bucket=bucket)
-            with clients.vault(stage) as vault:
-                assert vault.is_authenticated()
-        finally:
-            stage._engine.close()
-
-    in_network(work)
+    stage = open_stage(lab)
+    assert not stage._engine.way.is_direct  # this process is in another network than the lab's daemon
+    try:
+        env = stage.env()
+        assert env["STAGEGBO_ENDPOINT_TABLES_HOST"] == "127.0.0.1"
+        assert env["AWS_ENDPOINT_URL"] == f"http://127.0.0.1:{stage.drive.port}"
+        assert not [value for value in env.values() if "10.0." in value]
+        with clients.postgres(stage) as connection:
+            asked = "SELECT host(inet_server_addr()), host(inet_client_addr()), count(*) FROM users"
+            assert connection.execute(asked).fetchone() == ("10.0.3.11", "10.0.3.11", 500)
+        with clients.valkey(stage) as cache:
+            assert cache.ping()
+        with clients.s3(stage) as drive:
+            drive.create_bucket(Bucket=bucket)
+            drive.put_object(Bucket=bucket, Key="key", Body=bytes(6_000_000))
+            assert len(drive.get_object(Bucket=bucket, Key="key")["Body"].read()) == 6_000_000
+            drive.delete_object(Bucket=bucket, Key="key")
+            drive.delete_bucket(Bucket=bucket)
+        with clients.vault(stage) as vault:
+            assert vault.is_authenticated()
+    finally:
+        stage._engine.close()

@@ -5,22 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from tests.certificates import make_pair
 
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.forward import connections, forwarder, frames
 from pytest_stagegbo.forward.forwarder import LOOPBACK, Forwarder
 from pytest_stagegbo.forward.relay import command
+from pytest_stagegbo.forward.way import StageWay
 from pytest_stagegbo.incus.channel import ChannelBroken
+from pytest_stagegbo.services import Answer, ask, dial
+from pytest_stagegbo.services.plain_http import ServiceConnection
+from pytest_stagegbo.services.webrequest import request
+from pytest_stagegbo.settings import ProbeSettings, Settings
+from pytest_stagegbo.settings.model import NetworkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+CLONE = "10.0.3.13"
 PATIENCE = 20.0
 
 
@@ -390,6 +400,135 @@ def test_a_fault_of_its_own_breaks_off_what_it_carries_and_is_no_end(
     with dialled(carrying.listen("cache", service.port)) as sock:
         sock.sendall(b"y")
         assert exactly(sock, 1) == b"y"
+
+
+# -- who uses it
+
+
+class Carried:
+    """The way of a machine that has no route."""
+
+    is_direct = False
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+
+    def prepare(self, host: str) -> None:
+        assert host == CLONE
+        self._forwarder.prepare("cache")
+
+    def connect(self, host: str, port: int, timeout: float) -> tuple[socket.socket, int]:
+        assert host == CLONE
+        return self._forwarder.connect("cache", port, timeout)
+
+
+@pytest.fixture
+def led(carrying: Forwarder, monkeypatch: pytest.MonkeyPatch) -> Forwarder:
+    """What speaks to the clone is carried."""
+    monkeypatch.setattr(dial, "_ways", {})
+    dial.lead(Carried(carrying), [CLONE])
+    return carrying
+
+
+def test_a_probe_says_what_it_would_say_of_a_direct_connection(led: Forwarder, serve: Callable[..., Service]) -> None:
+    service = serve(lambda sock: sock.sendall(b"x" * len(sock.recv(1))))
+    assert ask(ProbeSettings("tcp", service.port), CLONE).ready
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        closed = int(free.getsockname()[1])
+    assert ask(ProbeSettings("tcp", closed), CLONE) == Answer("refused", "connection refused")
+    asleep = serve(lambda _: time.sleep(PATIENCE))
+    assert (
+        ask(ProbeSettings("valkey", asleep.port), CLONE, 0.5).text == "accepts the connection and says nothing in 0.5 s"
+    )
+    assert led._relays["cache"].is_running
+
+
+@pytest.fixture
+def secure(serve: Callable[..., Service], tmp_path: Path) -> tuple[Service, Path]:
+    """A web server with TLS, and its certificate."""
+    pair = make_pair(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+
+    def web(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as found:
+            asked = b""
+            while b"\r\n\r\n" not in asked and (more := found.recv(1 << 16)):
+                asked += more
+            if not asked:
+                return
+            host = next(line for line in asked.split(b"\r\n") if line.lower().startswith(b"host:"))
+            found.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(host), host))
+
+    return serve(web), pair.cert
+
+
+def test_https_is_spoken_through_it_with_the_service_s_own_name(led: Forwarder, secure: tuple[Service, Path]) -> None:
+    """A request is the same as on a direct connection: its signature covers the header `Host`."""
+    service, _ = secure
+    assert request(CLONE, service.port, "/", PATIENCE, tls=True).body == b"Host: %s:%d" % (
+        CLONE.encode(),
+        service.port,
+    )
+    connection = ServiceConnection(CLONE, service.port, PATIENCE, tls=True)
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"Host: %s:%d" % (CLONE.encode(), service.port)
+    assert connection.own_port == service.peers[-1]
+    connection.close()
+    assert led._relays["cache"].is_running
+
+
+def test_a_client_that_checks_certificates_finds_the_service_s(
+    carrying: Forwarder, secure: tuple[Service, Path]
+) -> None:
+    service, cert = secure
+    context = ssl.create_default_context(cafile=str(cert))
+    context.check_hostname = False
+    with (
+        dialled(carrying.listen("cache", service.port)) as sock,
+        context.wrap_socket(sock, server_hostname="server") as secured,
+    ):
+        assert secured.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(cert.read_text())
+
+
+@pytest.mark.parametrize(
+    ("reach", "endpoint", "bridge", "direct"),
+    [
+        pytest.param("auto", "/nowhere/unix.socket", "lo", True, id="the daemon's host"),
+        pytest.param("auto", "/nowhere/unix.socket", "no-such-bridge", False, id="a container with the socket"),
+        pytest.param("auto", "https://incus.example:8443", "lo", False, id="another host, its own bridge of that name"),
+        pytest.param("direct", "https://incus.example:8443", "no-such-bridge", True, id="direct"),
+        pytest.param("forward", "/nowhere/unix.socket", "lo", False, id="forward"),
+    ],
+)
+def test_connections_are_direct_on_the_daemon_s_host_only(reach: Any, endpoint: str, bridge: str, direct: bool) -> None:
+    def run(name: str, words: list[str]) -> tuple[Any, ...]:
+        raise AssertionError(f"nobody connects to {name} with {words}")
+
+    way = StageWay(Settings(network=NetworkSettings(name=bridge, reach=reach)), endpoint, run)
+    assert way.is_direct is direct
+    try:
+        host, port = way.place("10.0.3.11", 5432)
+        assert (host, port == 5432) == (("10.0.3.11", True) if direct else (LOOPBACK, False))
+    finally:
+        way.close()
+
+
+def test_two_engines_of_a_stage_share_what_they_carry_until_both_are_closed() -> None:
+    settings = Settings(network=NetworkSettings(reach="forward"))
+    first, second = (StageWay(settings, "/nowhere/unix.socket", lambda *_: ()) for _ in range(2))
+    place = first.place("10.0.3.11", 5432)
+    assert second.place("10.0.3.11", 5432) == place
+    first.close()
+    with socket.socket() as taken, pytest.raises(OSError, match="in use"):
+        taken.bind(place)
+    second.close()
+    with pytest.raises(ConnectionRefusedError):
+        dialled(place[1])
+
+
+# -- the protocol
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 100, 10_000])
