@@ -24,6 +24,7 @@ from pytest_stagegbo.resets.listing import (
     remove_script,
 )
 from pytest_stagegbo.resets.strays import parse_strays, strays_from_host, strays_script
+from pytest_stagegbo.services.dial import way_to
 from pytest_stagegbo.services.masking import mask
 from pytest_stagegbo.workers import interrupted
 
@@ -163,7 +164,8 @@ class ResetTarget:
             idle: The container was found untouched, so it is worth a request to find out where to look.
         """
         self.mark = mark
-        self._way = read_way(self.container.address)
+        # A machine that has no direct way has none that changes, and need not know how to ask: macOS does not.
+        self._way = read_way(self.container.address) if way_to(self.host) is None else None
         if idle and self._process is None and self._find_process is not None:
             self._process = self._find_process()
         found = self._inspect_from_host(inspection.processes)
