@@ -45,6 +45,32 @@ DROP_INS = {
     "service.d": "[Service]\nExecStartPre=-+{run} every-service\n",
     "default.target.d": "[Unit]\nWants=early-default.service\n",
 }
+HOOKS = (
+    "etc/network/if-up.d",
+    "etc/network/if-pre-up.d",
+    "etc/networkd-dispatcher/routable.d",
+    "etc/networkd-dispatcher/configured.d",
+    "etc/dhcp/dhclient-enter-hooks.d",
+    "etc/init.d",
+    "etc/cron.hourly",
+)
+"""Folders of programs that something else starts."""
+TABLES = {
+    "etc/cron.d/production": "@reboot root {run} reboot\n* * * * * root {run} cron\n",
+    "var/spool/cron/crontabs/root": "@reboot {run} crontab\n",
+    "etc/udev/rules.d/99-production.rules": 'ACTION=="add", RUN+="{run} udev"\n',
+    "var/lib/systemd/linger/root": "",
+}
+"""Files whose lines something else carries out."""
+LSB = """#!/bin/sh
+### BEGIN INIT INFO
+# Provides: production
+# Required-Start:
+# Required-Stop:
+# Default-Start: S 2 3 4 5
+# Default-Stop:
+### END INIT INFO
+"""
 DRIVE_ADDRESS = "10.0.2.24"
 """Where the running source with all the devices is: its original keeps running beside it."""
 HARDWARE_ADDRESS = "10:66:6a:00:00:01"
@@ -249,11 +275,25 @@ def runs_by_itself(rootfs: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"#!/bin/sh\n{run} {generators}\n")
         file.chmod(0o755)
-    for hooks in ("etc/network/if-up.d", "etc/network/if-pre-up.d"):
+    (units / "seen.path").write_text("[Path]\nPathExists=/etc/hostname\nUnit=each-second.service\n")
+    (units / "paths.target.wants").mkdir(exist_ok=True)
+    (units / "paths.target.wants/seen.path").symlink_to(units / "seen.path")
+    user = systemd / "user"
+    (user / "default.target.wants").mkdir(parents=True, exist_ok=True)
+    (user / "production.service").write_text(f"[Service]\nType=oneshot\nExecStart={run} user\n")
+    (user / "default.target.wants/production.service").symlink_to(user / "production.service")
+    for hooks in HOOKS:
         file = rootfs / hooks / "production"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"#!/bin/sh\n{run} ifupdown\n")
+        file.write_text(f"{LSB}{run} {hooks.replace('/', '-')}\n")
         file.chmod(0o755)
+    for level in ("rcS.d", "rc2.d", "rc5.d"):
+        (rootfs / "etc" / level).mkdir(exist_ok=True)
+        (rootfs / "etc" / level / "S01production").symlink_to("../init.d/production")
+    for name, line in TABLES.items():
+        file = rootfs / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(line.format(run=run))
     lines = "f /opt/gbo/data/valkey/tmpfiles 0644 root root - production\nno such line\n"
     (rootfs / "etc/tmpfiles.d/production.conf").write_text(lines)
     (rootfs / "etc/rc.local").write_text(f"#!/bin/sh\n{run} rc-local\n")
