@@ -342,6 +342,26 @@ def test_slots_move_to_bridges_of_another_name_and_nothing_foreign_goes(plug: Pl
         connection.request("DELETE", ("networks", "plugbr9"), params={"project": "default"})
 
 
+@pytest.mark.parametrize("option", [["--refresh", "cache"], ["--recreate"]], ids=" ".join)
+def test_a_snapshot_of_one_slot_keeps_all_of_them_as_they_are(plug: Plug, option: list[str]) -> None:
+    """Before, the golden copy and the slots before that one were replaced, and the error said that nothing was."""
+    provision(plug)
+    connection, both = Connection(plug.engine.settings.incus), (PROJECT, GOLDEN)
+    before = {(project, name): each.created_at for project in both for name, each in clones(plug, project).items()}
+    one = {"project": f"{PROJECT}-1"}
+    reply = connection.request("POST", ("instances", "cache", "snapshots"), params=one, body={"name": "mine"})
+    connection.wait(reply, "snapshot", 60)
+    try:
+        done = plug.stagegbo("provision", "--slots", "2", *option)
+        assert done.returncode == 4
+        assert f"incus snapshot delete cache mine --project {PROJECT}-1" in done.stderr
+        after = {(project, name): each.created_at for project in both for name, each in clones(plug, project).items()}
+        assert after == before
+    finally:
+        reply = connection.request("DELETE", ("instances", "cache", "snapshots", "mine"), params=one)
+        connection.wait(reply, "snapshot", 60)
+
+
 def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
     provision(plug)
     lease = take(fleet(plug), [1], "a test of leases")

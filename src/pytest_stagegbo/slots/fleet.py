@@ -20,6 +20,7 @@ from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
 from pytest_stagegbo.progress import Silent, expect, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.locks import StageLock
+    from pytest_stagegbo.plan.foreign import Foreign
     from pytest_stagegbo.plan.provision import Plan
     from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
@@ -184,6 +186,7 @@ class Fleet:
         self.refuse_others(range(count))
         self.refuse_taken(count)
         self._refuse_elsewhere(range(count), recreate, to_replace)
+        self._refuse_to_lose(range(count), self.settings.containers if recreate else to_replace)
         if to_replace or not self.golden.is_fit():
             return {self.golden.project: self.golden.engine.plan(to_replace=to_replace)}
         engines = [self.engine(number) for number in range(count)]
@@ -197,6 +200,17 @@ class Fleet:
         """Before production is copied: see `StageEngine.refuse_elsewhere`."""
         for number in numbers:
             self.engine(number).refuse_elsewhere(recreate, to_replace)
+
+    def _refuse_to_lose(self, numbers: Collection[int], names: Collection[str]) -> None:
+        """Raise `NotOurs` when clones of these names, which are replaced one slot after the other, have snapshots that
+        somebody took: before the first of them is replaced, and the golden copy."""
+        found: list[Foreign] = []
+        members = self.members() if names else {}
+        for number in members.keys() & set(numbers):
+            clones = self.clones(members[number].project)
+            own = [name for name in names if name in clones and marks.is_clone(clones[name], members[number])]
+            found += foreign.in_clones(self._reader, members[number], own)
+        foreign.refuse(found, f"{', '.join(names)} can't be replaced", "then run this again")
 
     def provision(self, count: int, *, recreate: bool = False, to_replace: Collection[str] = ()) -> FleetProvisioned:
         """Make slots 0 to `count` - 1 what the settings say. Production is copied at most once, for the golden copy.
@@ -218,6 +232,7 @@ class Fleet:
         engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
         self.refuse_taken(count)
         self._refuse_elsewhere(engines, recreate, to_replace)
+        self._refuse_to_lose(range(count), self.settings.containers if recreate else to_replace)
         own = bool(self.settings.storage.own)
         copied = recreate and not own
         made = self._make_golden(engines.values(), copied, to_replace) if copied or to_replace else None
