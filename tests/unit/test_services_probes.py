@@ -16,6 +16,7 @@ import pytest
 from pytest_stagegbo.services import PROBES, ask
 from pytest_stagegbo.services.answer import Answer
 from pytest_stagegbo.services.postgresql import is_noise
+from pytest_stagegbo.settings.addresses import SCHEMES
 from pytest_stagegbo.settings.model import ProbeSettings, Protocol
 
 HERE = "127.0.0.1"
@@ -333,7 +334,7 @@ def test_proxies_of_the_environment_are_ignored(serve: Serve, monkeypatch: pytes
 
 
 def test_each_protocol_has_a_probe() -> None:
-    assert set(PROBES) == set(get_args(Protocol))
+    assert set(PROBES) == set(SCHEMES) == set(get_args(Protocol))
 
 
 @pytest.mark.parametrize("protocol", get_args(Protocol))
