@@ -22,7 +22,8 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. Errors of this package become text with a next step, on standard error."""
+    """Run one command and return its exit status. Errors of this package are printed with a remedy, on standard
+    error."""
     open_closed_streams()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)

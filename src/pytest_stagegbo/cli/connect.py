@@ -1,4 +1,4 @@
-"""`connect`: the usual client of a service, connected: psql, valkey-cli, aws."""
+"""The command `connect`: it opens the usual client of a service, already connected: psql, valkey-cli or aws."""
 
 from __future__ import annotations
 

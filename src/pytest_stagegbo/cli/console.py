@@ -1,4 +1,4 @@
-"""What people see: progress, tables, errors. rich is imported only when there is something to draw."""
+"""Prints progress, tables and errors for people. rich is imported only when there is something to draw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ask", "console_progress", "need_answer", "print_error", "print_loudl
 
 
 class _Lines:
-    """Progress as lines, for logs and pipes: one when something begins that takes long, one when it ends."""
+    """Shows progress as lines, for logs and pipes: one when something long begins, and one when it ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,7 +51,7 @@ class _Lines:
 
 
 class _Notes(_Lines):
-    """Nothing of progress but its notes."""
+    """Shows no progress, only notes, which may be warnings."""
 
     def begin(self, key: str, text: str) -> None: ...
 
@@ -63,7 +63,7 @@ class _Notes(_Lines):
 
 
 class _Live:
-    """Progress on a terminal: what runs has a spinner and a clock, what is done stays as a line above."""
+    """Shows progress on a terminal: a spinner and a clock for what runs, and a line above for what is done."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -133,10 +133,10 @@ def console_progress(stream: TextIO | None = None, *, quiet: bool = False) -> It
 
 
 def need_answer(command: str) -> None:
-    """See that somebody is there to answer a question. For commands that were not given --yes.
+    """Raise an error if nobody can answer a question. Commands call it that were not given --yes.
 
     Raises:
-        SettingsError: nobody is: standard input is no terminal.
+        SettingsError: standard input is not a terminal.
     """
     from pytest_stagegbo.errors import SettingsError
 
@@ -149,13 +149,13 @@ def need_answer(command: str) -> None:
 
 
 def ask(question: str) -> bool:
-    """Whether the answer on the terminal is yes. Asked on standard error, so that what is printed can be piped."""
+    """Ask on standard error, so that the output can be piped, and return whether the answer is yes."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """A table on standard output: aligned and coloured on a terminal, tab-separated elsewhere, one line a row."""
+    """Print a table on standard output: aligned and coloured on a terminal, tab-separated elsewhere, one line a row."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             print("\t".join("; ".join(printable(cell).replace("\t", " ").splitlines()) for cell in row))
@@ -173,7 +173,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 
 def print_loudly(text: str) -> None:
-    """A line on standard output that nobody overlooks; coloured where a terminal shows it."""
+    """Print a line on standard output that is hard to overlook: in colour on a terminal."""
     from rich.console import Console
 
     Console(highlight=False, soft_wrap=True).print(printable(text), style="bold white on red", markup=False)
@@ -197,7 +197,7 @@ STYLES = {
 
 
 def print_error(error: StageGboError) -> None:
-    """What failed, what was seen last, what to do, on standard error."""
+    """Print on standard error what failed, what was seen last, and what to do."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""From a parsed command line to settings and an engine."""
+"""Turns a parsed command line into settings and an engine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIONS = {
 
 
 class Context(Struct, frozen=True):
-    """What a command works with."""
+    """The settings, the lab and the slot of one command. It connects when it is asked for an engine."""
 
     loaded: Loaded
     """Settings of the slot that the command line names."""
@@ -48,7 +48,7 @@ class Context(Struct, frozen=True):
     slot: int = 0
 
     def engine(self, progress: Progress | None = None) -> StageEngine:
-        """Connect. pylxd is imported here, and not before."""
+        """Connect, and return the engine of the stage. pylxd is imported here, and not before."""
         from pytest_stagegbo.engine.stage import StageEngine
         from pytest_stagegbo.incus.connection import Connection
 
@@ -68,7 +68,7 @@ class Context(Struct, frozen=True):
         return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
 
     def fleet(self, progress: Progress | None = None) -> Fleet:
-        """The stage with all its slots. Connects."""
+        """Connect, and return the stage with all its slots."""
         from pytest_stagegbo.incus.connection import Connection
         from pytest_stagegbo.slots.fleet import Fleet
 

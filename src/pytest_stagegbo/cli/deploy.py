@@ -1,4 +1,4 @@
-"""`deploy`: a build of one's own in the stage."""
+"""The command `deploy`: it runs a user's own build in the stage."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def builds_json(builds: dict[str, Build]) -> list[dict[str, object]]:
-    """An object for each file that is not production's."""
+    """Return a JSON object for each file in the clones that is not production's."""
     return [
         {
             "container": name,

@@ -1,4 +1,4 @@
-"""Everything that provisioning needs, looked at one by one. Writes nothing."""
+"""The command `doctor`: it looks at everything that provisioning needs, one by one. It writes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Finding", "examine"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """One thing that `doctor` looked at, what it saw, and the remedy."""
 
     state: str
     """`ok`, `warning` or `failed`."""
@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine(arguments: argparse.Namespace) -> list[Finding]:
-    """Look at everything; what can't be looked at because something before it failed is left out."""
+    """Look at everything. If one thing fails, those that depend on it are left out."""
     versions = (
         f"Python {sys.version.split()[0]}, pytest-stagegbo {version('pytest-stagegbo')}, pylxd {version('pylxd')}"
     )
@@ -77,7 +77,7 @@ def _release(version: str) -> Finding:
 
 
 def _networks(context: Context, facts: Facts) -> Finding:
-    """What the server made of the staging guide's `features.networks=true`."""
+    """Say whether the server accepted the staging guide's `features.networks=true`."""
     from pytest_stagegbo.desired.objects import managed_nics
 
     settings = context.loaded.settings
@@ -92,7 +92,7 @@ def _networks(context: Context, facts: Facts) -> Finding:
 
 
 def _subnet(context: Context, facts: Facts) -> Finding:
-    """Whether the stage's subnet is its own. The plan's error says it too, unless something before it is in the way."""
+    """Say whether anything else uses the stage's subnet. The plan reports it too, unless an earlier error hides it."""
     from pytest_stagegbo.facts.subnets import neighbours, refuse_taken
 
     network = context.loaded.settings.network
@@ -116,7 +116,7 @@ def _subnet(context: Context, facts: Facts) -> Finding:
 
 
 def _filter(engine: StageEngine) -> Finding:
-    """Whether the host's packet filter lets the stage work."""
+    """Say whether the host's packet filter lets the stage work."""
     from pytest_stagegbo.facts.host_path import find_drop_here
 
     drop, seen = find_drop_here(engine.reader.endpoint, engine.settings)
@@ -175,8 +175,8 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
 
 
 def _left_copies(engine: StageEngine, facts: Facts) -> Iterator[Finding]:
-    """What a daemon that was killed while it copied to another pool has left. It may not be this tool's: nobody but its
-    administrator removes it."""
+    """Name snapshots that a daemon left when it was killed while copying to another pool. They may not be this tool's,
+    so only the administrator removes them."""
     from pytest_stagegbo.incus.localhost import LocalHost
 
     host = LocalHost(engine.reader.endpoint)

@@ -1,4 +1,4 @@
-"""`env`: variables with which programs find the stage's services, in the forms that programs read."""
+"""The command `env`: it prints variables with which programs find the stage's services, in several formats."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def _env(arguments: argparse.Namespace) -> int:
 
 
 def chosen(variables: Iterable[Variable], names: Sequence[str], settings: Settings) -> dict[str, str]:
-    """Names and values of the variables that are called so, or are about containers that are called so; all of them
-    without names.
+    """Return the variables with these names, and those about containers with these names. Without names, return all.
 
     Raises:
         SettingsError: there is neither such a variable nor such a container.
@@ -101,7 +100,7 @@ def chosen(variables: Iterable[Variable], names: Sequence[str], settings: Settin
 
 
 def masked(name: str, value: str) -> str:
-    """A variable's value as anybody may see it: of an address with a password in it, all but the password."""
+    """Return a variable's value with its secret masked. In a URL with a password, only the password is masked."""
     from pytest_stagegbo.credentials.secret import Hidden
 
     if not isinstance(value, Hidden):
@@ -114,7 +113,7 @@ def _sh(value: str) -> str:
 
 
 def _dotenv(value: str) -> str:
-    """Single quotes where nothing in them can be taken for more than itself."""
+    """Quote a value for dotenv libraries: in single quotes if nothing in it has a special meaning there."""
     if _PLAIN.fullmatch(value):
         return value
     if not re.search(r"['\n\r]|\\$", value):
@@ -123,7 +122,7 @@ def _dotenv(value: str) -> str:
 
 
 def _docker(value: str) -> str:
-    """Docker takes the rest of the line as it is, quotes included."""
+    """Return a value as Docker reads it: the rest of the line, quotes included."""
     if "\n" in value or "\r" in value:
         raise SettingsError(
             "env: a value has several lines, which docker's --env-file can't have",
@@ -150,7 +149,7 @@ def _text(variables: Mapping[str, str], form: str, *, export: bool) -> str:
 
 
 def _refuse_pipe() -> None:
-    """See that standard output is a terminal, or a file that is made private.
+    """Raise an error unless standard output is a terminal, or a file that can be made private.
 
     A pipe may end in a log that many people read. A file that the shell has just made for us gets the mode that -o
     gives; one that has something in it is somebody's log.
@@ -178,7 +177,7 @@ def _refuse_pipe() -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file with mode 0600, whole or not at all; of a link, what it leads to.
+    """Write a file with mode 0600, as a whole or not at all. If the path is a link, its target is written.
 
     Raises:
         SettingsError: there is something else than a file.

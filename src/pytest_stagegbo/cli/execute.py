@@ -1,4 +1,4 @@
-"""Commands that go into a clone: `exec` and `shell`.
+"""The commands `exec` and `shell`, which run something in a clone.
 
 The `incus` client has the terminal where it is installed (`incus_client.py`). Without it, `exec` goes through the API
 and prints the output at the end.

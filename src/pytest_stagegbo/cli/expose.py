@@ -1,4 +1,4 @@
-"""`expose`: the exception to the stage's isolation, for a staging domain."""
+"""The command `expose`: it publishes one port of the stage for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lab up`, `lab status`, `lab exec` and `lab down`."""
+"""The command `lab` with its own commands `up`, `status`, `exec` and `down`."""
 
 from __future__ import annotations
 

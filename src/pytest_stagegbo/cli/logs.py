@@ -1,4 +1,4 @@
-"""The command `logs`: the journal of clones' units, and their log files."""
+"""The command `logs`: it prints the journal of a clone's units, and its log files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _lines(text: str) -> int:
-    """How many lines; raises what argparse makes a usage error of."""
+    """Parse a number of lines. What it raises, argparse turns into a usage error."""
     if not re.fullmatch("[0-9]{1,6}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999999")
     return int(text)
@@ -105,7 +105,7 @@ def _follow(context: Context, engine: StageEngine, name: str, lines: int) -> int
 
 
 def line_prefixes(names: Sequence[str], *, coloured: bool) -> dict[str, str]:
-    """What each line of a container's begins with: its name, in a colour of its own; nothing for a single container."""
+    """Return the prefix of each container's lines: its name, in a colour of its own. A single container has none."""
     if len(names) == 1:
         return {names[0]: ""}
     width = max(map(len, names))

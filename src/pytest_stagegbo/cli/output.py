@@ -1,4 +1,4 @@
-"""Output for programs."""
+"""Prints output for programs: JSON."""
 
 from __future__ import annotations
 

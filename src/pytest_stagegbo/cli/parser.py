@@ -1,4 +1,4 @@
-"""The commands and their options."""
+"""Parses the command line. Each command is registered by a module beside this one."""
 
 from __future__ import annotations
 

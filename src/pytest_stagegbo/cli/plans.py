@@ -1,4 +1,4 @@
-"""What `provision` prints of a plan, and of what became of it."""
+"""Prints a plan, and the result of carrying it out, for the command `provision`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def result_json(result: Provisioned) -> dict[str, Any]:
 
 
 def print_timings(result: Provisioned, start_up: float = 0.0) -> None:
-    """Where the time went; `start_up` is what the process took before it."""
+    """Print where the time of a provisioning went. `start_up`: seconds that the process took before it."""
     from pytest_stagegbo.cli import timings
     from pytest_stagegbo.cli.console import print_table
 

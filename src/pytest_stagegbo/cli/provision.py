@@ -1,4 +1,4 @@
-"""Commands that change the stage: `provision`, `reset`, `destroy`."""
+"""The commands `provision`, `reset` and `destroy`, which change the stage."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _reset(arguments: argparse.Namespace) -> int:
 
 
 def methods_json(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
-    """By which method each container was reset and, where a quicker one was not enough, for which reason."""
+    """Return the method by which each container was reset and, if a quicker one was not enough, the reason."""
     return {each.name: {"method": each.way, **({"reason": each.doubt} if each.doubt else {})} for each in outcomes}
 
 

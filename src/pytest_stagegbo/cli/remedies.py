@@ -1,4 +1,4 @@
-"""Commands that an error names, aimed at what its own run was aimed at, so that they can be copied."""
+"""Adds the options of this run to commands that a message names, so that they can be copied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMAND = re.compile(r"`stagegbo (?!lab\b|--)(\w+)")
 
 
 def aimed(text: str, arguments: argparse.Namespace) -> str:
-    """The text with the options of this run in each command of `stagegbo` that it names; `lab` needs none of them."""
+    """Return the text with this run's options added to each `stagegbo` command in it, but `stagegbo lab`."""
 
     def command(found: re.Match[str]) -> str:
         words = ["stagegbo", *(["--lab"] if getattr(arguments, "lab", False) else [])]

@@ -1,4 +1,4 @@
-"""`run`: a command with the stage's environment, on a stage that it has as a test has it."""
+"""The command `run`: it runs a program of this host that uses the stage as a test does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`provision` where a stage has several slots, or is refreshed."""
+"""The command `provision` for a stage with several slots, on a pool of its own, or with --refresh."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["provision"]
 
 
 def provision(context: Context, arguments: argparse.Namespace) -> int:
-    """Provision every slot; exit status."""
+    """Provision every slot, and return the exit status."""
     from pytest_stagegbo.cli.console import console_progress
     from pytest_stagegbo.errors import VaultSealed
     from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS

@@ -1,4 +1,4 @@
-"""Commands that only look: `status`, `endpoints`, `doctor`."""
+"""The commands `status`, `endpoints` and `doctor`, which change nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def short_rows(status: StageStatus, settings: Settings) -> list[tuple[str, ...]]:
-    """A line for each container."""
+    """Return a row for each container."""
     return [
         (
             each.name,
@@ -108,12 +108,12 @@ def short_rows(status: StageStatus, settings: Settings) -> list[tuple[str, ...]]
 
 
 def use_lines(slots: Sequence[SlotStatus]) -> list[str]:
-    """Who holds locks of the stage, or of one of its slots."""
+    """Return a line for the stage, and for each slot, that somebody holds locks of."""
     return [f"{slot.project} is used by {slot.used_by}" for slot in slots if slot.used_by]
 
 
 def build_lines(status: StageStatus) -> list[str]:
-    """What is not production's."""
+    """Return a line for each deployed file."""
     return [
         f"{each.name} runs {file.name} {file.short}, deployed {_ago(file.since)} by {file.by}"
         for each in status.containers
@@ -126,7 +126,7 @@ def _ago(since: str) -> str:
 
 
 def fault_lines(status: StageStatus) -> list[str]:
-    """What each container that is not ready answers, in its service's words, and what to do."""
+    """Return a line for each container that is not ready, with its service's answer, and what to do."""
     if all(each.state == "missing" for each in status.containers):
         return [f"there is no stage {status.project}: `stagegbo provision` makes it"]
     found = [

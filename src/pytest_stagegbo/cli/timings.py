@@ -1,4 +1,4 @@
-"""Where the time of one provisioning went, for people: `provision --timings`. `--json` has the same as `timings`."""
+"""Shows where the time of one provisioning went: `provision --timings`. `--json` has the same as `timings`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("what", *VERBS, "other steps", "began", "ended")
 def rows(
     timings: Sequence[Timing], containers: Collection[str], seconds: float, *, start_up: float = 0.0, requests: int = 0
 ) -> list[tuple[str, ...]]:
-    """A row for each container, one for each other step, and one for what came before and after all steps. Pure.
+    """Return a row for each container, one for each other step, and one for what came before and after. Pure.
 
     Args:
         seconds: Of the whole provisioning.

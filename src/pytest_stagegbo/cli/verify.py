@@ -1,4 +1,4 @@
-"""`verify`: the certificate of the isolation of the stage, with all its slots unless one is named."""
+"""The command `verify`: it proves the isolation of the stage and all its slots, or of one slot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def count_line(states: Sequence[str]) -> str:
-    """How many checks hold, of those that were made."""
+    """Return how many checks hold, of those that were made."""
     skipped = states.count("skipped")
     line = f"{states.count('green')} of {len(states) - skipped} hold"
     return f"{line}, {skipped} skipped" if skipped else line
@@ -60,7 +60,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _stages(
     context: Context, every: bool, checks: Sequence[Check] | None
 ) -> Iterator[tuple[str, StageEngine, Sequence[Check] | None]]:
-    """What is to be proven, by slot: the one that was named, or all of them with their golden copy.
+    """Return what has to be proven, by slot: the named slot, or all slots and their golden copy.
 
     A golden copy is stopped, so only what can be seen from outside is tried of it. Where checks were chosen and none of
     them can be tried of it, it is left out.

@@ -1,4 +1,4 @@
-"""Fixtures of the stage that somebody asks for, in a signature or by `getfixturevalue`."""
+"""Notices each time that a test or fixture gets the value of one of the plugin's fixtures, in whichever way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGE_FIXTURES = frozenset({WHOLE_STAGE, *FIXTURES})
 
 
 class Asking:
-    """Hears of every fixture that somebody gets the value of, and of the end of each.
+    """Notices when the value of a fixture is used, and when a fixture is torn down.
 
     pytest has a hook for fixtures that are set up, and none for a value that is there: a second test that calls
     `getfixturevalue("stage_cache")` would go unheard. All ways to a value, named in a signature or not, go through
@@ -51,7 +51,7 @@ class Asking:
         self._by_name: dict[str, frozenset[str]] = {}
 
     def begin(self) -> None:
-        """From here on, until pytest is done with this run."""
+        """Begin to notice uses of fixtures. This ends when pytest ends this run."""
         original, original_finish = pytest.FixtureDef.execute, pytest.FixtureDef.finish
         original_value = pytest.FixtureRequest.getfixturevalue
 
@@ -100,7 +100,7 @@ class Asking:
 
     @contextlib.contextmanager
     def _heard(self, definition: pytest.FixtureDef[Any]) -> Iterator[None]:
-        """Around each time that somebody gets the value of a fixture, one that is set up already included."""
+        """Wrap each use of a fixture's value, also of a fixture that is set up already."""
         names = self._stands_for.get(definition, frozenset())
         if definition.argname in STAGE_FIXTURES:
             names = names | {definition.argname}

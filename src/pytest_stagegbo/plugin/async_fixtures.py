@@ -1,7 +1,7 @@
-"""Clients for asynchronous tests, of pytest-asyncio and of anyio: each is connected in the loop that runs the test.
+"""Fixtures with clients for asynchronous tests. Each client is connected in the event loop that runs the test.
 
-pytest-asyncio (in its strict mode) and anyio each run only those asynchronous fixtures that are theirs. Which of them
-runs a test is known when the test asks for the fixture, and so is then whose the fixture has to be.
+pytest-asyncio (in its strict mode) and anyio each run only asynchronous fixtures of their own kind. Which of the two
+runs a test is known when the test asks for the fixture, so the fixture is made of that kind then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIXTURES = "pytest_stagegbo.plugin.fixtures"
 
 
 class AsyncFixtures:
-    """Gives each of these fixtures to who runs the test."""
+    """Makes each asynchronous fixture one of the plugin that runs the test: pytest-asyncio or anyio."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -50,7 +50,7 @@ class AsyncFixtures:
             fixturedef.func = original  # type: ignore[misc]
 
     def _for_asyncio(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The same fixture, as one of pytest-asyncio's, which marks the function itself."""
+        """Return the fixture as one of pytest-asyncio's, which marks the function itself."""
         if name not in self._of_asyncio:
             import pytest_asyncio
 

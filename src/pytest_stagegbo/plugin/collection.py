@@ -1,4 +1,4 @@
-"""What each collected test asks of the stage, and errors of tests whose markers can't mean anything."""
+"""Finds out what each collected test requires of the stage, and reports wrong markers as errors of collection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Collection"]
 
 
 class Collection:
-    """Notes at each test what it asks for, once all tests have been collected."""
+    """Stores at each test what it requires of the stage, once all tests have been collected."""
 
     def __init__(self, configuration: Configuration, process: StageProcess, provisioning: Provisioning) -> None:
         self._configuration = configuration
@@ -40,8 +40,7 @@ class Collection:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
-        """After the hooks of everybody else, which add markers and fixtures to tests, and leave tests out.
-
+        """Look at all tests, after the hooks of other plugins, which may add markers and fixtures or deselect tests.
         A test whose markers say nothing that can be done is an error of its collection: pytest ends after those, and
         pytest-xdist reports them and goes on with the other tests.
         """
@@ -65,7 +64,7 @@ class Collection:
         return result
 
     def _look_at(self, item: pytest.Item) -> None:
-        """Note what the test asks of the stage.
+        """Store what one test requires of the stage.
 
         Raises:
             SettingsError: a marker of it can't mean anything.

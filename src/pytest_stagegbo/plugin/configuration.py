@@ -1,4 +1,4 @@
-"""The configuration of this run: settings from options, environment, ini and file, and the lab that it is aimed at."""
+"""The configuration of this run: its settings, from options, environment, ini and file, and the lab that it uses."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Configuration:
         """A line about the stage, where options or variables speak of it when pytest begins."""
 
     def pytest_sessionstart(self) -> None:
-        """Bad values end pytest before collection, all at once; without any option nothing is read. Commands that
-        only print something (`--help`, `--markers`, `--version`) have no session."""
+        """End pytest before collection if values are wrong, and list all of them. Without any option, read nothing.
+        Commands that only print something (`--help`, `--markers`, `--version`) have no session."""
         given = [name for name in (*OPTIONS, *SWITCHES) if self._given(name) is not None]
         names = [name for name in os.environ if name.startswith("STAGEGBO_") and name != LAB_VARIABLE]
         if given or any(not name.startswith(NO_SETTINGS) for name in names):
@@ -50,7 +50,7 @@ class Configuration:
 
     @property
     def settings(self) -> Settings:
-        """The settings of this run, read once. Needs neither root nor a lab that is up.
+        """Return the settings of this run. They are read once; neither root nor a running lab is needed.
 
         Raises:
             pytest.UsageError: they are malformed.
@@ -66,7 +66,8 @@ class Configuration:
         return self.known
 
     def command(self, slot: int) -> str:
-        """The command line aimed at what this run uses, for somebody to copy."""
+        """Return the beginning of a `stagegbo` command line with the options of this run, to be copied from a
+        message."""
         words = ["stagegbo"]
         if self.lab is not None:
             words.append("--lab")
@@ -102,7 +103,7 @@ class Configuration:
 
 @contextlib.contextmanager
 def _usage_errors() -> Iterator[None]:
-    """What is wrong with what pytest was given ends it."""
+    """Turn errors of settings into usage errors, which end pytest."""
     problem = ""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the report of a failed test shows of the stages that it used, and whether they stay as it left them."""
+"""Adds containers' logs to the report of a failed test, and keeps the stage as the test left it if that is wanted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Failures:
 
     @real_files()
     def explain(self, item: pytest.Item) -> list[tuple[str, str]]:
-        """What is added to the report of a failed test: titles and texts. Keeps the stage if it is to be kept.
+        """Return what is added to the report of a failed test, as titles and texts. Keep the stage for `--stage-keep`.
 
         Raises nothing: the test's own failure has to be reported, whatever the test has done to this process.
         """
@@ -62,7 +62,7 @@ class Failures:
         return found
 
     def _stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
-        """The stages that a test used: with the containers that it used, the slot, and how to call it."""
+        """Return the stages that a test used, each with the containers used, the slot, and the options to name it."""
         if DEMAND in item.stash and self._provisioning.guard is not None and not item.stash.get(UNTOUCHED, False):
             assignment = self._process.assignment
             number = assignment.number if assignment is not None else 0
@@ -94,7 +94,7 @@ class Failures:
 
 
 def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
-    """What containers logged since then. Raises nothing but what ends pytest."""
+    """Return what containers logged since a moment. It raises only what ends pytest."""
     from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.session.failure import sections
 

@@ -1,4 +1,4 @@
-"""What tests ask for by name: the stage, its containers, connected clients. Each asks a part of the plugin for it."""
+"""The fixtures: the stage, its containers, and connected clients."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def stage_settings(pytestconfig: pytest.Config) -> Settings:
-    """The settings of this run, as options, environment, ini and file give them; in a slot, with its addresses."""
+    """The settings of this run, from options, environment, ini and file. In a slot, they have the slot's addresses."""
     return pytestconfig.stash[PROCESS].settings()
 
 
 @pytest.fixture(scope="session")
 def stage_credentials() -> Credentials | None:
-    """Override it to give the stage's credentials yourself; None: they are found the way BotServer finds them."""
+    """None: credentials are found in the way that BotServer finds them. Override this fixture to give them yourself."""
     return None
 
 
@@ -48,8 +48,8 @@ def stage_gbo(_stage: Stage) -> Stage:
 
 @pytest.fixture
 def stage_fresh(request: pytest.FixtureRequest, stage_credentials: Credentials | None) -> Stage:
-    """A whole stage that is clean, and this test's alone. What it leaves is reset behind it, while the next test has
-    another one: with more slots than workers (`--stage-slots`) there is one in stock."""
+    """A whole clean stage that no other test uses. Afterwards it is reset in the background, while the next test has
+    another one. With more slots than workers (`--stage-slots`), a clean one is in stock."""
     return request.config.stash[RESERVATIONS].fresh(request.node, stage_credentials)
 
 

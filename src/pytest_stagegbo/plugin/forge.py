@@ -1,4 +1,4 @@
-"""Annotations and a job summary in GitHub's and Forgejo's pipelines, for what concerns the stage."""
+"""Writes annotations and a job summary about the stage in pipelines of GitHub, Gitea and Forgejo."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ANNOTATES_TESTS = ("pytest-github-actions-annotate-failures", "pytest_github_act
 
 
 def in_pipeline(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a runner reads what is printed."""
+    """Whether pytest runs in a pipeline whose runner turns printed lines into annotations."""
     return any(environ.get(name) == "true" for name in VARIABLES)
 
 
 def annotation(kind: str, title: str, text: str, file: str = "", line: int = 0) -> str:
-    """A line that the runner makes an annotation of. `kind`: `error` or `warning`."""
+    """Return a line that the runner turns into an annotation. `kind` is `error` or `warning`."""
     place = f"file={_property(file)},line={line}," if file else ""
     return f"::{kind} {place}title={_property(title)}::{_data(text)}"
 
 
 def pipeline_lines(reporter: pytest.TerminalReporter, summary: Summary) -> list[str]:
-    """Annotations for failed tests that used the stage, for a broken isolation, and for what could not be done."""
+    """Return annotations for failed tests that used the stage, for broken isolation, and for other trouble."""
     found = []
     if not any(reporter.config.pluginmanager.has_plugin(name) for name in ANNOTATES_TESTS):
         for report in failed(reporter):
@@ -70,7 +70,7 @@ def job_summary(lines: Sequence[str], reporter: pytest.TerminalReporter, summary
 
 
 def _place(report: pytest.TestReport) -> tuple[str, int]:
-    """File and line of what failed, if that is in the test's own file; else of the test."""
+    """Return file and line of the failure if it is in the test's own file, and those of the test otherwise."""
     path, line, _ = report.location
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and str(crash.path).endswith(path):

@@ -1,4 +1,4 @@
-"""What JUnit's file says of the stage: properties of the suite, and logs of a failed test's containers."""
+"""Adds the stage to JUnit's file: properties of the suite and its tests, and logs of a failed test's containers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What is done while a stage is provisioned, on the terminal that pytest has: without it, people take minutes of
-silence for a run that hangs."""
+"""Shows on pytest's terminal what provisioning does. Without it, people would take minutes of silence for a hang."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What one process of pytest has of the stage: its connection, its session, its slot, its summary.
+"""Holds what one pytest process has of the stage: its connection, its session, its slot and its summary.
 
-A run is one process, or a controller of pytest-xdist with its workers. Nothing is connected to before it is asked for.
+A run is one process, or a controller of pytest-xdist with its workers. Nothing connects before it is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StageProcess:
         self.run = str(self._worker["testrunuid"]) if self._worker is not None else uuid.uuid4().hex
         """Identifies the run; the same in all its processes."""
         self.progress = Relay()
-        """Passes on the progress of work on the stage to whoever subscribes."""
+        """Passes on the progress of work on the stage to all subscribers."""
         self.assignment: SlotAssignment | None = None
         """The slot that this process uses, where there are several."""
         self.opened: StageSession | None = None
@@ -51,14 +51,14 @@ class StageProcess:
         return self._worker is not None
 
     def place(self) -> tuple[int, int]:
-        """Which worker this is, and of how many."""
+        """Return the number of this worker, and how many workers there are."""
         if self._worker is None:
             return 0, max(1, int(getattr(self._config.option, "numprocesses", None) or 1))
         number = str(self._worker["workerid"]).lstrip("gw")
         return int(number) if number.isdigit() else 0, int(self._worker["workercount"])
 
     def session(self) -> StageSession:
-        """This process's session; connects, and moves this process into the lab's network if it is aimed there."""
+        """Return this process's session. It connects, and joins the lab's network if the run uses the lab."""
         if self.opened is None:
             from pytest_stagegbo.engine.stage import StageEngine
             from pytest_stagegbo.incus.connection import Connection
@@ -96,7 +96,8 @@ class StageProcess:
         return self.session().engine
 
     def settings(self) -> Settings:
-        """Those of the stage that this process uses; they differ from the run's own in addresses where it is a slot."""
+        """Return the settings of the stage that this process uses. In a slot, their addresses differ from the run's
+        own."""
         settings = self._configuration.settings
         return settings if settings.slots.count == 1 or not runs_tests(self._config) else self.engine().settings
 
@@ -110,8 +111,8 @@ class StageProcess:
 
     @contextlib.contextmanager
     def noting_trouble(self, doing: str) -> Iterator[None]:
-        """Any error of the block is reported at the end of the session, and ends nothing else: a test may have patched
-        anything that is called there."""
+        """Report any error of the block at the end of the session, and go on: a test may have patched anything that is
+        called there."""
         try:
             yield
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The ban on connections of this process to production, and the marker that lifts it for a test."""
+"""Keeps this process from connecting to production. A marker lifts that for a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProductionBan"]
 
 
 class ProductionBan:
-    """Holds from when the stage is first wanted until tests have been run."""
+    """The ban on connections to production. It lasts from the first need of the stage until the last test has run."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
@@ -26,7 +26,7 @@ class ProductionBan:
         self._item: pytest.Item | None = None
 
     def begin(self) -> None:
-        """From now on, this process does not connect to production."""
+        """Begin to refuse connections of this process to production."""
         if self._guard is None and self._configuration.settings.pytest.production_access == "refuse":
             from pytest_stagegbo.session.production_guard import ProductionGuard
 
@@ -35,13 +35,14 @@ class ProductionBan:
             self._name_test(self._item)
 
     def end(self) -> None:
-        """This process may connect to production again."""
+        """Allow connections of this process to production again."""
         if self._guard is not None:
             self._guard.end()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Errors about production name the test; a marker lifts the ban for it, its fixtures included."""
+        """Have errors about production name the test, and lift the ban for a test with the marker, its fixtures
+        included."""
         self._name_test(item)
         try:
             return (yield)

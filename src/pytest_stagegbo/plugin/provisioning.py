@@ -1,4 +1,4 @@
-"""What is done before the first test, so that there is a stage, and after the last one, so that it is let go of."""
+"""Provisions stages before the first test that needs one, and releases them after the last test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Provisioning"]
 
 
 class Provisioning:
-    """Makes the stages that tests ask for, once a process."""
+    """Provisions the stages that tests ask for, once in each process."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Provisioning:
             self._production.end()
 
     def begin(self, session: pytest.Session) -> None:
-        """Have the stage provisioned that tests share, and its disk watched. `no_stage` says why it could not be."""
+        """Provision the stage that tests share, and begin to watch its disk. If that fails, `no_stage` says why."""
         from pytest_stagegbo.session.logsizes import remember
 
         if self.no_stage is not None or self._begun:
@@ -109,13 +109,14 @@ class Provisioning:
             self.fresh_stages(session).prepare(others_only=others_only)
 
     def refuse_without_tests(self) -> None:
-        """`--setup-only` has the fixtures of tests set up, and here there would be a reset for no test."""
+        """Skip the test for `--setup-only`, which would set up its fixtures, and so reset the stage, for no test."""
         if not runs_tests(self._config):
             pytest.skip("no test is executed, so nothing is done to the stage")
 
     @real_files()
     def stage(self, credentials: Credentials | None = None) -> Stage:
-        """The stage, provisioned: a test may ask for it by `getfixturevalue` only, which nobody sees before it runs."""
+        """Return the stage, provisioned. A test that asks for it only by `getfixturevalue` is not seen before it
+        runs."""
         from pytest_stagegbo.stage import Stage
 
         self.refuse_without_tests()
@@ -145,7 +146,7 @@ class Provisioning:
 
 
 def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:
-    """The guard of a stage's disk, which has looked once and goes on. Raises as `DiskGuard.check` does."""
+    """Return a guard that watches a stage's disk and has looked once. Raises what `DiskGuard.check` raises."""
     from pytest_stagegbo.session.guard import DiskGuard
 
     def stop(error: NoRoom) -> None:

@@ -1,4 +1,4 @@
-"""What pytest prints of the stage: a line in the header, a line before the first test, a summary at the end."""
+"""Prints about the stage: a line in pytest's header, a line before the first test, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Reports"]
 
 
 class Reports:
-    """Prints what others have found. Only the process that has the terminal does."""
+    """Prints lines about the stage, in the process that has the terminal."""
 
     def __init__(self, config: pytest.Config, configuration: Configuration, process: StageProcess) -> None:
         self._config = config
@@ -28,17 +28,18 @@ class Reports:
         self._described = False
 
     def pytest_report_header(self) -> str | None:
-        """Project and server, where the stage was spoken of when pytest began. Connects to nothing."""
+        """Return the line with project and server, if an option or ini key of the stage is given. It connects to
+        nothing."""
         return self._configuration.header if not self._process.is_worker else None
 
     def describe_early(self) -> None:
-        """Say which stage tests are about to use, and how much room it has."""
+        """Print which stage the tests will use, and how much room it has."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not self._process.is_worker and self._config.get_verbosity() >= 0:
             reporter.write_line(self._describe(early=True))
 
     def describe_builds(self) -> None:
-        """Say which builds the tests are about, once the stage runs them."""
+        """Print which builds the stage runs, once they are deployed."""
         from pytest_stagegbo.session.summary import build_lines
 
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")

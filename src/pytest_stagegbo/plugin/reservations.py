@@ -1,4 +1,4 @@
-"""What is done around one test: it reserves what it asks for, finds clean what it wants clean, and gives all back."""
+"""Reserves containers for a test before it begins, resets those that it wants clean, and releases them afterwards."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Reservations:
             self._item = None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """After the markers `skip` and `skipif` were heard, before the first fixture of the test."""
+        """Reserve what the test requires, after pytest has looked at `skip` and `skipif` and before the first
+        fixture."""
         why = skipped_by_unittest(item) if _is_concerned(item) else None
         if why is not None:
             pytest.skip(why)
@@ -80,7 +81,7 @@ class Reservations:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """A fixture may have added a marker (`request.applymarker`) when the time for what it asks for was over."""
+        """Fail the test if a fixture has added a marker of the plugin (`request.applymarker`), which came too late."""
         for marker, effect in ((MARKER, "the reset"), (QUIET, "the quiet")):
             known = [mark for mark in item.stash.get(MARKED, []) if mark.name == marker]
             if list(item.iter_markers(marker))[:1] == known:
@@ -93,7 +94,8 @@ class Reservations:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
-        """The stage is the test's own until here; so a teardown that fails is explained now."""
+        """Release what the test reserved. Until here it is the test's own, so a teardown that fails is explained
+        first."""
         try:
             return (yield)
         except BaseException as error:
@@ -112,7 +114,7 @@ class Reservations:
 
     @real_files()
     def _begin_test(self, item: pytest.Item, wanted: Requirements) -> StageGboError | None:
-        """Reserve what a test asks of the stage; what kept the test from having it."""
+        """Reserve what a test requires of the stage, and return the error if that fails."""
         from pytest_stagegbo.session.session import reminder
 
         provisioning = self._provisioning
@@ -130,7 +132,7 @@ class Reservations:
             return error
 
     def _note(self, item: pytest.Item, begin: Callable[[], None]) -> None:
-        """Reserve, and note at the test what that took: its slot, its wait, its resets. Reports have it."""
+        """Reserve, and store at the test its slot, its wait and its resets, which reports show."""
         summary, assignment = self._process.summary(), self._process.assignment
         waits, before = len(summary.waits), {names: len(times) for names, times in summary.resets.items()}
         begin()
@@ -145,7 +147,7 @@ class Reservations:
     # -- fixtures that are asked for while a test runs; see `Asking`
 
     def claim(self, fixtures: frozenset[str]) -> None:
-        """Have the test that runs take the locks and resets that fixtures need, if it has not yet."""
+        """Take the locks and resets that fixtures need for the running test, if it has not got them yet."""
         item = self._item
         if item is None or fixtures <= item.stash.get(ASKED, frozenset()) or self._config.getoption("setupplan", False):
             return
@@ -181,7 +183,7 @@ class Reservations:
         return tell
 
     def _not_beside_fresh(self, item: pytest.Item, fixtures: frozenset[str]) -> StageGboError | None:
-        """Waiting for the stage that the test itself has as its fresh one would never end."""
+        """Raise `NotHeld` if the test has the stage as its fresh one: waiting for it would never end."""
         session = self._process.opened
         if TAKEN not in item.stash or session is None or item.stash[TAKEN].slot.engine is not session.engine:
             return None
@@ -196,7 +198,7 @@ class Reservations:
 
     @real_files()
     def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Stage:
-        """A clean stage that nobody else uses until the test has been torn down."""
+        """Return a clean stage that nobody else uses until the test has been torn down."""
         self._provisioning.refuse_without_tests()
         problem = ""
         try:

@@ -1,4 +1,4 @@
-"""Which tests a run executes, and what may be raised on the way."""
+"""Tells which tests a run executes, and which exceptions have to end pytest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def runs_tests(config: pytest.Config) -> bool:
 
 
 def executed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The tests that this run executes, as far as can be told before."""
+    """Return the tests that this run will execute, as far as that is known beforehand."""
     if not items or not runs_tests(items[0].config):
         return []
     session, config = items[0].session, items[0].config
@@ -33,7 +33,7 @@ def executed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def _is_skipped(item: pytest.Item) -> bool:
-    """Whether a test is surely not run. Conditions in text are looked at by pytest, when the test's turn comes."""
+    """Whether a test is certainly skipped. pytest evaluates conditions in text only when it runs the test."""
     runxfail = item.config.getoption("runxfail", False)
     return (
         item.get_closest_marker("skip") is not None
@@ -70,7 +70,7 @@ def is_of_stage(title: str) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """An error in words, for a terminal, masked by their shape: whose it is, is not known."""
+    """Return an error as text for a terminal. Anything that looks like a secret is masked."""
     from pytest_stagegbo.services.masking import Masker
     from pytest_stagegbo.text import printable
 

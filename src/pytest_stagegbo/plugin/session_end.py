@@ -1,4 +1,4 @@
-"""What is done at the end of the session: isolation is proven, growth measured, and what the run noted is removed."""
+"""Ends the session: proves the isolation, measures the containers' growth, and removes the run's notes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SessionEnd"]
 
 
 class SessionEnd:
-    """The last that this process does to the stage. What it finds goes to the summary."""
+    """Does what is left to do when the session ends, and adds what it finds to the summary."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class SessionEnd:
                 self._junit.finish(self._properties())
 
     def _verify(self, session: pytest.Session) -> None:
-        """Once a run: workers have ended when their controller does. What can't be tried is not proven."""
+        """Prove the isolation once a run, when all workers have ended. What can't be tried counts as not proven."""
         try:
             if not self._configuration.settings.pytest.verify:
                 return
@@ -78,7 +78,7 @@ class SessionEnd:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _verify_events(self) -> None:
-        """A worker's part of the proof: what it did itself. The controller's `verify` has proven the rest."""
+        """Prove what this worker itself did to production. The controller's `verify` proves the rest."""
         assert self._process.opened is not None
         try:
             if self._process.is_worker:

@@ -1,4 +1,4 @@
-"""Keys of what is kept at pytest's own objects: of a run at `config.stash`, of a test at `item.stash`."""
+"""Keys under which the plugin stores its objects: of a run in `config.stash`, of a test in `item.stash`."""
 
 from __future__ import annotations
 

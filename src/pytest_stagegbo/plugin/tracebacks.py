@@ -1,4 +1,4 @@
-"""Tracebacks of tests that use the stage end in what its author wrote, not in what this package did then."""
+"""Shortens tracebacks of tests that use the stage: they end in the test's own code, not in this package's."""
 
 from __future__ import annotations
 

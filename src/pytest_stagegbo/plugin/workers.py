@@ -1,4 +1,4 @@
-"""What the controller of pytest-xdist learns from its workers, each of which is a process with a stage of its own."""
+"""Collects in the controller of pytest-xdist what each worker did to the stage it used."""
 
 from __future__ import annotations
 

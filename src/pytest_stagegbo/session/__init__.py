@@ -1,1 +1,4 @@
-"""A pytest process and the stage."""
+"""What one process does with stages: it reserves and resets containers for each test, guards the disk, and reports.
+
+Modules here know nothing of pytest's own types; the package `plugin` has those.
+"""

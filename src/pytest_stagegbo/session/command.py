@@ -1,4 +1,5 @@
-"""A command that runs on the stage as a test does: it finds clean what it wants clean, and keeps others out of that."""
+"""Runs a command that uses the stage as a test does: containers are reset for it, and nobody else uses these
+meanwhile."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def run_command(
     showing: AbstractContextManager[object],
     prepare: Sequence[Callable[[StageSession], None]] = (),
 ) -> int:
-    """Run a command with the stage's environment; its exit status, as shells give it.
+    """Run a command with the stage's environment, and return its exit status as shells do.
 
     The command has the stage as one test of a session of pytest has it: provisioned if something is missing, its
     containers shared, those that are reset its own until it ends, its disk watched. All of it ends with this process.
@@ -93,7 +94,7 @@ def run_command(
 
 
 class Child:
-    """A command that gets the signals that this process gets, and does not outlive it."""
+    """A command that runs as a child: it gets the signals that this process gets, and ends when this process ends."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = argv

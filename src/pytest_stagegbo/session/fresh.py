@@ -1,4 +1,4 @@
-"""Clean stages that tests of one process have to themselves: slots of the pool, their disks watched."""
+"""Gives tests whole clean stages, one test a stage: slots of the pool, whose disks are watched."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fresh(Struct, frozen=True):
 
 
 class FreshStages:
-    """What `stage_fresh` is taken from.
+    """The clean stages that the fixture `stage_fresh` gives to tests of this process.
 
     Args:
         own: This process's session.

@@ -141,11 +141,12 @@ class DiskGuard:
         }
 
     def doubt(self) -> str:
-        """What was wrong with the quotas at some look: limits did not hold, growth is not known. Empty: nothing was."""
+        """Say what was wrong with the quotas at one of the looks, so that growth is unknown; an empty text if nothing
+        was."""
         return self._doubt
 
     def trouble(self) -> str:
-        """What last kept the guard from its work; empty when nothing did."""
+        """Say what kept the guard from its work most recently; an empty text if nothing did."""
         return self._trouble
 
     # -- the thread
@@ -226,7 +227,7 @@ class DiskGuard:
         return stopped, grown, unknown, len(stopped) == len(chosen) and len(going) == len(others)
 
     def _all(self, names: Iterable[str], call: Callable[[str], None]) -> list[str]:
-        """Do it to each at once; those it worked with."""
+        """Do an action to each container at the same time, and return those with which it worked."""
 
         def one(name: str) -> Callable[[], None]:
             return lambda: call(name)

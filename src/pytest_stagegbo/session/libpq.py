@@ -1,5 +1,4 @@
-"""Clients of PostgreSQL connect with libpq's own sockets, of which Python hears nothing: what they tell libpq is looked
-at instead.
+"""Watches where PostgreSQL clients connect to. libpq uses sockets of its own, which Python's audit hooks don't see.
 
 All of psycopg 3 (connections, async ones, pools) asks its class `PGconn` to connect, in C code, too, and so may a test.
 psycopg2 asks the function `_connect` of its module. Both may be imported by a test, long after the first one began, so
@@ -33,7 +32,7 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 
 def watch(look: Look) -> None:
-    """Have `look` called with each host and port that a client is about to connect to; it raises to refuse."""
+    """Call `look` with each host and port before a client connects to it. `look` raises an error to refuse."""
     for name, guard in _GUARDS.items():
         module = sys.modules.get(name)
         if module is not None:
@@ -43,7 +42,7 @@ def watch(look: Look) -> None:
 
 
 def unwatch() -> None:
-    """The clients are as they were."""
+    """Restore the clients as they were before `watch`."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]
     while _replaced:
         owner, name, original = _replaced.pop()

@@ -1,4 +1,4 @@
-"""How large a container's log files were at a moment: what tells new lines from old where lines carry no times.
+"""Has containers note how large their log files are, so that new lines can be told from old ones that carry no times.
 
 `guest.logs` reads the notes. Every session takes them.
 """

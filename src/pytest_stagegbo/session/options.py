@@ -1,4 +1,4 @@
-"""From what pytest was given to settings. Nothing here asks for root, or moves the process into the lab's network."""
+"""Makes settings from pytest's options, environment and ini. It needs no root and does not join the lab's network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_settings(
     *,
     lab: Lab | None = None,
 ) -> Settings:
-    """Settings of a pytest run: options over environment over ini over file.
+    """Read the settings of a pytest run. Options win over the environment, the environment over ini, ini over the file.
 
     Args:
         root: pytest's root folder, from which the settings file is looked for.
@@ -54,7 +54,7 @@ def read_settings(
 def chosen_lab(
     options: Mapping[str, Any], ini: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> bool | str:
-    """Whether the run is aimed at the lab, and at which: option over environment over ini.
+    """Return the lab that the run uses, or None. The option wins over the environment, and the environment over ini.
 
     Raises:
         SettingsError: a value says neither yes nor no.
@@ -69,11 +69,12 @@ def chosen_lab(
 
 
 def _settings(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """By setting. A floor that is asked for is the whole floor: the share of the pool no longer adds to it."""
+    """Return values by setting. If `disk_floor` is given, it is the whole floor: `disk_floor_share` no longer
+    counts."""
     found = {names[name]: value for name, value in given.items() if names[name] and value is not None}
     return {**found, "disk_floor_share": 0} if "disk_floor" in found else found
 
 
 def _first(*values: Any) -> Any:
-    """The first that was given; falsy ones count."""
+    """Return the first value that is not None; `False`, 0 and empty texts count as given."""
     return next((value for value in values if value is not None), None)

@@ -1,4 +1,4 @@
-"""Several calls at once, none of which may hold up the caller for longer than it is willing to wait."""
+"""Makes several calls at once, and waits for them no longer than the caller says."""
 
 from __future__ import annotations
 

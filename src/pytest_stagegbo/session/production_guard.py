@@ -59,7 +59,7 @@ class ProductionGuard:
         self._judge = lru_cache(1024)(self._of_production)
 
     def begin(self) -> None:
-        """From here on, until `end`. Again is fine."""
+        """Refuse connections to production from now on, until `end`. Calling it again does nothing."""
         global _active, _hooked
         if self._began:
             return
@@ -71,7 +71,7 @@ class ProductionGuard:
         libpq.watch(_look_at_libpq)
 
     def end(self) -> None:
-        """What held before `begin` holds again: a test of a plugin may run pytest within its own process."""
+        """Restore what held before `begin`: a test of a plugin may run pytest within its own process."""
         global _active
         if self._began:
             self._began = False
@@ -80,7 +80,7 @@ class ProductionGuard:
                 libpq.unwatch()
 
     def now(self, test: str, *, lifted: bool) -> None:
-        """From here on errors name this test; nothing is refused if `lifted`."""
+        """Name this test in errors from now on. If `lifted`, refuse nothing."""
         self._test, self._lifted = test, lifted
 
     def look(self, connecting: Any, address: object) -> None:
@@ -103,7 +103,8 @@ class ProductionGuard:
             self.refuse(found, port)
 
     def look_at(self, host: str, port: int) -> None:
-        """The same for an address or a name, of a connection that Python's sockets have no part in."""
+        """Raise `ProductionAccessError` if an address or a name is production's, for connections without Python's
+        sockets."""
         if not self._lifted and not host.startswith(("/", "@")):  # which are Unix sockets to libpq
             found = self._judge(host)
             if found == "name":
@@ -123,7 +124,7 @@ class ProductionGuard:
         )
 
     def _twin(self, address: ipaddress.IPv4Address, port: int) -> str:
-        """What to connect to instead."""
+        """Say which address to connect to instead."""
         for container in self._settings.containers.values():
             if container.production_address == address:
                 ports = [probe.port for probe in container.probes]

@@ -1,4 +1,4 @@
-"""The end of a run: every stage that any of its processes used is proven, and what was noted of them removed."""
+"""Ends a run: proves every stage that one of its processes used, and removes the run's notes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ __all__ = ["forget", "prove"]
 
 
 def prove(own: StageSession, assignment: SlotAssignment | None, run: str, lost: Iterable[str] = ()) -> list[str]:
-    """What is broken, a text for each stage; none when all is proven. One stage after the other, since two checks of
-    disk limits at once would need the room of both.
+    """Prove the isolation of every stage of the run, and return what is broken: a text for each stage.
+
+    Stages are proven one after the other, because two checks of disk limits at the same time would need the room of
+    both.
 
     Args:
         own: Of the process that ends last.

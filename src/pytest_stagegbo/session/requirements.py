@@ -1,4 +1,4 @@
-"""What a test asks of the stage, told from its fixtures and markers. Pure.
+"""Finds out from a test's fixtures and markers which containers it uses and which have to be reset for it. Pure.
 
 A marker may be written in ways that mean nothing (`stage_reset` without a name), and Python accepts any of them.
 Each is an error that says what to write: a test that asked for a reset and silently got none would prove nothing.
@@ -73,14 +73,14 @@ class Requirements:
 
 
 def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
-    """Whether a test has anything to do with the stage. Cheap: needs no settings."""
+    """Whether a test uses the stage. This is cheap, and needs no settings."""
     return marked or WHOLE_STAGE in fixtures or any(name in fixtures for name in FIXTURES)
 
 
 def demand(
     fixtures: Collection[str], marks: Sequence[Mark], settings: Settings, *, quiet: bool = False
 ) -> Requirements:
-    """The demand of a test.
+    """Return what a test requires of the stage.
 
     Args:
         fixtures: Names of all fixtures that it needs, directly or not.
@@ -129,7 +129,7 @@ def _marked(mark: Mark, settings: Settings) -> list[str]:
 
 
 def _texts(values: Iterable[Any]) -> Iterable[str]:
-    """Names that somebody may have meant: of lists, and of texts with commas, as the option has them."""
+    """Return the names that the author of a wrong marker may have meant: in a list, or in a text with commas."""
     for value in values:
         if isinstance(value, str):
             yield from (word.strip() for word in value.split(","))

@@ -1,4 +1,4 @@
-"""A pytest process and the stage: provisioned once, locked and reset test by test."""
+"""One pytest process and its stage. The stage is provisioned once; containers are locked and reset for each test."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ OUT_OF_ORDER_SECONDS = 10.0
 
 
 def reminder(failure: StageGboError) -> StageMissing:
-    """What tests say that need the stage after the first one has told why there is none."""
+    """Return the short error for tests that need the stage after the first of them got the whole error."""
     return StageMissing(
         f"the stage could not be provisioned: {failure.message}", remedy="see the first test that says so"
     )
 
 
 def _out_of_order(error: LockTimeout, test: str, names: Iterable[str]) -> LockTimeout:
-    """What a test gets to read when it asks for a container while it runs, others have it, and it may not wait long."""
+    """Return the error for a test that asks for a container while it runs, when others have it and waiting is
+    unsafe."""
     fixtures = ", ".join(f'"stage_{name}"' for name in sorted(names))
     return LockTimeout(
         f"{test} asked for {', '.join(sorted(names))} while it ran, when others had it; it has locks that these may "
@@ -58,11 +59,11 @@ def _out_of_order(error: LockTimeout, test: str, names: Iterable[str]) -> LockTi
 
 
 class StageSession:
-    """One of the processes of one run of pytest.
+    """The stage as one process of a pytest run uses it: provisioning, locks and resets.
 
     Args:
         run: Identifies the run; the same in all its processes.
-        summary: Is told of resets and waits.
+        summary: Counts resets and waits.
         kind: What uses the stage, in the words of those who wait for it: a `test`, a `command`.
     """
 
@@ -90,7 +91,8 @@ class StageSession:
 
     @real_files()
     def ensure(self) -> None:
-        """Provision the stage, or learn how another process of this run fared with it. `check` tells of failure."""
+        """Provision the stage, unless another process of this run has done so or failed. `check` raises what went
+        wrong."""
         if self._ensured:
             return
         self._ensured = True
@@ -112,7 +114,7 @@ class StageSession:
 
     @property
     def began(self) -> bool:
-        """Whether this process wanted the stage."""
+        """Whether this process has tried to get the stage."""
         return self._ensured
 
     @property
@@ -121,7 +123,8 @@ class StageSession:
         return self._failure is not None
 
     def check(self) -> None:
-        """Raise what kept the stage from being provisioned: whole the first time, then a reminder of it."""
+        """Raise the error that provisioning ended with, if it failed: the whole error the first time, later a
+        reminder."""
         if self._failure is None:
             return
         if not self._told:
@@ -150,7 +153,7 @@ class StageSession:
             self.verify()
 
     def _deploy(self) -> None:
-        """Have the stage run the builds that this run is about."""
+        """Deploy the builds that `pytest.deploy` names, unless the stage runs them already."""
         if not self.settings.pytest.deploy:
             return
         from pytest_stagegbo.plan.builds import wanted_files
@@ -284,7 +287,7 @@ class StageSession:
         return tuple(name for name in wider if name in resets or name in unfinished)
 
     def _freeze(self, names: frozenset[str], test: str, resets: tuple[str, ...]) -> None:
-        """Have nobody write to what a test uses."""
+        """Freeze the containers that may write to what a quiet test uses."""
         if resets:  # what a killed deployment left may have to be mended in what is frozen next
             self.engine.deployments.recover(resets)
         self._quiet |= names
@@ -292,14 +295,14 @@ class StageSession:
         self.engine.freezer.freeze(names, f"{self._kind} {test}")
 
     def _wake(self, names: frozenset[str]) -> None:
-        """The test wants to use what it has frozen. Taking its lock lets it go on."""
+        """Let containers go on that a quiet test has frozen and now wants to use: taking their locks does that."""
         for lock in self._locks:
             lock.leave(names)
         self._quiet -= names
 
     @real_files()
     def end(self, staying: frozenset[str] = frozenset()) -> None:
-        """Let go of the test's locks, and have go on what it had frozen.
+        """Release the test's locks, and let the containers go on that it had frozen.
 
         Args:
             staying: Containers that this process's next test has frozen, too. They stay so, unless others want them.
@@ -314,7 +317,7 @@ class StageSession:
 
     @real_files()
     def reset(self, names: tuple[str, ...]) -> None:
-        """A reset in the middle of a test: only of what the test keeps to itself.
+        """Reset containers in the middle of a test. The test must have reserved them with the marker `stage_reset`.
 
         Raises:
             NotHeld: another test may be using one of the containers.
@@ -332,7 +335,7 @@ class StageSession:
 
     @real_files()
     def keep(self, test: str) -> None:
-        """Have no other test of this run touch the stage, which is as a failed test left it."""
+        """Keep the stage as a failed test left it: no other test of this run gets it."""
         notes.write(self._kept, test)
 
     def check_kept(self) -> None:
@@ -372,13 +375,13 @@ class StageSession:
 
     @real_files()
     def close(self) -> None:
-        """Let go of what resets keep open, and of what is frozen."""
+        """Close what resets keep open, and let frozen containers go on."""
         leaving, self._silenced = self._silenced - self._quiet, frozenset()
         self.engine.freezer.release(leaving)
         self.engine.close()
 
     def stop_listening(self) -> None:
-        """To what happens to production. Once is enough, and none at all is fine."""
+        """Stop listening to what happens to production. It does nothing if nobody listens."""
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None

@@ -1,4 +1,4 @@
-"""What a session says of itself: a line at its beginning, some at its end.
+"""The lines that a session prints about itself, at its beginning and at its end.
 
 Percentiles are by nearest rank: the smallest of the observed values that at least so many percent of them do not
 exceed. None is a value that was never observed.
@@ -90,7 +90,7 @@ class Summary(Struct):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
-        """What `to_json` gave."""
+        """Make a summary from what `to_json` returned."""
         return cls(
             resets={tuple(names): list(seconds) for names, seconds in data["resets"]},
             waits=list(data["waits"]),
@@ -107,7 +107,7 @@ class Summary(Struct):
         return bool(self.resets or self.waits or self.grown or self.fresh)
 
     def lines(self, settings: Settings | None = None, pool_text: str = "") -> list[str]:
-        """For the end of the session; none when no test used the stage.
+        """Return the lines for the end of the session. There are none when no test used the stage.
 
         Args:
             settings: Give the containers their order; without them they are sorted by name.
@@ -143,7 +143,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def header(settings: Settings, endpoint: str = "") -> str:
-    """One line for the head of the session. Connects to nothing.
+    """Return one line for the head of the session. It connects to nothing.
 
     Args:
         endpoint: Of the daemon, where it is known already.
@@ -153,7 +153,7 @@ def header(settings: Settings, endpoint: str = "") -> str:
 
 
 def pool_line(engine: StageEngine) -> str:
-    """One line with project, server, pools and their free space. Connects.
+    """Return one line with project, server, pools and their free space. It connects to the daemon.
 
     Raises:
         ServerUnreachable: the daemon does not answer.
@@ -174,7 +174,7 @@ def pool_line(engine: StageEngine) -> str:
 
 
 def build_lines(engine: StageEngine) -> list[str]:
-    """What the stage's containers run that is not production's, a line each. Connects."""
+    """Return a line for each deployed file that a container of the stage runs. It connects to the daemon."""
     from pytest_stagegbo.plan.builds import shown
 
     return [f"stage-gbo: {line}" for line in shown(engine.deployments.builds())]
