@@ -18,7 +18,7 @@ _COMMAND = re.compile(r"`stagegbo (?!lab\b|--)(\w+)")
 
 
 def aimed(text: str, arguments: argparse.Namespace) -> str:
-    """Return the text with this run's options added to each `stagegbo` command in it, but `stagegbo lab`."""
+    """Return the text with this run's options added to each `stagegbo` command in it. Those of the lab need none."""
 
     def command(found: re.Match[str]) -> str:
         words = ["stagegbo", *(["--lab"] if getattr(arguments, "lab", False) else [])]

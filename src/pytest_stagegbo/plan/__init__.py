@@ -1,1 +1,1 @@
-"""What is to be done, decided before anything is: frozen steps, or a reason not to start."""
+"""Decides what has to be done before anything is done: frozen steps, or a reason not to start."""

@@ -1,4 +1,4 @@
-"""The stage's access list as it has to be at this moment: its isolation, and the ports that are exposed. Pure."""
+"""Builds the stage's access list: the rules of its isolation, and those for ports that are exposed now. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["access_list"]
 def access_list(
     facts: Facts, settings: Settings, exposed: Iterable[Exposure] | None = None, *, parent: str = ""
 ) -> dict[str, Any]:
-    """The stage's access list, as Incus's API takes it. Pure, but for the clock.
+    """Return the stage's access list in the form of Incus's API. Pure, but for the clock.
 
     Args:
         exposed: The exposures to let through; None: those of the facts that are open.

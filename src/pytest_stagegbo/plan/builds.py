@@ -1,4 +1,4 @@
-"""What a clone runs instead of production's files, as its mark says; and the plan of a deployment. Pure."""
+"""Plans a deployment, and reads from a clone's mark which files it runs instead of production's. Pure."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Build(Struct, frozen=True):
 
 
 def build_of(clone: Instance | None) -> Build | None:
-    """The build that a clone runs, or is being given; None: production's."""
+    """Return the build that a clone runs or is being given. None: it runs production's files."""
     text = clone.config.get(marks.BUILD, "") if clone is not None else ""
     return build_of_text(text) if text else None
 
@@ -94,7 +94,7 @@ def builds_of(clones: Mapping[str, Instance], names: Iterable[str]) -> dict[str,
 
 
 def build_of_text(text: str) -> Build:
-    """What `Build.to_text` gave; a damaged one for anything else."""
+    """Make a build from what `Build.to_text` returned. Any other text gives a build with the state `damaged`."""
     try:
         return json.decode(text, type=Build)
     except MsgspecError:
@@ -113,7 +113,7 @@ class Local(Struct, frozen=True):
 
 
 def target(container: ContainerSettings, name: str) -> str:
-    """Where an artefact of this name goes: a name of `containers.NAME.deploy`, or a path in the container.
+    """Return the path of an artefact in the container. Its name is one of `containers.NAME.deploy`, or the path itself.
 
     Raises:
         SettingsError: it can't be deployed there.
@@ -140,7 +140,7 @@ def target(container: ContainerSettings, name: str) -> str:
 
 
 def wanted_files(settings: Settings) -> dict[str, dict[str, Path]]:
-    """What `pytest.deploy` asks for: by container, files by artefact. Pure.
+    """Return the files that `pytest.deploy` names, by container and artefact. Pure.
 
     Raises:
         SettingsError: a word can't be understood.
@@ -166,7 +166,7 @@ def wanted_files(settings: Settings) -> dict[str, dict[str, Path]]:
 
 
 def database_of(container: ContainerSettings, settings: Settings) -> ContainerSettings | None:
-    """The container whose database a build of `container` may migrate: one that it needs, and that has `data`."""
+    """Return the container whose database a build of `container` may migrate: one that it needs and that has `data`."""
     found = (settings.containers[name] for name in container.needs if name in settings.containers)
     return next((each for each in found if each.data), None)
 
@@ -196,7 +196,7 @@ def plan_deployment(
     build: Build | None,
     wanted: Sequence[Local],
 ) -> tuple[BuildStep, ...]:
-    """The steps that give a clone these files; none when it has them all.
+    """Return the steps that deploy these files to a clone. There are none when it has them all.
 
     Args:
         database: Whose clean state has to move, too.
@@ -248,7 +248,7 @@ def plan_deployment(
 def plan_undo(
     container: ContainerSettings, database: ContainerSettings | None, build: Build | None
 ) -> tuple[BuildStep, ...]:
-    """The steps that give a clone production's files again; none when it has no others."""
+    """Return the steps that bring production's files back to a clone. There are none when it has no others."""
     if build is None:
         return ()
     name = container.name

@@ -1,4 +1,4 @@
-"""Taking the stage away again: everything that was made for this very stage, and nothing else."""
+"""Plans the removal of a stage: everything that was made for this stage, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["plan_destroy", "refuse_foreign"]
 
 
 def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[Step, ...]:
-    """The steps that remove the stage; none when there is none. Reads, and does not write.
+    """Return the steps that remove the stage. There are none when there is no stage. It reads, and does not write.
 
     Args:
         parent: The stage that this one is a slot or the golden copy of.

@@ -1,4 +1,4 @@
-"""What may be exposed: the request as a person writes it, and what stands in its way. Reads only."""
+"""Checks a request to expose a port, as a person writes it, and finds reasons against it. It only reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["new_exposure", "refuse"]
 
 
 def new_exposure(settings: Settings, target: str, listen: str, length: str) -> Exposure:
-    """What is asked for, checked against the settings. Pure, but for the clock.
+    """Return the exposure that a person asks for, checked against the settings. Pure, but for the clock.
 
     Args:
         target: `CONTAINER`, `CONTAINER:PORT` or `CONTAINER:PROTOCOL`, the protocol of one of its probes.
@@ -145,7 +145,8 @@ def _names_port(listen: str, port: int) -> bool:
 
 
 def _refuse_taken(wanted: Exposure) -> None:
-    """Only where this process is on the daemon's host: a forward would take the port away from who listens there."""
+    """Raise an error if something listens on the port, which a forward would take away. Known on the daemon's host
+    only."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has only just ended is no listener
         try:

@@ -1,4 +1,4 @@
-"""What somebody else put where the stage is, and would go with it. Reads; never writes."""
+"""Finds things that others made inside the stage, and that its removal would remove. It reads, and never writes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def refuse_to_lose(reader: Reader, settings: Settings, steps: Iterable[Step]) ->
 
 
 def in_project(project: Project, settings: Settings, clones: Mapping[str, Instance]) -> list[Foreign]:
-    """Everything in the stage's project but its clones and its default profile.
+    """Return everything in the stage's project but its clones and its default profile.
 
     Args:
         clones: All instances of the project, by name.
@@ -85,7 +85,7 @@ def in_project(project: Project, settings: Settings, clones: Mapping[str, Instan
 
 
 def in_clones(reader: Reader, settings: Settings, names: Iterable[str]) -> list[Foreign]:
-    """Snapshots and backups of clones, which would be deleted with them."""
+    """Return snapshots and backups of clones that others made. They would be deleted with the clones."""
     project, found = settings.project, []
     for name in names:
         for snapshot in sorted(reader.snapshots(project, name) - {marks.SNAPSHOT}):
@@ -101,8 +101,8 @@ def in_clones(reader: Reader, settings: Settings, names: Iterable[str]) -> list[
 def on_bridge(
     reader: Reader, network: Network, settings: Settings, *, in_stage: bool = False, is_ours: bool = True
 ) -> list[Foreign]:
-    """What is on the stage's bridge and not in the stage's project. Incus names only some of it: an instance that
-    names the bridge as the parent of its device keeps nobody from deleting the bridge.
+    """Return what is on the stage's bridge and not in the stage's project. Incus's own list is not complete: it lacks
+    instances that name the bridge as the parent of their device.
 
     Args:
         in_stage: Also what is in the stage's project, but for the clones and the default profile.
@@ -132,7 +132,7 @@ def on_bridge(
 
 
 def uses_acl(acl: Mapping[str, object], settings: Settings, *, is_ours: bool = True) -> list[Foreign]:
-    """What uses the stage's access list beside its bridge; `is_ours` as for `on_bridge`."""
+    """Return what uses the stage's access list beside its bridge. `is_ours` is that of `on_bridge`."""
     used_by = acl.get("used_by")
     urls = [str(url) for url in used_by] if isinstance(used_by, list) else []
     own = ("networks", [settings.network.name])
@@ -142,7 +142,8 @@ def uses_acl(acl: Mapping[str, object], settings: Settings, *, is_ours: bool = T
 
 
 def forwards(reader: Reader, settings: Settings) -> tuple[list[str], list[Foreign]]:
-    """Listen addresses of the bridge's forwards that this tool made, and the other forwards."""
+    """Return the listen addresses of the bridge's forwards that this tool made, and the forwards that it did not
+    make."""
     own, found = [], []
     for each in reader.forwards(settings.network.name):
         listen = str(each["listen_address"])
@@ -155,7 +156,8 @@ def forwards(reader: Reader, settings: Settings) -> tuple[list[str], list[Foreig
 
 
 def _parts(url: str) -> tuple[str, list[str]]:
-    """Kind and names of an object: `/1.0/storage-pools/pool/volumes/custom/x` is `volumes`, `[pool, x]`."""
+    """Return the kind and the names of an object: `/1.0/storage-pools/pool/volumes/custom/x` is `volumes`, `[pool,
+    x]`."""
     parts = [unquote(part) for part in urlsplit(url).path.split("/") if part][1:]
     if parts[0] == "storage-pools" and len(parts) > 3:
         return parts[2], [parts[1], *parts[3:]][:: 2 if parts[2] == "volumes" else 1]
@@ -167,7 +169,7 @@ def _project_of(url: str) -> str:
 
 
 def _of_url(url: str, inside: str) -> Foreign:
-    """The foreign object behind a URL of the daemon.
+    """Return the foreign object that a URL of the daemon names.
 
     Args:
         inside: The project that people know it is in; any other is said.

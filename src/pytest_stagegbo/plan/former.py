@@ -1,4 +1,4 @@
-"""Removing the bridges and access lists that the stage had under another `network.name` (`facts/former.py`)."""
+"""Plans to remove bridges and access lists that the stage had before `network.name` changed (`facts/former.py`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["foreign_on", "left_by_others", "removal"]
 
 
 def removal(former: Former, after: frozenset[str]) -> list[Step]:
-    """Steps that remove it. The forwards of a bridge go with it. Pure."""
+    """Return the steps that remove a former bridge and its access list. Its forwards go with it. Pure."""
     networks = [RemoveNetwork(subject=name, after=after) for name in former.networks]
     gone = after | {step.key for step in networks}
     return [*networks, *(RemoveAcl(subject=name, after=gone) for name in former.acls)]
 
 
 def foreign_on(reader: Reader, settings: Settings, former: Former) -> list[Foreign]:
-    """What somebody else has on these bridges, or what else uses these access lists."""
+    """Return what others have on these bridges, and what else uses these access lists."""
     found = []
     for name in former.networks:
         there = replace(settings, network=replace(settings.network, name=name))
@@ -48,7 +48,7 @@ def foreign_on(reader: Reader, settings: Settings, former: Former) -> list[Forei
 
 
 def left_by_others(facts: Facts, settings: Settings, parent: str) -> Iterable[str]:
-    """Notes for a stage that is new: the others of this host, in case it is only a setting that has changed."""
+    """Return notes about other stages of this host, for a new stage: perhaps only a setting has changed."""
     if parent or settings.project in facts.projects:
         return
     for name, project in sorted(facts.projects.items()):

@@ -1,4 +1,4 @@
-"""What stands in the way of a plan: every reason not to start, found before the first write. Pure."""
+"""Finds reasons not to start a provisioning, before the first write. Pure."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def refuse(
 
 
 def refuse_relation(project: Project | None, parent: str) -> None:
-    """Raise an error when a project is a stage, and a slot, or a golden copy is meant, or the other way round: its
-    addresses are others, too.
+    """Raise an error if the project is a stage of its own, and the settings mean a slot or a golden copy, or vice
+    versa. The two have different addresses.
 
     Args:
-        parent: The stage that a slot or a golden copy is meant of; empty: neither is meant.
+        parent: The stage whose slot or golden copy the settings mean. Empty: they mean a stage of its own.
 
     Raises:
-        SettingsError: it is a slot, or a golden copy, of another stage than is meant.
+        SettingsError: the project is a slot, or the golden copy, of another stage.
         NotOurs: it is a stage of its own.
     """
     if project is None or not marks.is_ours(project.config):
@@ -201,7 +201,8 @@ def _refuse_production(facts: Facts, settings: Settings) -> None:
 
 
 def costs(facts: Facts, settings: Settings, copying: Iterable[ContainerSettings]) -> dict[str, int]:
-    """By pool that is there, the bytes that copies take at once; 0 where they share everything with their source."""
+    """Return, for each existing pool, the bytes that copies take at once: 0 if they share all blocks with their
+    source."""
     found: dict[str, int] = {}
     for container in copying:
         source = facts.sources[container.source_name]
@@ -212,7 +213,7 @@ def costs(facts: Facts, settings: Settings, copying: Iterable[ContainerSettings]
 
 
 def shortage(room: Room, settings: Settings, cost: int) -> NoRoom | None:
-    """Why nothing may be copied on a pool now; None: there is room."""
+    """Return the error if the pool has too little room for copies, or None."""
     space, pool = room.tightest(settings), room.pool
     if space.margin >= cost:
         return None

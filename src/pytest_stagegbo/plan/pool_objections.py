@@ -1,4 +1,4 @@
-"""What keeps clones from the storage pool that the settings name: found before the first write. Pure."""
+"""Finds reasons not to use the storage pool that the settings name, before the first write. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From facts and settings to steps: a pure function, so that a dry run and a real run are the same code."""
+"""Plans a provisioning. `make_plan` is a pure function, so a dry run and a real run use the same code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ __all__ = ["Plan", "make_plan", "plan_secrets"]
 
 
 class Plan(Struct, frozen=True):
-    """What to do, and what a person should know before it is done."""
+    """The steps of a provisioning, and notes that a person should read before they are carried out."""
 
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Plan(Struct, frozen=True):
 def make_plan(
     facts: Facts, settings: Settings, *, recreate: bool = False, to_replace: Collection[str] = (), parent: str = ""
 ) -> Plan:
-    """Plan the way from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
+    """Return the steps that lead from `facts` to a provisioned stage. Pure, but for reading the files of hooks.
 
     Args:
         recreate: Replace every clone, also those that are as they should be.
@@ -76,7 +76,7 @@ def make_plan(
         parent: The stage that this one is a slot or the golden copy of.
 
     Raises:
-        StageGboError: something is in the way; see `guard.refuse`.
+        StageGboError: there is a reason not to start; see `objections.refuse`.
     """
     sources = [facts.sources[c.source_name] for c in settings.containers.values() if c.source_name in facts.sources]
     pools = [clone_pool(source, settings) for source in sources]
@@ -120,22 +120,22 @@ def make_plan(
 
 
 def _leaves_bridge(facts: Facts, settings: Settings) -> bool:
-    """Whether the clones, and all else, have to leave a bridge with another name first."""
+    """Whether clones and everything else have to leave a bridge with the former name first."""
     return bool(facts.former) or changes_bridge(facts.projects.get(settings.project), settings)
 
 
 def _removable_after(facts: Facts, settings: Settings, founded: frozenset[str]) -> frozenset[str]:
-    """What a clone's removal waits for."""
+    """Return the keys of steps after which a clone may be removed."""
     return frozenset() if _leaves_bridge(facts, settings) else founded
 
 
 def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
-    """Whether it is a clone of this tool's that the settings no longer name."""
+    """Whether an instance is a clone that this tool made and that the settings no longer name."""
     return marks.is_clone(clone, settings) and name not in settings.containers
 
 
 def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:
-    """Steps for what the clones stand on, each only where it is missing or different."""
+    """Return steps for project, access list, bridge and profile, each only if it is missing or different."""
     steps: list[Step] = []
     project = facts.projects.get(settings.project)
     if project is None or not _has(
@@ -240,7 +240,7 @@ def _clone_steps(
 
 
 def _off_the_bridge(facts: Facts, settings: Settings, container: ContainerSettings, clone: Instance) -> str:
-    """Why the clone has to be put on the stage's bridge again; empty when it is on it, or will be once it starts."""
+    """Return why the clone has to be put on the stage's bridge again. Empty: it is on it, or will be once it starts."""
     managed = objects.managed_nics(dict(facts.projects[settings.project].config))
     if not _has(clone.devices.get("eth0", {}), clone_nic(container, settings, managed=managed)):
         return "its network device was changed or taken away"
@@ -251,7 +251,7 @@ def _off_the_bridge(facts: Facts, settings: Settings, container: ContainerSettin
 
 
 def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
-    """The removals that free the container's address: Incus refuses a second NIC with it on the bridge."""
+    """Return the removals that free the container's address: Incus refuses a second NIC with that address."""
     address = str(container.address)
     return frozenset(
         f"remove:{name}"
@@ -261,7 +261,7 @@ def _holders(facts: Facts, container: ContainerSettings) -> frozenset[str]:
 
 
 def _stale(facts: Facts, settings: Settings, container: ContainerSettings, replacing: frozenset[str]) -> str | None:
-    """Why the clone has to be made (again); None when it is as the settings want it."""
+    """Return why the clone has to be copied, or copied again. None: it is as the settings want it."""
     clone = facts.clones.get(container.name)
     if clone is None:
         return "it is missing"
@@ -286,8 +286,8 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, repla
 
 
 def _older(clone: Instance, golden: Instance | None) -> bool:
-    """Whether a clone is of another generation than the golden one. Those copied from production itself, before there
-    was a golden copy, stay."""
+    """Whether a clone is of another generation than the golden clone. Clones that were copied from production itself,
+    before there was a golden copy, stay."""
     own = clone.config.get(marks.GENERATION)
     return bool(own) and golden is not None and golden.config.get(marks.GENERATION) != own
 
@@ -297,8 +297,8 @@ def _limit(facts: Facts, container: ContainerSettings, settings: Settings) -> st
 
 
 def _may_refresh(clone: Instance, source: Instance, pool: str) -> bool:
-    """Whether a full copy on another pool need not be made again: what differs is enough. Incus copies owners of files
-    as they are on the disk, so both must have them shifted alike."""
+    """Whether a full copy on another pool can be refreshed instead of made again. Incus copies owners of files as they
+    are on the disk, so source and copy must have the same shift of user ids."""
     shift = "volatile.last_state.idmap"
     if clone.pool != pool or source.pool == pool or clone.status == "Error":
         return False
@@ -310,7 +310,7 @@ def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 
 def plan_secrets(facts: Facts, settings: Settings, *, new_vault: bool) -> Step | None:
-    """The step for the settings' `secrets`; None when there are none. Pure.
+    """Return the step for the setting `secrets`, or None if there are none. Pure.
 
     Args:
         new_vault: Whether Vault's clone is made by this plan.

@@ -1,4 +1,4 @@
-"""The steps that a plan is made of: frozen, comparable, printable. `step_runner` says how each is done."""
+"""The steps that a plan consists of: frozen, comparable, printable. `apply/step_runner.py` carries them out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One thing to do, or to look at."""
+    """One thing to do or to look at, as part of a plan."""
 
     verb: ClassVar[str]
     changes: ClassVar[bool] = True
@@ -54,12 +54,12 @@ class Step(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Unique in a plan: `copy:tables`."""
+        """Return the step's name, which is unique in a plan, such as `copy:tables`."""
         return f"{self.verb}:{self.subject}"
 
     @property
     def text(self) -> str:
-        """For people, as an order."""
+        """Return the step as a sentence for people, such as "copy tables"."""
         return f"{self.verb} {self.subject}"
 
 
@@ -84,14 +84,14 @@ class SetNetwork(_CreateOrUpdate, frozen=True, kw_only=True):
 
 
 class SetProfile(_CreateOrUpdate, frozen=True, kw_only=True):
-    """The stage's default profile: `subject` is its name, Incus makes it with the project."""
+    """Set the stage's default profile, which Incus creates with the project. `subject` is its name."""
 
     verb: ClassVar[str] = "profile"
     pool: str
 
 
 class CreatePool(Step, frozen=True, kw_only=True):
-    """The stage's own storage pool: btrfs in a file."""
+    """Create the stage's own storage pool: btrfs in a file."""
 
     verb: ClassVar[str] = "pool"
     size: str
@@ -112,7 +112,7 @@ class RemoveClone(Step, frozen=True, kw_only=True):
 
 
 class AwaitRoom(Step, frozen=True, kw_only=True):
-    """Too little room on a pool before old clones were removed: see what they gave back before anything is copied."""
+    """Check the room on a pool again after old clones were removed, before anything is copied."""
 
     verb: ClassVar[str] = "room"
     changes: ClassVar[bool] = False
@@ -233,7 +233,7 @@ class RunHooks(Step, frozen=True, kw_only=True):
 
 
 class CheckSecrets(Step, frozen=True, kw_only=True):
-    """They were replaced. Looks, and replaces them again where somebody has changed them since."""
+    """Check secrets that were replaced, and replace them again if somebody has changed them."""
 
     verb: ClassVar[str] = "secrets"
     changes: ClassVar[bool] = False
@@ -247,7 +247,7 @@ class CheckSecrets(Step, frozen=True, kw_only=True):
 
 
 class ReplaceSecrets(CheckSecrets, frozen=True, kw_only=True):
-    """They hold production's values yet."""
+    """Replace secrets that still have production's values."""
 
     changes: ClassVar[bool] = True
 
@@ -285,7 +285,7 @@ class RemoveAcl(Step, frozen=True, kw_only=True):
 
 
 class MendBuild(Step, frozen=True, kw_only=True):
-    """A deployment was killed: what ran before it comes back."""
+    """Bring back what ran before a deployment that was killed."""
 
     verb: ClassVar[str] = "mend"
 
@@ -306,7 +306,7 @@ class FinishResets(Step, frozen=True, kw_only=True):
 
 
 class Verify(Step, frozen=True, kw_only=True):
-    """A look, once everything is changed, at whether the stage is what it should be."""
+    """Check, after all changes, that the stage is as it should be."""
 
     verb: ClassVar[str] = "verify"
     changes: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The slot of one pytest process: how many there are, which one it is, and its golden copy once a run."""
+"""Assigns a slot to a pytest process, and counts once a run how many slots there are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SlotAssignment(Struct, frozen=True):
         return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
 
     def lines(self) -> list[str]:
-        """For the head of the session."""
+        """Return lines about the slots for the head of the session."""
         count = self.capacity.count
         return [f"stage-gbo: {count} {'slot' if count == 1 else 'slots'}; " + "; ".join(self.capacity.explanation)]
 
@@ -60,7 +60,7 @@ def assignment(
     lease: bool,
     progress: Progress | None = None,
 ) -> SlotAssignment:
-    """Find this process's slot. It is provisioned by who uses it.
+    """Find this process's slot. It does not provision the slot.
 
     Args:
         run: Identifies the run; the same in all its processes.

@@ -1,4 +1,4 @@
-"""How many slots fit, with the arithmetic for people. Pure."""
+"""Calculates how many slots fit on the host, and shows the calculation. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Capacity", "Host", "capacity"]
 
 
 class Host(Struct, frozen=True):
-    """What there is to have. Bytes."""
+    """What the host has for slots: memory and disk space in bytes, and cores."""
 
     memory: int
     """Available now."""
@@ -32,17 +32,17 @@ class Host(Struct, frozen=True):
 
 
 class Capacity(Struct, frozen=True):
-    """How many slots there may be, and why not more."""
+    """How many slots there may be, with the calculation."""
 
     count: int
     explanation: tuple[str, ...]
 
 
 def capacity(settings: Settings, host: Host, workers: int) -> Capacity:
-    """As many slots as the settings name, or with `auto` as many as there are workers and as fit.
+    """Return the number of slots that the settings name. With `auto`: one for each worker, or as many as fit.
 
     Raises:
-        NoRoom: fewer fit than were asked for by number; says the arithmetic.
+        NoRoom: the settings name a number, and fewer fit. The error shows the calculation.
     """
     wanted = settings.slots.count
     slots = settings.slots

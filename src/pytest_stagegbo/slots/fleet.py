@@ -1,4 +1,4 @@
-"""All slots of a stage together: provisioned, looked at, taken away."""
+"""All slots of a stage together: it provisions, inspects and removes them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
 
 
 class FleetProvisioned(Struct, frozen=True):
-    """What provisioning several slots did and found."""
+    """The results of provisioning several slots and their golden copy."""
 
     golden: Provisioned | None
     """None: the golden copy was fit."""
@@ -77,13 +77,13 @@ class Fleet:
 
     @property
     def golden(self) -> Golden:
-        """Raises `SettingsError` when it can't have its names or addresses."""
+        """The golden copy. Raises `SettingsError` if its names or addresses are not possible."""
         if self._golden is None:
             self._golden = Golden(self.settings, self._connection, self._progress)
         return self._golden
 
     def engine(self, number: int, *, progress: Progress | None = None) -> StageEngine:
-        """The engine of slot `number`, copied from the golden copy where it has to be copied.
+        """Return the engine of slot `number`, which copies its clones from the golden copy.
 
         Raises:
             SettingsError: the slot can't have its names or addresses.
@@ -120,13 +120,13 @@ class Fleet:
     # -- how many, and of what state
 
     def capacity(self, workers: int) -> Capacity:
-        """How many slots there may be. Raises `NoRoom` as `capacity.capacity` does."""
+        """Return how many slots there may be. Raises `NoRoom` if the settings name more than fit."""
         if self.settings.slots.count == 1:
             return Capacity(1, ())
         return capacity(self.settings, self._measure(workers), workers)
 
     def _measure(self, workers: int) -> Host:
-        """What the host has; what btrfs is cleaning up counts once it is free, where it is needed."""
+        """Measure the host. If room is short, wait until btrfs has freed what it is cleaning up."""
         settings, wanted = self.settings, self.settings.slots.count
         found = measure(self._reader, settings, self.count_there())
         more = (workers if wanted == "auto" else wanted) - found.there
@@ -141,7 +141,7 @@ class Fleet:
         return measure(self._reader, settings, found.there)
 
     def count_there(self) -> int:
-        """How many slots are there, to the highest number."""
+        """Return the highest number of a slot that exists, plus one."""
         projects, parent = self._reader.projects(), self.settings.project
         slots = [name for name, project in projects.items() if _is_of(project.config, parent)]
         highest = max((number_of(self.settings, name) or 0 for name in slots), default=0)
@@ -161,7 +161,7 @@ class Fleet:
         return tuple(dict.fromkeys(names)) or tuple(name for name, why in self.source_drift().items() if why)
 
     def source_drift(self) -> dict[str, str]:
-        """By container, what can be told of production since it was copied; empty: nothing moved."""
+        """Return, by container, what may have changed in production since it was copied. Empty: nothing."""
         sources = self._reader.instances(self.settings.source_project)
         project = self.golden.project if self.has_golden() else self.settings.project
         clones = self._reader.instances(project)
@@ -169,7 +169,7 @@ class Fleet:
         return {name: source_drift(sources.get(each.source_name), clones.get(name)) for name, each in containers}
 
     def has_golden(self) -> bool:
-        """Whether there is a golden copy, fit or not."""
+        """Whether there is a golden copy, usable or not."""
         project = self._reader.projects().get(f"{self.settings.project}-{GOLDEN}")
         return project is not None and _is_of(project.config, self.settings.project)
 
@@ -197,7 +197,8 @@ class Fleet:
         return bool(count > 1 or self.settings.storage.own or self.has_golden())
 
     def _refuse_elsewhere(self, numbers: Iterable[int], recreate: bool, to_replace: Collection[str]) -> None:
-        """Before production is copied: see `StageEngine.refuse_elsewhere`."""
+        """Raise an error before production is copied if a slot is on another pool: see
+        `StageEngine.refuse_elsewhere`."""
         for number in numbers:
             self.engine(number).refuse_elsewhere(recreate, to_replace)
 
@@ -268,7 +269,8 @@ class Fleet:
     def _make_golden(
         self, engines: Iterable[StageEngine], recreate: bool, to_replace: Collection[str]
     ) -> Provisioned | None:
-        """Slots share blocks with the old golden copy, so its room comes back once their clones are gone, too."""
+        """Copy production into the golden copy. If there is no room, remove clones of slots first: they share blocks with
+        the old golden copy, which come free only without them."""
         try:
             return self.golden.make(recreate=recreate, to_replace=to_replace)
         except NoRoom:
@@ -279,7 +281,7 @@ class Fleet:
     # -- what is there
 
     def members(self) -> dict[int, Settings]:
-        """The settings of every slot that something is there of, and of the golden copy (-1); slot 0 always."""
+        """Return the settings of slot 0, of every other slot that exists, and of the golden copy if it exists (-1)."""
         reader, parent = self._reader, self.settings.project
         bridges: dict[str, str] = {}
         """By project."""
@@ -303,15 +305,15 @@ class Fleet:
         return dict(sorted(found.items()))
 
     def clones(self, project: str) -> Mapping[str, Instance]:
-        """The instances of a member's project, by name; none where there is no such project."""
+        """Return the instances of a member's project, by name. There are none if the project does not exist."""
         return self._reader.instances(project)
 
     def lock(self, member: Settings) -> StageLock:
-        """The locks of a member."""
+        """Return the locks of a member."""
         return self._member(member).lock()
 
     def plan_destroy(self) -> dict[int, Sequence[Step]]:
-        """By slot, what `destroy` would remove; slots with nothing to remove are left out."""
+        """Return, by slot, the steps of `destroy`. Slots with nothing to remove are left out."""
         plans = {number: self._member(settings).plan_destroy() for number, settings in self.members().items()}
         return {number: steps for number, steps in plans.items() if steps}
 
@@ -323,7 +325,7 @@ class Fleet:
             self._member(members[number]).destroy()
 
     def own_pool(self) -> str:
-        """The pool that `destroy` may remove as well. Raises as `StageEngine.own_pool` does."""
+        """Return the stage's own pool if `destroy` may remove it. Raises what `StageEngine.own_pool` raises."""
         projects = [settings.project for settings in self.members().values()]
         return self._member(self.settings).own_pool(projects)
 
@@ -337,7 +339,7 @@ class Fleet:
 
 
 def _remove(engine: StageEngine, names: Collection[str]) -> None:
-    """Remove clones of which new ones are to be made."""
+    """Remove clones that will be replaced by new ones."""
     with engine.lock().hold("provision", engine.waiting):
         facts = engine.facts()
         writer = engine.writer(facts)
@@ -351,7 +353,7 @@ def _is_of(config: Mapping[str, str], parent: str) -> bool:
 
 
 class _Numbered:
-    """Progress of one slot of several, which have steps of the same names."""
+    """Shows the progress of one of several slots, by adding its number to the names of its steps."""
 
     def __init__(self, progress: Progress, number: int) -> None:
         self._progress = progress

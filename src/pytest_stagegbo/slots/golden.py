@@ -59,7 +59,8 @@ class Golden:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """See that it is there and fit to be copied, and keep it so while the block runs. Once for all threads.
+        """Make sure that the golden copy is usable, and keep it so while the block runs. It is checked once for all
+        threads.
 
         Raises:
             StageGboError: it could not be made; what was done until then stays and the next run goes on from it.
@@ -87,7 +88,7 @@ class Golden:
             self.make()
 
     def is_fit(self) -> bool:
-        """Whether every container can be copied, as the settings now want it."""
+        """Whether every golden clone can be copied, and is as the settings want it."""
         clones = self.engine.reader.instances(self.project)
         for name, container in self.settings.containers.items():
             clone = clones.get(name)
@@ -101,7 +102,8 @@ class Golden:
         return not set(left) - self.settings.containers.keys()
 
     def make(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Provisioned | None:
-        """Copy from production what is missing, stale or named; boot, and stop. None: it was fit.
+        """Copy from production what is missing, stale or named, boot it and stop it. Return None if there was nothing
+        to do.
 
         Args:
             recreate: Copy everything again.

@@ -1,4 +1,4 @@
-"""What the host has for slots."""
+"""Measures what the host has for slots: memory, disk space and cores."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["measure"]
 
 
 def measure(reader: Reader, settings: Settings, there: int) -> Host:
-    """Look at the host. Raises the errors of the connection.
+    """Measure the host. Raises the errors of the connection.
 
     Args:
-        there: Slots that are there already.
+        there: Number of slots that exist already.
     """
     host = LocalHost(reader.endpoint)
     found = [look(reader, name, host).tightest(settings) for name in pool_names(reader, settings)]

@@ -24,7 +24,7 @@ GOLDEN_PLACE = 100
 
 
 def slot_settings(settings: Settings, number: int) -> Settings:
-    """The settings of slot `number`; slot 0 is the stage itself.
+    """Return the settings of slot `number`. Slot 0 is the stage itself.
 
     A slot always has the same names and addresses. A subnet that something else has is refused when the slot is
     provisioned, and not passed over: addresses that depend on what else there is would be a riddle in every log.
@@ -41,7 +41,7 @@ def slot_settings(settings: Settings, number: int) -> Settings:
 
 
 def golden_settings(settings: Settings) -> Settings:
-    """The settings of the golden copy. Raises `SettingsError` as `slot_settings` does."""
+    """Return the settings of the golden copy. Raises `SettingsError` if its names or addresses are not possible."""
     bridge = settings.slots.network.replace("{slot}", "g") if settings.slots.network else _bridge(settings, "g")
     place = settings.slots.golden_address
     address = IPv4Interface(place) if place else _moved(settings.network.address, GOLDEN_PLACE)
@@ -49,7 +49,7 @@ def golden_settings(settings: Settings) -> Settings:
 
 
 def number_of(settings: Settings, project: str) -> int | None:
-    """Which slot a project of this name is: -1 for the golden copy, None for none of this stage's."""
+    """Return the number of the slot whose project has this name. -1: the golden copy; None: no slot of this stage."""
     if project == settings.project:
         return 0
     if project == f"{settings.project}-{GOLDEN}":

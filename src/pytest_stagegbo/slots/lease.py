@@ -1,4 +1,4 @@
-"""Which process has which slot. A lease is a lock of the kernel's: it ends with its process, however that ends."""
+"""Leases slots to processes. A lease is a lock of the kernel, so it ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 0.05
 
 
 class Lease(Struct, frozen=True):
-    """A slot that is one process's own. `release` it, or end the process."""
+    """A slot that only this process uses, until `release` or until the process ends."""
 
     number: int
     lock: StageLock
@@ -45,8 +45,8 @@ def take(fleet: Fleet, numbers: Iterable[int], doing: str) -> Lease | None:
 
 
 def take_free(fleet: Fleet, doing: str) -> Lease | None:
-    """Lease a slot that nobody uses: one that is there, else a further one if it fits, else one that somebody shares
-    who has no lease. None when all are leased.
+    """Lease a slot: one that exists and that nobody uses, or a further one if it fits, or one that is used without a
+    lease. None when all are leased.
 
     Raises:
         StageGboError: a further slot can't have its names.
@@ -61,5 +61,5 @@ def take_free(fleet: Fleet, doing: str) -> Lease | None:
 
 
 def order(count: int, index: int) -> list[int]:
-    """The slots in the order that worker `index` asks for them: first its own place, then those after it."""
+    """Return the slots in the order in which worker `index` tries them: that of its own number first."""
     return [(index + step) % count for step in range(count)]

@@ -1,8 +1,8 @@
-"""Clean stages in stock: a test takes one at once, and the one that it leaves dirty is reset behind it.
+"""Keeps clean stages in stock. A test takes one at once, and it is reset in the background when the test ends.
 
-A slot is handed out to one test alone, after a proof, in that same moment, that it is clean. What says beforehand that
-it will be is a note, written when a reset of the whole slot was proven and gone before anybody uses it. Who is
-killed with a slot in hand therefore leaves one without a note, which is reset before it is anyone's again.
+Each slot is handed out to one test, and is proven clean at that moment. A note marks it as clean beforehand: it is
+written after a verified reset of the whole slot, and removed before the slot is used. So a process that is killed with
+a slot leaves it without a note, and the slot is reset before its next use.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Pool:
         """How often no slot was clean in time."""
 
     def prepare(self, *, others_only: bool = False) -> None:
-        """Begin to make the slots ready, behind the caller.
+        """Begin to make the slots ready, in the background.
 
         Args:
             others_only: Leave the slot alone that this process's other tests share.
@@ -105,7 +105,7 @@ class Pool:
                 self._later(self._make_ready, slot)
 
     def take(self, test: str, *, others_only: bool = False) -> Pooled:
-        """A clean slot that nobody else has. `give_back` it.
+        """Take a clean slot that nobody else has. The caller gives it back with `give_back` or `keep`.
 
         Args:
             others_only: Leave out this process's own slot, which the test uses in another way.
@@ -149,14 +149,14 @@ class Pool:
                 )
 
     def give_back(self, slot: Pooled) -> None:
-        """Have a slot reset behind the caller, and handed to the next."""
+        """Reset a slot in the background, so that the next test can have it."""
         slot.use.for_any_thread()
         if slot.lease is not None:
             slot.lease.for_any_thread()
         self._later(self._recycle, slot)
 
     def keep(self, slot: Pooled) -> None:
-        """Let go of a slot as it is: not clean, and not to be taken by this process again."""
+        """Release a slot as it is. This process does not take it again."""
         slot.failure = NotHeld(
             f"the stage is kept as {slot.test} left it", remedy="run pytest without --stage-keep to run all tests"
         )
@@ -164,7 +164,7 @@ class Pool:
         _release(slot)
 
     def settle(self, timeout: float) -> bool:
-        """Wait until nothing is reset behind the tests any more; whether that was so in time. Seconds."""
+        """Wait until all resets in the background are done. Return whether they were done within `timeout` seconds."""
         deadline = clocks.monotonic() + timeout
         while wait(self._behind, timeout=max(0.0, min(LOOK, deadline - clocks.monotonic()))).not_done:
             if clocks.monotonic() >= deadline:
@@ -172,7 +172,8 @@ class Pool:
         return True
 
     def close(self) -> None:
-        """Wait a while for resets, and let go of everything. What goes on after that writes nothing to a stage."""
+        """Wait some seconds for resets, then release everything. Resets that still run write nothing to a stage any
+        more."""
         if self._threads is not None:
             if not self.settle(END_SECONDS - GRACE):
                 self._threads.interrupt()
@@ -186,7 +187,7 @@ class Pool:
 
     @property
     def failures(self) -> dict[int, StageGboError]:
-        """By slot, why it could not be made clean."""
+        """By slot, the error because of which it could not be made clean."""
         return {slot.number: slot.failure for slot in self._slots if slot.failure is not None}
 
     # -- behind the tests
@@ -214,10 +215,10 @@ class Pool:
     # -- one slot
 
     def _obtain(self, slot: Pooled, test: str, *, noted_only: bool) -> bool:
-        """Whether the slot is in hand now, proven clean, and nobody else's.
+        """Try to get the slot for this process and prove it clean. Return whether that worked.
 
         Args:
-            noted_only: Leave it if there is no note that it is clean: making it so takes time.
+            noted_only: Don't take a slot without a note that it is clean, because a reset takes time.
         """
         if slot.failure is not None or (noted_only and not slot.checked) or not slot.mine.acquire(blocking=False):
             return False
@@ -257,7 +258,7 @@ class Pool:
 
 
 def to_clean(settings: Settings) -> list[str]:
-    """The containers that are reset before a used slot is clean. Pure."""
+    """Return the containers that have to be reset to make a used slot clean. Pure."""
     if settings.slots.clean:
         wiped = [name for name, container in settings.containers.items() if container.wipe]
         named = [name for word in settings.slots.clean for name in (wiped if word == "all" else [word])]

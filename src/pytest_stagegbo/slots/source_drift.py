@@ -1,4 +1,4 @@
-"""What can be told of production's state since a clone was copied from it. Pure."""
+"""Tells whether production may have changed since a clone was copied from it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["source_drift"]
 
 
 def source_drift(source: Instance | None, clone: Instance | None) -> str:
-    """Why the clone may no longer be as its source is; empty when it is known to be.
+    """Return why the clone may differ from its source. Empty: it is known to be the same.
 
     Only a source that is stopped, and was when it was copied, is known to be the same: nothing tells what a running
     one wrote. On this side it errs on the side of copying again.

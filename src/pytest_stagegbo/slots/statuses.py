@@ -1,4 +1,4 @@
-"""What there is of a stage's slots and golden copy, who has them, and how old they are. Reads; never writes."""
+"""Reads which slots of a stage exist, who uses them and how old they are. It never writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SlotStatus:
 
 
 def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
-    """Every slot that something is there of, by number, the golden copy first."""
+    """Return the status of every slot that exists, by number. The golden copy comes first."""
     found = []
     for number, settings in fleet.members().items():
         there = fleet.clones(settings.project).items()
@@ -50,7 +50,7 @@ def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
 def slot_status(
     number: int, project: str, network: str, clones: Mapping[str, Instance], clean: bool, used_by: str
 ) -> SlotStatus:
-    """The status of a slot, from those of its clones that carry our mark. Pure."""
+    """Return the status of a slot, from those of its clones that carry our mark. Pure."""
     states = {
         "unfinished"
         if clone.config.get(marks.STATE) != marks.PREPARED

@@ -1,4 +1,4 @@
-"""The certificate of a stage's isolation: checks that are run for real, each with what was seen."""
+"""Proves a stage's isolation: checks try each promise for real, and the certificate says what each of them saw."""
 
 from __future__ import annotations
 

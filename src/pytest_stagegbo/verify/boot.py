@@ -1,4 +1,4 @@
-"""What has run in a clone since it booted, by the records of its own manager."""
+"""The check `locked.boot`: what has run in each clone since it booted, as its systemd recorded it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ systemctl show {" ".join(f"--property={name}" for name in _PROPERTIES)} '*.servi
 
 
 def confined(context: VerifyContext) -> Result:
-    """Each clone's manager looks for units in our folder alone, and none has run that the settings don't name."""
+    """Check that each clone's systemd reads units from our folder only, and has run only those that the settings
+    name."""
     bad, counts, looked, trouble = [], [], [], [context.idle] if context.idle else []
     full = [name for name, each in context.settings.containers.items() if each.boot == "full"]
     commands = {name: ["sh", "-c", _SCRIPT] for name in context.running if name not in full}
@@ -48,8 +49,7 @@ def confined(context: VerifyContext) -> Result:
 
 
 def _ran(shown: str) -> Iterator[list[str]]:
-    """The names of each unit that has left the state in which it was loaded, but for those that a test made itself
-    (`systemd-run`)."""
+    """Return the names of all units that have run, but for those that a test made itself (`systemd-run`)."""
     for block in shown.split("\n\n"):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
         if values.get("InactiveExitTimestampMonotonic", "0") != "0" and values.get("Transient") != "yes":
@@ -57,6 +57,6 @@ def _ran(shown: str) -> Iterator[list[str]]:
 
 
 def _is_named(unit: str, container: ContainerSettings) -> bool:
-    """Whether a unit is one of those that a clone may start. PostgreSQL's is a family: `postgresql@15-main.service`."""
+    """Whether a clone may start a unit. Instances of a template count as well: `postgresql@15-main.service`."""
     stems = {each.partition(".")[0].partition("@")[0] for each in container.units}
     return unit in {*PACKAGE_UNITS, *OWN_UNITS, *container.units} or unit.partition(".")[0].partition("@")[0] in stems

@@ -1,4 +1,4 @@
-"""All checks of one stage, run for real."""
+"""Runs all checks on one stage, and collects what they found in a certificate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OF_THE_BRIDGE = ("reach.", "exposure.", "locked.project")
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What all checks found."""
+    """What all checks of one stage found."""
 
     project: str
     findings: tuple[Finding, ...]
@@ -51,7 +51,7 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether no line is red. Skipped lines say why they were."""
+        """Whether no line is red. A skipped line is not red, and says why it was skipped."""
         return not self.red
 
     def check(self) -> None:
@@ -65,7 +65,7 @@ class Certificate:
 
 
 def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
-    """The checks with these ids; None, which means all, for none.
+    """Return the checks with these ids. Without ids, return None, which means all checks.
 
     Raises:
         SettingsError: there is no such check.
@@ -119,7 +119,7 @@ def verify(
 
 @contextlib.contextmanager
 def _listening(context: VerifyContext, checks: Sequence[Check]) -> Iterator[None]:
-    """Where nobody has listened so far and a check asks for it. What keeps it from listening is the check's to say."""
+    """Listen during the block if a check needs events and nobody listens yet. Errors are reported by the check."""
     if context.monitor is not None or not any(check.look is no_production_events for check in checks):
         yield
         return
@@ -143,7 +143,7 @@ def _context(engine: StageEngine, monitor: EventMonitor | None) -> VerifyContext
 
 
 def run(check: Check, context: VerifyContext) -> Finding:
-    """One line of the certificate."""
+    """Run one check, and return its line of the certificate."""
 
     def red(*evidence: str) -> Finding:
         if check.id.startswith(OF_THE_BRIDGE) and context.bridge_fault:

@@ -1,4 +1,4 @@
-"""What the stage's instances are: their configuration and their data."""
+"""Checks of the stage's instances: their configuration, their data and their identity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = ("/opt/gbo/data", "/opt/gbo/models")
 
 
 def instances(context: VerifyContext) -> Result:
-    """Every instance of the project, whoever made it, has the stage's root disk, its NIC, and no privilege."""
+    """Check that every instance of the project has the stage's root disk, its NIC, no other device and no privilege."""
     bad = []
     for name, instance in context.facts.clones.items():
         bad += [f"{name}: {problem}" for problem in violations(instance, context.settings)]
@@ -29,7 +29,7 @@ def instances(context: VerifyContext) -> Result:
 
 
 def filters(context: VerifyContext) -> Result:
-    """Each clone's NIC may send from its own MAC and its own address only."""
+    """Check that each clone's NIC may send from its own MAC and its own address only."""
     bad = []
     for name, clone in context.clones.items():
         eth0 = clone.expanded_devices.get("eth0") or {}
@@ -48,7 +48,8 @@ def filters(context: VerifyContext) -> Result:
 
 
 def addresses(context: VerifyContext) -> Result:
-    """The daemon sees on each clone its stage address, its twin's, and no other: none of IPv6 that leads anywhere."""
+    """Check that each clone has its stage address, its twin address and no other, and no IPv6 address beyond its
+    link."""
     bad, looked = [], []
     for name in context.running:
         container = context.settings.containers[name]
@@ -69,7 +70,7 @@ def addresses(context: VerifyContext) -> Result:
 
 
 def identity(context: VerifyContext) -> Result:
-    """Each clone has a machine id of its own, made for it: production's file would be older than the clone."""
+    """Check that each clone has its own name, and a machine id that was made for it: a copied file would be older."""
     script = 'cat /etc/machine-id; find /etc/machine-id -newerct "$1" -print; hostname'
     commands = {n: ["sh", "-c", script, "sh", context.clones[n].created_at] for n in context.running}
     bad: list[str] = []
@@ -95,13 +96,13 @@ def identity(context: VerifyContext) -> Result:
 
 
 def wiped(context: VerifyContext) -> Result:
-    """No file in a wiped folder is older than the end of the wipe; times of change can't be set by programs."""
+    """Check that no file in a wiped folder is older than the end of the wipe, by ctime, which programs can't set."""
     containers = context.settings.containers
     return _nothing_old(context, {name: [("emptied", path) for path in each.wipe] for name, each in containers.items()})
 
 
 def logs(context: VerifyContext) -> Result:
-    """No log file is older than the end of the wipe, and no system log that is has anything in it."""
+    """Check that no log file is older than the end of the wipe. Older system logs must be empty."""
     folders = {
         name: [("cleared", path) for path in each.logs]
         + [("truncated", path) for path in SYSTEM_LOGS if each.system_logs]
@@ -165,7 +166,7 @@ def _nothing_old(context: VerifyContext, folders: dict[str, list[tuple[str, str]
 
 
 def kept(context: VerifyContext) -> Result:
-    """Where nothing is wiped, production's files are there: files of data folders, older than the first boot."""
+    """Check that containers whose data is kept have production's files, which are older than the first boot."""
     names = [name for name, container in context.settings.containers.items() if not container.wipe]
     if not names:
         raise Skipped("the settings wipe every container")

@@ -1,4 +1,4 @@
-"""What the checks look at, read once."""
+"""What the checks look at: facts about the stage and its host, each read once for all checks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SPARE_PORTS = range(20000, 30000)
 
 
 class Dialled(Struct, frozen=True):
-    """What each container of the stage could reach."""
+    """The connections that each container of the stage tried, with their results."""
 
     targets: tuple[Target, ...]
     answers: Mapping[str, Mapping[Target, Answer]]
@@ -74,7 +74,7 @@ class Dialled(Struct, frozen=True):
 
 
 class VerifyContext:
-    """One stage, and all that is known of it."""
+    """One stage, and everything that its checks need to know about it."""
 
     def __init__(
         self, settings: Settings, facts: Facts, reader: Reader, writer: Writer, monitor: EventMonitor | None = None
@@ -99,12 +99,12 @@ class VerifyContext:
         return monitor
 
     def sentinel(self, word: str) -> None:
-        """Cause an event that has this word in it, and does nothing."""
+        """Cause an event that contains this word, by a command in a clone that does nothing."""
         self.execute(self.running[0], ["true", word])
 
     @cached_property
     def clones(self) -> Mapping[str, Instance]:
-        """This tool's, that the settings name."""
+        """The instances that this tool made and that the settings name."""
         return {
             name: clone
             for name, clone in self.facts.clones.items()
@@ -118,7 +118,7 @@ class VerifyContext:
 
     @property
     def idle(self) -> str:
-        """Why not all containers of the stage can be looked into; empty: they all run."""
+        """Why some containers of the stage can't be looked into. Empty: all of them run."""
         found = {name: self.clones[name].status.lower() if name in self.clones else "missing" for name in self.names}
         return ", ".join(f"{name} is {state}" for name, state in found.items() if name not in self.running)
 
@@ -128,7 +128,7 @@ class VerifyContext:
         return tuple(self.settings.containers)
 
     def place(self, path: str) -> str | None:
-        """Where this process finds a file of the daemon's host; None: nowhere."""
+        """Return the path under which this process finds a file of the daemon's host. None: it can't see it."""
         found = HostView(self.reader.endpoint).place(path)
         return None if found is None else str(found)
 
@@ -147,7 +147,7 @@ class VerifyContext:
 
     @cached_property
     def states(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the daemon sees of the network of each network interface of the host."""
+        """The state of each network interface of the host, as the daemon reports it."""
         names = [each["name"] for each in self.reader.documents("networks", project="default")]
         return {name: self.reader.document("networks", name, "state", project="default") for name in names}
 
@@ -165,14 +165,14 @@ class VerifyContext:
 
     @cached_property
     def bridge_fault(self) -> str:
-        """What is wrong with the stage's bridge, or keeps clones off it; empty: nothing, or it can't be told."""
+        """What is wrong with the stage's bridge, or keeps clones off it. Empty: nothing is known to be wrong."""
         with contextlib.suppress(StageGboError):
             return find_fault(self.reader, self.settings, self.clones.values())
         return ""
 
     @cached_property
     def guests(self) -> tuple[Guest, ...]:
-        """Instances that are not the stage's."""
+        """Instances that are not part of the stage."""
         return find_guests(self.reader, self.facts.projects) if self.facts.guests is None else self.facts.guests
 
     @cached_property
@@ -229,7 +229,7 @@ class VerifyContext:
 
     @cached_property
     def host_ends(self) -> Mapping[str, str]:
-        """By clone, the host's end of its network device."""
+        """By clone, the name of its network device's end on the host."""
         return {name: clone.config.get("volatile.eth0.host_name", "") for name, clone in self.facts.clones.items()}
 
     def _targets(self, port: int, sentry: int | None) -> list[Target]:

@@ -36,7 +36,7 @@ ITSELF = {"instance-shutdown", "instance-restarted", "instance-ready"}
 
 
 class EventMonitor:
-    """Listens in a thread of its own, since the daemon drops who reads too slowly, until `close`."""
+    """Listens to lifecycle events until `close`. It has its own thread, since the daemon drops slow readers."""
 
     def __init__(self, source: EventSource, concerns: Callable[[Event], bool]) -> None:
         self._source = source
@@ -59,7 +59,7 @@ class EventMonitor:
         self._thread.start()
 
     def sentinel(self, cause: Callable[[str], object]) -> Event:
-        """Cause an event and hear it: all that happened before has been heard, too.
+        """Cause an event and wait until it arrives. All earlier events have arrived by then.
 
         Args:
             cause: Executes a command with this word among its arguments.
@@ -149,7 +149,7 @@ def is_ours(event: Event, sentinel: Event) -> bool:
 
 
 def no_production_events(context: VerifyContext) -> Result:
-    """Between the first sentinel and another one now, this process did nothing to production."""
+    """Check that this process did nothing to production between the first sentinel and one that is sent now."""
     if context.monitor is None:  # what kept it from listening keeps it now, and says so
         context.monitor = context.listen()
     monitor = context.monitor

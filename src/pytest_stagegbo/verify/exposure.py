@@ -1,4 +1,4 @@
-"""Ways from elsewhere into the stage that somebody configured."""
+"""Checks for ways into the stage that somebody configured: devices, forwards, bridge ports, packet filter rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ since the epoch, or ISO 8601."""
 
 
 def excused(config: Mapping[str, str], now: float) -> str:
-    """The mark of an exposure that was asked for and has not expired; empty when there is none. Pure."""
+    """Return the mark of an exposure that has not expired, or an empty text. Pure."""
     for key, value in config.items():
         if key.startswith(EXPOSE) and _expiry(value) > now:
             return f"{key}={value}"
@@ -49,7 +49,7 @@ def _expiry(value: str) -> float:
 
 
 def devices(context: VerifyContext) -> Result:
-    """No proxy device, and no route of a network device, of any project leads into the stage."""
+    """Check that no proxy device and no route of a network device, in any project, leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
     looked: list[str] = []
@@ -73,7 +73,7 @@ def devices(context: VerifyContext) -> Result:
 
 
 def networks(context: VerifyContext) -> Result:
-    """No forward, load balancer, peer, tunnel or DNS record of any network leads into the stage."""
+    """Check that no forward, load balancer, peer, tunnel or DNS record of any network leads into the stage."""
     bad: list[str] = []
     known: list[str] = []
     listed = [name for name, each in context.reader.networks().items() if each.managed]
@@ -105,7 +105,7 @@ def _targets(forward: Mapping[str, Any]) -> str:
 
 
 def bridge(context: VerifyContext) -> Result:
-    """Nothing hangs on the stage's bridge but the clones' network devices: who is on it reaches every port of each."""
+    """Check that the stage's bridge has only the clones' network devices: a machine on it reaches every port."""
     state = context.states.get(context.settings.network.name) or {}
     ports = set((state.get("bridge") or {}).get("upper_devices") or ())
     owners = {
@@ -129,7 +129,7 @@ def bridge(context: VerifyContext) -> Result:
 
 
 def host_rules(context: VerifyContext) -> Result:
-    """No rule of the host's packet filter, but Incus's own, sends anything to the stage."""
+    """Check that no rule of the host's packet filter, but Incus's own, sends packets to the stage."""
     if not context.reader.is_local:
         raise Skipped("the daemon is on another host")
     if os.geteuid():
@@ -146,7 +146,7 @@ def host_rules(context: VerifyContext) -> Result:
 
 
 def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
-    """Lines outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
+    """Return rules outside of Incus's tables that rewrite addresses to the stage's, or that name its bridge."""
     found, table, chain = [], "", ""
     within = _reached_from_bridge(listed, context.settings.network.name)
     for line in listed.splitlines():
@@ -165,8 +165,8 @@ def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
 
 
 def _reached_from_bridge(listed: str, bridge: str) -> set[tuple[str, str]]:
-    """Tables and chains, by their first lines, that only packets from the bridge get to: firewalld's zone that the
-    bridge is in, for example."""
+    """Return tables and chains, by their first lines, that only packets from the bridge get to, such as the chains of
+    the firewalld zone that has the bridge."""
     callers: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     heads: dict[tuple[str, str], str] = {}
     table = chain = ""
@@ -194,7 +194,7 @@ def _reached_from_bridge(listed: str, bridge: str) -> set[tuple[str, str]]:
 
 
 def locked(context: VerifyContext) -> Result:
-    """Project, bridge and access list are as provisioning makes them, restrictions and all."""
+    """Check that project, bridge and access list are as provisioning makes them, with all restrictions."""
     settings, facts = context.settings, context.facts
     bad = []
     project = facts.projects[settings.project]

@@ -1,4 +1,4 @@
-"""What a check is, and what it found."""
+"""The types for checks: a check, its result, and its line of the certificate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ State = Literal["green", "red", "skipped"]
 
 
 class Skipped(Exception):
-    """A check does not apply to these settings, or can't be made from here; the text says why."""
+    """Raised by a check that does not apply to these settings, or can't be made from here. The text says why."""
 
 
 class Unseen(Exception):
-    """A check that applies saw nothing, which makes its line red; the text says why."""
+    """Raised by a check that applies and saw nothing. Its line is red. The text says why."""
 
 
 class Sight(NamedTuple):
@@ -31,7 +31,7 @@ class Sight(NamedTuple):
 
 
 def sight(expected: Iterable[str], looked: Iterable[str]) -> Mapping[str, Sight]:
-    """What was seen of things that are looked at one by one."""
+    """Return, for things that are looked at one by one, which of them were looked at."""
     found = set(looked)
     return {name: Sight(1, int(name in found)) for name in expected}
 

@@ -1,4 +1,4 @@
-"""Whether each clone's disk limit holds: that it is set, that what the clone writes is counted, that it is enforced."""
+"""The check `limits.disk`: each clone's disk limit is set and enforced, and what the clone writes is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRIES = 3
 
 
 def limits(context: VerifyContext) -> Result:
-    """What each clone writes is counted, and a file that goes past the limit is refused.
+    """Check that what each clone writes is counted, and that a file beyond the limit is refused.
 
     What the API reports as a limit is the configuration of the device, and proves nothing.
     """
@@ -92,7 +92,7 @@ def _limit(context: VerifyContext, name: str) -> tuple[int, str]:
 
 
 def _refuse_to_try(context: VerifyContext, room: Room, name: str, bad: list[str]) -> bool:
-    """Whether the pool has no room for what would be written, which is then said."""
+    """Raise an error if the pool has no room for what the check would write."""
     space = room.tightest(context.settings)
     full = space.margin < PROBE * len(context.running)
     if full:
@@ -101,7 +101,7 @@ def _refuse_to_try(context: VerifyContext, room: Room, name: str, bad: list[str]
 
 
 def _counted(context: VerifyContext, names: list[str], bad: list[str]) -> list[str]:
-    """Names of the clones whose driver counts what they write; the count is right once it is on the disk (syncfs)."""
+    """Return the clones whose storage driver counts what they write. It counts data once it is on the disk (syncfs)."""
     project, pools = context.settings.project, {name: context.clones[name].pool for name in names}
 
     def usage(name: str) -> int | None:
@@ -133,7 +133,7 @@ def _counted(context: VerifyContext, names: list[str], bad: list[str]) -> list[s
 
 
 def _take(context: VerifyContext, name: str, length: int) -> str:
-    """Ask for space, of a file that has no name, so that it is gone whatever happens; what was said."""
+    """Reserve space in a file without a name, which is gone whatever happens, and return what the clone said."""
     script = (
         "f=/var/tmp/.stagegbo-limit.$$; exec 3>$f; rm -f $f; "
         f"LC_ALL=C fallocate -l {length} /proc/$$/fd/3 2>&1 && echo ALLOWED"

@@ -1,4 +1,4 @@
-"""Packets of connections that were tried, on the host's network interfaces: whether one of them left the stage.
+"""Listens on the host's network interfaces for packets of the connections that are tried, to see if one left the stage.
 
 Answers tell who was reached; a packet that production ignores brings none. So root, in the daemon's network, listens on
 all interfaces of the host (packet(7)), since production may have other networks than bridges. The kernel picks out the
@@ -61,7 +61,7 @@ class PacketListener:
             self._socket.close()
 
     def heard(self) -> Counter[str]:
-        """How many packets for the port were on each interface, since the last call."""
+        """Return how many packets for the port each interface has seen since the last call."""
         count: Counter[str] = Counter()
         while self._socket is not None:
             try:
@@ -74,7 +74,7 @@ class PacketListener:
 
 
 def _listen(port: int) -> socket.socket:
-    """On all interfaces at once, without the heads of their frames, which not every kind of interface has."""
+    """Open a socket that hears all interfaces, without frame headers, which not every kind of interface has."""
     found = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERY_PROTOCOL))
     try:
         program = b"".join(struct.pack("HBBI", *each) for each in _program(port))
@@ -93,7 +93,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _program(port: int) -> list[tuple[int, int, int, int]]:
-    """First packets of TCP over IPv4 to a port, for the kernel's packet filter: operation, two jumps, operand."""
+    """Return a program for the kernel's socket filter that passes the first packets of TCP connections to a port."""
     return [
         (0x28, 0, 0, _PROTOCOL),
         (0x15, 0, 8, _IPV4),

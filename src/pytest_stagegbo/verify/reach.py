@@ -1,4 +1,4 @@
-"""Who reaches whom: connections that were tried."""
+"""Checks of who reaches whom, by connections that are tried."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ __all__ = ["host", "host_to_stage", "internet", "production", "twins"]
 
 
 def production(context: VerifyContext) -> Result:
-    """What has no twin is unreachable at once; what has one is answered by the stage, or refused by its clone."""
+    """Check that production's addresses are unreachable, or belong to a twin: then the twin's clone answers or
+    refuses."""
     dialled = context.dialled
     owned = _owners(context) if context.settings.network.twins else {}
     targets = [target for target in dialled.targets if target.host in dialled.production]
@@ -60,7 +61,7 @@ def production(context: VerifyContext) -> Result:
 
 
 def twins(context: VerifyContext) -> Result:
-    """At each twin's address, and at each stage address, the clone that it belongs to answers, by name."""
+    """Check that the right clone answers, by its name, at each twin address and each stage address."""
     if not context.settings.network.twins:
         raise Skipped("network.twins is off")
     dialled = context.dialled
@@ -78,7 +79,7 @@ def twins(context: VerifyContext) -> Result:
 
 
 def host(context: VerifyContext) -> Result:
-    """No port of the host is reached, at none of its addresses: known ones, and one that this process listened on.
+    """Check that no port of the host is reached at any of its addresses: known ports, and one that `verify` listens on.
 
     A stage that may use the internet has Incus's resolver on its bridge.
     """
@@ -97,7 +98,7 @@ def host(context: VerifyContext) -> Result:
 
 
 def internet(context: VerifyContext) -> Result:
-    """A packet for an address outside is turned back at once."""
+    """Check that packets to addresses on the internet are turned back at once."""
     if context.settings.network.internet:
         raise Skipped("network.internet is on")
     dialled = context.dialled
@@ -112,7 +113,7 @@ def internet(context: VerifyContext) -> Result:
 
 
 def host_to_stage(context: VerifyContext) -> Result:
-    """The host reaches each clone, and it is that clone."""
+    """Check that the host reaches each clone at its address, and that it is the right clone."""
     dialled = context.dialled
     bad = []
     for name, said in dialled.names.items():
@@ -138,7 +139,7 @@ def _result(
     seen: str,
     more: Mapping[str, Sight] = MappingProxyType({}),
 ) -> Result:
-    """Every container has to have tried every target, and itself: one that reaches nothing at all proves nothing."""
+    """Make a result. Each container must have tried every target and reached itself, or else it proves nothing."""
     dialled = context.dialled
     counts = {name: sum(target in found for target in targets) for name, found in dialled.answers.items()}
     sights = {name: Sight(len(targets), counts.get(name, 0)) for name in context.names}
@@ -163,7 +164,7 @@ def _answers(dialled: Dialled, targets: Iterable[Target]) -> Iterator[tuple[str,
 
 
 def _owners(context: VerifyContext) -> dict[str, str]:
-    """Production addresses that belong to a clone."""
+    """Return the production addresses that belong to a clone, with the clone's name."""
     return {
         str(container.production_address): name
         for name, container in context.settings.containers.items()

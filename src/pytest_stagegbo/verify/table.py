@@ -1,4 +1,4 @@
-"""Every check of the certificate, with what it means and what to do: docs/isolation.md is checked against it."""
+"""The table of all checks, with what a red line means and what to do. A test compares docs/isolation.md with it."""
 
 from __future__ import annotations
 

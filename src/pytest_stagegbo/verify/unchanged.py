@@ -1,4 +1,4 @@
-"""Whether provisioning left production as it was."""
+"""The check `production.unchanged`: provisioning left production as it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["unchanged"]
 
 
 def unchanged(context: VerifyContext) -> Result:
-    """What changed during provisioning is red; what changed since is production's own business, and is shown."""
+    """Check that nothing of production changed during provisioning. Later changes are shown, and are not red."""
     text = context.facts.projects[context.settings.project].config.get(inventory.MARK, "")
     record = inventory.read(text)
     if record is None:
