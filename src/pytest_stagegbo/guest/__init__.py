@@ -1,4 +1,4 @@
-"""What is placed inside a stopped clone so that it is safe before anything in it runs."""
+"""Writes the scripts and units that run inside clones, as pure functions. Other rooms run them."""
 
 from __future__ import annotations
 

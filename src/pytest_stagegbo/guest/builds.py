@@ -1,4 +1,4 @@
-"""Shell that looks at, receives and swaps the files of a build in a running clone.
+"""Shell scripts that inspect, receive and swap the files of a build in a running clone.
 
 Beside a file that is replaced lie, hidden, the one that is being received (`new`), the one from before the deployment
 that is under way (`before`), and production's (`production`). All are in the file's own folder, so that one rename puts
@@ -31,7 +31,7 @@ Kept = Literal["new", "before", "production"]
 
 
 class Found(Struct, frozen=True):
-    """What is at a path in a clone."""
+    """The file, or whatever else, at a path in a clone."""
 
     path: str
     real: str
@@ -43,7 +43,7 @@ class Found(Struct, frozen=True):
 
 
 class Inspection(Struct, frozen=True):
-    """What a deployment has to know of a clone."""
+    """What a deployment has to know about a clone: its files, its units and its room."""
 
     files: tuple[Found, ...]
     units: tuple[str, ...]

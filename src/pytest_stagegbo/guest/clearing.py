@@ -146,7 +146,7 @@ def _delete(*, quick: bool) -> str:
 
 
 def _mounts() -> str:
-    """What is mounted now: at a boot, by the container's own `fstab`."""
+    """Return shell commands that list what is mounted now. At a boot, the container's own `fstab` has mounted it."""
     return """mounts_below() { # FOLDER, a real path: sets `mounts`, a line each, as find's -path takes them
     mounts=
     while read -r _ _ _ _ at _; do
@@ -161,7 +161,7 @@ def _mounts() -> str:
 
 
 def _mounts_of_boot() -> str:
-    """What was mounted when the container booted. A mount that a test has made is no reason to keep what is in it."""
+    """Return shell commands that list what was mounted at the boot. Mounts that a test has made are cleared."""
     return f"""mounts_below() {{ # as at the first boot
     mounts=
     [ -e {MOUNTS}.list ] || return 0
@@ -174,20 +174,21 @@ def _mounts_of_boot() -> str:
 
 
 def note_mounts(paths: Iterable[str]) -> str:
-    """Calls at each boot that write `MOUNTS`, for resets: reading the list of mounts takes longer than they do."""
+    """Return calls that write `MOUNTS` at each boot. Resets read that file, which is quicker than reading the
+    mounts."""
     return "".join(f"note_mounts {shlex.quote(path)}\n" for path in paths)
 
 
 def empty_folders(paths: Iterable[str]) -> str:
-    """Calls that remove everything below each folder, dot files included."""
+    """Return calls that remove everything below each folder, hidden files included."""
     return "".join(f"empty {shlex.quote(path)}\n" for path in paths)
 
 
 def clear_files(paths: Iterable[str]) -> str:
-    """Calls that remove every file below each folder and keep the folders, their owners and modes."""
+    """Return calls that remove every file below each folder, and keep the folders with their owners and modes."""
     return "".join(f"clear_files {shlex.quote(path)}\n" for path in paths)
 
 
 def truncate_files(paths: Iterable[str]) -> str:
-    """Calls that empty every file below each folder and keep the files, owners and modes; journals are removed."""
+    """Return calls that empty every file below each folder and keep their owners and modes. Journals are removed."""
     return "".join(f"truncate_files {shlex.quote(path)}\n" for path in paths)

@@ -1,4 +1,4 @@
-"""The file of a clone's first boot, as a pure function of the settings.
+"""Writes the boot file of a clone, as a pure function of the settings.
 
 A oneshot unit runs before the network and before every service, and the boot can't pass it: the boot's target
 requires it, what starts services comes after it, and its failure powers the clone off. It empties what must not
@@ -39,15 +39,15 @@ class GuestFile(Struct, frozen=True):
 
 
 def boot_file(container: ContainerSettings, settings: Settings) -> GuestFile:
-    """Everything that a clone needs to come up as the stage's own.
+    """Return the file with everything that a clone needs for its first boot.
 
-    One file, which the daemon writes as the clone starts: it writes the others.
+    The daemon writes this one file as the clone starts. Its script writes the others.
     """
     return GuestFile(BOOT, boot_script(container, settings), mode=0o755)
 
 
 def shown_stamp(console: str, identity: str) -> str:
-    """The stamp as a clone's first boot showed it on the console; empty where it is not there as a whole. Pure.
+    """Return the stamp that a clone's first boot printed on the console, or an empty text if it is not complete. Pure.
 
     The daemon reads a console in one cheap request. A file takes a process of the daemon's, which afterwards writes
     everything on the pool to its disk, production's data too. Each line bears the clone's identity, and the last line
@@ -61,7 +61,7 @@ def shown_stamp(console: str, identity: str) -> str:
 
 
 def boot_script(container: ContainerSettings, settings: Settings) -> str:
-    """POSIX shell: PID 1's generator, and with the word `prepare` the work of a boot's first unit."""
+    """Return the POSIX shell script that is PID 1's generator and, with the word `prepare`, a boot's first unit."""
     return f"""#!/bin/sh
 # Written by pytest-stagegbo: says what this clone of a production container may start, and makes it safe before any
 # service starts. A failure stops the boot, so that nothing runs on what should have been wiped.
@@ -77,7 +77,7 @@ fi
 
 
 def _prepare(container: ContainerSettings, settings: Settings) -> str:
-    """POSIX shell: clears what the settings name, checks that it is gone, gives the clone its place, stamps."""
+    """Return POSIX shell that clears folders, checks that they are empty, sets the addresses, and writes the stamp."""
     report = f"{FOLDER}/report"
     return f"""
 mkdir -p {FOLDER}
@@ -115,7 +115,8 @@ fi
 
 
 def _confined() -> str:
-    """The manager's own configuration (`ManagerEnvironment=`) could have changed where it looks for units."""
+    """Return shell that checks where systemd looks for units: its configuration (`ManagerEnvironment=`) could change
+    it."""
     return f"""path=$(systemctl show --property=UnitPath --value)
 [ "$path" = {units.UNIT_FOLDER} ] || {{ echo "PID 1 looks for units in $path" >&2; exit 1; }}
 """
@@ -140,7 +141,7 @@ fi
 
 
 def _every_boot() -> str:
-    """What services find made for them.
+    """Return shell that prepares `/run` and other things for the services at every boot.
 
     Lines of production's about other folders could put files back that were wiped, and a line that fails must not fail
     the boot. The journal's mark has it write to the disk from its start, where it has a folder there. journald gives

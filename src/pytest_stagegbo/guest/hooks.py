@@ -1,4 +1,4 @@
-"""The files that a user has run in a new clone. They are part of what the clone is made from."""
+"""Reads hooks: files of the user's that run in each new clone. Their contents are part of the clone's fingerprint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Hook", "digest", "read_hooks"]
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """A file of the user's."""
+    """A file of the user's that runs in a new clone."""
 
     name: str
     content: bytes = field(repr=False)
@@ -27,7 +27,7 @@ class Hook:
 
 
 def read_hooks(container: ContainerSettings) -> tuple[Hook, ...]:
-    """The files that `containers.NAME.hooks` names, in its order.
+    """Read the files that `containers.NAME.hooks` names, in that order.
 
     Raises:
         SettingsError: one can't be read, or is empty.
@@ -49,5 +49,6 @@ def read_hooks(container: ContainerSettings) -> tuple[Hook, ...]:
 
 
 def digest(container: ContainerSettings) -> list[str]:
-    """What the hooks add to a clone's fingerprint: a clone that was made with others is stale. Reads the files."""
+    """Read the hooks, and return their part of a clone's fingerprint. A clone that was made with other hooks is
+    stale."""
     return [part for hook in read_hooks(container) for part in (hook.name, hook.content.hex(), container.database)]

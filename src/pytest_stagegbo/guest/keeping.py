@@ -1,4 +1,4 @@
-"""POSIX shell of the first boot that keeps a copy of a folder, for resets to come."""
+"""POSIX shell for the first boot that keeps a copy of a folder for later resets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUILD = ".stagegbo-build"
 
 
 def keep_script(folder: str) -> str:
-    """POSIX shell: keep a copy of a folder that shares its blocks, if that can be.
+    """Return POSIX shell that keeps a copy of a folder, if the copy can share the folder's blocks.
 
     With a script in `$place` the clone is one of a golden clone's, whose copy serves. Any other copy that is there is
     that of a source which was a clone itself once.

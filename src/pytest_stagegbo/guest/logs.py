@@ -1,4 +1,4 @@
-"""Log lines of a container: of its units' journal, and of the files in its log folders. The one place that reads them.
+"""Reads a container's logs: its units' journal, and the files in its log folders. No other module reads logs.
 
 The journal knows when each line was written. A file's lines are judged by the time that they begin with, in the zone
 that the container or its server has; a line without one goes with the line before it. Files whose lines carry no times
@@ -40,7 +40,7 @@ COMPRESSED = "! -name '*.gz' ! -name '*.xz' ! -name '*.zst'"
 
 
 class Wanted(Struct, frozen=True):
-    """Which lines."""
+    """Which log lines to fetch."""
 
     lines: int = 200
     """How many lines are read of each log: the last ones."""
@@ -61,7 +61,7 @@ class Wanted(Struct, frozen=True):
 
 
 class Log(Struct, frozen=True):
-    """What was wanted of one log."""
+    """The lines of one log."""
 
     title: str
     """`units`, `journal` or `file PATH`."""
@@ -143,7 +143,7 @@ done"""
 
 
 def follow_command(container: ContainerSettings, lines: int) -> list[str]:
-    """Prints log lines as they are written, until it is ended. Resets let it be."""
+    """Return a command that prints log lines as they are written, until it is ended. Resets don't end it."""
     script = (
         f"{{ journalctl -q -f -n {lines} -o short-iso {_journal_units(container)} & "
         f"find {_folders(container)} -type f {COMPRESSED} -exec tail -n {lines} -F {{}} + & wait; }} | {NO_CONTROLS}"
@@ -182,7 +182,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def parse(printed: str, token: str, wanted: Wanted, hide: Callable[[str], str] = mask) -> list[Log]:
-    """The logs that have lines that are wanted, the journal first, then files by their names.
+    """Return the logs that have wanted lines: the journal first, then files by their names.
 
     Args:
         printed: By `fetch_script`.
@@ -247,7 +247,8 @@ def _file(
 
 
 def _since(lines: Sequence[str], since: float, zones: Zones, *, whole: bool) -> list[str] | None:
-    """The lines written since then; those without a time go with the one before. None: no line has a time."""
+    """Return the lines written since a moment. A line without a time belongs to the line before. None: no line has
+    one."""
     from pytest_stagegbo.guest.stamps import is_new, stamp
 
     now = clocks.now()
@@ -271,7 +272,7 @@ def _since(lines: Sequence[str], since: float, zones: Zones, *, whole: bool) -> 
 
 
 def show(logs: Sequence[Log], most: int | None = None, longest: int | None = None) -> str:
-    """Each log's lines below its title.
+    """Return the text of all logs: a title, and below it the lines of the log.
 
     Args:
         most: Lines of all logs together, shared out among them.
@@ -292,7 +293,7 @@ def _short(line: str, longest: int | None) -> str:
 
 
 def _shares(wanted: Sequence[int], limit: int) -> list[int]:
-    """How many lines each part may show: as many as it has, or an equal part of what the smaller ones leave."""
+    """Return how many lines each log may show: all of its lines, or an equal share of what smaller logs leave."""
     shares = [0] * len(wanted)
     left = limit
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])

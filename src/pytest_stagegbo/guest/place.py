@@ -1,4 +1,4 @@
-"""The files of a clone that hold addresses: its own and those of the others.
+"""Writes the files of a clone that hold addresses: its own, and those of the other clones.
 
 A clone of production gets them with the script of its first boot. A copy of a golden clone has that script with the
 golden one's addresses, and finds its own in the environment of its first process (`variable`): nothing has to be
@@ -77,7 +77,7 @@ END
 
 
 def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
-    """ifupdown's `/etc/network/interfaces` for the clone."""
+    """Return the clone's `/etc/network/interfaces`, for ifupdown."""
     lines = [
         "# Written by pytest-stagegbo.",
         "auto lo",
@@ -99,7 +99,7 @@ def interfaces(container: ContainerSettings, network: NetworkSettings) -> str:
 
 
 def network_script(container: ContainerSettings, network: NetworkSettings) -> str:
-    """POSIX shell: `interfaces` in one go."""
+    """Return POSIX shell that does what ifupdown would do with `interfaces`, with fewer processes."""
     address = f"{container.address}/{network.subnet.prefixlen}"
     last = TWINS if network.twins else f"ip route replace unreachable {network.production}"
     return f"""#!/bin/sh
@@ -168,5 +168,5 @@ END
 
 
 def _mac(address: IPv4Address) -> str:
-    """A locally administered MAC made from an address, so that both ends know it beforehand."""
+    """Return a locally administered MAC address made from an IP address, so that both ends know it beforehand."""
     return ":".join(["02", "67", *(f"{byte:02x}" for byte in address.packed)])

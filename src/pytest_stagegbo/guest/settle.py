@@ -1,4 +1,4 @@
-"""POSIX shell for a golden clone that is about to be stopped."""
+"""POSIX shell that prepares a golden clone for being copied, before it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["settle_script"]
 
 
 def settle_script(container: ContainerSettings) -> str:
-    """Take away what is the golden clone's alone, and what each copy would have to delete.
+    """Return shell that removes what belongs to the golden clone only, and what each copy would have to delete.
 
     Its machine-id is emptied, which has systemd make one for each copy and is no first boot (machine-id(5)).
     """

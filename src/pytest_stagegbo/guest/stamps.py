@@ -1,4 +1,4 @@
-"""When a line of a log says that it was written.
+"""Reads from a log line when it was written.
 
 Most servers write no zone and mean the container's. PostgreSQL writes the abbreviation of a zone of its own
 (`log_timezone`): EST means nothing without the name of that zone, and its times go back an hour each autumn.
@@ -46,7 +46,7 @@ _FORMS = tuple(
 
 
 class Zones(Struct, frozen=True):
-    """The zones of a container's logs."""
+    """The time zones of a container's logs."""
 
     own: tzinfo = timezone.utc
     """The container's time zone, for times that name none."""
@@ -76,7 +76,7 @@ echo "{own}|$server\""""
 
 
 def parse_zones(text: str) -> Zones:
-    """What `zones_script` printed; UTC for anything else."""
+    """Parse what `zones_script` printed. Anything else gives UTC."""
     own, _, server = text.strip().partition("|")
     offset, _, name = own.partition(" ")
     found = re.fullmatch(r"([+-])(\d\d)(\d\d)", offset)
@@ -85,7 +85,7 @@ def parse_zones(text: str) -> Zones:
 
 
 def _named(name: str) -> tzinfo | None:
-    """A zone of this machine's database; None where it has no such."""
+    """Return a zone of this machine's database, or None if it has no zone of that name."""
     try:
         return ZoneInfo(name.strip()) if name.strip() else None
     except (OSError, ValueError, KeyError):  # that it is not found is a KeyError
@@ -93,7 +93,7 @@ def _named(name: str) -> tzinfo | None:
 
 
 def stamp(line: str, now: float, zones: Zones) -> tuple[float, float] | None:
-    """The time in a line's beginning, in epoch seconds, and how exact it is, in seconds; None: there is none.
+    """Return the time at the beginning of a line, in epoch seconds, and how exact it is, in seconds. None: it has none.
 
     Args:
         now: Epoch seconds. A line without a year is of the past year.
@@ -105,7 +105,7 @@ def stamp(line: str, now: float, zones: Zones) -> tuple[float, float] | None:
 
 
 def is_new(found: tuple[float, float], since: float) -> bool:
-    """Whether a time is of that moment or later: 12:48:17 may be any time within that second."""
+    """Whether a time is of that moment or later. A time such as 12:48:17 may be any moment within that second."""
     return found[0] + found[1] > since
 
 
@@ -126,7 +126,7 @@ def _epoch(parts: dict[str, str | None], now: float, zones: Zones) -> tuple[floa
 
 
 def _in_zone(when: datetime, named: str | None, zones: Zones) -> float:
-    """Epoch seconds of a time. In an hour that a zone has twice, the abbreviation decides."""
+    """Return the epoch seconds of a time in a zone. If the zone has that hour twice, the abbreviation decides."""
     if named and named[0] in "+-":
         return when.replace(tzinfo=timezone(timedelta(seconds=_seconds_east(named)))).timestamp()
     if named in {"Z", "UTC", "GMT"}:

@@ -1,4 +1,4 @@
-"""What a clone may start: one folder of units, made by a generator of ours at each boot.
+"""Limits what a clone may start to one folder of units, which a generator of ours makes at each boot.
 
 PID 1 looks for units and generators where its environment says (systemd(1): `SYSTEMD_UNIT_PATH`,
 `SYSTEMD_GENERATOR_PATH`, `SYSTEMD_ENVIRONMENT_GENERATOR_PATH`), and Incus gives an instance's `environment.*` keys to
@@ -70,7 +70,7 @@ None of them is started unless something needs it."""
 
 
 def boot_folder(identity: str) -> str:
-    """The folder of the boot file in a clone with this identity, and in all copies of that clone.
+    """Return the folder of the boot file, in a clone with this identity and in all copies of it.
 
     PID 1 runs every program in it as a generator, and the daemon writes it, which follows links in a container as if
     they were the host's (before Incus 6.0.6). So its name is one that nothing of production's can have: the identity
@@ -80,18 +80,18 @@ def boot_folder(identity: str) -> str:
 
 
 def boot_folder_of(config: Mapping[str, str]) -> str:
-    """The boot folder that a confined clone's configuration names; empty for any other instance."""
+    """Return the boot folder that a confined clone's configuration names, or an empty text for any other instance."""
     folder = config.get(_GENERATORS, "")
     return folder if re.fullmatch(re.escape(boot_folder("")) + "[0-9a-f]{16}", folder) else ""
 
 
 def confinement(folder: str) -> dict[str, str]:
-    """Values of `CONFINED` for a clone with this boot folder."""
+    """Return the values of the keys `CONFINED` for a clone with this boot folder."""
     return dict(zip(CONFINED, (UNIT_FOLDER, folder, f"{folder}/none"), strict=True))
 
 
 def boot_environment(container: ContainerSettings, folder: str) -> dict[str, str]:
-    """Configuration keys of the instance that confine PID 1; none for a clone whose later boots are full."""
+    """Return configuration keys of the instance that confine PID 1. There are none for a clone with full boots."""
     return confinement(folder) if container.boot == "units" else {}
 
 
@@ -104,7 +104,7 @@ def holds_services(container: ContainerSettings) -> bool:
 
 
 def release(folder: str, identity: str) -> str:
-    """The file in the boot folder that starts the services of a clone that waits for others.
+    """Return the path of the file in the boot folder that starts the services of a clone that waits for others.
 
     It is placed once what they need answers. The boot need not have come far by then, and the folder is there before
     it. It bears the clone's identity, so that none of the source's counts.
@@ -225,12 +225,12 @@ done >.missing
 
 
 def _quoted(text: str) -> str:
-    """A word of the shell, with the boot folder and the identity put in."""
+    """Return a shell word in which boot folder and identity are replaced."""
     return shlex.quote(text).replace(_HERE, "'\"$folder\"'").replace(_IDENTITY, "'\"$identity\"'")
 
 
 def _prepare_unit(*, last: bool) -> str:
-    """The first boot's work.
+    """Return the unit that does the work of the first boot.
 
     Args:
         last: The boot ends with it, and a full one follows.
@@ -258,12 +258,13 @@ TimeoutStartSec={BOOT_LIMIT_SECONDS}
 
 
 def _last_target() -> str:
-    """For a clone with a full boot: its first boot makes it safe, and ends."""
+    """Return the last target of a first boot that only makes the clone safe and ends, because later boots are full."""
     return f"# Written by pytest-stagegbo.\n[Unit]\nDescription=First boot of this clone\nRequires={PREPARE}\n"
 
 
 def _network_unit() -> str:
-    """In place of ifupdown's: its scripts below /etc/network are production's, and it starts some forty processes."""
+    """Return a network unit in place of ifupdown's, whose scripts are production's and which starts some forty
+    processes."""
     return f"""# Written by pytest-stagegbo.
 [Unit]
 Description=Address and routes of this clone
@@ -281,7 +282,7 @@ ExecStart={FOLDER}/network
 
 
 def _default_target(container: ContainerSettings) -> str:
-    """It starts the container's purpose and nothing else: no cron, no timers, no mail queue."""
+    """Return the boot's target, which starts the container's units and nothing else: no cron, timer or mail queue."""
     wanted = f"{SERVICES}.path" if holds_services(container) else " ".join(container.units)
     return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
 [Unit]

@@ -1,4 +1,4 @@
-"""Asking services whether they are ready, each in its own protocol, and opening Vault."""
+"""Asks services in their own protocols whether they are ready, unseals Vault, and masks secrets."""
 
 from __future__ import annotations
 

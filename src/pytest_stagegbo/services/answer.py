@@ -1,4 +1,4 @@
-"""What a service said when it was asked whether it is ready."""
+"""The answer of a service that was asked whether it is ready, and the type of the functions that ask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = Literal["ready", "starting", "sealed", "refused", "unreachable", "wrong"
 
 
 class Answer(Struct, frozen=True):
-    """One observation of one service."""
+    """The answer of one service at one moment."""
 
     state: State
     """
@@ -42,7 +42,7 @@ class Answer(Struct, frozen=True):
 
 
 class NoAnswer(Exception):
-    """The exchange ended before the protocol could say anything. Stays inside this package."""
+    """Raised when a conversation ended before the service answered in its protocol. It stays inside this package."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.text)

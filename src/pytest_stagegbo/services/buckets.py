@@ -1,4 +1,4 @@
-"""What a reset asks of an S3 server, over one connection: lists, deletions, and uploads to abort.
+"""The requests of a reset to an S3 server, over one connection: it lists, deletes, and aborts uploads.
 
 Requests are signed with signature version 4; every server of S3 knows the operations used here.
 """
@@ -31,7 +31,7 @@ MOST_KEYS = 1000
 
 
 class Buckets:
-    """One server, for `with`. Methods raise `NoAnswer` when it does not answer, or refuses.
+    """A connection to an S3 server, for a `with` block. Methods raise `NoAnswer` when it does not answer, or refuses.
 
     Args:
         timeout: Seconds for one answer.
@@ -83,14 +83,14 @@ class Buckets:
                 raise NoAnswer(Answer("wrong", f"{len(failed)} objects of {bucket} were not deleted"))
 
     def abort_uploads(self, bucket: str) -> None:
-        """Forget uploads of several parts that were begun and not completed."""
+        """Abort uploads of several parts that were begun and not completed."""
         document = self._call("GET", f"/{bucket}", {"uploads": ""}, accepted=(404,))  # rclone: there are none
         ids = zip(_texts(document, "Upload", "Key"), _texts(document, "Upload", "UploadId"), strict=False)
         for key, upload in ids:
             self._call("DELETE", f"/{bucket}/{key}", {"uploadId": upload}, accepted=(404,))
 
     def remove(self, bucket: str) -> None:
-        """An empty bucket; one that is gone is fine."""
+        """Remove an empty bucket. It is no error if the bucket is gone."""
         self._call("DELETE", f"/{bucket}", accepted=(404,))
 
     def _call(
@@ -120,7 +120,7 @@ class Buckets:
         return data
 
     def _signed(self, method: str, path: str, arguments: str, body: bytes) -> dict[str, str]:
-        """The headers of a request, signed as AWS's documents describe it."""
+        """Return the headers of a request, with its signature."""
         access, secret = self._keys
         stamp = clocks.utc_text("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
@@ -139,7 +139,7 @@ class Buckets:
 
 
 def _texts(document: bytes, parent: str, tag: str) -> list[str]:
-    """The texts of all `tag`s directly in a `parent` (or anywhere), whatever their namespace."""
+    """Return the texts of all elements `tag` directly in a `parent` (or anywhere), in any namespace."""
     if not document:
         return []
     with contextlib.suppress(ElementTree.ParseError):

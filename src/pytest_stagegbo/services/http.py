@@ -1,4 +1,5 @@
-"""A service with a health page, such as llama.cpp's server and BotServer: 200 is ready, 503 is starting."""
+"""The probe for services with a health page, such as llama.cpp's server and BotServer: 200 is ready, 503 is
+starting."""
 
 from __future__ import annotations
 

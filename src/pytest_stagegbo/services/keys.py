@@ -1,4 +1,4 @@
-"""Vault's unseal keys: where they come from.
+"""Reads Vault's unseal keys from a file, a variable or a command.
 
 A key is a secret that opens all others, so it stays out of arguments, logs, errors and reprs. That includes the
 local variables of frames that an error passes through, which `pytest --showlocals` prints: functions that hold
@@ -43,7 +43,7 @@ _RECOVERY_ONLY = "it holds recovery keys only, which don't unseal: this Vault un
 
 
 class UnsealKeys:
-    """Unseal keys, held privately. Not picklable; its `repr` tells their number and source."""
+    """Unseal keys. They can't be pickled, and the `repr` shows only their number and source."""
 
     __slots__ = ("_keys", "source", "warnings")
 
@@ -64,11 +64,11 @@ class UnsealKeys:
         raise TypeError("unseal keys are not pickled")
 
     def request_body(self, index: int) -> bytes:
-        """What to send to Vault for one key. Must not be called where an error could be raised after it."""
+        """Return the request body for one key. Don't call it where an error could be raised afterwards."""
         return json.dumps({"key": self._keys[index]}).encode()
 
     def masker(self) -> Masker:
-        """Takes these keys out of text, in both ways that Vault writes them."""
+        """Return a masker that removes these keys from text, in both forms in which Vault writes them."""
         masker = Masker(self._keys)
         for key in self._keys:
             raw = _decoded(key)
@@ -78,7 +78,7 @@ class UnsealKeys:
 
 
 def read_keys(settings: VaultSettings, environ: Mapping[str, str] | None = None) -> UnsealKeys | None:
-    """The keys from the first source that is set, or `None` if none is.
+    """Read the keys from the first source that is set. Return `None` if none is set.
 
     Args:
         environ: Instead of the process's environment.
@@ -97,7 +97,7 @@ def read_keys(settings: VaultSettings, environ: Mapping[str, str] | None = None)
 
 
 def _find(settings: VaultSettings, environ: Mapping[str, str] | None) -> UnsealKeys | str | None:
-    """Keys, or which source has none and why, as the end of a sentence."""
+    """Return the keys, or the end of a sentence that says which source has none and why."""
     if settings.unseal_file:
         return _from_file(settings.unseal_file)
     if settings.unseal_env:
@@ -155,7 +155,8 @@ def _from_command(argv: tuple[str, ...]) -> UnsealKeys | str:
 
 
 def _output(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes] | str:
-    """Both outputs of a command that has ended, or why there is nothing: too long or too much is not kept."""
+    """Return standard output and error of a command that has ended, or why there is none: it took too long, for
+    example."""
     deadline = clocks.monotonic() + COMMAND_SECONDS
     late = f"{source}: it did not end in {COMMAND_SECONDS:.0f} s"
     outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
@@ -230,7 +231,7 @@ def _json_keys(text: str) -> list[str] | str:
 
 
 def _text_keys(text: str) -> list[str] | str:
-    """Keys of `vault operator init`'s text, or else every word that isn't in a comment."""
+    """Return the keys in the text of `vault operator init`, or in any other text every word outside of comments."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     labelled = [match[1] for line in lines if (match := _LABELLED.match(line))]
     if labelled:
@@ -241,7 +242,7 @@ def _text_keys(text: str) -> list[str] | str:
 
 
 def _decoded(key: str) -> bytes | None:
-    """A key's bytes, read as Vault reads it: hexadecimal if it can be, else base64."""
+    """Decode a key as Vault does: as hexadecimal if that is possible, otherwise as base64."""
     try:
         return bytes.fromhex(key)
     except ValueError:

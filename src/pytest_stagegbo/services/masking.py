@@ -1,4 +1,4 @@
-"""Taking secrets out of text that people will read: log lines, answers, a command's standard error."""
+"""Removes secrets from text that people will read: log lines, answers, a command's standard error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def mask(text: str) -> str:
-    """`text` with everything that has the shape of a secret replaced by `***`."""
+    """Return `text` with everything that looks like a secret replaced by `***`."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

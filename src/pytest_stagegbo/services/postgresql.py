@@ -1,4 +1,4 @@
-"""PostgreSQL: the opening of a session, up to where the server says whether it takes one.
+"""The probe for PostgreSQL: it opens a session, up to where the server says whether it accepts one.
 
 What is left in the server's log depends on what it answers:
 

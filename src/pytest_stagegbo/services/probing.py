@@ -1,4 +1,4 @@
-"""Asking a service whether it is ready, in its own protocol."""
+"""Asks a service whether it is ready, by the probe of its protocol."""
 
 from __future__ import annotations
 

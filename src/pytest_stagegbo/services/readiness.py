@@ -1,4 +1,4 @@
-"""Waiting until services answer, no longer than there is hope."""
+"""Waits until services answer, as long as that is still possible."""
 
 from __future__ import annotations
 

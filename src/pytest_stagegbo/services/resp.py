@@ -18,7 +18,7 @@ CHUNK = 1 << 16
 
 
 class Refused(Exception):
-    """An error that the server answered: `WRONGPASS invalid username-password pair`. Returned, not raised."""
+    """An error that the server answered, such as `WRONGPASS ...`. It is returned, not raised."""
 
     @property
     def code(self) -> str:
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 class Resp:
-    """One connection, for `with`. Methods raise `NoAnswer` for whatever the network or the peer does."""
+    """A connection to Valkey, for a `with` block. Methods raise `NoAnswer` for any trouble with network or server."""
 
     def __init__(self, host: str, port: int, timeout: float, *, tls: bool = False) -> None:
         self._conversation = Conversation(host, port, timeout, tls=tls)
@@ -94,7 +94,7 @@ class Resp:
 
 
 def fields(info: Value) -> dict[str, str]:
-    """`INFO`'s answer, or one line of `CLIENT LIST`, as names and values."""
+    """Parse the answer of `INFO`, or one line of `CLIENT LIST`, into names and values."""
     if not isinstance(info, bytes):
         return {}
     text = info.decode("utf-8", "replace")

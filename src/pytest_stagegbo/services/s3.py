@@ -1,4 +1,4 @@
-"""S3 (MinIO and others): an unsigned request for the list of buckets.
+"""The probe for S3 (MinIO and others): an unsigned request for the list of buckets.
 
 A server that does its work refuses it with an error document of S3 (`AccessDenied`), or lists its buckets when
 they are public. MinIO answers 503 `XMinioServerNotInitialized` until it has found its drives. MinIO's own

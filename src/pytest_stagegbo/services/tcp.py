@@ -1,4 +1,4 @@
-"""A port that accepts connections. The weakest of the probes, for services without a protocol of their own here.
+"""The probe for an open port. It is the weakest probe, for services whose protocol has no other.
 
 It lies more than it says: the kernel accepts connections for a process that is stuck, and socket activation or
 a proxy accepts them for one that isn't running.

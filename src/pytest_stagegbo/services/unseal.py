@@ -1,4 +1,4 @@
-"""Opening Vault. No key gets into a frame that raises: see `pytest_stagegbo.services.keys`."""
+"""Unseals Vault. No key gets into a frame that raises: see `pytest_stagegbo.services.keys`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unseal(
 
 
 def _wanted(container: str, status: Mapping[str, Any], keys: UnsealKeys | None) -> int:
-    """How many keys Vault wants, once it is clear that there are enough."""
+    """Return how many keys Vault wants. Raises `VaultSealed` if there are fewer."""
     wanted = int(status.get("t") or 1)
     kind = str(status.get("type") or "shamir")
     if kind != "shamir":
@@ -113,7 +113,7 @@ def _until_ready(
 
 
 class _Calls:
-    """Vault's seal, over its API. No method lets a key into a frame that raises."""
+    """Requests to Vault about its seal. No method has a key in a frame that raises."""
 
     def __init__(self, container: str, host: str, port: int, tls: bool) -> None:
         self._container = container
@@ -139,7 +139,7 @@ class _Calls:
         return self._checked(found, f"key number {index + 1}")
 
     def _submit(self, keys: UnsealKeys, index: int, timeout: float) -> tuple[int, dict[str, Any]] | Answer | str:
-        """What Vault answered, or why it refused the key: that may quote the key, so it is masked here."""
+        """Send one key, and return Vault's answer or its refusal. A refusal may quote the key, so it is masked here."""
         found = self._call("PUT", "/v1/sys/unseal", keys.request_body(index), timeout)
         if isinstance(found, Answer) or found[0] == 200:
             return found

@@ -1,4 +1,4 @@
-"""Valkey (and Redis): `PING`, without a password.
+"""The probe for Valkey (and Redis): `PING`, without a password.
 
 A server that asks for a password answers `-NOAUTH`, which counts as ready: it is up and judges commands. It says so
 while it still loads its data too, for it checks the password first; whether they are loaded, only somebody with the

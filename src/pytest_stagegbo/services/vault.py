@@ -1,4 +1,4 @@
-"""Vault and OpenBao: `/v1/sys/health`.
+"""The probe for Vault and OpenBao: the page `/v1/sys/health`.
 
 Unsealed is not ready: with Raft storage a node first has to elect itself, and calls itself a standby until then.
 Nor is a standby that stays one: it hands requests on to the active node of its cluster, which for a clone is a
@@ -44,7 +44,7 @@ def ask(probe: ProbeSettings, host: str, timeout: float) -> Answer:
 
 
 def document(reply: Reply) -> dict[str, Any]:
-    """The JSON object of an answer; empty if it has none."""
+    """Return the JSON object in an answer, or an empty one."""
     try:
         found = json.loads(reply.body)
     except (ValueError, RecursionError):

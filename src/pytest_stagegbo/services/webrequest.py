@@ -1,4 +1,4 @@
-"""One HTTP request, straight to the service.
+"""Sends one HTTP request directly to a service.
 
 No proxy of the environment, no redirect and no connection kept: what answers must be the service itself. The
 standard library parses the answer; the bytes come from a `Conversation`, so that one deadline bounds it all.
@@ -39,7 +39,7 @@ class Reply(Struct, frozen=True):
 def request(
     host: str, port: int, path: str, timeout: float, *, tls: bool = False, method: str = "GET", body: bytes = b""
 ) -> Reply:
-    """Raises `NoAnswer` unless a whole HTTP answer came within `timeout` seconds."""
+    """Send a request, and return the answer. Raises `NoAnswer` unless it is whole within `timeout` seconds."""
     with Conversation(host, port, timeout, tls=tls) as conversation:
         name = f"[{host}]" if ":" in host else host
         head = [
@@ -79,7 +79,7 @@ def _body(response: HTTPResponse) -> bytes:
 
 
 class _Tap(io.RawIOBase):
-    """A conversation, in the shape that `HTTPResponse` reads from."""
+    """Makes a conversation look like the socket that `HTTPResponse` reads from."""
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__()

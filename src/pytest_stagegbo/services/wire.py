@@ -1,4 +1,4 @@
-"""Bytes to and from a service, under one deadline for the whole conversation.
+"""Sends and receives bytes, with one deadline for the whole conversation.
 
 A time-out per `recv` is no bound: a server that drips a byte now and then would hold its client for ever. The
 sockets here never block; every wait is cut to what is left of the conversation's time.
@@ -77,7 +77,7 @@ class Conversation:
             rest = rest[self._attempt(partial(self._socket.send, rest), selectors.EVENT_WRITE) :]
 
     def receive(self, limit: int) -> bytes:
-        """Some bytes, at most `limit`. Empty: the peer closed the connection."""
+        """Return some bytes, at most `limit`. Empty: the peer closed the connection."""
         data = self._attempt(partial(self._socket.recv, limit), selectors.EVENT_READ)
         self._heard += len(data)
         return data
@@ -92,7 +92,7 @@ class Conversation:
         return data
 
     def receive_line(self, limit: int = 512) -> bytes:
-        """Bytes up to and without a line end, or whatever came before the peer closed or `limit` was reached."""
+        """Return a line without its end, or what came before the peer closed the connection or `limit` was reached."""
         data = b""
         while b"\n" not in data and len(data) < limit:
             more = self.receive(limit - len(data))

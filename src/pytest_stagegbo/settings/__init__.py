@@ -1,4 +1,4 @@
-"""What can be set, where it is read from, and what wins.
+"""Reads the settings: which keys exist, where their values come from, and which value wins.
 
 :func:`load` reads every source; :func:`build` is its pure core. `docs/settings.md` lists every key.
 """

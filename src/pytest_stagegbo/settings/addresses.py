@@ -1,4 +1,4 @@
-"""Where the services of a stage answer: a pure function of its settings."""
+"""Tells at which addresses and ports the services of a stage answer. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMES = {"postgresql": "postgresql", "valkey": "redis", "vault": "http", "s3":
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a service of the stage answers. Carries no credentials."""
+    """The address, port and URL of a service of the stage, without credentials."""
 
     container: str
     protocol: str

@@ -1,4 +1,4 @@
-"""Layers to settings. Pure: no file, no environment, no clock.
+"""Builds settings from layers. It is pure: it reads no file, no environment and no clock.
 
 The steps: take each layer apart into single values, convert every one (a mistake counts wherever it stands, even
 when a higher layer overrules it), let the highest layer win for each key, fill in the defaults, and check what came
@@ -55,7 +55,7 @@ _NOWHERE = IPv4Address(0)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each of them comes from."""
+    """Settings, with the source of each value."""
 
     settings: Settings
     origins: Mapping[str, str] = dataclasses.field(repr=False)
@@ -71,7 +71,7 @@ class _Value(Struct, frozen=True):
 
 
 def build(layers: Sequence[Layer]) -> Settings:
-    """The settings that `layers`, lowest precedence first, make on top of the defaults.
+    """Build the settings from the defaults and `layers`, of which the last has the highest precedence.
 
     Raises:
         SettingsError: Something is wrong. The message lists every problem with where it stands.
@@ -80,12 +80,12 @@ def build(layers: Sequence[Layer]) -> Settings:
 
 
 def resolve(layers: Sequence[Layer]) -> Loaded:
-    """Like :func:`build`, with the origin of every value."""
+    """Build the settings as :func:`build` does, and return the source of every value, too."""
     return _Resolution(layers).result()
 
 
 class _Resolution:
-    """One run of :func:`resolve`: what was given, what was wrong."""
+    """One run of :func:`resolve`, with the values that were given and the problems that were found."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.problems: list[str] = []
@@ -195,7 +195,8 @@ class _Resolution:
         return MappingProxyType({name: MappingProxyType(values) for name, values in found.items()})
 
     def _own_address(self, name: str, defaults: Iterable[str]) -> IPv4Address:
-        """For a container that has no default: there must be an address, which overrides what is returned."""
+        """Report a problem if a container without a default has no address, and return a placeholder for the
+        address."""
         key = f"containers.{name}.address"
         if ("containers", name, "address") not in self.given and key not in self.failed:
             near = keys.nearest(name, defaults)
@@ -213,7 +214,7 @@ class _Resolution:
             self.problems.append(f"{where}: there is no container {name!r} to leave out{hint}")
 
     def _moved(self, container: ContainerSettings, network: NetworkSettings) -> ContainerSettings:
-        """A default container, its addresses moved along with subnets that are not the default ones."""
+        """Return a default container with its addresses moved to subnets that are not the default ones."""
         plain = NetworkSettings()
         address, production = container.address, container.production_address
         if network.subnet != plain.subnet:
@@ -265,7 +266,7 @@ class _Resolution:
         return key if keys.is_table(path) else f"{key} ({self._origin(path)})"
 
     def _path(self, key: str) -> KeyPath:
-        """A dotted key taken apart. The name of a container may be malformed and have dots of its own."""
+        """Split a dotted key. A container's name may be malformed, and contain dots itself."""
         table, _, rest = key.partition(".")
         if table == "secrets":
             return (table, *rest.rsplit(".", 1))
@@ -275,8 +276,9 @@ class _Resolution:
 
 
 def _question(path: KeyPath) -> KeyPath:
-    """What a key answers together with others, so that the highest layer that sets one of them silences the layers
-    below: where the unseal keys come from, where the token does, what a credential is. Empty: nothing."""
+    """Return the group that a key belongs to. The highest layer that sets a key of a group hides the group's keys in
+    lower layers. The groups are: the sources of the unseal keys, those of the token, and those of each credential.
+    Empty: none."""
     if path[0] == "vault":
         question = path[1].partition("_")[0]
         return ("vault", question) if question in {"unseal", "token"} else ()
@@ -292,7 +294,7 @@ def _unknown(path: KeyPath) -> str:
 
 
 def _tidy(path: KeyPath, value: object) -> object:
-    """The one way to write what can be written in several."""
+    """Return a value in its one normal form, if it can be written in several."""
     if not isinstance(value, tuple):
         return value
     if path[-1] == "units":
@@ -303,7 +305,7 @@ def _tidy(path: KeyPath, value: object) -> object:
 
 
 def _same_place(address: IPv4Address, old: IPv4Network, new: IPv4Network) -> IPv4Address:
-    """The address that is as far into `new` as `address` is into `old`; 10.0.3.11/24 becomes 10.0.7.11/24."""
+    """Return the address with the same position in `new` as `address` has in `old`: 10.0.3.11 becomes 10.0.7.11."""
     place = int(new.network_address) + int(address) - int(old.network_address)
     return IPv4Address(place) if place < 2**32 else address
 

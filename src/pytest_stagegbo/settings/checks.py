@@ -1,6 +1,6 @@
-"""What a set of well-formed settings must also satisfy. Each check is a pure function from settings to problems.
+"""Checks well-formed settings for contradictions. Each check is a pure function from settings to problems.
 
-Those of single containers, and of containers among each other, are in `container_checks`.
+Checks of containers are in `container_checks`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["MOST_SLOTS", "check"]
 
 
 def check(settings: Settings) -> list[Problem]:
-    """Every problem that `settings` have."""
+    """Return every problem of the settings."""
     return [problem for rule in _CHECKS for problem in rule(settings)]
 
 

@@ -1,4 +1,4 @@
-"""What the settings of containers must also satisfy: each by itself, and among each other."""
+"""Checks the settings of containers for contradictions: each container by itself, and all of them together."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def addresses(settings: Settings) -> Iterator[Problem]:
 
 
 def reserved_word(address: IPv4Address, subnet: IPv4Network) -> str:
-    """What is special about an address of a subnet: `network` or `broadcast`."""
+    """Return `network` or `broadcast` if an address of a subnet is reserved for that, and an empty text otherwise."""
     return "network" if address == subnet.network_address else "broadcast"
 
 
@@ -102,7 +102,7 @@ def needs(settings: Settings) -> Iterator[Problem]:
 
 
 def _cycle(graph: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The first circle met, from the container that closes it; empty when there is none."""
+    """Return the first circle of containers that need each other, or nothing if there is none."""
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> tuple[str, ...]:

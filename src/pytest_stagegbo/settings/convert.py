@@ -1,4 +1,4 @@
-"""One raw value to the type that the model asks for, or what is wrong with it.
+"""Converts a raw value to the type that the model requires, or says what is wrong with it.
 
 Text is taken for every type, since environment variables and ini files have nothing else. For a list it is a JSON
 array when it begins with `[`, and words separated by commas otherwise; for a command it is split as a shell does.
@@ -48,7 +48,7 @@ class Fault(Struct, frozen=True):
 
 
 class BadValue(Exception):
-    """A value cannot be what it should be. Never leaves this package."""
+    """Raised when a value can't be converted. It never leaves this package."""
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__(*(fault.text for fault in faults))
@@ -56,14 +56,14 @@ class BadValue(Exception):
 
 
 def type_word(type_: Any) -> str:
-    """What a value of this type is called in messages and in the reference."""
+    """Return the name of a type for messages and for the reference."""
     if get_origin(type_) is Literal:
         return "one of " + ", ".join(f"`{word}`" for word in get_args(type_))
     return _WORDS[type_]
 
 
 def convert(key: Key, value: object) -> object:
-    """`value` as what `key` holds.
+    """Convert `value` to the type of `key`.
 
     Raises:
         BadValue: It cannot be that. What stands under `vault`, `credentials` and `secrets` is not repeated: it is a

@@ -1,7 +1,7 @@
-"""Every key that can be set, read off the model, and the environment name of each.
+"""Lists every key that can be set, as the model defines them, and the environment variable of each.
 
-A path is a key taken apart: `("network", "address")` for `network.address`. Containers and their credentials are
-named by whoever sets them, so in the list of keys :data:`ANY` stands for the name.
+A path is a key split at its dots: `("network", "address")` for `network.address`. Users choose the names of containers
+and credentials, so :data:`ANY` stands for the name in the list of keys.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def env_name(path: KeyPath) -> str:
 
 
 def suggest(path: KeyPath) -> str:
-    """What someone who wrote the unknown `path` may have meant, as a clause to append; empty when nothing is near."""
+    """Return a clause that suggests a known key for the unknown `path`, or an empty text if none is similar."""
     *table, name = path
     siblings = [key[len(table)] for key in (*all_keys(), *_tables()) if _is_below(key, tuple(table))]
     if near := nearest(name, siblings):
@@ -128,5 +128,5 @@ def _is_below(key: KeyPath, table: KeyPath) -> bool:
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known word closest to `word`; empty when none is close."""
+    """Return the known word that is most similar to `word`, or an empty text if none is similar."""
     return next(iter(difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=cutoff)), "")

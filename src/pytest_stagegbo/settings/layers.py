@@ -1,4 +1,4 @@
-"""What one source (a file, the environment, the command line) says, before anything is believed."""
+"""A layer: the raw values from one source (a file, the environment, the command line), before they are checked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layer:
 
     @classmethod
     def from_dotted(cls, origin: str, values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Layer:
-        """A layer from dotted keys: `{"network.address": "10.0.7.1/24", "project": None}`."""
+        """Make a layer from dotted keys: `{"network.address": "10.0.7.1/24", "project": None}`."""
         nested: dict[str, Any] = {}
         for key, value in values.items():
             *tables, name = key.split(".")
@@ -43,5 +43,5 @@ class Layer:
         return cls(origin, nested, origins or {})
 
     def where(self, path: KeyPath) -> str:
-        """Where the value at `path` stands."""
+        """Return the place where the value at `path` is written, for people."""
         return self.origins.get(dotted(path)) or f"{self.origin} {dotted(path)}"

@@ -1,4 +1,4 @@
-"""All sources put in order."""
+"""Reads all sources of settings, in their order of precedence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load(
     options: Sequence[Layer] = (),
     extra: Sequence[Layer] = (),
 ) -> Loaded:
-    """The settings that hold here.
+    """Return the settings of this run.
 
     From the lowest precedence to the highest: defaults, the file, `extra`, the environment, `options`. Within
     `extra` and `options` the last layer is the highest.

@@ -1,4 +1,4 @@
-"""What is wrong with a set of settings."""
+"""A problem in settings, as errors list it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference of all keys, read off the model and its docstrings.
+"""Prints the reference of all keys, from the model and its docstrings.
 
 `python -m pytest_stagegbo.settings.reference` prints it as Markdown, the way it stands in `docs/settings.md`.
 """
@@ -27,7 +27,7 @@ _ENABLED = "`false` leaves the container out; `containers.<name> = false` says t
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One key."""
+    """One key of the reference."""
 
     key: str
     env: str

@@ -29,7 +29,7 @@ _LARGEST = 2**63 - 1
 
 
 def parse_size(text: str) -> int:
-    """The bytes that `text` stands for.
+    """Return the number of bytes that `text` stands for.
 
     Raises:
         ValueError: `text` is not a size, in words that continue "... is".
@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """`size` bytes in Incus's notation, exactly: :func:`parse_size` gives the same number back.
+    """Write a number of bytes in Incus's notation, exactly: :func:`parse_size` returns the same number.
 
     Takes the largest unit that divides the size, and of two such the shorter number: 10GB, 1GiB, 1537B.
     """

@@ -1,4 +1,4 @@
-"""Where settings are written down: a TOML file and the environment."""
+"""Reads settings from a TOML file and from the environment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _PATH_KEYS = (
 
 
 def locate(config: Path | None, start: Path, environ: Mapping[str, str]) -> Path | None:
-    """The file to read.
+    """Find the settings file.
 
     `config` if given, else the one that `$STAGEGBO_CONFIG` names (set but empty: no file at all), else the nearest
     one from `start` upwards: `stagegbo.toml`, or a `pyproject.toml` that has a table `[tool.stagegbo]`.
@@ -98,7 +98,7 @@ def _is_file(path: Path) -> bool:
 
 
 def read_file(path: Path, start: Path) -> Layer:
-    """What the file at `path` says. Relative paths in it are relative to its folder.
+    """Read the file at `path` as a layer. Relative paths in it are relative to its folder.
 
     Raises:
         SettingsError: It cannot be read, or is not TOML.
@@ -145,7 +145,7 @@ def _tool(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shown(path: Path, start: Path) -> str:
-    """The path as short as it is clear."""
+    """Return the shortest form of a path that is still clear."""
     try:
         return str(path.resolve().relative_to(start.resolve()))
     except ValueError:
@@ -165,7 +165,7 @@ def _positions(table: Mapping[str, Any], path: KeyPath, shown: str, prefix: str)
 
 
 def anchored(layer: Layer, folder: Path) -> Layer:
-    """`layer` with its relative paths, and those that begin with `~`, made absolute from `folder`."""
+    """Return `layer` with absolute paths. Relative ones start at `folder`, and `~` is the home folder."""
     values = dict(layer.values)
     for table, name in _PATH_KEYS:
         inner = values.get(table)
@@ -238,7 +238,7 @@ def _home(path: str) -> str:
 
 
 def read_environment(environ: Mapping[str, str], containers: Iterable[str] = ()) -> Layer:
-    """What `STAGEGBO_*` variables say.
+    """Read the variables `STAGEGBO_*` as a layer.
 
     Args:
         environ: The variables.

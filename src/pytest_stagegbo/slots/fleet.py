@@ -269,8 +269,8 @@ class Fleet:
     def _make_golden(
         self, engines: Iterable[StageEngine], recreate: bool, to_replace: Collection[str]
     ) -> Provisioned | None:
-        """Copy production into the golden copy. If there is no room, remove clones of slots first: they share blocks with
-        the old golden copy, which come free only without them."""
+        """Copy production into the golden copy. If there is no room, remove clones of slots first: they share blocks
+        with the old golden copy, which come free only without them."""
         try:
             return self.golden.make(recreate=recreate, to_replace=to_replace)
         except NoRoom:
