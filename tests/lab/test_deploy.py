@@ -338,6 +338,18 @@ def test_a_clone_that_is_replaced_gets_its_build_again(stage: Deployed, second: 
     assert stage.seen() == second
 
 
+def test_a_clone_that_a_reset_restores_gets_its_build_again(stage: Deployed, second: dict[str, Any]) -> None:
+    stage.deploy("second")
+    since = deployed_since(stage)
+    restore = {"STAGEGBO_CONTAINERS__SYSTEM__RESET": "restore"}
+    stage.run("provision", env=restore)
+    done = json.loads(stage.run("reset", "system", "--json", env=restore).stdout)
+    assert done["methods"]["system"]["method"] == "restore"
+    assert stage.seen() == second
+    stage.run("provision")
+    assert (stage.seen(), deployed_since(stage)) == (second, since)
+
+
 def test_a_database_that_is_restored_is_migrated_again(stage: Deployed, second: dict[str, Any]) -> None:
     stage.deploy("second")
     stage.shell("tables", "rm -rf /opt/gbo/data/pgdata.stagegbo-*")
