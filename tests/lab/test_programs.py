@@ -139,6 +139,25 @@ def test_connect_is_the_services_own_client(
     assert stagegbo("connect", "vault", check=False).returncode == 2
 
 
+def test_commands_and_clients_are_carried_where_nothing_is_direct(
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    """`psql` here is a program that connects to where it is sent, and says what answers."""
+    assert provisioned.returncode == 0
+    ask = (
+        "import os, socket; found = socket.create_connection((os.environ['PGHOST'], int(os.environ['PGPORT'])), 10); "
+        "found.sendall(bytes.fromhex('0000000804d2162f')); print(os.environ['PGHOST'], found.recv(1))"
+    )
+    client = tmp_path / "psql"
+    client.write_text(f"#!{sys.executable}\n{ask}\n")
+    client.chmod(0o755)
+    env = {"STAGEGBO_NETWORK__REACH": "forward", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert stagegbo("connect", "tables", env=env).stdout == "127.0.0.1 b'N'\n"
+    script = "PGHOST=$DB_HOST PGPORT=$DB_PORT psql; exit 7"
+    done = stagegbo("run", "--", "sh", "-c", script, env=env, check=False)
+    assert (done.stdout, done.returncode) == ("127.0.0.1 b'N'\n", 7)
+
+
 def test_exec_changes_user_directory_and_variables(
     stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
 ) -> None:

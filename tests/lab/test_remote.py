@@ -189,6 +189,13 @@ def test_nothing_of_it_needs_linux(carried: Far) -> None:
     assert "1 passed" in done.stdout, f"{done.stdout}{done.stderr}"
 
 
+def test_the_proof_of_isolation_needs_no_way(carried: Far) -> None:
+    (reached,) = json.loads(carried.run("verify", "--json", "--check", "reach.stage").stdout)["findings"]
+    assert reached["state"] == "green"
+    done = carried.run("verify", "--json", check=False)
+    assert not [each for each in json.loads(done.stdout)["findings"] if each["state"] == "red"]
+
+
 def test_forwarded_ports_end_with_the_command_however_it_ends(carried: Far) -> None:
     ask = (
         "import os, socket; port = int(os.environ['STAGEGBO_ENDPOINT_CACHE_PORT']); "

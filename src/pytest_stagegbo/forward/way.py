@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import MissingRequirement
 from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.services.dial import is_on_host
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from pytest_stagegbo.forward.forwarder import Forwarder
@@ -52,12 +53,8 @@ class StageWay:
             return False
         if self._direct:
             return True
-        try:
-            socket.if_nametoindex(self._settings.network.name)
-        except OSError:  # nowhere yet, or not any more, or in the network of the daemon's and not in this process's
-            self._direct = HostView(self._endpoint).shares_network
-        else:
-            self._direct = True
+        # A bridge that is nowhere yet, or not any more, leaves the network that the daemon is in.
+        self._direct = is_on_host(self._settings.network.name) or HostView(self._endpoint).shares_network
         return self._direct
 
     def forwarder(self, trouble: Callable[[str], None] | None = None) -> Forwarder:

@@ -6,13 +6,13 @@ way is known by the address that it leads to: no two stages of a host share one.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
 
-__all__ = ["Way", "lead", "way_to"]
+__all__ = ["Way", "is_on_host", "lead", "way_to"]
 
 
 class Way(Protocol):
@@ -43,3 +43,12 @@ def way_to(host: str) -> Way | None:
     """The way to an address; None: it is connected to directly."""
     found = _ways.get(host)
     return None if found is None or found.is_direct else found
+
+
+def is_on_host(bridge: str) -> bool:
+    """Whether this process has the interface of a bridge, which only the host of its daemon has."""
+    try:
+        socket.if_nametoindex(bridge)
+    except OSError:
+        return False
+    return True

@@ -20,7 +20,7 @@ from pytest_stagegbo.facts.dialling import Answer, Target
 from pytest_stagegbo.facts.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.services.dial import way_to
+from pytest_stagegbo.services.dial import is_on_host
 from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
 from pytest_stagegbo.verify.finding import Unseen
 from pytest_stagegbo.verify.packets import PacketListener
@@ -196,10 +196,11 @@ class VerifyContext:
         started = self.in_each({name: dialling.listener(port, names[name]) for name in running})
         trouble = {name: result.stderr.strip() for name, result in started.items() if result.status}
         own = {self.settings.network.name, *self.host_ends.values()}
+        here = self.reader.is_local and is_on_host(self.settings.network.name)
         targets = self._targets(port, None)
         with (
-            _Sentry(self.reader.is_local) as sentry,
-            PacketListener({target.host for target in targets}, port, wanted=self.reader.is_local) as ears,
+            _Sentry(here) as sentry,
+            PacketListener({target.host for target in targets}, port, wanted=here) as ears,
         ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})
@@ -207,7 +208,7 @@ class VerifyContext:
             for name in running:  # whether one would have been heard
                 address = str(self.settings.containers[name].address)
                 with contextlib.suppress(OSError):
-                    if way_to(address) is None:
+                    if here:
                         socket.create_connection((address, port), PATIENCE).close()
                     break
             heard_own = bool(own & ears.heard().keys())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.facts.dialling import ANSWERED, SILENT, Answer, Target
 from pytest_stagegbo.facts.host_path import find_trouble
+from pytest_stagegbo.services.dial import way_to
 from pytest_stagegbo.verify.context import OUTSIDE, PATIENCE
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, sight
 
@@ -113,13 +114,13 @@ def internet(context: VerifyContext) -> Result:
 
 
 def host_to_stage(context: VerifyContext) -> Result:
-    """Check that the host reaches each clone at its address, and that it is the right clone."""
+    """Check that this machine reaches each clone, directly or through the daemon, and that it is the right clone."""
     dialled = context.dialled
     bad = []
     for name, said in dialled.names.items():
         address = str(context.settings.containers[name].address)
         try:
-            with socket.create_connection((address, dialled.port), PATIENCE) as connection:
+            with _connected(address, dialled.port) as connection:
                 heard = connection.recv(100).decode("ascii", "replace").strip()
         except OSError as error:
             bad.append(f"{name} at {address}: {error}")
@@ -130,6 +131,15 @@ def host_to_stage(context: VerifyContext) -> Result:
     bad += [f"{why.text}; {why.remedy}"] if why is not None else []
     seen = f"connected to {_names(dialled)} from here"
     return Result(tuple(bad), seen, sight(context.names, dialled.names), context.idle)
+
+
+def _connected(address: str, port: int) -> socket.socket:
+    way = way_to(address)
+    if way is None:
+        return socket.create_connection((address, port), PATIENCE)
+    connection, _ = way.connect(address, port, PATIENCE)
+    connection.settimeout(PATIENCE)
+    return connection
 
 
 def _result(
