@@ -53,6 +53,8 @@ def wait(
         code = int(operation.get("status_code", 0))
         if code == 200:
             return operation.get("metadata")
+        if code >= 400 and "return" in (operation.get("metadata") or {}):  # a command that ended with 126 or 127
+            return operation["metadata"]
         if code >= 400:
             raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
         if on_progress is not None:
