@@ -111,7 +111,7 @@ class Deployed:
         return {
             "files": self.shell("system", r"cd /opt/gbo/bin && find . -printf '%p %m %u %g %s\n' | sort"),
             "copies": self.shell(
-                "tables", "cd /opt/gbo/data && ls -d pgdata pgdata.stagegbo-golden pgdata.stagegbo-build*; true"
+                "tables", "cd /opt/gbo/data && ls -d pgdata pgdata.stagegbo-golden pgdata.stagegbo-build*/; true"
             ),
             "columns": self.sql("SELECT count(*) FROM pg_attribute WHERE attname = 'mood'"),
             "tables": self.sql(

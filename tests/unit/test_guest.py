@@ -634,7 +634,7 @@ class TestSourceThatWasAClone:
     def test_the_copy_of_its_database_is_not_the_clones(self, clone: Clone) -> None:
         data = "/opt/gbo/data/pgdata"
         clone.fill(data, "now")
-        for name in (".stagegbo-golden", ".stagegbo-next"):
+        for name in (".stagegbo-golden", ".stagegbo-next", ".stagegbo-spare", ".stagegbo-spare.new"):
             clone.fill(data + name, "then")
         clone.path(data + ".stagegbo-golden.clean").touch()
         assert clone.boot(data=data).returncode == 0

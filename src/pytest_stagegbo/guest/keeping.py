@@ -20,7 +20,7 @@ def keep_script(folder: str) -> str:
     """
     data, golden = shlex.quote(folder), shlex.quote(folder + GOLDEN)
     return f"""[ -n "${{place#*:}}" ] || rm -rf {golden} {golden}.clean {data}.stagegbo-next {data}.stagegbo-old \\
-    {data}.stagegbo-spare {data}{BUILD} {data}{BUILD}.clean {data}{BUILD}-before
+    {data}.stagegbo-spare {data}.stagegbo-spare.new {data}{BUILD} {data}{BUILD}.clean {data}{BUILD}-before
 if [ -d {data} ] && [ ! -e {golden} ]; then
     rm -rf {golden}.new
     if cp -a --reflink=always {data} {golden}.new; then mv {golden}.new {golden}; else rm -rf {golden}.new; fi

@@ -134,7 +134,7 @@ def _begin(container: ContainerSettings, base: Base) -> str:
     data = shlex.quote(container.data.rstrip("/"))
     chosen = {
         "clean": 'if [ -d "$build" ]; then golden=$build; fi',
-        "production": 'if [ -d "$build" ]; then rm -rf "$next" "$data.stagegbo-spare"; fi',
+        "production": 'if [ -d "$build" ]; then rm -rf "$next" "$spare" "$spare.new"; fi',
     }[base]
     # How the running server was started is read off it, so that its own program, with its own options, can
     # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the

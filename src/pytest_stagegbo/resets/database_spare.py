@@ -198,9 +198,10 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
 prepare() { # FIRST: a set of spare databases; goes on with what of it is there
     [ -n "$oids" ] || return 1
     [ ! -d "$spare/$1" ] || return 0
-    if [ ! -d "$spare.new/.$1" ]; then
+    of=.$1-$(stat -c %i "$golden") # not of another copy, should it have come meanwhile
+    if [ ! -d "$spare.new/$of" ]; then
         rm -rf "$spare" "$spare.new"
-        mkdir -m 700 "$spare.new" && mkdir "$spare.new/.$1" || return 1
+        mkdir -m 700 "$spare.new" && mkdir "$spare.new/$of" || return 1
     fi
     number=$1
     for each in $oids; do
