@@ -310,17 +310,20 @@ class Report:
             runs.append(found)
         return {"machine": self.machine.to_json(), "incus": self.version, "runs": runs}
 
+    def table(self, run: Run) -> Table:
+        table = Table(title=f"{run.combination} ({run.watched})")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows(run):
+            table.add_row(*row)
+        return table
+
     def print(self, console: Console) -> None:
         if console.width < WIDTH:  # piped, or a small terminal: figures that are cut off are none
             console = Console(file=console.file, width=WIDTH)
         console.print(f"{self.machine}; Incus {self.version}", soft_wrap=True)
         for run in self.runs:
-            table = Table(title=f"{run.combination} ({run.watched})")
-            for number, column in enumerate(self.columns):
-                table.add_column(column, justify="right" if number else "left")
-            for row in self.rows(run):
-                table.add_row(*row)
-            console.print(table)
+            console.print(self.table(run))
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
@@ -363,7 +366,8 @@ def _measure(console: Console, arguments: argparse.Namespace) -> Report:
                     bench = BenchLab(lab, inside)
                     runs.append(measure_one(bench, combination, watched, arguments))
                     bench.stagegbo("destroy", "--yes", env=combination.env(arguments.containers))
-                console.print(f"{combination}, {watched}: {runs[-1].together.seconds:.0f} s of work measured")
+                # At once: a run that is cut off later has not been in vain.
+                Console(file=console.file, width=max(WIDTH, console.width)).print(Report((), "").table(runs[-1]))
     finally:
         if not arguments.keep:
             lab.down(purge=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -286,6 +287,18 @@ def test_verify_is_green_and_doctor_counts_that_pool(ground: Ground) -> None:
     assert [each["state"] for each in doctor if each["subject"] == f"pool {POOL}"] == ["ok"]
 
 
+def test_status_and_the_number_of_slots_count_that_pool(ground: Ground) -> None:
+    own = stage(ground)
+    said = own.run("provision", "--slots", "60", check=False).stderr
+    free = re.search(r"disk: ([\d.]+) GiB free", said)
+    assert free, said
+    assert float(free[1]) < 4, "of a pool of 4 GiB; production's has more"
+    for text in json.loads(own.run("status", "--json", check=False).stdout)["warnings"]:
+        assert POOL not in text
+    low = own.run("status", "--json", check=False, env={"STAGEGBO_DISK_FLOOR": "100TB"})
+    assert f"too little room on pool {POOL}" in " ".join(json.loads(low.stdout)["warnings"])
+
+
 def test_a_pool_that_somebody_removed_is_said_and_created_again(ground: Ground) -> None:
     by_hand = stage(ground, BY_HAND)
     for project in (PROJECT, f"{PROJECT}-1", GOLDEN):
@@ -348,6 +361,15 @@ def test_a_full_pool_is_an_error_before_anything_is_copied(ground: Ground) -> No
     assert done.returncode == 5, done.stderr
     assert f"pool {POOL}" in done.stderr
     assert golden(ground)["expanded_devices"]["root"]["pool"] == "pool", "nothing was moved"
+
+
+def test_a_pool_without_copy_on_write_is_not_taken_for_the_stage_s_own(ground: Ground) -> None:
+    ground.incus("storage", "create", "plain", "dir")
+    try:
+        done = stage(ground, BY_HAND.replace(f'"{POOL}"', '"plain"')).run("provision", "--recreate", check=False)
+    finally:
+        ground.incus("storage", "delete", "plain")
+    assert (done.returncode, "its driver is dir" in done.stderr) == (2, True), done.stderr
 
 
 def test_destroy_with_the_pool_goes_on_from_wherever_it_was_killed(ground: Ground) -> None:

@@ -11,6 +11,7 @@ from fakes import Journal, bare_host, clone, copied, finished, project, refused
 from fakes import pool as tank
 from msgspec.structs import replace
 
+from pytest_stagegbo.apply import copying
 from pytest_stagegbo.apply.copying import LARGEST_LIMIT
 from pytest_stagegbo.apply.removal import remove_clone
 from pytest_stagegbo.apply.step_runner import StepRunner
@@ -409,3 +410,19 @@ class TestLimit:
 def test_a_step_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(TypeError, match="no way to do Step"):
         runner(Stage(), finished(SETTINGS)).do(steps.Step(subject="x"))
+
+
+def test_a_full_copy_says_how_many_bytes_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the daemon says it."""
+    monkeypatch.setattr(copying, "NEWS", 0.0)
+    journal = Journal()
+
+    class Copying(Stage):
+        def copy_instance(self, *_: object, on_progress: Any = None, **__: object) -> None:
+            on_progress("Transferring instance: tables: 1.20GB (85.11MB/s)")
+            on_progress("")
+
+    facts = bare_host(SETTINGS)
+    step = steps.CopyClone(subject="tables", container=TABLES, pool="stage", limit="", location="", dropped=())
+    runner(Copying(), facts, journal).do(step)
+    assert journal.notes == ["copying tables: 1.20GB (85.11MB/s)"]
