@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def test_a_limit_below_what_the_source_references_is_an_error_that_names_both_si
                 done.stderr,
             )
             assert found, done.stderr
-            assert 300 < float(found[1]) < 330
+            assert 300 <= float(found[1]) < 330
             assert "containers.cache.disk_limit" in done.stderr
             assert ground.instances(planned.project) == {}
             assert ground.volumes("counted") == volumes
@@ -137,6 +138,21 @@ def test_a_full_copy_needs_its_own_bytes_as_room(copied: Stage) -> None:
     """As much as is free has to stay free, so that not even five megabytes are left to copy."""
     said = refused(copied, 5, env={"STAGEGBO_DISK_FLOOR": "100TB"})
     assert "to copy" in said
+
+
+def test_a_clone_on_a_pool_without_copy_on_write_works_and_verify_says_that_nothing_limits_it(ground: Ground) -> None:
+    with pool(ground, "plain-whole", "dir"):
+        ground.incus("copy", "cache", "whole", "--storage", "plain-whole", "--instance-only", "--stateless")
+        stage = ground.stage("STAGE-WHOLE", "stagewhole0", 17, ONLY_CACHE + 'cache.source = "whole"\n')
+        try:
+            stage.run("provision")
+            stage.run("reset", "cache")
+            findings = json.loads(stage.run("verify", "--json", check=False).stdout)["findings"]
+        finally:
+            stage.run("destroy", "--yes")
+            ground.incus("delete", "whole")
+    (limits,) = (each for each in findings if each["id"] == "limits.disk")
+    assert (limits["state"], "past its limit of 10GB" in " ".join(limits["evidence"])) == ("red", True), limits
 
 
 # -- production
