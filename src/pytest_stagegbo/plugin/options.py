@@ -47,7 +47,10 @@ OPTIONS = {
 """By option, without the prefix `--stage-`: the setting that it changes, its placeholder, its help."""
 SWITCHES = {
     "lab": ("", "use the lab (`stagegbo lab up`) and join its network; needs root"),
-    "quiet": ("pytest.quiet", "freeze what may write to a test's containers and is not asked for, while it runs"),
+    "quiet": (
+        "pytest.quiet",
+        "during each test, freeze the containers that may write to those it uses and that it does not use itself",
+    ),
     "verify": ("pytest.verify", "prove the stage's isolation at the beginning and at the end of the session"),
     "keep": (
         "pytest.keep",

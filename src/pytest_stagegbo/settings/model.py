@@ -236,7 +236,7 @@ class ContainerSettings(Struct, frozen=True):
     needs: tuple[str, ...] = ()
     """Containers whose services must answer before the services of this container start."""
     writes_to: tuple[str, ...] = ()
-    """Containers whose data this one may change by itself: a quiet test that uses one of them has this one frozen."""
+    """Containers whose data this container may change by itself. It is frozen while a quiet test uses one of them."""
     hooks: tuple[str, ...] = ()
     """Files of your own that run in each new clone, while it has no network and nothing else uses it. psql runs `.sql`
     files as the superuser. Anything else runs as a program, as root. Paths are relative to the settings file."""

@@ -65,7 +65,7 @@ CHECKS = (
     Check(
         "exposure.bridge",
         "nothing else hangs on the stage's bridge",
-        "Who is on the bridge reaches every port of every clone.",
+        "A machine on the bridge reaches every port of every clone.",
         "take the interface off the bridge, or remove the instance that it belongs to",
         exposure.bridge,
     ),
