@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -264,6 +265,22 @@ def test_the_look_is_read(tmp_path: Path) -> None:
     found = parse_inspection(printed, paths)
     assert [each.kind for each in found.files] == ["file", "absent", "nowhere", "other"]
     assert found.files[0].real == str(tmp_path / "file")
+
+
+def test_the_look_finds_the_control_groups_of_what_runs_a_file(tmp_path: Path) -> None:
+    program = tmp_path / "a program"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "60"]) as process:
+        try:
+            printed = subprocess.run(
+                ["sh", "-c", inspect_script([str(program)], [])], capture_output=True, text=True, check=False
+            ).stdout
+            groups = {line.rpartition("/")[2] for line in Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()}
+        finally:
+            process.kill()
+    rows = [line.split("\t") for line in printed.splitlines() if line.startswith("runs\t")]
+    assert {row[1] for row in rows} == {str(program)}
+    assert {row[2] for row in rows} == groups
 
 
 # Kept for new clones ----------------------------------------------------------------------------------------------

@@ -71,10 +71,12 @@ for path in {_quoted(paths)}; do
     elif [ -d "${{real%/*}}/" ]; then kind=absent
     else kind=nowhere; fi
     printf 'file\t%s\t%s\t%s\t%s\n' "$path" "$real" "$kind" "$(stat -c '%i %s %Y' -- "$real" 2>/dev/null)"
-    for process in /proc/[0-9]*; do
-        [ "$(readlink "$process/exe")" = "$real" ] || continue
-        while IFS= read -r group; do printf 'runs\t%s\t%s\n' "$path" "${{group##*/}}"; done <"$process/cgroup"
-    done 2>/dev/null
+    [ $kind != file ] || find -L /proc/[0-9]*/exe -maxdepth 0 -samefile "$real" 2>/dev/null |
+        while IFS= read -r program; do
+            while IFS= read -r group; do
+                printf 'runs\t%s\t%s\n' "$path" "${{group##*/}}"
+            done <"${{program%/exe}}/cgroup"
+        done 2>/dev/null
 done
 systemctl show --no-pager -p Id -p LoadState -p ExecStart -p ExecStartPre -p ExecStartPost -- {_quoted(units)} |
     sed 's/^/unit\t/'
