@@ -134,8 +134,8 @@ class Far:
 
     def relays(self, name: str) -> int:
         """How many programs in a clone carry connections."""
-        found = self.ground.exec(name, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null || true", project=PROJECT)
-        return found.split().count("perl")
+        script = "grep -al '[s]ub break_off' /proc/[0-9]*/cmdline 2>/dev/null || true"
+        return len(self.ground.exec(name, "sh", "-c", script, project=PROJECT).split())
 
     def trust(self, pair: Pair, *more: str) -> None:
         self.ground.incus("config", "trust", "add-certificate", str(pair.cert), "--name", TRUSTED, *more)
