@@ -44,3 +44,9 @@ def test_files_that_are_named_exist(name: str) -> None:
     package = ROOT / "src/pytest_stagegbo"
     for path in re.findall(r"`([\w/.]+/[\w.]+\.(?:py|md|toml))`", (ROOT / name).read_text()):
         assert (ROOT / path).exists() or (package / path).exists(), path
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_sentences_name_their_subject(name: str) -> None:
+    """Words that send a reader to the sentence before, or leave out who does something."""
+    assert re.findall(r"\b(?:anew|whoever|likewise|who asks)\b", prose(name), re.IGNORECASE) == []
