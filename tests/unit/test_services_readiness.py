@@ -153,7 +153,7 @@ def test_a_container_that_stopped_ends_the_wait_within_a_second() -> None:
     with pytest.raises(NotReady) as caught:
         world.wait(DATABASE, timeout=120)
     assert world.passed < 4.2
-    assert "in vain: the container stopped" in str(caught.value)
+    assert "does not help: the container stopped" in str(caught.value)
     assert "FATAL: no space left" in caught.value.seen
 
 

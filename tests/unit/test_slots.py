@@ -75,7 +75,7 @@ class TestLayout:
         ids=["production's subnet", "the stage's subnet", "bridge name", "production's project"],
     )
     def test_what_cannot_be_had_is_refused(self, settings: Settings) -> None:
-        with pytest.raises(SettingsError, match=r"slot 1 of STAGE-GBO can't be had"):
+        with pytest.raises(SettingsError, match=r"slot 1 of STAGE-GBO has names or addresses"):
             slot_settings(settings, 1)
 
     @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def resolve(setting: str, key: str, value: str, environ: Mapping[str, str]) -> t
 
 
 def _nothing(what: str) -> SettingsError:
-    return SettingsError(f"credentials can't be had from {what}", remedy="set it, or correct the setting")
+    return SettingsError(f"credentials can't be read from {what}", remedy="set it, or correct the setting")
 
 
 def _content(name: str, setting: str) -> Hidden | SettingsError:

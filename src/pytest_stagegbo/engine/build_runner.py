@@ -73,7 +73,7 @@ class BuildRunner:
         try:
             return guest.parse_inspection(self.run(guest.inspect_script(paths, self.container.units)), paths)
         except ValueError as error:
-            raise CommandFailed(f"what is in {self.container.name} can't be told", seen=str(error)) from None
+            raise CommandFailed(f"it is not known what is in {self.container.name}", seen=str(error)) from None
 
     def receive(self, local: Local, real: str) -> None:
         """Copy a file of this host beside the one that it will replace."""

@@ -163,7 +163,7 @@ class Deployments:
         container = runner.container
         if build.state == "damaged":
             raise StageMissing(
-                f"what is known of the build in {container.name} was damaged, so it can't be told what it runs",
+                f"what is known of the build in {container.name} was damaged, so it is not known what it runs",
                 seen=f"its key {marks.BUILD}",
                 remedy="run `stagegbo provision`, which copies it again",
             )

@@ -73,7 +73,7 @@ class Reports:
         with self._process.noting_trouble("the summary could not be made"):
             self._summarize(terminalreporter, summary)
         if in_pipeline():
-            with self._process.noting_trouble("the pipeline could not be told"):
+            with self._process.noting_trouble("annotations for the pipeline could not be written"):
                 job_summary(summary.lines(self._configuration.known), terminalreporter, summary)
                 for line in pipeline_lines(terminalreporter, summary):
                     terminalreporter.write_line(line)

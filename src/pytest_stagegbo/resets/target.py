@@ -282,7 +282,7 @@ class ResetTarget:
         try:
             found = parse_strays(output)
         except ValueError as error:
-            raise CommandFailed(f"what runs in {self.name} can't be told", seen=mask(str(error))) from None
+            raise CommandFailed(f"what runs in {self.name} is not known", seen=mask(str(error))) from None
         if not found.left:
             self._strays = found
         return found

@@ -113,12 +113,12 @@ def _not_ready(
     names = " and ".join(f"{probe.protocol} at {host}:{probe.port}{probe.path}" for probe in failing)
     message = f"{container}: {names} was not ready after {waited:.1f} s"
     if gone:
-        message += f", and waiting longer is in vain: {mask(gone)}"
+        message += f", and waiting longer does not help: {mask(gone)}"
     seen = [f"{probe.protocol} {probe.port}: {answer}" for probe, answer in failing.items()]
     try:
         seen.append(diagnostics())
     except Exception as error:  # whatever keeps the evidence away must not hide what it was wanted for
-        seen.append(f"(no state and no log lines could be had: {error})")
+        seen.append(f"(state and log lines could not be read: {error})")
     if sealed:
         seen.append(f"Vault in {container} is sealed, and what else it runs may need it")
     remedy = HOW_TO_GIVE_KEYS if sealed and not gone else _remedy(container, failing, gone)

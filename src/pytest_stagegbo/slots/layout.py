@@ -82,7 +82,8 @@ def _derive(settings: Settings, project: str, bridge: str, address: IPv4Interfac
         problems.append("two containers have one source, and a slot's clone of it could be either one's")
     if problems:
         raise SettingsError(
-            f"{what} of {settings.project} can't be had: " + "; ".join(dict.fromkeys(problems)),
+            f"{what} of {settings.project} has names or addresses that are not possible: "
+            + "; ".join(dict.fromkeys(problems)),
             seen=f"project {project}, bridge {bridge}, address {address}",
             remedy="set slots.network, slots.address and slots.golden_address, or choose another network.address",
         )

@@ -203,7 +203,7 @@ class Service:
         found = self.endpoints
         if not found:
             raise SettingsError(
-                f"{self.name} has no probe, so nobody knows its port",
+                f"{self.name} has no probe, so its port is not known",
                 remedy=f"set containers.{self.name}.probes",
             )
         return found[0]
