@@ -11,7 +11,7 @@ from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts.bridge import refuse_fault
-from pytest_stagegbo.plan.provision import plan_secrets
+from pytest_stagegbo.plan.secrets import plan_secrets
 from pytest_stagegbo.plan.steps import AwaitClone, AwaitRoom, CopyClone, PrepareClone, RemoveClone, StartClone, Step
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 from contextlib import nullcontext, suppress
 from types import MappingProxyType
@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_stagegbo import clocks
-from pytest_stagegbo.apply.removal import refuse_unable
-from pytest_stagegbo.apply.room import await_rooms
-from pytest_stagegbo.apply.scheduler import Timing, apply
 from pytest_stagegbo.apply.step_runner import StepRunner
 from pytest_stagegbo.credentials.replacements import read_replacements
 from pytest_stagegbo.desired import objects
@@ -25,35 +21,14 @@ from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.freezer import Freezer
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.errors import NoRoom, OperationFailed, SettingsError, StageMissing
-from pytest_stagegbo.facts import inventory
+from pytest_stagegbo.errors import SettingsError, StageMissing
 from pytest_stagegbo.facts.facts import Facts, gather
-from pytest_stagegbo.facts.former import Former
-from pytest_stagegbo.facts.host_path import refuse_dropped
 from pytest_stagegbo.forward.way import StageWay
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.incus.localhost import LocalHost
-from pytest_stagegbo.locks import AWAKE, STAGE, StageLock
-from pytest_stagegbo.plan import foreign
-from pytest_stagegbo.plan.destroy import plan_destroy
-from pytest_stagegbo.plan.former import foreign_on
+from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.plan.objections import refuse_relation
 from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
-from pytest_stagegbo.plan.provision import Plan, make_plan
-from pytest_stagegbo.plan.resets import with_resets
-from pytest_stagegbo.plan.steps import (
-    CopyClone,
-    FinishResets,
-    MendBuild,
-    RefreshClone,
-    RemoveAcl,
-    RemoveClone,
-    RemoveNetwork,
-    RemoveProject,
-    SetProject,
-    Step,
-    Verify,
-)
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.services import dial
 from pytest_stagegbo.services.unseal import read_keys
@@ -62,22 +37,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pytest_stagegbo.apply.scheduler import Timing
     from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.engine.clone_source import CloneSource
+    from pytest_stagegbo.engine.provisioning import Provisioning
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.message_socket import MessageSocket
+    from pytest_stagegbo.plan.provision import Plan
+    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.resets.resetter import Outcome, Resetter
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Provisioned", "StageEngine"]
-
-log = logging.getLogger("stagegbo.provision")
-
-NEW = (CopyClone, RefreshClone)
-"""Steps of a clone that boots for the first time after them."""
 
 
 class StageEngine:
@@ -106,7 +80,6 @@ class StageEngine:
         self._connection = connection
         self._environ = environ
         self._clone_runner: StepRunner | None = None
-        self._replacements: Replacements | None = None
         self._resetter: Resetter | None = None
         self.clone_source = origin
         self.parent = parent
@@ -138,24 +111,6 @@ class StageEngine:
         self.exposures.observe(facts)
         return facts.with_running(self.freezer.frozen())
 
-    def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
-        """What `provision` would do now, without a lock and without a write."""
-        self.refuse_elsewhere(recreate, to_replace)
-        plan = self.plan_for(self.facts(), recreate, to_replace)
-        if plan.changes:
-            refuse_dropped(self._connection.endpoint, self.settings)
-        return plan
-
-    def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
-        """The way from these facts to the stage of the settings. Raises an error if foreign things would be lost."""
-        plan = make_plan(facts, self.settings, recreate=recreate, to_replace=to_replace, parent=self.parent)
-        foreign.refuse_to_lose(self.reader, self.settings, plan.steps)
-        in_the_way = foreign_on(self.reader, self.settings, facts.former)
-        foreign.refuse(in_the_way, "the stage's former bridge can't be removed", "then run this again")
-        for detail in plan.details if plan.changes else ():
-            log.debug("%s", detail)
-        return plan
-
     def provision(
         self,
         *,
@@ -182,8 +137,24 @@ class StageEngine:
         self.refuse_elsewhere(recreate, to_replace)
         before = self._connection.requests
         with self.clone_source.held() if self.clone_source is not None else nullcontext():
-            result = self._provision(recreate, to_replace, already_locked, missing, limiter or nullcontext())
+            result = self._provisioning.provision(
+                recreate, to_replace, already_locked, missing, limiter or nullcontext()
+            )
         return replace(result, requests=self._connection.requests - before)
+
+    @functools.cached_property
+    def _provisioning(self) -> Provisioning:
+        from pytest_stagegbo.engine import provisioning  # with all that a plan is made of
+
+        return provisioning.Provisioning(self)
+
+    def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
+        """What `provision` would do now, without a lock and without a write."""
+        return self._provisioning.plan(recreate=recreate, to_replace=to_replace)
+
+    def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
+        """The way from these facts to the stage of the settings. Raises an error if foreign things would be lost."""
+        return self._provisioning.plan_for(facts, recreate, to_replace)
 
     def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
         """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
@@ -191,103 +162,6 @@ class StageEngine:
         if self.settings.storage.own and self.clone_source is not None:
             replacing = self.settings.containers if recreate else to_replace
             refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(replacing))
-
-    def _provision(
-        self,
-        recreate: bool,
-        to_replace: Collection[str],
-        already_locked: bool,
-        missing: bool,
-        limiter: AbstractContextManager[object],
-    ) -> Provisioned:
-        began = clocks.monotonic()
-        keys = read_keys(self.settings.vault, self._environ)
-        self._replacements = read_replacements(self.settings, self._environ)
-        for warning in keys.warnings if keys is not None else ():
-            self.progress.note(warning)
-        lock = self.lock()
-        due = lock.unfinished(self.settings.containers) or self.deployments.has_saved
-        if not (missing or recreate or to_replace or already_locked or due):
-            looking = lock.hold("looking at the stage", self.waiting, shared=(STAGE, AWAKE), exclusive=())
-            # Both are looked at once more when nobody else uses the stage.
-            with looking, suppress(NoRoom, StageMissing):
-                facts = self.facts(need_stage=True)
-                if self.exposures.close_over():
-                    facts = self.facts()
-                plan = self.plan_for(facts)
-                if not plan.changes:
-                    return self._carry_out(facts, plan, keys, began)
-        with nullcontext() if already_locked else lock.hold("provision", self.waiting), limiter:
-            facts = self.facts()
-            if self.exposures.close_what_is_over_in(facts):
-                facts = self.facts()
-            try:
-                plan = self.plan_for(facts, recreate, to_replace)
-            except NoRoom as short:  # what was deleted before may be on its way back
-                await_rooms(self.reader, self.settings, facts.rooms, self.progress, short)
-                plan = self.plan_for(facts := self.facts(), recreate, to_replace)
-            if plan.changes:
-                refuse_dropped(self._connection.endpoint, self.settings)
-            for note in plan.notes if plan.changes else ():
-                self.progress.note(note)
-            left = () if already_locked else self._left_resets(lock, plan)
-            leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
-            self.deployments.save(facts.clones, leaving)
-            result = self._carry_out(facts, plan, keys, began, left)
-            self.clones.prepare_resets({each.subject for each in plan.changes if isinstance(each, NEW)})
-            self.deployments.bring_back()
-            return result
-
-    def _left_resets(self, lock: StageLock, plan: Plan) -> tuple[str, ...]:
-        """The containers whose resets failed or were killed, but for those that the plan changes."""
-        made = {step.subject for step in plan.changes}
-        return tuple(name for name in lock.unfinished(self.settings.containers) if name not in made)
-
-    def _carry_out(
-        self, facts: Facts, plan: Plan, keys: UnsealKeys | None, began: float, left: Sequence[str] = ()
-    ) -> Provisioned:
-        runner = self.new_runner(facts, keys)
-        self._clone_runner = runner
-        steps: list[Step] = list(plan.steps)
-        if left:
-            steps = with_resets(plan, self.settings, left)
-        before = inventory.take(self.reader, self.settings, facts) if plan.changes else {}
-
-        def do(step: Step) -> None:
-            if isinstance(step, MendBuild):
-                self.deployments.recover([step.subject], seen=True)
-            elif isinstance(step, FinishResets):
-                with self.lock().changing(step.names):
-                    self.deployments.recover(step.names)
-                    self.reset_clones(reset.chosen(self.settings, step.names))
-            elif isinstance(step, Verify):
-                unproven = frozenset(self.unconfirmed)  # as the facts show them, whatever is proven meanwhile
-                after = self.facts()
-                self._note_production(after, runner.writer, before)
-                self._verify(after.with_prepared(unproven))
-            else:
-                runner.do(step)
-
-        if plan.changes and not any(isinstance(step, SetProject) for step in plan.changes):
-            refuse_unable(runner.writer, facts.projects.get(self.settings.project))
-        if plan.changes:  # while the services that were started last are waited for
-            steps.append(Verify(subject=self.settings.project, after=frozenset(step.key for step in plan.changes)))
-        timings = apply(steps, do, self.progress)
-        runner.limits.see()
-        for found in runner.readiness.values():
-            for warning in found.warnings:
-                self.progress.note(warning)
-        order = {name: runner.readiness[name] for name in self.settings.containers}
-        return Provisioned(plan, order, timings, clocks.monotonic() - began)
-
-    def _note_production(self, facts: Facts, writer: Writer, before: Mapping[str, str]) -> None:
-        """For `verify`: what production had, and what of it changed while the stage was made."""
-        after = inventory.take(self.reader, self.settings, facts)
-        project = facts.projects.get(self.settings.project)
-        if project is None:
-            return  # `_verify` says so
-        config = {**project.config, inventory.MARK: inventory.text(before, after)}
-        writer.replace_project(config, project.description)
 
     def reset(
         self, names: Sequence[str], *, already_locked: bool = False, left_by: Mapping[str, str] = MappingProxyType({})
@@ -350,12 +224,22 @@ class StageEngine:
     def runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""
         if self._clone_runner is None:
-            facts = self.facts()
-            self._replacements = read_replacements(self.settings, self._environ)
-            self._clone_runner = self.new_runner(facts, read_keys(self.settings.vault, self._environ))
+            self._clone_runner = self.new_runner(self.facts(), self.unseal_keys(), self.replacements())
         return self._clone_runner
 
-    def new_runner(self, facts: Facts, keys: UnsealKeys | None) -> StepRunner:
+    def keep_runner(self, runner: StepRunner) -> None:
+        """Have `runner` return this one from now on: its facts are newer."""
+        self._clone_runner = runner
+
+    def unseal_keys(self) -> UnsealKeys | None:
+        """The keys that open Vault; None: there are none. Raises as `read_keys` does."""
+        return read_keys(self.settings.vault, self._environ)
+
+    def replacements(self) -> Replacements | None:
+        """What replaces production's secrets; None: nothing does. Raises as `read_replacements` does."""
+        return read_replacements(self.settings, self._environ)
+
+    def new_runner(self, facts: Facts, keys: UnsealKeys | None, replacements: Replacements | None = None) -> StepRunner:
         """A runner for the steps of a plan that was made from these facts."""
         return StepRunner(
             self.reader,
@@ -364,31 +248,22 @@ class StageEngine:
             self.settings,
             keys,
             self.progress,
-            self._replacements,
+            replacements,
             parent=self.parent,
             unconfirmed=self.unconfirmed,
         )
 
     def plan_destroy(self) -> tuple[Step, ...]:
         """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
-        refuse_relation(self.reader.projects().get(self.settings.project), self.parent)
-        return plan_destroy(self.reader, self.settings, self.parent)
+        from pytest_stagegbo.engine import removal
+
+        return removal.plan(self)
 
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
-        with self.lock().hold("destroy", self.waiting):
-            steps = self.plan_destroy()
-            if not steps:
-                return ()
-            former = Former(
-                tuple(step.subject for step in steps if isinstance(step, RemoveNetwork)),
-                tuple(step.subject for step in steps if isinstance(step, RemoveAcl)),
-            )
-            facts = self.facts(need_source=False)
-            runner = self.new_runner(replace(facts, former=former), None)
-            if any(isinstance(step, RemoveProject) for step in steps):
-                refuse_unable(runner.writer, facts.projects.get(self.settings.project))
-            return apply(steps, runner.do, self.progress)
+        from pytest_stagegbo.engine import removal
+
+        return removal.destroy(self)
 
     def own_pool(self, members: Collection[str]) -> str:
         """The name of the pool that was created for this stage, if it is there and only these projects use it;
@@ -402,9 +277,9 @@ class StageEngine:
 
     def remove_pool(self) -> None:
         """Remove the stage's own pool, which nothing is on any more. Raises as `own_pool` does."""
-        with self.lock().hold("destroy", self.waiting):
-            if self.own_pool(()):
-                self.writer(self.facts(need_source=False)).delete_pool()
+        from pytest_stagegbo.engine import removal
+
+        removal.remove_pool(self)
 
     def status(self, *, disk: bool = True) -> StageStatus:
         """What the stage is like right now; asks every service once."""
@@ -461,15 +336,6 @@ class StageEngine:
             production_pools=facts.production_pools,
         )
         return Writer(self._connection, scope, self.settings.timeouts.operation)
-
-    def _verify(self, facts: Facts) -> None:
-        left = self.plan_for(facts).changes
-        if left:
-            raise OperationFailed(
-                "provisioning ended, and the stage is not what it should be",
-                seen="left to do: " + "; ".join(step.text for step in left),
-                remedy="something else is changing the stage, or this is a bug: run `stagegbo provision` again",
-            )
 
     def waiting(self, holder: str) -> None:
         """Say who holds the stage's lock."""

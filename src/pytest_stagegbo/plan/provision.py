@@ -19,19 +19,18 @@ from pytest_stagegbo.plan.former import left_by_others, removal
 from pytest_stagegbo.plan.notes import details, notes_on, own_networks
 from pytest_stagegbo.plan.objections import costs, refuse, shortage
 from pytest_stagegbo.plan.pool_objections import refuse_left_behind
+from pytest_stagegbo.plan.secrets import plan_secrets
 from pytest_stagegbo.plan.steps import (
     AdoptClone,
     AttachClone,
     AwaitClone,
     AwaitRoom,
-    CheckSecrets,
     CopyClone,
     CreatePool,
     MendBuild,
     PrepareClone,
     RefreshClone,
     RemoveClone,
-    ReplaceSecrets,
     ResizeClone,
     RunHooks,
     SetAcl,
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["Plan", "make_plan", "plan_secrets"]
+__all__ = ["Plan", "make_plan"]
 
 
 class Plan(Struct, frozen=True):
@@ -307,21 +306,3 @@ def _may_refresh(clone: Instance, source: Instance, pool: str) -> bool:
 
 def _has(config: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(config.get(key) == value for key, value in wanted.items())
-
-
-def plan_secrets(facts: Facts, settings: Settings, *, new_vault: bool) -> Step | None:
-    """Return the step for the setting `secrets`, or None if there are none. Pure.
-
-    Args:
-        new_vault: Whether Vault's clone is made by this plan.
-    """
-    vault = marks.vault_container(settings)
-    if not settings.secrets or vault is None:
-        return None
-    clone = facts.clones.get(vault.name)
-    done = not new_vault and clone is not None and clone.config.get(marks.SECRETS) == "replaced"
-    # The token may have to be read from the clone of BotServer's container, which need not run for that.
-    holder = settings.vault.env_container
-    after = {f"await:{vault.name}", *(f"{verb}:{holder}" for verb in ("copy", "prepare", "hooks"))}
-    kind = CheckSecrets if done else ReplaceSecrets
-    return kind(subject=vault.name, fields=marks.replaced_fields(settings), after=frozenset(after))

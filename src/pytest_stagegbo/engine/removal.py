@@ -1,0 +1,49 @@
+"""The removal of one stage, and of the pool that was created for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from pytest_stagegbo.apply.removal import refuse_unable
+from pytest_stagegbo.apply.scheduler import Timing, apply
+from pytest_stagegbo.facts.former import Former
+from pytest_stagegbo.plan.destroy import plan_destroy
+from pytest_stagegbo.plan.objections import refuse_relation
+from pytest_stagegbo.plan.steps import RemoveAcl, RemoveNetwork, RemoveProject, Step
+
+if TYPE_CHECKING:
+    from pytest_stagegbo.engine.stage import StageEngine
+
+__all__ = ["destroy", "plan", "remove_pool"]
+
+
+def plan(engine: StageEngine) -> tuple[Step, ...]:
+    """See `StageEngine.plan_destroy`."""
+    refuse_relation(engine.reader.projects().get(engine.settings.project), engine.parent)
+    return plan_destroy(engine.reader, engine.settings, engine.parent)
+
+
+def destroy(engine: StageEngine) -> tuple[Timing, ...]:
+    """See `StageEngine.destroy`."""
+    with engine.lock().hold("destroy", engine.waiting):
+        steps = plan(engine)
+        if not steps:
+            return ()
+        former = Former(
+            tuple(step.subject for step in steps if isinstance(step, RemoveNetwork)),
+            tuple(step.subject for step in steps if isinstance(step, RemoveAcl)),
+        )
+        facts = engine.facts(need_source=False)
+        runner = engine.new_runner(replace(facts, former=former), None)
+        if any(isinstance(step, RemoveProject) for step in steps):
+            refuse_unable(runner.writer, facts.projects.get(engine.settings.project))
+        return apply(steps, runner.do, engine.progress)
+
+
+def remove_pool(engine: StageEngine) -> None:
+    """See `StageEngine.remove_pool`."""
+    with engine.lock().hold("destroy", engine.waiting):
+        if engine.own_pool(()):
+            engine.writer(engine.facts(need_source=False)).delete_pool()
