@@ -215,10 +215,10 @@ def test_a_reader_uses_only_what_cannot_write() -> None:
 
 
 def test_every_write_goes_through_the_gate() -> None:
-    """Of the gate and the writer, one method sends, and it asks first what may be written to."""
+    """Of the gate and the writers, one method sends, and it asks first what may be written to."""
     senders = [
         method
-        for module in ("incus/gate.py", "incus/writer.py")
+        for module in ("incus/gate.py", "incus/instance_writer.py", "incus/writer.py")
         for method in NODES[module]
         if isinstance(method, ast.FunctionDef) and "self._connection.request(" in ast.unparse(method)
     ]

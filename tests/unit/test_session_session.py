@@ -21,8 +21,9 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.locks import StageLock
 from pytest_stagegbo.plan.provision import Plan
 from pytest_stagegbo.plan.steps import SetProject
+from pytest_stagegbo.session.outcome import reminder
 from pytest_stagegbo.session.requirements import Requirements
-from pytest_stagegbo.session.session import StageSession, reminder
+from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.settings import Layer, build
 

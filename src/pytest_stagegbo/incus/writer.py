@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import posixpath
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import OperationFailed, ServerRefused
 from pytest_stagegbo.incus import dialect
-from pytest_stagegbo.incus.channel import MARK
-from pytest_stagegbo.incus.gate import HOST_PROJECT, Gate
-from pytest_stagegbo.incus.records import CommandResult
+from pytest_stagegbo.incus.gate import HOST_PROJECT
+from pytest_stagegbo.incus.instance_writer import InstanceWriter
 from pytest_stagegbo.incus.start_log import not_started
-from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.gate import WriterScope
-    from pytest_stagegbo.incus.message_socket import MessageSocket
 
 __all__ = ["Writer"]
 
-NOT_STARTED = {126: "it can't be executed", 127: "there is no such program"}
-"""What a status means where nothing was printed. Incus takes these from shells."""
-_SHELL = {
-    "environment": {
-        MARK: "1",
-        "LC_ALL": "C",
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    },
-    "cwd": "/",
-    "wait-for-websocket": True,
-    "interactive": False,
-}
-"""The request for a command whose streams are connected."""
 
-
-class Writer(Gate):
+class Writer(InstanceWriter):
     """Writes to one stage. Safe to share between threads.
 
     Args:
@@ -269,124 +250,7 @@ class Writer(Gate):
             if error.status != 404:
                 raise
 
-    # -- files and commands inside an instance
-
-    def put_file(self, name: str, path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
-        """Write a file, replacing one that exists. Its folder must exist."""
-        headers = dialect.file_headers(type="file", mode=f"{mode:04o}", uid=str(uid), gid=str(gid), write="overwrite")
-        self._send("POST", ("instances", name, "files"), params={"path": path}, data=content, headers=headers)
-
-    def place_at_first_start(self, name: str, path: str, content: str, *, mode: int) -> None:
-        """Have the daemon write a file of root's, and the folders that it is in, when a stopped instance with
-        `dialect.FIRST_START` starts. It replaces all that the instance's image has of that kind.
-
-        Other than `put_file` it takes no process of the daemon's and no write of the whole pool. The daemon follows
-        links in the container as if they were the host's (before 6.0.6): no part of `path` may be one.
-        """
-        template = "stagegbo.tpl"
-        written = {
-            "when": list(dialect.FIRST_START.values()),
-            "template": template,
-            "mode": f"{mode:04o}",
-            "uid": "0",
-            "gid": "0",
-        }
-        self._send("PUT", ("instances", name, "metadata"), body={"templates": {path: written}})
-        text = dialect.as_template(content).encode()
-        self._send("POST", ("instances", name, "metadata", "templates"), params={"path": template}, data=text)
-
-    def delete_file(self, name: str, path: str) -> None:
-        """Delete a file, a link or an empty folder. One that is gone already is fine."""
-        try:
-            self._send("DELETE", ("instances", name, "files"), params={"path": path})
-        except ServerRefused as error:
-            if error.status != 404:
-                raise
-
-    def execute(self, name: str, command: Sequence[str], *, timeout: float | None = None) -> CommandResult:
-        """Run a command in a running instance and return its output.
-
-        The output is recorded by the daemon and deleted there once read. One round trip each for the start, the
-        wait and the outputs; pylxd's own `execute` polls every 0.1 s.
-        """
-        body = {"command": list(command), "record-output": True, "wait-for-websocket": False, "interactive": False}
-        reply = self._send("POST", ("instances", name, "exec"), body=body)
-        what = f"{command[0]} in {name}"
-        metadata = self._connection.wait(reply, what, self._timeout if timeout is None else timeout)
-        if metadata is None:
-            raise OperationFailed(f"{what} ended without a result", remedy="run it again")
-        recorded = metadata.get("output") or {}
-        texts = []
-        for stream in ("1", "2"):
-            file_name = posixpath.basename(recorded.get(stream, ""))
-            texts.append(self._recorded(name, file_name) if file_name else "")
-        status = int(metadata.get("return", -1))
-        if status in NOT_STARTED and not any(texts):
-            texts[1] = f"{command[0]}: {NOT_STARTED[status]}\n"
-        return CommandResult(status, texts[0], texts[1])
-
-    def feed(self, name: str, script: str, content: Iterable[bytes], *, patience: float) -> CommandResult:
-        """Run a shell script in a running instance with something on its standard input, piece by piece.
-
-        Not a file of the API: the daemon's own process for those writes everything on the pool to its disk in the end,
-        production's data too (`syncfs`), and production waits for that.
-
-        Args:
-            content: Is not asked for more once the script has printed something.
-            patience: Seconds without any progress.
-
-        Raises:
-            ChannelBroken: it could not be started.
-            OperationFailed: it has no status: the instance stopped, perhaps.
-        """
-        from pytest_stagegbo.incus.channel import ChannelBroken
-
-        body = {**_SHELL, "command": ["sh", "-c", script]}
-        reply = self._send("POST", ("instances", name, "exec"), body=body)
-        streams = self._connection.streams(reply)
-        said = bytearray()
-        try:
-            with contextlib.suppress(ChannelBroken):  # its status tells why it ended
-                for piece in content:
-                    if interrupted():
-                        raise OperationFailed(
-                            "the run was interrupted, so nothing more is written", remedy="run it again"
-                        )
-                    streams[0].write(piece)
-                    said += streams[1].read(0)
-                    if said:
-                        break
-            with contextlib.suppress(ChannelBroken):  # which is how it ends
-                while more := streams[1].read(patience):
-                    said += more
-        finally:
-            for stream in streams:
-                stream.close()
-        what = f"a script in {name}"
-        metadata = self._connection.wait(reply, what, self._timeout)
-        if metadata is None:
-            raise OperationFailed(f"{what} ended without a result", remedy="run it again")
-        return CommandResult(int(metadata.get("return", -1)), said.decode("utf-8", "replace"), "")
-
-    def channel(self, name: str) -> Channel:
-        """A shell in a running instance that is kept open, for many commands. Takes 25 ms; close it in the end.
-
-        Raises:
-            ServerRefused: the instance is not there, or does not run.
-            ChannelBroken: the shell can't be reached.
-        """
-        from pytest_stagegbo.incus.channel import Channel
-
-        body = {**_SHELL, "command": ["sh"]}
-        reply = self._send("POST", ("instances", name, "exec"), body=body)
-        return Channel(name, self._connection.streams(reply))
-
-    def sockets(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, MessageSocket, MessageSocket]:
-        """Start a command in a running instance; its standard input, output and errors, for who waits for many.
-
-        Raises as `channel`."""
-        reply = self._send("POST", ("instances", name, "exec"), body={**_SHELL, "command": list(command)})
-        return self._connection.sockets(reply)
+    # -- snapshots
 
     def snapshot_instance(self, name: str, snapshot: str) -> None:
         """Take a snapshot of an instance. One of that name is an error."""
@@ -404,9 +268,3 @@ class Writer(Gate):
             self._run(f"restoring {name} to {snapshot}", "PUT", ("instances", name), body={"restore": snapshot})
 
         self._with_low_level(restore)
-
-    def _recorded(self, name: str, file_name: str) -> str:
-        path = ("instances", name, "logs", "exec-output", file_name)
-        content = self._connection.read_bytes(*path, project=self.scope.project)
-        self._send("DELETE", path)
-        return content.decode("utf-8", "replace")

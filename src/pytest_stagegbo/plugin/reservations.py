@@ -115,7 +115,7 @@ class Reservations:
     @real_files()
     def _begin_test(self, item: pytest.Item, wanted: Requirements) -> StageGboError | None:
         """Reserve what a test requires of the stage, and return the error if that fails."""
-        from pytest_stagegbo.session.session import reminder
+        from pytest_stagegbo.session.outcome import reminder
 
         provisioning = self._provisioning
         provisioning.begin(item.session)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.session.session import StageSession, was_used
+from pytest_stagegbo.session.outcome import was_used
+from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
 from pytest_stagegbo.verify import AT_REST, chosen, verify
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo import clocks, errors, notes
+from pytest_stagegbo import clocks, notes
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError, StageMissing, VaultSealed
-from pytest_stagegbo.locks import AWAKE, STAGE, FileLock
+from pytest_stagegbo.locks import AWAKE, STAGE
 from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+from pytest_stagegbo.session.outcome import Outcome, forget, reminder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,11 +23,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.verify.event_monitor import EventMonitor
 
-__all__ = ["StageSession", "reminder", "was_used"]
-
-OUTCOME_SECONDS = 24 * 3600
-"""After which what a run left about its provisioning is swept away: runs that were killed can't do it."""
-
+__all__ = ["StageSession"]
 
 LONG_WAIT = 0.1
 """Seconds for locks that are worth a line in the log."""
@@ -36,13 +31,6 @@ log = logging.getLogger("stagegbo.locks")
 
 OUT_OF_ORDER_SECONDS = 10.0
 """How long a test that runs waits for a further lock that may be another's who waits for one of its own."""
-
-
-def reminder(failure: StageGboError) -> StageMissing:
-    """Return the short error for tests that need the stage after the first of them got the whole error."""
-    return StageMissing(
-        f"the stage could not be provisioned: {failure.message}", remedy="see the first test that says so"
-    )
 
 
 def _out_of_order(error: LockTimeout, test: str, names: Iterable[str]) -> LockTimeout:
@@ -96,16 +84,16 @@ class StageSession:
         if self._ensured:
             return
         self._ensured = True
-        outcome = self._outcome()
-        with FileLock(outcome.with_suffix(".outcome-lock")):
+        outcome = self._outcome
+        with outcome.lock():
             if outcome.exists():
-                self._failure = _read(outcome)
+                self._failure = outcome.read()
             else:
                 try:
                     self._provision()
                 except StageGboError as error:
                     self._failure = error
-                _write(outcome, self._failure)
+                outcome.write(self._failure)
         if self._failure is None:
             try:
                 self.listen()
@@ -205,18 +193,15 @@ class StageSession:
 
             verify(self.engine, chosen(["production.events"]), monitor=self._monitor).check()
 
-    def _outcome(self) -> Path:
+    @property
+    def _outcome(self) -> Outcome:
         self._lock.make_folder()
-        return _outcome(self._lock, self._run)
+        return Outcome(self._lock.folder, self._run)
 
     @real_files()
     def forget(self, run: str) -> None:
         """Remove what a run, and killed ones of yesterday, noted about the stage. For its last process."""
-        with contextlib.suppress(OSError):
-            for path in self._lock.folder.glob("run-*"):
-                mine = path.name.startswith(f"run-{run}.")
-                if mine or clocks.now() - path.stat().st_mtime > OUTCOME_SECONDS:
-                    path.unlink()
+        forget(self._lock.folder, run)
 
     # -- tests
 
@@ -385,30 +370,3 @@ class StageSession:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
-
-
-def was_used(engine: StageEngine, run: str) -> bool:
-    """Whether any process of a run, dead or alive, had this stage provisioned, or tried to."""
-    return _outcome(engine.lock(), run).exists()
-
-
-def _outcome(lock: StageLock, run: str) -> Path:
-    return lock.folder / f"run-{run}.outcome"
-
-
-def _write(path: Path, failure: StageGboError | None) -> None:
-    entry = {}
-    if failure is not None:
-        fields = {"message": failure.message, "seen": failure.seen, "remedy": failure.remedy}
-        entry = {"type": type(failure).__name__, **fields}
-    temporary = path.with_suffix(f".{os.getpid()}")
-    notes.write(temporary, json.dumps(entry))
-    temporary.replace(path)
-
-
-def _read(path: Path) -> StageGboError | None:
-    entry = json.loads(notes.read(path))
-    if not entry:
-        return None
-    kind: type[StageGboError] = getattr(errors, entry["type"], StageGboError)
-    return kind(entry["message"], seen=entry["seen"], remedy=entry["remedy"])
