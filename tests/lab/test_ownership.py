@@ -96,7 +96,7 @@ def test_destroy_without_a_terminal_needs_its_option_whatever_is_piped_into_it(o
     for answer in "n\n", "y\n", "":
         done = run(own.argv("destroy"), env=own.environment(), stdin=answer, check=False)
         assert done.returncode == 2, done.stderr
-        assert "destroy --yes`" in done.stderr
+        assert "--yes does it without asking" in done.stderr
     assert own.json("provision")["changed"] is False
 
 

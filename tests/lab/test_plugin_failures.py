@@ -180,7 +180,9 @@ def test_what_a_test_leaves_patched_ends_no_session(plug: Plug) -> None:
     def test_plain(): pass
         """
     )
-    result = plug.run("--stage-verify")
+    result = plug.run(
+        "--stage-verify", "-p", "no:pytest_socket", "-p", "no:socket"
+    )  # which puts sockets back after each test
     result.assert_outcomes(failed=1, passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*AssertionError: its own failure", "*stage-gbo: isolation*", "*patched by a test*"])

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts import dialling
 from pytest_stagegbo.facts.bridge import find_fault
-from pytest_stagegbo.facts.dialling import Answer, Target
+from pytest_stagegbo.facts.dialling import SILENT, Answer, Target
 from pytest_stagegbo.facts.guests import Guest, find_guests
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.incus.localhost import LocalHost
@@ -37,6 +38,10 @@ __all__ = ["VerifyContext"]
 
 OUTSIDE = ("192.0.2.1", "2001:db8::1")
 """Addresses that are nobody's (RFC 5737 and 3849), and on the way to the internet."""
+PAUSE = 3.0
+"""Seconds without a packet, after which the kernel answers again (measured with Linux 6.18)."""
+MORE_TRIES = 2
+"""How often they are dialled again when nothing was heard of it."""
 HOST_PORTS = (22, 53, 8443)
 """What hosts listen on: ssh, a resolver, Incus's API."""
 PATIENCE = 2.0
@@ -213,9 +218,11 @@ class VerifyContext:
                     break
             heard_own = bool(own & ears.heard().keys())
         trouble |= {name: result.stderr.strip() for name, result in results.items() if result.stderr.strip()}
+        answers = {name: dialling.read_answers(result.stdout) for name, result in results.items()}
+        self._ask_again(answers)
         return Dialled(
             targets=tuple(targets),
-            answers={name: dialling.read_answers(result.stdout) for name, result in results.items()},
+            answers=answers,
             trouble=trouble,
             production=self.production_addresses,
             host=self.host_addresses,
@@ -232,6 +239,22 @@ class VerifyContext:
     def host_ends(self) -> Mapping[str, str]:
         """By clone, the name of its network device's end on the host."""
         return {name: clone.config.get("volatile.eth0.host_name", "") for name, clone in self.facts.clones.items()}
+
+    def _ask_again(self, answers: dict[str, dict[Target, Answer]]) -> None:
+        """Dial again, alone, what has to be turned back and was not heard of. The kernel says "unreachable" to one peer
+        some times, and then once in a while (net.ipv4.icmp_ratelimit): a check just before may have used these up, and
+        it counts from the last packet, so nothing is sent for a moment."""
+        for _ in range(0 if self.settings.network.internet else MORE_TRIES):
+            silent = {
+                name: [each for each, answer in found.items() if each.host in OUTSIDE and answer.state == SILENT]
+                for name, found in answers.items()
+            }
+            commands = {name: dialling.command(targets) for name, targets in silent.items() if targets}
+            if not commands:
+                return
+            clocks.sleep(PAUSE)
+            for name, result in self.in_each(commands).items():
+                answers[name].update(dialling.read_answers(result.stdout))
 
     def _targets(self, port: int, sentry: int | None) -> list[Target]:
         host_ports = [*HOST_PORTS, *([sentry] if sentry else [])]
