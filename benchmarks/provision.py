@@ -42,7 +42,7 @@ LONGEST_WAIT = 60.0
 """Seconds, for each of the things that are waited for between rounds."""
 IDLE = 0.9
 """Share of the cores that has to be idle before a round."""
-AIM_RATIO = 10
+AIM_RATIO = 8
 AIM_SHARE = 0.05
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 THREE = ("cache", "drive", "system")
 AIM_BY_HAND, HOPE_BY_HAND = 100, 300
 AIM_RESTORE = 10
-AIM_UNTOUCHED = 0.005
+AIM_UNTOUCHED = 0.002
 AIMS_TABLES = {"tables": 0.015, "tables, 200 MB": 0.03, "tables, 2000 MB": 0.03}
 IDLE = 0.9
 LONGEST_WAIT = 60.0

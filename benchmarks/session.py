@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-AIM_SESSION = 0.5
-AIM_TEST = 0.002
+AIM_SESSION = 0.3
+AIM_TEST = 0.0012
 IDLE = 0.9
 """Share of the cores that has to be idle before a round."""
 LONGEST_WAIT = 60.0
