@@ -133,7 +133,7 @@ def test_no_hook_is_left_in_the_clone(hooked: Stage) -> None:
         assert not (hooked.rootfs(name) / "var/lib/stagegbo/hook").exists()
 
 
-@pytest.mark.parametrize(("way", "done"), [("hot", "database"), ("restore", "restore")])
+@pytest.mark.parametrize(("way", "done"), [("hot", "spare"), ("restore", "restore")])
 def test_a_reset_goes_back_to_masked_rows(hooked: Stage, way: str, done: str) -> None:
     """The golden copy and the snapshot are both of the moment after the hooks."""
     hooked.sql("UPDATE users SET mail = 'of a test ' || id; CREATE TABLE of_a_test (id integer)")

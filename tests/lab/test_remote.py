@@ -178,6 +178,11 @@ def test_without_a_way_the_daemon_carries_the_connections(carried: Far) -> None:
     assert carried.run("exec", "drive", "--", "ls", "/opt/gbo/data/minio").stdout == ""
 
 
+def test_a_stage_is_made_without_a_way(carried: Far) -> None:
+    """What it waits for are services of clones that are not finished yet."""
+    carried.run("provision", "--recreate")
+
+
 def test_sessions_of_pytest_are_carried(carried: Far) -> None:
     done = carried.run("-p", "no:cacheprovider", "test_far.py", module="pytest")
     assert "1 passed" in done.stdout

@@ -40,7 +40,7 @@ COMMANDS = {
 }
 WIDTHS = (80, 160, 0)
 """Columns of a terminal; 0: a pipe."""
-CUT_ELSEWHERE = {("doctor", 80)}
+CUT_ELSEWHERE = {("doctor", 80), ("doctor", 160)}
 """Lines with folders of this machine, which are as long as they are."""
 CHANGING = [
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),  # colours and the cursor
@@ -61,6 +61,7 @@ CHANGING = [
     ),
     (re.compile(r"^stage-gbo: .* \d+ of \d+ steps done.*\n?", re.MULTILINE), ""),
     (re.compile(r" at 0x[0-9a-f]+"), ""),
+    (re.compile(r'(?<=network.address = )"10[.0-9]+/24"'), "SUBNET"),
     (re.compile(r"\bnone of \d+ addresses"), "none of N addresses"),
     (re.compile(r"[ ]+$", re.MULTILINE), ""),
 ]

@@ -218,7 +218,8 @@ class StageEngine:
 
     def _run_relay(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, ...]:
         """Run a command in a running clone; its standard streams. For `StageWay`."""
-        self.running_clone(name)
+        if name not in self.unconfirmed:  # one that this engine has copied is not finished before its services answer
+            self.running_clone(name)
         return self.clone_writer().sockets(name, command)
 
     def runner(self) -> StepRunner:

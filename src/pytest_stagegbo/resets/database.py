@@ -174,10 +174,14 @@ copy_next() {{
     cp -a --reflink=always "$golden" "$next.new" && mv "$next.new" "$next"
 }}
 
-take_note() {{ # START: this server has been started on what is clean, and may be kept
+copy_of() {{ # COPY: what tells it from others
+    stat -c %i.%W "$1"
+}}
+
+take_note() {{ # START: this server has been started on the copy, and may be kept
     [ -d {NOTES} ] || mkdir {NOTES}
     program=$(readlink "/proc/$pid/exe") && look_at "$pid" && [ "$started" = "$1" ] &&
-        echo "$pid $1 $first $((first + {STEP * MOST})) $program" >"$note"
+        echo "$pid $1 $first $((first + {STEP * MOST})) $(copy_of "$golden") $program" >"$note"
 }}
 
 recover() {{
@@ -237,7 +241,7 @@ fi
 if [ -n "$used" ]; then
     echo "{_SAID}{SPARE}"
     first=$((first + {STEP}))
-    echo "$pid $since $first $last $program" >"$note"
+    echo "$pid $since $first $last $base $program" >"$note"
     echo "$used" >>"$note.used"
 else
     echo "{_SAID}{WHOLE} $doubt"

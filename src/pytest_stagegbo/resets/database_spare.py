@@ -198,7 +198,7 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
 prepare() { # FIRST: a set of spare databases; goes on with what of it is there
     [ -n "$oids" ] || return 1
     [ ! -d "$spare/$1" ] || return 0
-    of=.$1-$(stat -c %i "$golden") # not of another copy, should it have come meanwhile
+    of=.$1-$(copy_of "$golden") # not of another copy, should it have come meanwhile
     if [ ! -d "$spare.new/$of" ]; then
         rm -rf "$spare" "$spare.new"
         mkdir -m 700 "$spare.new" && mkdir "$spare.new/$of" || return 1
@@ -274,9 +274,11 @@ ask_server() { # ARGUMENT...: psql, as the owner of the cluster
 
 flip() { # spare databases take the place of those that are there; why they don't, in $doubt
     doubt='the server was not started by a reset'
-    [ -e "$note" ] && { read -r pid since first last program <"$note"; } 2>/dev/null || return 1
+    [ -e "$note" ] && { read -r pid since first last base program <"$note"; } 2>/dev/null || return 1
     [ -n "$program" ] && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
+    doubt='the server runs on another copy' # its commit log says nothing of transactions in this one
+    [ "$base" = "$(copy_of "$golden")" ] || return 1
     doubt='every hundredth reset starts the server again'
     [ "$first" -lt "$last" ] || return 1
     doubt='the data folder has changed'
