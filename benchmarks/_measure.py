@@ -127,3 +127,11 @@ def replace_section(document: Path, name: str, text: str) -> None:
     temporary = document.with_name(document.name + ".new")
     temporary.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
     temporary.replace(document)
+
+
+def idle_line(idle: Sequence[float]) -> str:
+    """What the shares of idle cores before each round say about the figures."""
+    return (
+        f"before a round {percentile(idle, 50):.0%} of the cores were idle (median): where others work, wall time says "
+        "little"
+    )

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._bench_lab import bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, percentile
+from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -69,12 +69,6 @@ class Report:
             found.append((name, _ms(middle), _ms(percentile(seconds, 95)), _ms(cpu), _ms(middle - plain), aim))
         return found
 
-    def idle_line(self) -> str:
-        return (
-            f"before a round {percentile(self.idle, 50):.0%} of the cores were idle (median): where others work, wall "
-            "time says little"
-        )
-
     def print(self, console: Console) -> None:
         table = Table(title="Whole processes, in turns", title_justify="left")
         for number, column in enumerate(COLUMNS):
@@ -82,7 +76,7 @@ class Report:
         for row in self.rows():
             table.add_row(*row)
         console.print(table)
-        console.print(self.idle_line())
+        console.print(idle_line(self.idle))
 
     def to_json(self) -> dict[str, Any]:
         runs = {name: [asdict(run) for run in of_it] for name, of_it in self.runs.items()}
@@ -91,7 +85,7 @@ class Report:
     def markdown(self) -> str:
         lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        told = self.idle_line()
+        told = idle_line(self.idle)
         head = f"Measured on {self.machine}; Incus {self.version}.\n\n- {told[0].upper()}{told[1:]}."
         return head + "\n\n" + "\n".join(lines)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._bench_lab import bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, percentile
+from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -110,12 +110,6 @@ class Report:
         cells = dict(zip(AIMS, (first, down, up, memory), strict=True))
         return [(name, *cells[name], AIMS[name]) for name in AIMS]
 
-    def idle_line(self) -> str:
-        return (
-            f"before a round {percentile(self.idle, 50):.0%} of the cores were idle (median): where others work, wall "
-            "time says little"
-        )
-
     def print(self, console: Console) -> None:
         table = Table(title="A further connection, p50; one connection's bytes, p50", title_justify="left")
         for number, column in enumerate(COLUMNS):
@@ -123,7 +117,7 @@ class Report:
         for row in self.rows():
             table.add_row(*row)
         console.print(table)
-        console.print(self.idle_line())
+        console.print(idle_line(self.idle))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -137,7 +131,7 @@ class Report:
     def markdown(self) -> str:
         lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        told = self.idle_line()
+        told = idle_line(self.idle)
         head = f"Measured on {self.machine}; Incus {self.version}.\n\n- {told[0].upper()}{told[1:]}."
         return head + "\n\n" + "\n".join(lines)
 

@@ -26,7 +26,7 @@ CHUNK = 1 << 17
 BACKLOG = 1 << 20
 """Bytes on the way to the daemon, above which nothing more is read from clients."""
 _AT_ONCE = struct.pack("ii", 1, 0)
-"""For SO_LINGER: the other side is told that the connection broke off, not that it ended."""
+"""For SO_LINGER: the other side sees that the connection broke off, and not that it ended."""
 ERRORS = {"refused": ConnectionRefusedError, "silent": TimeoutError}
 
 

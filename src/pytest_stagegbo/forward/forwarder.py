@@ -52,7 +52,7 @@ class Forwarder:
 
     Args:
         start: Runs the relay in the clone of that name; its standard streams.
-        trouble: Is told what went wrong, for people.
+        trouble: Called with a text for people when something went wrong.
     """
 
     def __init__(

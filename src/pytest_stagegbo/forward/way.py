@@ -61,7 +61,7 @@ class StageWay:
         """What carries connections; made when it is wanted.
 
         Args:
-            trouble: Is told what goes wrong, for people.
+            trouble: Called with a text for people when something goes wrong.
         """
         with _lock:
             if self._forwarder is None:

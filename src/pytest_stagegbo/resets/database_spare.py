@@ -98,32 +98,25 @@ _RECORDED = (
     "as n, oid from pg_database where datallowconn) d join pg_shdepend s on s.dbid = d.oid",
 )
 
+_END_SESSIONS = """do $$ begin
+    for round in 1..300 loop
+        perform pg_terminate_backend(pid) from pg_stat_activity
+            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
+        if not found then return; end if;
+        perform pg_sleep(0.001);
+        perform pg_stat_clear_snapshot();
+    end loop;
+    raise exception 'a session does not end';
+end $$;
+"""
+"""Ends all sessions but its own. It polls, as PostgreSQL tells nobody when a session has ended."""
+
 _SQL = rf"""\set ON_ERROR_STOP on
 \set QUIET on
-do $$ begin
-    for round in 1..300 loop
-        perform pg_terminate_backend(pid) from pg_stat_activity
-            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
-        if not found then return; end if;
-        perform pg_sleep(0.001);
-        perform pg_stat_clear_snapshot();
-    end loop;
-    raise exception 'a session does not end';
-end $$;
-begin;
+{_END_SESSIONS}begin;
 -- Whoever connects from now on waits until the end of this transaction.
 lock table pg_database in access exclusive mode;
-do $$ begin
-    for round in 1..300 loop
-        perform pg_terminate_backend(pid) from pg_stat_activity
-            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
-        if not found then return; end if;
-        perform pg_sleep(0.001);
-        perform pg_stat_clear_snapshot();
-    end loop;
-    raise exception 'a session does not end';
-end $$;
-select ({_FINGERPRINT})::text as found \gset
+{_END_SESSIONS}select ({_FINGERPRINT})::text as found \gset
 select :'found' = :'golden' as same \gset
 \if :same
 with wanted as (
