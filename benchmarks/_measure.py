@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Machine", "ProcessorTime", "alternate", "percentile", "replace_section"]
+__all__ = ["Machine", "ProcessorTime", "alternate", "idle_line", "percentile", "replace_section"]
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules ar
 
 from benchmarks._bench_lab import POOL_PATH, BenchLab, bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, percentile
+from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
@@ -269,8 +269,7 @@ class Report:
             f"tables by name: {self.ratio('tables', 'tables, snapshot restore'):.0f} times as fast as a snapshot "
             f"restore (medians; aim {AIM_RESTORE})",
             *self._beside_templates(),
-            f"before the measurements {percentile(self.idle, 50):.0%} of the cores were idle (median): where others "
-            "work, wall time says little",
+            idle_line(self.idle),
         ]
 
     def _beside_templates(self) -> list[str]:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules ar
 
 from benchmarks._bench_lab import BenchLab, bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile
+from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,11 +207,10 @@ class Report:
         return tables
 
     def headlines(self) -> list[str]:
-        idle = percentile([each.idle_before for pair in self.rounds for each in pair], 50)
         return [
             f"a warm session costs {_ms(percentile(self.session(), 50))} over plain pytest (median; aim "
             f"{_ms(AIM_SESSION)}), a test without a reset {_ms(percentile(self.test(), 50))} (aim {_ms(AIM_TEST)})",
-            f"before a round {idle:.0%} of the cores were idle (median): where others work, wall time says little",
+            idle_line([each.idle_before for pair in self.rounds for each in pair]),
         ]
 
     def to_json(self) -> dict[str, Any]:

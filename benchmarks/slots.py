@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules ar
 
 from benchmarks._bench_lab import POOL, BenchLab, bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, alternate, percentile
+from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
 from benchmarks.provision import remove_hand
 from benchmarks.reset import THREE, Bench
 
@@ -274,8 +274,7 @@ class Report:
                 f"-n {WORKERS} (medians)"
                 for kind in KINDS
             ),
-            f"before the measurements {percentile(self.idle, 50):.0%} of the cores were idle (median): where others "
-            "work, wall time says little",
+            idle_line(self.idle),
         ]
 
     columns = ("what", "rounds", "p50", "p95", "fastest", "slowest")

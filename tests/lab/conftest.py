@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tests.lab.inner_pytest import Plug
+    from tests.lab.small_stage import CleanStage
     from tests.lab.support import FirstRun, Ground, Stage
 
 T = TypeVar("T")
@@ -165,3 +166,16 @@ def _plug_is_free(lab: Lab) -> Iterator[None]:
 def plug(_plug_is_free: None, lab: Lab, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Plug:
     """Sessions of pytest with a stage of their own that has only cache and drive."""
     return inner_pytest.open_plug(pytester, lab, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanStage]:
+    """The stage; every test leaves it clean."""
+    from tests.lab.small_stage import CleanStage
+
+    with FileLock(lab.paths.lock("tests-resets")):
+        stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
+        in_network(stage.provision, timeout=300)
+        yield stage
+        stage.place.close()
+        stage.engine.close()

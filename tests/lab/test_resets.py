@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
 from tests.lab.pollution import MINIO, VALKEY, WORK, Polluter, forgotten_uploads, residues
 from tests.lab.small_stage import THREE, CleanStage, kill
 from tests.lab.support import Ground, immutable, until
@@ -19,8 +18,6 @@ from pytest_stagegbo.errors import Residue
 from pytest_stagegbo.incus.localhost import LocalHost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.conftest import InNetwork
 
     from pytest_stagegbo.lab import Lab
@@ -32,17 +29,6 @@ ROUNDS = int(os.environ.get("STAGEGBO_LAB_POLLUTIONS", "1000"))
 """10000: all."""
 RESTART_EVERY = 200
 LONGEST = 3600.0
-
-
-@pytest.fixture(scope="module")
-def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanStage]:
-    """The stage; every test leaves it clean."""
-    with FileLock(lab.paths.lock("tests-resets")):
-        stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
-        in_network(stage.provision, timeout=300)
-        yield stage
-        stage.place.close()
-        stage.engine.close()
 
 
 @pytest.fixture

@@ -7,33 +7,20 @@ import shlex
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
-from tests.lab.small_stage import CleanStage
 
 from pytest_stagegbo.resets import database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from tests.lab.conftest import InNetwork
+    from tests.lab.small_stage import CleanStage
 
-    from pytest_stagegbo.lab import Lab
 
 pytestmark = pytest.mark.lab
 
 SEED = 20261127
 ROUNDS = 8
-
-
-@pytest.fixture(scope="module")
-def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanStage]:
-    """The stage; every test leaves it clean."""
-    with FileLock(lab.paths.lock("tests-resets")):
-        stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
-        in_network(stage.provision, timeout=300)
-        yield stage
-        stage.place.close()
-        stage.engine.close()
 
 
 def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network: InNetwork) -> None:

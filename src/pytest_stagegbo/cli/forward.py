@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import shlex
 import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_json, print_variables
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ def _forward(arguments: argparse.Namespace) -> int:
     own = {_first(settings, target): port for target, port in arguments.port or ()}
     targets = list(dict.fromkeys(_chosen(settings, arguments.names, own)))
     from pytest_stagegbo.forward.published import publish, withdraw
-    from pytest_stagegbo.settings.addresses import endpoint_variables
 
     engine = context.engine()
     for name in dict.fromkeys(name for name, _ in targets):
@@ -97,8 +95,7 @@ def _forward(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_json([dataclasses.asdict(endpoint) for endpoint in found])
         elif arguments.env:
-            for _, name, value in endpoint_variables(found):
-                print(f"{name}={shlex.quote(value)}")
+            print_variables(found)
         else:
             from pytest_stagegbo.cli.console import print_table
 

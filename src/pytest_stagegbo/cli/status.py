@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from msgspec import structs
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_json, print_variables
 from pytest_stagegbo.cli.remedies import aimed
 from pytest_stagegbo.text import age_text, bytes_text
 
@@ -174,7 +173,7 @@ def _made(created_at: str) -> datetime:
 
 
 def _endpoints(arguments: argparse.Namespace) -> int:
-    from pytest_stagegbo.settings.addresses import endpoint_variables, endpoints
+    from pytest_stagegbo.settings.addresses import endpoints
 
     context = open_context(arguments)
     settings = context.loaded.settings
@@ -182,8 +181,7 @@ def _endpoints(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([dataclasses.asdict(endpoint) for endpoint in found])
     elif arguments.env:
-        for _, name, value in endpoint_variables(found):
-            print(f"{name}={shlex.quote(value)}")
+        print_variables(found)
     else:
         from pytest_stagegbo.cli.console import print_table
 
