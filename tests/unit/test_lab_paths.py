@@ -15,7 +15,7 @@ from pytest_stagegbo.progress import Silent
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("STAGEGBO_LAB_DIR", "STAGEGBO_LAB_NAME", "STAGEGBO_LAB_INCUS"):
+    for name in ("STAGEGBO_LAB_DIR", "STAGEGBO_LAB_NAME", "STAGEGBO_LAB_INCUS", "STAGEGBO_LAB_MEMBER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STAGEGBO_LAB_DIR", str(tmp_path / "state"))
 
@@ -107,3 +107,29 @@ def test_the_environment_of_a_lab_aims_at_its_socket() -> None:
     assert environment["INCUS_SOCKET"] == str(lab.socket)
     assert environment["PATH"].startswith(str(lab.paths.bin))
     assert Path(environment["STAGEGBO_LAB_DIR"]) == lab.paths.state
+
+
+def test_members_of_a_lab_share_its_production_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Paths.find()
+    monkeypatch.setenv("STAGEGBO_LAB_MEMBER", "member2")
+    second = Paths.find()
+    assert (second.base, second.marker, second.credentials) == (first.base, first.marker, first.credentials)
+    assert first.base in second.lab.parents
+    assert second.socket != first.socket
+    assert second.netns != first.netns
+    assert second.of("member1") == first == first.of("member1")
+
+
+def test_a_lab_may_be_named_as_another_ones_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", "some")
+    member = Paths.find().of("member2")
+    monkeypatch.setenv("STAGEGBO_LAB_NAME", "some-member2")
+    assert Paths.find().netns != member.netns
+
+
+@pytest.mark.parametrize("name", ["member0", "member6", "other", "../x"])
+def test_a_member_that_no_lab_can_have_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("STAGEGBO_LAB_MEMBER", name)
+    with pytest.raises(LabError, match="no member") as caught:
+        Paths.find()
+    assert "member1, member2" in caught.value.remedy

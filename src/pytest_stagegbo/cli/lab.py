@@ -1,4 +1,4 @@
-"""The command `lab` with its own commands `up`, `status`, `exec` and `down`."""
+"""The command `lab` with its own commands `up`, `status`, `exec`, `member` and `down`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="",
         help="own: add a second pool, `stage`, in a file of its own, for `storage.pool`; shared: add none (default)",
     )
+    up.add_argument(
+        "--members",
+        type=int,
+        choices=range(1, 6),
+        default=0,
+        metavar="N",
+        help="make the lab an Incus cluster of N daemons, 5 at most, with production on the first; it stays one",
+    )
     status = _add(commands, "status", "show what runs, and where the lab's socket and network namespace are", _status)
     status.add_argument("--json", action="store_true", help="print one JSON object")
     execute = _add(commands, "exec", "run a command in the lab's network, with the lab's Incus", _exec)
+    _add_member(execute, "--member", help="run it at this member of the lab's cluster; the first one is the default")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command, with its arguments")
+    member = _add(commands, "member", "stop, cut off or start one member of the lab's cluster", _member)
+    member.add_argument(
+        "action",
+        choices=("stop", "start", "cut"),
+        help="stop: kill the daemon and its containers, as a power cut would; cut: let no packet pass between it and "
+        "the others; start: bring it back from either",
+    )
+    _add_member(member, "member", help="member1 is the one with production")
     down = _add(commands, "down", "stop the lab; images and production's data stay", _down)
     down.add_argument("--purge", action="store_true", help="also delete images and production's data")
 
@@ -58,6 +75,10 @@ def _add(
     parser.add_argument("--incus", metavar="VERSION", help="version of the lab's Incus: 6.0 (default) or 7.0")
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_member(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    parser.add_argument(name, metavar="MEMBER", help=help)
 
 
 def _find(args: argparse.Namespace) -> Lab:
@@ -73,7 +94,7 @@ def _up(args: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
 
     with console_progress(quiet=args.quiet) as progress:
-        lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout)
+        lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout, members=args.members)
     print(f"lab {lab.paths.name} is up: {lab.socket}")
     if not args.quiet:
         print(
@@ -90,6 +111,8 @@ def _status(args: argparse.Namespace) -> int:
         return 0
     state = "up" if status.ready else "running, not ready" if status.running else "down"
     print(f"lab {status.name}: {state}, Incus {status.incus_version}")
+    if status.members:
+        print("members: " + ", ".join(f"{name} {state}" for name, state in status.members.items()))
     if status.running:
         print(f"socket: {status.socket}\nnetwork namespace: {status.netns}")
         print("pools: " + ", ".join(f"{name} (quotas: {kind or 'unknown'})" for name, kind in status.pools.items()))
@@ -100,10 +123,21 @@ def _status(args: argparse.Namespace) -> int:
 
 def _exec(args: argparse.Namespace) -> int:
     argv = args.argv
-    command = _find(args).exec_argv(argv)
+    lab = _find(args)
+    command = (lab.at(args.member) if args.member else lab).exec_argv(argv)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvp(command[0], command)
+
+
+def _member(args: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.console import console_progress
+
+    lab = _find(args)
+    with console_progress(quiet=args.quiet) as progress:
+        lab.change_member(args.member, args.action, progress)
+    print(f"{args.member} of lab {lab.paths.name}: {lab.status().members[args.member]}")
+    return 0
 
 
 def _down(args: argparse.Namespace) -> int:

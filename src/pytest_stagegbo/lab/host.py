@@ -15,8 +15,11 @@ from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.lab import api, cgroups, namespace
 from pytest_stagegbo.lab.command import PATH, remove_tree, run, write_atomic
 from pytest_stagegbo.lab.namespace import Namespace
+from pytest_stagegbo.lab.paths import FIRST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_stagegbo.lab.paths import Paths
 
 __all__ = ["Host"]
@@ -84,11 +87,16 @@ def raise_limits(sysctl: Path = Path("/proc/sys")) -> None:
 
 
 class Host:
-    """Namespaces and daemon of one lab."""
+    """Namespaces and daemon of one lab, or of one member of its cluster."""
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self.namespace = Namespace(paths.netns_file)
+
+    @property
+    def name(self) -> str:
+        """What its cluster calls it."""
+        return self.paths.member or FIRST
 
     def answers(self) -> bool:
         """Whether the daemon answers at its socket, right now."""
@@ -97,11 +105,11 @@ class Host:
         except (OSError, KeyError):
             return False
 
-    def start(self) -> None:
-        """Bring the daemon up, and whatever is left of an earlier one down.
+    def launch(self, wire: Callable[[], None] | None = None) -> None:
+        """Start the daemon, and bring whatever is left of an earlier one down. `wait` has to follow.
 
-        Raises:
-            LabError: it did not answer in time.
+        Args:
+            wire: Called when the network namespace is there and nothing is in it.
         """
         paths = self.paths
         if len(os.fsencode(paths.socket)) > _SUN_PATH_MAX:
@@ -115,6 +123,8 @@ class Host:
         self._write_client()
         self.namespace.create(paths.log)
         self.namespace.clear(paths.log)
+        if wire is not None:
+            wire()
         inner = ["/bin/sh", "-c", _ENTER, "lab", str(paths.host_root), str(paths.lab), self._cgroups()]
         unshare = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private"]
         with (paths.lab / "log" / "start.log").open("wb") as output:
@@ -128,7 +138,6 @@ class Host:
                 cwd="/",
                 check=True,
             )
-        self._wait()
 
     def end(self) -> None:
         """Kill the daemon and its containers, and wait until the kernel has let go of the pool."""
@@ -145,17 +154,31 @@ class Host:
         if (init := self.namespace.init()) is not None:
             cgroups.record(self.paths.cgroups, init)
 
-    def incus(self, *arguments: str, what: str, stdin: str | None = None, timeout: float = 300) -> str:
-        """Run the `incus` client against the lab and return what it printed."""
+    def incus(
+        self, *arguments: str, what: str, stdin: str | None = None, timeout: float = 300, inside: bool = False
+    ) -> str:
+        """Run the `incus` client against the lab and return what it printed.
+
+        Args:
+            inside: In the lab's network: where a daemon joins a cluster, the client itself connects to the member that
+                it has the address of.
+        """
         argv = [str(self.paths.bin / "incus"), *arguments]
+        if inside:
+            argv = ["nsenter", f"--net={self.paths.netns_file}", "--", *argv]
         return run(argv, log=self.paths.log, what=what, stdin=stdin, timeout=timeout, env={"INCUS_CONF": ""})
 
     def discard(self) -> None:
         """Delete the daemon's database, pool and images. Only while it is down."""
         remove_tree(self.paths.incus)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+    def wait(self, seconds: float = _START_SECONDS) -> None:
+        """Wait until the daemon answers.
+
+        Raises:
+            LabError: it did not in time.
+        """
+        deadline = time.monotonic() + seconds
         while not self.answers():
             if time.monotonic() > deadline or (self.namespace.init() is None and self._ended_at_once()):
                 raise LabError(

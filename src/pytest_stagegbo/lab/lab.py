@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.incus.hostnet import enter
-from pytest_stagegbo.lab import api, namespace
+from pytest_stagegbo.lab import api
 from pytest_stagegbo.lab.command import PATH, install_missing, remove_tree, require_root
 from pytest_stagegbo.lab.host import Host
-from pytest_stagegbo.lab.paths import Paths
+from pytest_stagegbo.lab.paths import FIRST, Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from pytest_stagegbo.lab.cluster import Cluster
     from pytest_stagegbo.lab.production import Production
     from pytest_stagegbo.lab.status import LabStatus
     from pytest_stagegbo.progress import Progress
@@ -28,22 +29,38 @@ __all__ = ["Lab"]
 
 
 class Lab:
-    """A real Incus of its own with a production in it. Making this object touches nothing."""
+    """A real Incus of its own with a production in it: one daemon, or a cluster of some. Making this object touches
+    nothing.
+
+    Args:
+        paths: They also say which member of the cluster clients are aimed at.
+    """
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._host = Host(paths)
 
     @functools.cached_property
+    def _cluster(self) -> Cluster:
+        from pytest_stagegbo.lab.cluster import Cluster
+
+        return Cluster(Host(self.paths.of(FIRST)) if self.paths.member else self._host)
+
+    @functools.cached_property
     def _production(self) -> Production:
         from pytest_stagegbo.lab.production import Production  # which those who only join the lab don't need
 
-        return Production(self._host)
+        return Production(self._cluster.first)
 
     @classmethod
     def find(cls, version: str | None = None) -> Lab:
         """The lab that the environment and `version` (`6.0` or `7.0`) mean, whether it exists or not."""
         return cls(Paths.find(version))
+
+    def at(self, member: str) -> Lab:
+        """The same lab, with clients aimed at another member of its cluster. Raises `LabError` if there is none."""
+        self._cluster.host(member)
+        return Lab(self.paths.of(member))
 
     @property
     def socket(self) -> Path:
@@ -63,7 +80,9 @@ class Lab:
             raise LabError("the lab has no production yet", seen=str(error), remedy="run `stagegbo lab up`") from error
         return loaded
 
-    def up(self, progress: Progress, *, fresh: bool = False, quota: str = "", pool_layout: str = "") -> None:
+    def up(
+        self, progress: Progress, *, fresh: bool = False, quota: str = "", pool_layout: str = "", members: int = 0
+    ) -> None:
         """Make whatever is missing and start whatever is not running. A lab that is up is left alone.
 
         Args:
@@ -72,21 +91,25 @@ class Lab:
             quota: `ordinary`, or `simple`: kind of the pools' quotas. Empty: a lab that exists keeps what it has, a new
                 one gets simple quotas if the kernel knows them.
             pool_layout: `own`: a second pool for stages, which stays; `shared`, or empty: none is added.
+            members: How many daemons the lab has, as a cluster; more can be added later. 0: as many as there are, or
+                one. Members that were stopped or cut off come back.
 
         Raises:
             MissingRequirement: root, a tool or a package is missing and could not be installed.
-            LabError: something did not come up, or the lab was made with another version of Incus or other quotas.
+            LabError: something did not come up, or the lab was made with another version of Incus, other quotas or more
+                members.
         """
         require_root()
         if not fresh:
             self._refuse_another_version()
-        if not fresh and self._is_up():
+        if not fresh and members in {0, self._cluster.count} and self._is_up():
             self._complete_pools(quota, pool_layout)
             return
-        for folder in (self.paths.cache, self.paths.lab, self.paths.state / "locks"):
+        for folder in (self.paths.cache, self.paths.base, self.paths.state / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
-        self.paths.lab.chmod(0o700)
+        self.paths.base.chmod(0o700)
         with self._locked(progress):
+            self._cluster.want(members, fresh=fresh)
             if fresh or not self._is_up():  # else another process was quicker
                 self._up(progress, fresh=fresh, quota=quota)
         self._complete_pools(quota, pool_layout)
@@ -94,7 +117,7 @@ class Lab:
     def _complete_pools(self, quota: str, layout: str) -> None:
         from pytest_stagegbo.lab import pools
 
-        found = pools.pools(self._host)
+        found = pools.pools(self._cluster.first)
         simple = found[pools.POOL] == "simple"
         if quota and simple != (quota == "simple"):
             kinds = {"simple": "`stagegbo lab up --quota simple --fresh`"}
@@ -105,7 +128,7 @@ class Lab:
                 remedy=f"give the other one another STAGEGBO_LAB_NAME, or replace this one with {new}",
             )
         if layout == "own":
-            pools.add_stage_pool(self._host, simple=simple)
+            pools.add_stage_pool(self._cluster.hosts(), simple=simple)
 
     def _up(self, progress: Progress, *, fresh: bool, quota: str) -> None:
         from pytest_stagegbo.lab import image as images
@@ -118,19 +141,18 @@ class Lab:
             image = threads.submit(images.ensure_image, self.paths, progress) if make else None
             images.ensure_host_root(self.paths, progress)
             if make:  # of a production that was interrupted in the making, nothing is kept
-                self._host.end()
                 self.paths.marker.unlink(missing_ok=True)
-                self._host.discard()
-            cold = make or not self._host.answers()
-            if cold:
-                with task(progress, "daemon", f"Incus {self.paths.version} in {self.paths.netns}"):
-                    self._host.start()
+                self._cluster.discard()
+            cold = make or not self._cluster.first.answers()
+            with task(progress, "daemon", f"Incus {self.paths.version} in {self._cluster.first.paths.netns}"):
+                self._cluster.start()
             built = image.result() if image else None
         if built:
             self._production.make(built, progress, quota)
         else:
             self._production.start(progress, restoring=cold)
-        self._host.note()
+        self._cluster.form(progress)
+        self._cluster.note()
 
     def _refuse_another_version(self) -> None:
         """A daemon takes over an older one's database for good, and none takes over a newer one's."""
@@ -157,16 +179,36 @@ class Lab:
         if not self.paths.state.exists():
             return
         (self.paths.state / "locks").mkdir(exist_ok=True)
-        self.paths.lab.mkdir(parents=True, exist_ok=True)
+        self.paths.base.mkdir(parents=True, exist_ok=True)
         with self._locked(progress):
-            self._host.end()
-            namespace.kill(self._host.namespace.members())
-            self._host.namespace.delete(self.paths.log)
+            self._cluster.end()
             if purge:
-                remove_tree(self.paths.lab)
+                remove_tree(self.paths.base)
         labs = self.paths.state / "labs"
         if purge and not (labs.exists() and any(labs.iterdir())):
             remove_tree(self.paths.state)
+
+    def change_member(self, member: str, action: str, progress: Progress) -> None:
+        """Stop one member of the cluster as a power cut would, cut it off from the others, or start it: bring it back.
+
+        Args:
+            action: `stop`, `cut` or `start`.
+
+        Raises:
+            LabError: there is no such member, or it did not come back.
+        """
+        require_root()
+        self._cluster.host(member)
+        with self._locked(progress):
+            if action == "stop":
+                self._cluster.stop_member(member)
+            elif action == "cut":
+                self._cluster.cut_member(member)
+            else:
+                self._cluster.start_member(member)
+                if member == FIRST:
+                    self._production.start(progress, restoring=True)
+            self._cluster.note()
 
     def status(self) -> LabStatus:
         """What can be seen of the lab right now. Never raises for a lab that is down."""
@@ -191,19 +233,22 @@ class Lab:
             netns=paths.netns,
             netns_file=str(paths.netns_file),
             state_dir=str(paths.state),
-            lab_dir=str(paths.lab),
+            lab_dir=str(paths.base),
             pid=self._host.namespace.init(),
             vault_init=str(paths.vault_init),
             credentials=str(paths.credentials),
             production=containers,
             services=services,
             pools=found,
+            members=self._cluster.states(),
         )
 
     def environment(self) -> dict[str, str]:
         """Variables that aim programs at the lab: the `incus` client and this package find it by them."""
         path = os.environ.get("PATH", PATH)
+        member = {"STAGEGBO_LAB_MEMBER": self.paths.member} if self.paths.member else {}
         return {
+            **member,
             "PATH": f"{self.paths.bin}:{path}:{PATH}",
             "INCUS_SOCKET": str(self.paths.socket),
             "INCUS_CONF": str(self.paths.home / ".config/incus"),
@@ -276,4 +321,4 @@ class Lab:
             running = all(state == "Running" for state in self._production.containers().values())
         except OSError:
             return False
-        return running and self.status().ready
+        return running and self.status().ready and self._cluster.is_whole()

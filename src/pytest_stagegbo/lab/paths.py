@@ -13,10 +13,14 @@ from msgspec.structs import replace
 
 from pytest_stagegbo.errors import LabError
 
-__all__ = ["SUITES", "Paths"]
+__all__ = ["FIRST", "MOST_MEMBERS", "SUITES", "Paths"]
 
 SUITES = {"6.0": "trixie", "7.0": "forky"}
 """Debian suite that carries each long-term version of Incus."""
+
+FIRST = "member1"
+"""The cluster member that production is on."""
+MOST_MEMBERS = 5
 
 _OLDEST = next(iter(SUITES))
 _STATE_DIR = "/var/lib/stagegbo-lab"
@@ -32,13 +36,17 @@ class Paths(Struct, frozen=True):
     """`$STAGEGBO_LAB_NAME`, or the version of Incus."""
     version: str
     """Version of Incus: a key of `SUITES`."""
+    member: str = ""
+    """A further member of the lab's cluster, whose daemon this is about: `$STAGEGBO_LAB_MEMBER`. Empty: the first one,
+    or the only daemon."""
 
     @classmethod
     def find(cls, version: str | None = None) -> Paths:
-        """The lab that the environment and `version` mean. Touches nothing. One that exists keeps its version.
+        """The lab, and the member of it, that the environment and `version` mean. Touches nothing. A lab that exists
+        keeps its version.
 
         Raises:
-            LabError: the version or the name is not one that a lab can have.
+            LabError: the version, the name or the member is not one that a lab can have.
         """
         asked = version or os.environ.get("STAGEGBO_LAB_INCUS") or ""
         if asked and asked not in SUITES:
@@ -50,8 +58,19 @@ class Paths(Struct, frozen=True):
             )
         state = Path(os.environ.get("STAGEGBO_LAB_DIR") or _STATE_DIR)
         _check_folder(state.absolute())
-        found = cls(state.absolute(), name, asked or _OLDEST)
+        found = cls(state.absolute(), name, asked or _OLDEST).of(os.environ.get("STAGEGBO_LAB_MEMBER") or FIRST)
         return found if asked else replace(found, version=found.made_with() or found.version)
+
+    def of(self, member: str) -> Paths:
+        """The paths of another member of the same lab.
+
+        Raises:
+            LabError: a lab has no member of that name.
+        """
+        names = [f"{FIRST[:-1]}{number}" for number in range(1, MOST_MEMBERS + 1)]
+        if member not in names:
+            raise LabError(f"a lab has no member {member!r}", remedy=f"choose from {', '.join(names)}")
+        return replace(self, member="" if member == FIRST else member)
 
     @property
     def cache(self) -> Path:
@@ -64,9 +83,14 @@ class Paths(Struct, frozen=True):
         return self.cache / f"host-{self.version}"
 
     @property
-    def lab(self) -> Path:
-        """Everything that belongs to this lab alone."""
+    def base(self) -> Path:
+        """Everything that belongs to this lab alone, with all of its members."""
         return self.state / "labs" / self.name
+
+    @property
+    def lab(self) -> Path:
+        """Everything that belongs to this member's daemon."""
+        return self.base / "members" / self.member if self.member else self.base
 
     @property
     def root(self) -> Path:
@@ -109,17 +133,17 @@ class Paths(Struct, frozen=True):
     @property
     def credentials(self) -> Path:
         """Users and passwords of production's services (JSON, readable by root alone)."""
-        return self.lab / "credentials.json"
+        return self.base / "credentials.json"
 
     @property
     def vault_init(self) -> Path:
         """Unseal keys and root token, as `vault operator init -format=json` prints them."""
-        return self.lab / "vault-init.json"
+        return self.base / "vault-init.json"
 
     @property
     def marker(self) -> Path:
         """Exists once production is complete."""
-        return self.lab / "production.json"
+        return self.base / "production.json"
 
     def made_with(self) -> str:
         """The version of Incus that production was made with; empty before it is."""
@@ -134,8 +158,23 @@ class Paths(Struct, frozen=True):
         return self.lab / "cgroups.json"
 
     @property
+    def members(self) -> Path:
+        """How many members the lab's cluster has, or gets (JSON). It is missing where there is no cluster."""
+        return self.base / "members.json"
+
+    @property
     def netns(self) -> str:
         """Name of the network namespace: such names are the machine's, so other state folders get other ones."""
+        # An underscore, which no lab's name has: a lab may be named as another one's member.
+        return self._netns + (f"_{self.member}" if self.member else "")
+
+    @property
+    def switch_file(self) -> Path:
+        """The network namespace of the switch between the members."""
+        return Path("/run/netns") / f"{self._netns}_switch"
+
+    @property
+    def _netns(self) -> str:
         if self.state == Path(_STATE_DIR):
             return f"stagegbo-lab-{self.name}"
         return f"stagegbo-lab-{self.name}-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"

@@ -11,6 +11,8 @@ from pytest_stagegbo.incus.localhost import btrfs_id, enable_simple_quotas
 from pytest_stagegbo.lab import api
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_stagegbo.lab.host import Host
 
 __all__ = ["POOL", "SIZE", "STAGE_POOL", "add_stage_pool", "count_simply", "pools"]
@@ -48,12 +50,22 @@ def count_simply(host: Host, pool: str, *, required: bool) -> None:
         os.close(descriptor)
 
 
-def add_stage_pool(host: Host, *, simple: bool) -> None:
-    """Make the pool for stages, in a file of its own, unless it is there."""
-    if STAGE_POOL not in pools(host):
-        host.incus("storage", "create", STAGE_POOL, "btrfs", f"size={SIZE}", what=f"creating pool {STAGE_POOL}")
-    if simple and kind_of_quota(host, STAGE_POOL) == "off":  # new, or its maker was killed
-        count_simply(host, STAGE_POOL, required=True)
+def add_stage_pool(hosts: Sequence[Host], *, simple: bool) -> None:
+    """Make the pool for stages, in a file of its own on each member of the lab, unless it is there."""
+    first, *others = hosts
+    what = f"creating pool {STAGE_POOL}"
+    words = ["storage", "create", STAGE_POOL, "btrfs"]
+    listed = {each["name"]: each["status"] for each in api.get(first.paths.socket, "/1.0/storage-pools?recursion=1")}
+    if others and listed.get(STAGE_POOL) == "Pending":  # its maker was killed
+        first.incus("storage", "delete", STAGE_POOL, what=f"removing what is left of pool {STAGE_POOL}")
+        del listed[STAGE_POOL]
+    if STAGE_POOL not in listed:
+        for host in hosts if others else ():
+            first.incus(*words, f"size={SIZE}", "--target", host.name, what=what)
+        first.incus(*words, *([] if others else [f"size={SIZE}"]), what=what)
+    for host in hosts:
+        if simple and kind_of_quota(host, STAGE_POOL) == "off":  # new, or its maker was killed
+            count_simply(host, STAGE_POOL, required=True)
 
 
 def pools(host: Host) -> dict[str, str]:
