@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace  # noqa: TID251 (of a dataclas
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Sent, StrictConnection, refused
+from fakes import Ended, Sent, StrictConnection, refused
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
+from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.gate import NETWORK_TRIES
 from pytest_stagegbo.incus.records import Reply
 
@@ -640,6 +641,38 @@ class TestExecute:
     def test_an_operation_that_was_forgotten_is_an_error(self) -> None:
         with pytest.raises(OperationFailed, match="id in cache ended without a result"):
             writer_on(StrictConnection({("POST", "instances/cache/exec"): None})).execute("cache", ["id"])
+
+
+class GivesUp:
+    """Streams of a script that gives up: it says so, and reads the rest of its input to the end before it ends."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self.ended = False
+        self.at_once = at_once
+        self.said = [b"no room\n"]
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended, data
+
+    def read(self, timeout: float) -> bytes:
+        if self.said:
+            return self.said.pop() if timeout or self.at_once else b""
+        assert self.ended, f"nothing comes for {timeout} s: the script still reads"
+        raise ChannelBroken("it has ended")
+
+    def close(self) -> None:
+        self.ended = True
+
+
+class TestFeed:
+    @pytest.mark.parametrize("at_once", [True, False], ids=["while it is fed", "in the end"])
+    def test_a_script_that_gives_up_gets_the_end_of_its_input(self, at_once: bool) -> None:
+        """Without it, the script would be waited for as long as for a copy that makes no progress."""
+        connection = StrictConnection({("POST", "instances/cache/exec"): {"return": 3}})
+        streams = GivesUp(at_once=at_once)
+        connection.streams = lambda _: (streams, streams, Ended())  # type: ignore[method-assign]
+        result = writer_on(connection).feed("cache", "script", [b"x"] * 3, patience=60)
+        assert result == CommandResult(3, "no room\n", "")
 
 
 class TestScope:

@@ -126,7 +126,11 @@ class InstanceWriter(Gate):
                     if said:
                         break
             with contextlib.suppress(ChannelBroken):  # which is how it ends
-                while more := streams[1].read(patience):
+                while True:
+                    if said:  # it wants no more, but may wait for the end of what it was sent
+                        streams[0].close()
+                    if not (more := streams[1].read(patience)):
+                        break
                     said += more
         finally:
             for stream in streams:
