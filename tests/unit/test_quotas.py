@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.facts.quotas import Limits, blindness, burden, burdens, remedy
 from pytest_stagegbo.facts.space import Room
-from pytest_stagegbo.incus.localhost import Quotas
+from pytest_stagegbo.incus.localhost import LocalHost, Quotas
 from pytest_stagegbo.plan.provision import make_plan
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.settings.model import StorageSettings
@@ -152,6 +152,12 @@ def test_where_nothing_is_left_to_clean_up_there_is_no_waiting() -> None:
     assert (
         room(Btrfs([RIGHT], left=[0], free=[GIB])) == "too little room on pool tank: 1 GiB free, 5 GiB must stay free"
     )
+
+
+@pytest.mark.parametrize(("driver", "left"), [("dir", 0), ("zfs", None), ("btrfs", None)])
+def test_a_folder_of_files_has_nothing_left_to_clean_up(driver: str, left: int | None) -> None:
+    """Of pools that can't be asked nobody knows: the room that may come back is waited for."""
+    assert LocalHost("https://far:8443").uncleaned(pool(driver=driver)) == left
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,8 @@ class LocalHost(HostView):
         return True
 
     def uncleaned(self, pool: Pool) -> int | None:
+        if pool.driver == "dir":  # files, which are gone once the daemon says so
+            return 0
         try:
             with self._opened(pool) as descriptor:
                 if descriptor is None:
