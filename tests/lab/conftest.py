@@ -49,11 +49,19 @@ class InNetwork(Protocol):
     def __call__(self, function: Callable[..., T], *args: Any, timeout: float = ...) -> T: ...
 
 
+LONGEST_FIRST = (support.NAME, "plug", "test_guard", "lab", "test_own_pool", "test_resets", "test_lab")
+"""Groups that take minutes. With `-n`, they begin first: one that began last would go on alone."""
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `-n`, tests that share what is slow to make stay in one process: before pytest-xdist reads the markers."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_ground_of(item)))
+    grounds = {item: _ground_of(item) for item in items}
+    for item, ground in grounds.items():
+        item.add_marker(pytest.mark.xdist_group(ground))
+    if hasattr(config, "workerinput"):
+        order = {ground: place for place, ground in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(grounds[item], len(order)))
 
 
 def _ground_of(item: pytest.Item) -> str:
@@ -173,7 +181,7 @@ def clean(lab: Lab, in_network: InNetwork, tmp_path_factory: pytest.TempPathFact
     """The stage; every test leaves it clean."""
     from tests.lab.small_stage import CleanStage
 
-    with FileLock(lab.paths.lock("tests-resets")):
+    with FileLock(lab.paths.lock(f"tests-resets-{lab.paths.name}")):
         stage = CleanStage(lab, tmp_path_factory.mktemp("resets"))
         in_network(stage.provision, timeout=300)
         yield stage

@@ -128,7 +128,7 @@ class Deployed:
 def stage(
     lab: Lab, stagegbo: StageGbo, incus: Incus, in_network: InNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployed]:
-    with FileLock(lab.paths.lock("tests-deploy")):
+    with FileLock(lab.paths.lock(f"tests-deploy-{lab.paths.name}")):
         stagegbo("provision")
         stagegbo("deploy", "system", "--undo")
         yield Deployed(stagegbo, incus, in_network, tmp_path_factory.mktemp("builds"))

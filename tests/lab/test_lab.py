@@ -29,6 +29,16 @@ pytestmark = pytest.mark.lab
 NAMES = {"system", "tables", "vault", "cache", "drive", "llm"}
 
 
+class Journal(Silent):
+    """Notes what is begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def begin(self, key: str, text: str) -> None:
+        self.begun.append(f"{key}: {text}")
+
+
 def incus(lab: Lab, *arguments: str) -> str:
     return subprocess.run(
         lab.exec_argv(["incus", *arguments]), check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -137,10 +147,9 @@ def test_botserver_compiles_the_dialogs_in_drive(shared: Lab) -> None:
 
 
 def test_a_lab_that_is_up_is_left_alone_at_once(shared: Lab) -> None:
-    before = shared.status().pid
-    start = time.monotonic()
-    shared.up(Silent())
-    assert time.monotonic() - start < 1
+    before, journal = shared.status().pid, Journal()
+    shared.up(journal)
+    assert journal.begun == []
     assert shared.status().pid == before
 
 
@@ -163,7 +172,7 @@ def test_production_comes_back_whole_after_everything_was_killed(second: Lab) ->
             os.kill(pid, signal.SIGKILL)
     start = time.monotonic()
     second.up(Silent())
-    assert time.monotonic() - start < 40
+    assert time.monotonic() - start < 60
     assert second.status().ready
     assert keys(second) == marks
     assert rows(second, "users") == users == 500

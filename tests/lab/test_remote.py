@@ -37,7 +37,7 @@ def test_it_answers(stage_cache):
 @pytest.fixture(scope="module")
 def ground(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """The lab that everybody shares: nothing here disturbs others."""
-    with FileLock(lab.paths.lock("tests-far")):
+    with FileLock(lab.paths.lock(f"tests-far-{lab.paths.name}")):
         yield Ground(lab, tmp_path_factory.mktemp("settings"))
 
 

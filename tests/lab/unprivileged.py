@@ -64,7 +64,7 @@ class Unprivileged:
             os.chown(file, USER, USER)
         server = self.given(self.lab.paths.incus / "server.crt")
         server.chmod(0o644)
-        with FileLock(self.lab.paths.lock("tests-far")):
+        with FileLock(self.lab.paths.lock(f"tests-far-{self.lab.paths.name}")):
             ground.incus("config", "set", f"core.https_address={ADDRESS}")
             ground.incus("config", "trust", "add-certificate", str(pair.cert), "--name", TRUSTED)
             try:
