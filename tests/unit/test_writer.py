@@ -670,7 +670,7 @@ class TestFeed:
         """Without it, the script would be waited for as long as for a copy that makes no progress."""
         connection = StrictConnection({("POST", "instances/cache/exec"): {"return": 3}})
         streams = GivesUp(at_once=at_once)
-        connection.streams = lambda _: (streams, streams, Ended())  # type: ignore[method-assign]
+        connection.streams = lambda _: (streams, streams, Ended())  # type: ignore[method-assign, assignment]
         result = writer_on(connection).feed("cache", "script", [b"x"] * 3, patience=60)
         assert result == CommandResult(3, "no room\n", "")
 
