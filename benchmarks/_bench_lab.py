@@ -78,7 +78,11 @@ class BenchLab:
 
     def stagegbo(self, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
         """Run `python -m pytest_stagegbo --lab`; what it printed on standard output."""
-        return self._run([sys.executable, "-m", "pytest_stagegbo", "--lab", *arguments], env=env, check=check)
+        return self.command(sys.executable, "-m", "pytest_stagegbo", "--lab", *arguments, env=env, check=check)
+
+    def command(self, *argv: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
+        """Run a command that joins the lab by itself; what it printed on standard output."""
+        return self._run(argv, env=env, check=check)
 
     def wait_answering(self, wanted: Sequence[tuple[str, str, ProbeSettings]], timeout: float = 120) -> None:
         """Ask until every service is ready, from inside the lab's network.

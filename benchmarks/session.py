@@ -100,10 +100,12 @@ class Ways:
     Args:
         folder: To write test files to.
         tests: How many tests the larger file has more than the smaller one.
+        python: The interpreter to run pytest with.
     """
 
-    def __init__(self, folder: Path, tests: int) -> None:
+    def __init__(self, folder: Path, tests: int, python: str = sys.executable) -> None:
         self._folder = folder
+        self._python = python
         # As on anybody's machine, whatever the environment of this one says; and the tree stays as it is.
         self._env = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
         self._env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -121,10 +123,10 @@ class Ways:
     def stage(self) -> Round:
         return self._round("stage", "--stage-lab")
 
-    def resets(self, count: int) -> dict[str, list[float]]:
+    def resets(self, count: int, test: str = RESETTING) -> dict[str, list[float]]:
         """Seconds of each reset, by what was reset."""
         place = self._folder / "stage"
-        (place / "test_resets.py").write_text(RESETTING.format(ways=RESETS, count=count))
+        (place / "test_resets.py").write_text(test.format(ways=RESETS, count=count))
         self._run(place, "test_resets.py", "--stage-lab")
         found: dict[str, list[float]] = json.loads((place / "seconds.json").read_text())
         return found
@@ -135,7 +137,7 @@ class Ways:
         return Round(self._run(place, "test_one.py", *options), self._run(place, "test_many.py", *options), idle)
 
     def _run(self, place: Path, *arguments: str) -> Run:
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        argv = [self._python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
         before, began = os.times(), time.monotonic()
         done = subprocess.run(argv, cwd=place, env=self._env, capture_output=True, text=True, check=False)
         seconds, after = time.monotonic() - began, os.times()
