@@ -1,6 +1,6 @@
 """This tree against an earlier commit of it: provisioning, a session, a test and resets, in turns on one lab.
 
-    sudo python benchmarks/before.py COMMIT [--rounds N] [--json FILE] [--markdown docs/benchmarks.md] [--keep]
+    sudo python benchmarks/before.py [COMMIT] [--rounds N] [--json FILE] [--markdown docs/benchmarks.md] [--keep]
 
 The earlier commit is checked out into a temporary folder with a virtual environment of its own. In each round either
 version provisions from nothing, runs pytest with one test, with many and with resets, and destroys its stage.
@@ -207,7 +207,7 @@ def _checked_out(commit: str, folder: Path) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("commit", help="the earlier one")
+    parser.add_argument("commit", nargs="?", default="HEAD", help="the earlier one (default HEAD)")
     parser.add_argument("--rounds", type=int, default=10, help="of each version (default 10)")
     parser.add_argument("--tests", type=int, default=200, help="tests in the larger runs, and one more (default 200)")
     parser.add_argument("--resets", type=int, default=10, help="of each kind and round (default 10)")

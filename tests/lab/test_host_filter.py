@@ -26,6 +26,23 @@ RULESETS = Path(__file__).parent / "rulesets"
 COMMAND = "iptables -I DOCKER-USER -i stagebr0 -o stagebr0 -j ACCEPT"
 
 
+ROOT_PROGRAMS = Path("/usr/sbin")
+LEGACY = """*filter
+:FORWARD %s [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -i prodbr0 -j ACCEPT
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -j DOCKER-USER
+COMMIT
+*nat
+:DOCKER - [0:0]
+%s
+COMMIT
+"""
+"""As a host has them whose iptables is the old one."""
+LEGACY_EMPTY = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n*nat\nCOMMIT\n"
+
+
 @contextlib.contextmanager
 def filtered(ground: Ground, table: str, rules: str) -> Iterator[None]:
     ground.lab_command("sysctl", "-q", "-w", "net.bridge.bridge-nf-call-iptables=1")
@@ -99,6 +116,41 @@ def test_what_real_tools_drop_is_named_and_what_their_command_makes_of_it_lets_t
         stage.run("provision", "--recreate", "--dry-run")
         done = stage.run("verify", "--check", "reach.twins", "--check", "reach.stage", "--check", "exposure.host-rules")
         assert done.returncode == 0, done.stdout
+
+
+@contextlib.contextmanager
+def filtered_by_legacy(ground: Ground, nat: str = "") -> Iterator[None]:
+    """With the machine's iptables, in the lab's network, which keeps the empty tables."""
+    if not (ROOT_PROGRAMS / "iptables-legacy").exists():
+        pytest.fail("iptables-legacy is missing: apt-get install iptables")
+    ground.lab_command("sysctl", "-q", "-w", "net.bridge.bridge-nf-call-iptables=1")
+    restore = f'printf %s "$1" | {ROOT_PROGRAMS}/iptables-legacy-restore'
+    ground.inside("sh", "-c", restore, "sh", LEGACY % ("DROP", nat))
+    try:
+        yield
+    finally:
+        ground.inside("sh", "-c", restore, "sh", LEGACY_EMPTY)
+
+
+def test_rules_of_the_old_iptables_are_read_too(stage: Stage) -> None:
+    """`nft list ruleset` does not show them."""
+    ground = stage.ground
+    command = COMMAND.replace("iptables", "iptables-legacy")
+    with filtered_by_legacy(ground), ground.events() as events:
+        done = stage.run("provision", "--recreate", check=False, timeout=20)
+        assert done.returncode == 3, done.stderr
+        assert "chain iptables-legacy filter FORWARD, policy drop" in done.stderr
+        assert f"on the daemon's host: {command}\n" in done.stderr
+        assert events == []
+        ground.inside(*command.split())
+        stage.run("provision", "--recreate", "--dry-run")
+        done = stage.run("verify", "--check", "reach.twins", "--check", "reach.stage", "--check", "exposure.host-rules")
+        assert done.returncode == 0, done.stdout
+    leads_in = "-A DOCKER -p tcp -m tcp --dport 8443 -j DNAT --to-destination 10.0.3.11:5432"
+    with filtered_by_legacy(ground, leads_in):
+        done = stage.run("verify", "--check", "exposure.host-rules", check=False)
+        assert done.returncode != 0
+        assert "10.0.3.11:5432" in done.stdout + done.stderr
 
 
 @pytest.mark.both_lts

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_stagegbo.facts.legacy_filter import parse_rules
 from pytest_stagegbo.facts.packetfilter import Drop, find_drop, has_extensions, with_states
 
 OWN, CLONES = IPv4Address("10.0.3.1"), [IPv4Address("10.0.3.10"), IPv4Address("10.0.3.11")]
@@ -226,3 +227,51 @@ def test_what_is_sure_comes_before_what_is_doubtful() -> None:
     drop = found(*doubtful, *DOCKER)
     assert drop is not None
     assert drop.sure
+
+
+BEFORE = ":FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "sure"),
+    [
+        pytest.param("-A FORWARD -j DOCKER-USER", True, id="nothing lets it through"),
+        pytest.param("-A FORWARD -i stagebr0 -o stagebr0 -j ACCEPT", None, id="let through"),
+        pytest.param("-A FORWARD -i stage+ -j ACCEPT", None, id="by the beginning of its name"),
+        pytest.param("-A FORWARD ! -i docker0 -j ACCEPT", None, id="from everywhere else"),
+        pytest.param("-A FORWARD ! -i stagebr0 -j ACCEPT", True, id="not from the stage"),
+        pytest.param("-A FORWARD -s 10.0.3.0/24 -p tcp -j ACCEPT", None, id="by its subnet"),
+        pytest.param("-A FORWARD -s 10.0.3.0/24 -p 6 -j ACCEPT", None, id="a protocol by its number"),
+        pytest.param("-A FORWARD -s 10.0.3.0/24 -p udp -j ACCEPT", True, id="another protocol"),
+        pytest.param("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", True, id="answers alone"),
+        pytest.param(
+            "-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -m comment --comment 'a -j DROP b' -j ACCEPT",
+            None,
+            id="a comment is no rule",
+        ),
+        pytest.param(
+            "-A FORWARD -g DOCKER-USER\n-A DOCKER-USER -i stagebr0 -j LOG --log-prefix x\n-A DOCKER-USER -j ACCEPT",
+            None,
+            id="in a chain of somebody's",
+        ),
+        pytest.param("-A FORWARD -m mark --mark 0x7 -j ACCEPT", False, id="a mark can't be known"),
+        pytest.param("-A FORWARD -m tcp ! --tcp-flags SYN,RST SYN -j ACCEPT", False, id="an option with two values"),
+        pytest.param("-A FORWARD -s 10.0.3.0/255.0.255.0 -j ACCEPT", False, id="a mask that is no prefix"),
+    ],
+)
+def test_rules_of_the_old_iptables_are_read(rules: str, sure: bool | None) -> None:
+    listed = parse_rules(f"# Generated\n*filter\n{BEFORE}{rules}\nCOMMIT\n*nat\n:OUTPUT DROP [0:0]\nCOMMIT\n")
+    drop = find_drop(listed, "stagebr0", OWN, CLONES, called=True, tool="iptables-legacy")
+    assert (None if drop is None else drop.sure) is sure
+    if drop is not None:
+        assert (drop.chain, drop.rule) == ("iptables-legacy filter FORWARD", "policy drop")
+        assert drop.command == "iptables-legacy -I DOCKER-USER -i stagebr0 -o stagebr0 -j ACCEPT"
+
+
+def test_a_rule_of_the_old_iptables_is_named_by_its_number() -> None:
+    listed = parse_rules(
+        "*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o lo -j ACCEPT\n-A OUTPUT -j REJECT --reject-with x\n"
+    )
+    drop = find_drop(listed, "stagebr0", OWN, CLONES, called=False, tool="iptables-legacy")
+    assert drop is not None
+    assert str(drop).endswith("chain iptables-legacy filter OUTPUT, rule 2: reject")

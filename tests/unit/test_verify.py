@@ -20,7 +20,7 @@ from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.verify import Check, chosen
 from pytest_stagegbo.verify.certificate import run
 from pytest_stagegbo.verify.context import VerifyContext
-from pytest_stagegbo.verify.exposure import excused, foreign_rules
+from pytest_stagegbo.verify.exposure import excused, foreign_legacy_rules, foreign_rules
 from pytest_stagegbo.verify.finding import Result, Sight, Skipped, Unseen
 from pytest_stagegbo.verify.table import CHECKS
 
@@ -219,6 +219,20 @@ def test_what_was_exposed_on_purpose_is_known_until_it_expires(config: dict[str,
 )
 def test_rules_of_the_host_that_lead_to_the_stage(table: str, rule: str, count: int) -> None:
     assert len(foreign_rules(f"table {table} {{\n\tchain x {{\n\t\t{rule}\n\t}}\n}}\n", SCENE)) == count
+
+
+@pytest.mark.parametrize(
+    ("rule", "count"),
+    [
+        ("-A DOCKER -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.3.10:5858", 1),
+        ("-A DOCKER -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.2.10:5858", 0),
+        ("-A FORWARD -i eth0 -o stagebr0 -j ACCEPT", 1),
+        ("-A FORWARD -i stagebr0 -o stagebr0 -j ACCEPT", 0),
+        ("-A OUTPUT -o stagebr0 -j ACCEPT", 0),
+    ],
+)
+def test_rules_of_the_old_iptables_that_lead_to_the_stage(rule: str, count: int) -> None:
+    assert len(foreign_legacy_rules(f"*nat\n:DOCKER - [0:0]\n{rule}\nCOMMIT\n", SCENE)) == count
 
 
 def test_a_zone_of_firewalld_leads_into_the_stage_once_another_interface_is_in_it() -> None:

@@ -14,6 +14,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import MissingRequirement, OperationFailed, ServerRefused
 from pytest_stagegbo.facts import dialling
 from pytest_stagegbo.facts.bridge import REMEDY, find_fault
+from pytest_stagegbo.facts.legacy_filter import parse_rules
 from pytest_stagegbo.facts.packetfilter import Drop, find_drop, has_extensions, with_states
 from pytest_stagegbo.facts.subnets import lost_ways
 from pytest_stagegbo.incus.hostview import HostView
@@ -30,6 +31,7 @@ __all__ = ["HostWay", "Trouble", "find_drop_here", "find_trouble", "refuse_dropp
 
 LOOKS_AFTER = 4.0
 """Seconds of waiting before anything is looked at: most clones answer sooner, and cost nothing."""
+LEGACY = "iptables-legacy"
 PATIENCE = 0.5
 """For one answer."""
 LOOK_AT_FILTER = (
@@ -85,8 +87,12 @@ def find_drop_here(endpoint: str, settings: Settings) -> tuple[Drop | None, bool
         return None, False
     rules = with_states(listed, view.nft("-a", "list", "ruleset") or "") if has_extensions(listed) else listed
     clones = [container.address for container in settings.containers.values()]
+    stage = settings.network.name, settings.network.address.ip, clones
     called = view.bridges_call_filter()
-    return find_drop(rules, settings.network.name, settings.network.address.ip, clones, called=called), True
+    legacy = parse_rules(view.legacy_rules() or "")
+    drops = [find_drop(rules, *stage, called=called), find_drop(legacy, *stage, called=called, tool=LEGACY)]
+    found = [drop for drop in drops if drop is not None]
+    return next((drop for drop in found if drop.sure), found[0] if found else None), True
 
 
 class HostWay:

@@ -34,7 +34,7 @@ class Drop(Struct, frozen=True):
     what: str
     """Which packets."""
     chain: str
-    """`ip filter FORWARD`: family, table and chain."""
+    """`ip filter FORWARD`: family (or `iptables-legacy`), table and chain."""
     rule: str
     """`policy drop`, or the rule's handle and verdict."""
     sure: bool
@@ -110,7 +110,13 @@ def _with_state(each: Mapping[str, Any], states: Mapping[tuple[str, str, int], l
 
 
 def find_drop(
-    listed: Sequence[Mapping[str, Any]], bridge: str, own: IPv4Address, clones: Sequence[IPv4Address], *, called: bool
+    listed: Sequence[Mapping[str, Any]],
+    bridge: str,
+    own: IPv4Address,
+    clones: Sequence[IPv4Address],
+    *,
+    called: bool,
+    tool: str = "nft",
 ) -> Drop | None:
     """The first drop of what the stage needs: a sure one if there is any.
 
@@ -120,8 +126,9 @@ def find_drop(
         own: The host's address on it.
         clones: Addresses of two clones at least, or of one.
         called: Whether packets within a bridge pass the IP filter (`net.bridge.bridge-nf-call-iptables`).
+        tool: Who keeps the rules: `nft`, or `iptables-legacy`, whose rules have numbers instead of handles.
     """
-    filters = _Filters(listed)
+    filters = _Filters(listed, tool)
     found = [drop for packet in _packets(bridge, own, clones, called) for drop in filters.drops(packet)]
     return next((drop for drop in found if drop.sure), found[0] if found else None)
 
@@ -144,7 +151,9 @@ def _packets(bridge: str, own: IPv4Address, clones: Sequence[IPv4Address], calle
 class _Filters:
     """Chains, rules and sets by their names."""
 
-    def __init__(self, listed: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, listed: Sequence[Mapping[str, Any]], tool: str) -> None:
+        self._legacy = "" if tool == "nft" else tool
+        self._kind = "" if self._legacy else "with handle "
         self.chains: dict[tuple[str, str, str], Mapping[str, Any]] = {}
         self.rules: defaultdict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
         self.sets: dict[tuple[str, str, str], Any] = {}
@@ -169,7 +178,8 @@ class _Filters:
             if verdict is None:
                 verdict, where, rule = chain.get("policy", "accept"), key, f"policy {chain.get('policy')}"
             if verdict in {"drop", "reject"}:
-                yield Drop(packet.what, " ".join(where), rule, not walk.doubt, self._command(packet, key))
+                place = [self._legacy, *where[1:]] if self._legacy else where
+                yield Drop(packet.what, " ".join(place), rule, not walk.doubt, self._command(packet, key))
 
     def _through(
         self, walk: _Walk, key: tuple[str, str, str], depth: int
@@ -201,7 +211,7 @@ class _Filters:
                     if verdict == "return":
                         return None, key, ""
                     if verdict in {"accept", "drop", "reject"}:
-                        return verdict, key, f"rule with handle {rule.get('handle')}: {verdict}"
+                        return verdict, key, f"rule {self._kind}{rule.get('handle')}: {verdict}"
                     below = self._through(walk, (key[0], key[1], target), depth + 1)
                     if below[0] is not None or verdict == "goto":
                         return below
@@ -273,7 +283,8 @@ class _Filters:
             return f"ufw allow out on {name}"
         if family == "ip" and table in {"filter", "raw", "mangle"} and chain.isupper():
             place = "DOCKER-USER" if "DOCKER-USER" in names and packet.hook == "forward" else chain
-            return f"iptables -t {table} -I {place} {iptables} -j ACCEPT".replace("-t filter ", "")
+            program = self._legacy or "iptables"
+            return f"{program} -t {table} -I {place} {iptables} -j ACCEPT".replace("-t filter ", "")
         return f"nft insert rule {family} {table} {chain} {nft} accept"
 
 

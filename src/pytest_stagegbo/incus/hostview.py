@@ -102,10 +102,23 @@ class HostView:
 
     def nft(self, *arguments: str) -> str | None:
         """What nft prints, which only root may ask; None: it can't be run, or fails."""
+        return self._run("nft", *arguments)
+
+    def legacy_rules(self) -> str | None:
+        """The rules of iptables that nft does not show, as `iptables-legacy-save` prints them; empty: there are none;
+        None: they can't be read, or only root may."""
+        if os.geteuid():
+            return None
+        names = Path("/proc/thread-self/net/ip_tables_names")  # the program would have the kernel make tables
+        found = self.inside(lambda: names.read_text() if names.exists() else "")
+        return self._run("iptables-legacy-save") if found else found
+
+    def _run(self, program: str, *arguments: str) -> str | None:
+        """What a program prints in the daemon's network namespace."""
         if self._root is None or os.geteuid():
             return None
-        tool = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
-        argv = [tool] if tool else ["chroot", str(self._root), "/usr/sbin/nft"]  # the daemon's own
+        tool = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        argv = [tool] if tool else ["chroot", str(self._root), f"/usr/sbin/{program}"]  # the daemon's own
 
         def call() -> str | None:
             done = subprocess.run([*argv, *arguments], capture_output=True, text=True, check=False, timeout=30)

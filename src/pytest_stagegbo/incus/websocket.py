@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["open_socket", "open_stream"]
 
 
+RECEIVED = 1 << 16
+"""Bytes that are read at once. A record of TLS has fewer."""
 SENDING = 60.0
 """Seconds that the daemon may take for one message."""
 
 
 class _WebSocket(WebSocketBaseClient):  # type: ignore[misc]
     """ws4py's client, which hands its messages to a buffer."""
+
+    buf: bytes
+    """What was read and is not parsed yet."""
 
     def __init__(self, url: str, ssl_options: Mapping[str, Any], fingerprint: str) -> None:
         super().__init__(url, ssl_options=dict(ssl_options), exclude_headers=["origin"])
@@ -74,6 +79,15 @@ class _WebSocket(WebSocketBaseClient):  # type: ignore[misc]
         masked = int.from_bytes(data, "big") ^ int.from_bytes(masks, "big")
         self._write(head + mask + masked.to_bytes(length, "big"))
 
+    def read_ahead(self) -> bool:
+        """Read what is there into the buffer that `once` parses from; whether there was anything.
+
+        By itself ws4py asks the kernel for each part of each frame: twice for the two to four bytes of its head alone.
+        """
+        if not self.buf:
+            self.buf = self.sock.recv(RECEIVED)
+        return bool(self.buf)
+
     def received_message(self, message: Any) -> None:
         self.received += message.data or b""
 
@@ -101,7 +115,7 @@ class _WebSocketStream:
             if not pending and not self._readable(deadline - clocks.monotonic()):
                 return b""
             try:
-                is_open = not client.terminated and client.once()
+                is_open = not client.terminated and client.read_ahead() and client.once()
             except OSError:  # a ping can't be answered
                 is_open = False
             if not is_open:

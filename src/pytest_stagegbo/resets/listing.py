@@ -38,7 +38,8 @@ NOTES = "/run/stagegbo"
 """Gone when the container ends, like the processes that the notes speak of."""
 _FORMAT = r"%D:%i %y %U %s %C@ %T@ %p\0"
 _LEAVE_OUT_MOUNTS = f"set --\n[ ! -e {MOUNTS} ] || . {MOUNTS}\n"
-_SEPARATOR = b"\0=\n"
+_SEPARATOR = b"\n=\n"
+"""A line that begins neither like a process, nor like a note, nor like a counter."""
 _ESTABLISHED = "01"
 _MOST_PATHS = 500
 """Arguments of one command: the kernel limits their bytes."""
@@ -104,13 +105,19 @@ def inspect_script(name: str, folders: Sequence[str]) -> str:
     note = f"{NOTES}/{name}"
     find = f'exec find {_with_slash(folders)} "$@" -printf {shlex.quote(_FORMAT)}\n'
     listing = f"{_LEAVE_OUT_MOUNTS}{find}" if folders else ""
+    # Few writes: each becomes a message of the daemon's websocket, which takes longer than what it tells of.
     return f"""[ ! -e {note}.pids ] || read -r pids <{note}.pids || true
+stats= note={note} none=
 for pid in ${{pids:-}}; do
-    if read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
+    if read -r line 2>/dev/null </proc/$pid/stat; then stats="$stats$line
+"; fi
 done
-printf '\\0=\\n'
-if [ -e {note} ]; then cat {note} /proc/net/snmp; else echo; cat /proc/net/snmp; fi
-printf '\\0=\\n'
+[ -e $note ] || {{ note= none='
+'; }}
+printf '%s=\\n%s' "$stats" "$none"
+cat $note /proc/net/snmp - <<'END'
+=
+END
 {listing}"""
 
 
@@ -120,7 +127,7 @@ def parse_inspection(data: bytes, most: int | None = None) -> Inspection:
     Args:
         most: Entries that are read beside as many as the note names. None: all.
     """
-    stats, tables, listing = data.split(_SEPARATOR, 2)
+    stats, tables, listing = b"".join((b"\n", data)).split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
     accepted, established = parse_counters(rest.splitlines())
     limit = -1 if most is None else most + note.count("[")  # each entry of a note is a list
@@ -128,7 +135,7 @@ def parse_inspection(data: bytes, most: int | None = None) -> Inspection:
     complete = not lines.pop()
     return Inspection(
         note=note,
-        processes=tuple(parse_process(line) for line in stats.decode("utf-8", "replace").splitlines()),
+        processes=tuple(parse_process(line) for line in stats.decode("utf-8", "replace").splitlines() if line),
         accepted=accepted,
         established=established,
         entries=tuple(map(_entry, lines)),

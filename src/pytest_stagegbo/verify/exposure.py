@@ -134,15 +134,19 @@ def host_rules(context: VerifyContext) -> Result:
         raise Skipped("the daemon is on another host")
     if os.geteuid():
         raise Skipped("only root may read the rules of the host's packet filter")
-    listed = HostView(context.reader.endpoint).nft("list", "ruleset")
+    view = HostView(context.reader.endpoint)
+    listed, legacy = view.nft("list", "ruleset"), view.legacy_rules()
     if listed is None:
         raise Unseen("nft can't list the host's rules: install nftables, and see that `nft list ruleset` works")
+    if legacy is None:
+        raise Unseen("the kernel has rules of iptables-legacy, and `iptables-legacy-save` can't list them here")
     own = f'"{context.settings.network.name}"'
-    lines = listed.splitlines()
+    lines = [*listed.splitlines(), *legacy.splitlines()]
     # Those that Incus made for the bridge: a list without them is not of this host's network, or not whole.
     control = ["Incus's own rules for the bridge"]
     looked = control if any(own in line for line in lines) else []
-    return Result(tuple(foreign_rules(listed, context)), f"{len(lines)} lines of rules read", sight(control, looked))
+    found = foreign_rules(listed, context) + foreign_legacy_rules(legacy, context)
+    return Result(tuple(found), f"{len(lines)} lines of rules read", sight(control, looked))
 
 
 def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
@@ -161,6 +165,20 @@ def foreign_rules(listed: str, context: VerifyContext) -> list[str]:
         named = words.count(f'"{context.settings.network.name}"') == 1 and "accept" in words  # twice: within the stage
         if led or (named and "hook output" not in chain and (table, chain) not in within):
             found.append(f"{table.strip(' {')}: {line.strip()}")
+    return found
+
+
+def foreign_legacy_rules(saved: str, context: VerifyContext) -> list[str]:
+    """As `foreign_rules`, of what `iptables-legacy-save` prints."""
+    found, table = [], ""
+    bridge = context.settings.network.name
+    for line in saved.splitlines():
+        table = line[1:] if line.startswith("*") else table
+        words = line.split()
+        led = "DNAT" in words and any(in_stage(context, word) for word in words)
+        named = words.count(bridge) == 1 and "ACCEPT" in words and words[1] != "OUTPUT"
+        if led or named:
+            found.append(f"iptables-legacy {table}: {line}")
     return found
 
 
