@@ -208,6 +208,22 @@ def test_what_cannot_be_ended_is_named(clean: CleanStage, in_network: InNetwork)
     in_network(check)
 
 
+def test_a_service_that_was_down_is_started_once(clean: CleanStage, in_network: InNetwork) -> None:
+    """It is the container's own, and nothing that a test has left."""
+    started = "systemctl show -p NRestarts --value valkey; journalctl -q -u valkey -o cat | grep -c ^Started || true"
+
+    def check() -> None:
+        clean.reset("cache")
+        clean.reset("cache")
+        clean.shell("cache", "systemctl stop valkey")
+        before = clean.shell("cache", started).splitlines()
+        assert clean.ways("cache") == {"cache": "restart"}
+        after = clean.shell("cache", started).splitlines()
+        assert (after[0], int(after[1]) - int(before[1])) == (before[0], 1)
+
+    in_network(check)
+
+
 def test_a_shell_of_another_session_is_left_alone(clean: CleanStage, in_network: InNetwork) -> None:
     """Workers share a stage, and each keeps shells in it: to end them would cost each of them a new one."""
 

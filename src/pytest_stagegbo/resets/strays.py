@@ -237,8 +237,8 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         # One that is exiting runs nothing more, and has no environment that could say whose it is.
         if [ $(($7 & 4)) != 0 ] && [ "${18}" -le 1 ]; then seen="$seen $key"; continue; fi
         {{ unit_of <"$folder/cgroup"; }} 2>/dev/null || continue
-        case " init.scope $allowed " in
-        *" ${{unit:-none}} "*) seen="$seen $key"; continue ;;
+        case " init.scope $own $allowed " in # its own may have been down when units were looked at last
+        *" ${{unit:-none}} "* | *" ${{unit%%@*}}.service "*) seen="$seen $key"; continue ;;
         esac
         if [ "$allowed" = '  ' ] && [ -n "$unit" ]; then seen="$seen $key"; continue; fi # not known yet
         case $unit in '' | {PREPARE})
