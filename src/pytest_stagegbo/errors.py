@@ -22,6 +22,7 @@
     ├── LockTimeout              another process holds the stage
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
+    ├── BaselineMissing          there is no such baseline, or it is of another build or copy of production
     ├── CommandFailed            a command inside a stage container failed
     ├── BuildFailed              a build that was deployed did not come up; the one before is back
     └── Residue                  a reset could not remove everything
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "BaselineMissing",
     "BuildFailed",
     "CommandFailed",
     "IsolationBroken",
@@ -236,6 +238,13 @@ class StageMissing(StageGboError):
     """The stage, or one of its containers, does not exist (yet)."""
 
     code = "SG320"
+
+
+class BaselineMissing(StageGboError):
+    """There is no baseline of that name, or the one that there is can't be used: part of it is gone, or it is of
+    another build or another copy of production."""
+
+    code = "SG321"
 
 
 class CommandFailed(StageGboError):

@@ -16,6 +16,7 @@ MODULES = {
     "reset": "provision",
     "destroy": "provision",
     "deploy": "deploy",
+    "baseline": "baseline",
     "status": "status",
     "endpoints": "status",
     "doctor": "status",

@@ -53,6 +53,7 @@ class CloneActions:
         """Bring a clone back to what it was copied from. It is stopped then, and its first boot comes next."""
         engine = self._engine
         engine.deployments.save(engine.reader.instances(engine.settings.project), [container.name])
+        engine.baselines.note_lost([container.name])
         if engine.parent:
             self._copy_again(container)
         else:

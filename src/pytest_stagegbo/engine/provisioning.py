@@ -119,6 +119,8 @@ class Provisioning:
             left = () if already_locked else self._left_resets(lock, plan)
             leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
             engine.deployments.save(facts.clones, leaving)
+            if leaving:
+                engine.baselines.note_lost(leaving)
             result = self._carry_out(facts, plan, keys, replacements, began, left)
             engine.clones.prepare_resets({each.subject for each in plan.changes if isinstance(each, NEW)})
             engine.deployments.bring_back()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.apply.scheduler import Timing
     from pytest_stagegbo.credentials.replacements import Replacements
+    from pytest_stagegbo.engine.baselines import Baselines
     from pytest_stagegbo.engine.clone_source import CloneSource
     from pytest_stagegbo.engine.provisioning import Provisioning
     from pytest_stagegbo.incus import CommandResult, Instance
@@ -163,14 +164,27 @@ class StageEngine:
             replacing = self.settings.containers if recreate else to_replace
             refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(replacing))
 
+    @functools.cached_property
+    def baselines(self) -> Baselines:
+        """Named states of several containers."""
+        from pytest_stagegbo.engine.baselines import Baselines
+
+        return Baselines(self)
+
     def reset(
-        self, names: Sequence[str], *, already_locked: bool = False, left_by: Mapping[str, str] = MappingProxyType({})
+        self,
+        names: Sequence[str],
+        *,
+        already_locked: bool = False,
+        left_by: Mapping[str, str] = MappingProxyType({}),
+        baseline: str = "",
     ) -> tuple[Outcome, ...]:
         """Make the named containers clean at once, each in the way of its settings; `all` are those wiped.
 
         Args:
             already_locked: The caller holds the containers' locks already.
             left_by: By container, the test that used it last, for errors.
+            baseline: The name of the baseline that is the clean state of those containers that it has.
 
         Raises:
             Residue: something could not be removed.
@@ -178,22 +192,36 @@ class StageEngine:
         """
         containers = reset.chosen(self.settings, names)
         if already_locked:
-            return self._reset(containers, left_by)
+            return self._reset(containers, left_by, baseline)
         cleared = [container.name for container in containers]
         lock, doing = self.lock(), f"reset {' '.join(cleared)}"
         with lock.hold(doing, self.waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
-            return self._reset(containers, left_by)
+            return self._reset(containers, left_by, baseline)
 
-    def _reset(self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str]) -> tuple[Outcome, ...]:
+    def _reset(
+        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str], baseline: str
+    ) -> tuple[Outcome, ...]:
         self.deployments.recover([container.name for container in containers])
-        outcomes = self.reset_clones(containers, left_by)
+        outcomes = self.reset_clones(containers, left_by, self.baselines.keys(baseline) if baseline else {})
         self.deployments.bring_back()
         return outcomes
 
     def reset_clones(
-        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str] = MappingProxyType({})
+        self,
+        containers: Sequence[ContainerSettings],
+        left_by: Mapping[str, str] = MappingProxyType({}),
+        baselines: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Outcome, ...]:
-        """Make containers clean. The caller holds their locks, and has finished interrupted deployments."""
+        """Make containers clean. The caller holds their locks, and has finished interrupted deployments.
+
+        Args:
+            baselines: By container, the key of the baseline that is its clean state.
+        """
+        self.exposures.close_over()
+        return self.resetter().reset(containers, left_by, baselines)
+
+    def resetter(self) -> Resetter:
+        """What resets this stage's containers. It keeps shells open in them until `close`."""
         if self._resetter is None:
             from pytest_stagegbo.resets.resetter import Resetter  # with all that it may choose from
 
@@ -207,8 +235,7 @@ class StageEngine:
                 wait=self.clones.await_ready,
                 thaw=self.clones.thaw,
             )
-        self.exposures.close_over()
-        return self._resetter.reset(containers, left_by)
+        return self._resetter
 
     def close(self) -> None:
         """Let go of what resets keep open, and of forwarded ports. The engine may be used again."""

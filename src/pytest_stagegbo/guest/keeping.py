@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 
-__all__ = ["BUILD", "GOLDEN", "keep_script"]
+__all__ = ["BASELINES", "BUILD", "GOLDEN", "keep_script"]
 
 GOLDEN = ".stagegbo-golden"
 """What is behind the name of the folder for its copy."""
 BUILD = ".stagegbo-build"
 """Likewise for the copy that a deployed build has migrated, which is the clean state while it is deployed."""
+BASELINES = ".stagegbo-baselines"
+"""Likewise for the folder with what is kept for baselines."""
 
 
 def keep_script(folder: str) -> str:
@@ -20,7 +22,8 @@ def keep_script(folder: str) -> str:
     """
     data, golden = shlex.quote(folder), shlex.quote(folder + GOLDEN)
     return f"""[ -n "${{place#*:}}" ] || rm -rf {golden} {golden}.clean {data}.stagegbo-next {data}.stagegbo-old \\
-    {data}.stagegbo-spare {data}.stagegbo-spare.new {data}{BUILD} {data}{BUILD}.clean {data}{BUILD}-before
+    {data}.stagegbo-spare {data}.stagegbo-spare.new {data}{BUILD} {data}{BUILD}.clean {data}{BUILD}-before \\
+    {data}{BASELINES}
 if [ -d {data} ] && [ ! -e {golden} ]; then
     rm -rf {golden}.new
     if cp -a --reflink=always {data} {golden}.new; then mv {golden}.new {golden}; else rm -rf {golden}.new; fi

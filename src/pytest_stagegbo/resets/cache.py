@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.services.resp import Value
 
-__all__ = ["HotCache", "check_saved"]
+__all__ = ["HotCache", "check_saved", "write_down"]
 
 SECONDS = 5.0
 """For a whole conversation."""
@@ -143,6 +143,13 @@ class HotCache:
         _check_files(inspection.entries, files)
         return inspection
 
+    def settle(self, target: ResetTarget) -> None:
+        with _connected(target, *_DOINGS) as (_, answers):
+            state, foreign_clients = _doings(answers, target.others)
+        if not (foreign_clients or state[1]):
+            inspection = target.inspection()
+            target.settle((state, inspection.entries), inspection, idle=True)
+
     def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
         with _connected(target, _INFO, *_SERVER) as (_, (info, *server)):
             pass
@@ -154,6 +161,14 @@ class HotCache:
             "calls": _unrepairable(said),
             "files": {"appended": appended, "kept": _kept(inspection.entries, appended)},
         }
+
+
+def write_down(target: ResetTarget) -> None:
+    """Have all data in the server's files, and hold writers back for some seconds, where it does not append each write
+    to a file. Raises `NeedsRestart`, `NoAnswer`: it can't be done."""
+    with _connected(target, ("INFO", "persistence")) as (valkey, (said,)):
+        if fields(said).get("aof_enabled") != "1":
+            _check(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
 
 
 @contextlib.contextmanager

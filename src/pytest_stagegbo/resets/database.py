@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import logging
 import shlex
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
+from pytest_stagegbo.guest.baselines import NEW
+from pytest_stagegbo.guest.keeping import BASELINES, BUILD, GOLDEN
 from pytest_stagegbo.incus.channel import MARK
 from pytest_stagegbo.resets.database_spare import FLIP, MOST, RECORD, STEP
 from pytest_stagegbo.resets.listing import NOTES
@@ -34,15 +35,14 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["SPARE", "WHOLE", "Base", "prepare_database", "reset_database"]
+__all__ = ["SPARE", "WHOLE", "prepare_baseline", "prepare_database", "reset_database"]
 
 log = logging.getLogger("stagegbo.reset")
 
-Base = Literal["clean", "production"]
 SPARE, WHOLE = "spare", "database"
 """Ways: spare databases took the place of the used ones; what the whole folder holds was exchanged."""
 _SAID = "stagegbo: "
-_DOUBT = {"clean": "", "production": "another state than the clean one was asked for"}
+_DOUBT = {"production": "another state than the clean one was asked for"}
 SHORT = 1.0
 """Seconds in which a server answers again, unless it has ended."""
 PAUSE = 0.003
@@ -50,11 +50,11 @@ TRIES = 2
 """Should the server have ended instead of starting again by itself, the second try starts it."""
 
 
-def reset_database(target: ResetTarget, base: Base = "clean") -> tuple[str, str, bool]:
+def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, bool]:
     """Bring the cluster back.
 
     Args:
-        base: `production`: to what was cloned, although a build is deployed.
+        base: `production`: to what was cloned, although a build is deployed. Else a key of a baseline.
 
     Returns:
         The way, why it was not the fastest one, and whether the server answered; else the caller waits for it.
@@ -125,17 +125,32 @@ since=$started
 """
 
 
+def prepare_baseline(target: ResetTarget, key: str) -> None:
+    """Make what a reset to a baseline needs of what was kept for it. Raises `StageGboError`: it can't be had."""
+    target.run_checked(f"""{_begin(target.container, key)}
+recover
+[ -e "$next" ] || copy_next
+""")
+
+
 def _units(container: ContainerSettings) -> str:
     return " ".join(map(shlex.quote, container.units))
 
 
-def _begin(container: ContainerSettings, base: Base) -> str:
+def _begin(container: ContainerSettings, base: str) -> str:
     """What every script begins with: the lock, the folders, the functions."""
     data = shlex.quote(container.data.rstrip("/"))
+    part = f"$data{BASELINES}/{base}"
     chosen = {
         "clean": 'if [ -d "$build" ]; then golden=$build; fi',
         "production": 'if [ -d "$build" ]; then rm -rf "$next" "$spare" "$spare.new"; fi',
-    }[base]
+    }.get(
+        base,
+        f"""part={part}
+[ -d "$part" ] || part=$part{NEW} # its save was killed once all parts were there
+golden=$part/0 next=$part/next spare=$part/spare
+[ -d "$golden" ] || fail "$golden is gone\"""",
+    )
     # How the running server was started is read off it, so that its own program, with its own options, can
     # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
     # next reset holds the lock until it is done.
@@ -209,14 +224,14 @@ recover() {{
 """
 
 
-def _script(target: ResetTarget, base: Base = "clean") -> str:
+def _script(target: ResetTarget, base: str = "clean") -> str:
     units = _units(target.container)
     return f"""{_begin(target.container, base)}
 recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
-used= doubt={shlex.quote(_DOUBT[base])}
-if {"flip" if base == "clean" else "false"}; then
+used= doubt={shlex.quote(_DOUBT.get(base, ""))}
+if {"false" if base == "production" else "flip"}; then
     :
 elif in_place; then
     started=$since

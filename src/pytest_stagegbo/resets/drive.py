@@ -83,6 +83,11 @@ class HotDrive:
         target.settle(_state(after), after)
         return True
 
+    def settle(self, target: ResetTarget) -> None:
+        inspection = target.inspection()
+        if not inspection.established:
+            target.settle(_state(inspection), inspection, idle=True)
+
     def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
         return {
             "kept": {entry.path: _identity(target, entry) for entry in inspection.entries if _is_own(target, entry)}

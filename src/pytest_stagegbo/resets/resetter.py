@@ -7,17 +7,18 @@ import logging
 import os
 import threading
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import Residue, SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.errors import CommandFailed, Residue, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
 from pytest_stagegbo.resets.drive import HotDrive
+from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.target import HotReset, NeedsRestart, ResetTarget
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOT", "Outcome", "Resetter"]
 
+T = TypeVar("T")
 log = logging.getLogger("stagegbo.reset")
 
 HOT: Mapping[str, HotReset] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
@@ -50,7 +52,7 @@ class Outcome(Struct, frozen=True):
 
     name: str
     way: str
-    """`untouched`, `hot`, `restart`, `restore`, `spare` or `database`."""
+    """`untouched`, `hot`, `restart`, `restore`, `spare` or `database`; for a baseline not `hot` and `restore`."""
     began: float
     ended: float
     doubt: str = ""
@@ -96,37 +98,44 @@ class Resetter:
         self._wait = wait
         self._thaw = thaw
         self._targets: dict[str, ResetTarget] = {}
+        self._at: dict[str, str] = {}
+        """By container, the key of the baseline that this process has brought it to last."""
         self._threads: Workers | None = None
         self._owner = os.getpid()
 
     def reset(
-        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str] = MappingProxyType({})
+        self,
+        containers: Sequence[ContainerSettings],
+        left_by: Mapping[str, str] = MappingProxyType({}),
+        baselines: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Outcome, ...]:
         """Make containers clean, all at once, and prove it.
 
         Args:
             left_by: By container, the test that used it last, for errors.
+            baselines: By container, the key of the baseline that is its clean state.
 
         Raises:
             Residue: something can't be removed.
             StageGboError: anything else in its tree; the first one, the others are noted.
         """
-        if self._owner != os.getpid():  # threads and sockets of the parent are not the child's
-            self._targets, self._threads, self._owner = {}, None, os.getpid()
+        self._leave_parent()
         origin = clocks.monotonic()
         done: dict[str, Outcome | StageGboError] = {}
         calm: set[str] = set()
 
         def one(container: ContainerSettings) -> Outcome | StageGboError:
             try:
-                return self._one(container, left_by.get(container.name, ""), origin, container.name in calm)
+                left, key = left_by.get(container.name, ""), baselines.get(container.name, "")
+                return self._one(container, left, origin, container.name in calm, key)
             except StageGboError as error:
                 self._target(container).forget()
                 return self._gone(container, error) or error
 
         # One after the other in this thread: that takes less time than it would take to wake others.
         for container in containers:
-            if outcome := self._untouched(container, origin, calm):
+            at_it = self._at.get(container.name, "") == baselines.get(container.name, "")
+            if at_it and (outcome := self._untouched(container, origin, calm)):
                 done[container.name] = outcome
         left = [container for container in containers if container.name not in done]
         if left:
@@ -145,9 +154,18 @@ class Resetter:
             raise errors[0]
         return tuple(each for each in found if isinstance(each, Outcome))
 
-    def _each(
-        self, one: Callable[[ContainerSettings], Outcome | StageGboError], containers: Sequence[ContainerSettings]
-    ) -> list[Outcome | StageGboError]:
+    def _leave_parent(self) -> None:
+        """Threads and sockets of the parent are not the child's."""
+        if self._owner != os.getpid():
+            self._targets, self._at, self._threads, self._owner = {}, {}, None, os.getpid()
+
+    def on_targets(self, containers: Sequence[ContainerSettings], call: Callable[[ResetTarget], T]) -> list[T]:
+        """The result of `call` for each container, whose kept shell it uses, all at once. Raises the first one's error
+        when all have ended."""
+        self._leave_parent()
+        return self._each(lambda container: call(self._target(container)), containers)
+
+    def _each(self, one: Callable[[ContainerSettings], T], containers: Sequence[ContainerSettings]) -> list[T]:
         if len(containers) == 1:
             return [one(containers[0])]
         if self._threads is None:
@@ -176,7 +194,7 @@ class Resetter:
                 target.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False)
-        self._targets, self._threads = {}, None
+        self._targets, self._at, self._threads = {}, {}, None
 
     # -- one container
 
@@ -219,18 +237,22 @@ class Resetter:
             if not target.nothing_started():  # first: what is not clean after this was done by nobody who is gone
                 return None
             calm.add(container.name)
-            if not hot.untouched(target):
-                return None
-        except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError):
+        except StageGboError:
+            return None
+        if not _untouched(hot, target):
             return None
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
             return Outcome(container.name, "untouched", began, clocks.monotonic() - origin)
 
-    def _one(self, container: ContainerSettings, left_by: str, origin: float, calm: bool) -> Outcome:
+    def _one(self, container: ContainerSettings, left_by: str, origin: float, calm: bool, baseline: str) -> Outcome:
         target = self._target(container)
         began = clocks.monotonic() - origin
+        if self._at.pop(container.name, "") != baseline:  # what is clean for one is dirty for any other
+            target.forget()
         with task(self._progress, f"clear:{container.name}", f"reset {container.name} ({container.reset})"):
-            way, doubt = self._clean(target, left_by, calm)
+            way, doubt = self._clean(target, left_by, calm, baseline)
+        if baseline:
+            self._at[container.name] = baseline
         log.info("%s: %s%s", container.name, way, f", since {doubt}" if doubt else "")
         return Outcome(container.name, way, began, clocks.monotonic() - origin, doubt)
 
@@ -242,7 +264,7 @@ class Resetter:
             except StageGboError as error:
                 log.debug("%s: whether it is paused can't be told: %s", container.name, error)
 
-    def _clean(self, target: ResetTarget, left_by: str, calm: bool) -> tuple[str, str]:
+    def _clean(self, target: ResetTarget, left_by: str, calm: bool, baseline: str) -> tuple[str, str]:
         """How the container was made clean, and why not in the hot way.
 
         Args:
@@ -256,7 +278,7 @@ class Resetter:
             return "restore", ""
         if container.data and container.reset == "hot":
             self._end_strays(target, left_by)
-            return self._database(target, left_by)
+            return self._database(target, left_by, baseline)
         if not container.wipe:
             raise SettingsError(
                 f"{container.name} has nothing to clear",
@@ -266,7 +288,10 @@ class Resetter:
         hot = _hot(container)
         doubt = ""
         found = () if calm else self._end_strays(target, left_by)
-        if hot is not None:
+        if hot is not None and baseline:
+            if not found and target.mark is not None and _untouched(hot, target):
+                return "untouched", ""
+        elif hot is not None:
             try:
                 if not hot.clean(target):
                     return ("hot" if found else "untouched"), ""
@@ -278,7 +303,7 @@ class Resetter:
                 doubt = str(error).partition("\n")[0] or type(error).__name__
         self._start(container)
         for _ in range(TRIES):
-            restart(self._writer, target, left_by)
+            restart(self._writer, target, left_by, baseline)
             self._wait(container, False)
             found = self._end_strays(target, left_by, alone=True)
             if not found:
@@ -286,7 +311,7 @@ class Resetter:
         else:
             raise _residue(target, found, left_by)
         if hot is not None:
-            self._take_note(target, hot)
+            self._take_note(target, hot, baseline)
         return "restart", doubt
 
     def _end_strays(self, target: ResetTarget, left_by: str, *, alone: bool = False) -> tuple[str, ...]:
@@ -300,24 +325,33 @@ class Resetter:
             log.info("%s: ended %s, which did not run when it was clean", target.name, ", ".join(slot_statuses.ended))
         return slot_statuses.ended
 
-    def _take_note(self, target: ResetTarget, hot: HotReset) -> None:
-        """What the next hot reset must know. Without it, that is a restart again."""
+    def _take_note(self, target: ResetTarget, hot: HotReset, baseline: str) -> None:
+        """What the next hot reset must know. Without it, that is a restart again, as it must be after a baseline."""
         try:
             processes = target.main_processes()
+            if baseline:
+                pids = " ".join(str(each.pid) for each in processes)
+                target.run_checked(f"[ -d {NOTES} ] || mkdir {NOTES}; echo {pids} >{NOTES}/{target.name}.pids")
+                hot.settle(target)
+                return
             target.run_checked(target.note_script({}, processes))  # so that the look sees them
             target.run_checked(target.note_script(hot.note(target, target.inspection(whole=True)), processes))
         except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError) as error:
             log.debug("%s: no hot reset next time: %s", target.name, error)
 
-    def _database(self, target: ResetTarget, left_by: str) -> tuple[str, str]:
+    def _database(self, target: ResetTarget, left_by: str, baseline: str) -> tuple[str, str]:
         try:
-            way, doubt, answered = reset_database(target)
+            way, doubt, answered = reset_database(target, baseline or "clean")
         except NeedsRestart as reason:
+            if baseline:
+                raise _not_at_baseline(target, str(reason)) from None
             self._restore(target)
             return "restore", str(reason)
         if not answered:
             self._wait(target.container, False)
         if self._end_strays(target, left_by, alone=True):
+            if baseline:
+                raise _not_at_baseline(target, "something was started while it was brought there")
             self._restore(target)
             return "restore", "something was started while it was reset"
         return way, doubt
@@ -334,6 +368,21 @@ def _hot(container: ContainerSettings) -> HotReset | None:
     """The hot way to reset a container; None: there is none, or it was not asked for."""
     hot = container.reset == "hot" and container.wipe and not container.data and container.probes
     return HOT.get(container.probes[0].protocol) if hot else None
+
+
+def _untouched(hot: HotReset, target: ResetTarget) -> bool:
+    try:
+        return hot.untouched(target)
+    except (NeedsRestart, NoAnswer, StageGboError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _not_at_baseline(target: ResetTarget, seen: str) -> CommandFailed:
+    return CommandFailed(
+        f"{target.name} can't be brought to the baseline",
+        seen=seen,
+        remedy=f"run `stagegbo reset {target.name}`; if this happens again, delete the baseline and save it again",
+    )
 
 
 def _residue(target: ResetTarget, left: Sequence[str], left_by: str) -> Residue:

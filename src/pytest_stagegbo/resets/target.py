@@ -44,8 +44,6 @@ __all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
 
 DISAGREEMENTS = 3
 """In a row, between looks from inside and from outside, after which the latter are given up."""
-
-
 MOST = 2500
 """Entries of an inspection, beside as many as the last restart left. More are judged inside the container: faster."""
 STARTING = 10.0
@@ -79,6 +77,9 @@ class HotReset(Protocol):
 
     def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
         """What to remember of the service right after a restart, beside its processes. Raises like `clean`."""
+
+    def settle(self, target: ResetTarget) -> None:
+        """What it is like now, `untouched` compares with, if it is certain that nobody has used it yet. As `clean`."""
 
 
 class ResetTarget:
@@ -353,7 +354,7 @@ class ResetTarget:
     def read_note(self, inspection: Inspection) -> dict[str, Any]:
         """The note of the service's last restart. Raises `NeedsRestart` unless it is of the processes that run now."""
         if not inspection.note:
-            raise NeedsRestart(f"{self.name} was not restarted by a reset since it started")
+            raise NeedsRestart(f"no reset has left {self.name} clean since its service started")
         try:
             note: dict[str, Any] = json.loads(inspection.note)
             processes = tuple(Process(*each) for each in note["processes"])

@@ -68,6 +68,10 @@ class HotWork:
         target.settle(_state(after), after)
         return True
 
+    def settle(self, target: ResetTarget) -> None:
+        inspection = target.inspection()
+        target.settle(_state(inspection), inspection, idle=True)
+
     def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
         roots = {f"{folder}/" for folder in target.container.wipe}
         kept = {entry.path: _identity(entry) for entry in inspection.entries if entry.path not in roots}
