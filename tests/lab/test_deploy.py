@@ -196,12 +196,18 @@ def test_what_runs_is_said(stage: Deployed, second: dict[str, Any]) -> None:
 
 
 def test_the_next_build_starts_on_productions_data(stage: Deployed, second: dict[str, Any]) -> None:
-    """Its migration can't be done twice: it would fail on what the second build has made."""
+    """Its migration can't be done twice: it would fail on what the second has made. A baseline is of one build."""
+    stage.run("baseline", "save", "of-second", "--containers", "tables")
     stage.deploy("third")
+    refused = stage.run("baseline", "use", "of-second", check=False)
+    assert refused.returncode == 1
+    assert "it is of the build system botserver" in refused.stderr
     third = stage.seen()
     assert (third["version"], third["tables"], third["columns"]) == ("3", "migrations\ntags", "1")
     stage.deploy("second")
+    stage.run("baseline", "use", "of-second")
     assert stage.seen() == second
+    stage.run("baseline", "delete", "of-second")
 
 
 @pytest.mark.both_lts

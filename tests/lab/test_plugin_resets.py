@@ -428,3 +428,74 @@ def test_a_bridge_that_goes_within_a_session_is_said_by_the_next_reset(plug: Plu
         result.stdout.fnmatch_lines([f"StageMissing: {name} can't be reached: the stage's bridge plugbr0 *"])
     assert plug.stagegbo("provision").returncode == 0
     plug.is_whole()
+
+
+def test_a_baseline_that_a_fixture_saves(plug: Plug) -> None:
+    """For the tests of this run that are marked with it, in any order with others; another run saves its own."""
+    plug.write(
+        test_it="""
+            import os
+            from conftest import Keys
+
+            @pytest.fixture(scope="session")
+            def demo(stage_gbo):
+                if stage_gbo.needs_baseline("demo"):
+                    note("saved")
+                    client = Keys(stage_gbo.cache)
+                    client("SET", "demo", "1")
+                    client.close()
+                    stage_gbo.save_baseline("demo")
+
+            @pytest.mark.parametrize("number", range(2))
+            @pytest.mark.stage_baseline("demo")
+            def test_demo(demo, keys, files, number):
+                note(f"demo {keys('DBSIZE')} {files.get()}")
+                keys("SET", "mine", "1")
+                files.put("mine")
+
+            @pytest.mark.stage_reset("all")
+            def test_plain(keys, files):
+                note(f"plain {keys('DBSIZE')} {files.get()}")
+                keys("SET", "mine", "1")
+
+            @pytest.mark.stage_baseline("demo")
+            def test_again(stage_gbo, keys, files):
+                note(f"again {keys('DBSIZE')} {files.get()}")
+                keys("FLUSHALL")
+                stage_gbo.reset("cache")
+                client = Keys(stage_gbo.cache)
+                assert client("GET", "demo") == "1"
+                client.close()
+        """
+    )
+    expected = ["saved", "demo 1 ", "demo 1 ", f"plain {CLEAN}", "again 1 "]
+    plug.run().assert_outcomes(passed=4)
+    assert plug.notes == expected
+    plug.run("-n2").assert_outcomes(passed=4)  # workers share the stage, and what one of them has saved
+    assert sorted(plug.notes) == sorted(expected * 2)
+
+
+def test_a_baseline_that_is_not_there(plug: Plug) -> None:
+    """The test does not run on another state, and nobody saves one that others may be changing."""
+    plug.write(
+        test_it="""
+            import pytest
+            from pytest_stagegbo.errors import NotHeld
+
+            @pytest.mark.stage_baseline("nowhere")
+            def test_missing(keys): note("ran")
+
+            @pytest.mark.stage_reset("cache")
+            def test_not_held(stage_gbo):
+                with pytest.raises(NotHeld, match='stage_baseline."demo"'):
+                    stage_gbo.save_baseline("demo")
+
+            @pytest.mark.stage_baseline("one", "two")
+            def test_wrong(): pass
+        """
+    )
+    result = plug.run("--continue-on-collection-errors")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*stage_baseline takes one name, and got 'one', 'two'*"])
+    result.stdout.fnmatch_lines(["*BaselineMissing: the stage has no baseline nowhere*"])
+    assert plug.notes == []

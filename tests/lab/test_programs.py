@@ -98,6 +98,29 @@ def test_a_command_finds_the_stage_and_its_status_is_passed_on(
     assert done.returncode == 7, done.stderr
 
 
+def test_a_command_begins_with_a_baseline(stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]) -> None:
+    """Or not at all."""
+    assert provisioned.returncode == 0
+    psql = 'exec psql "$DATABASE_URL" -XqAtc'
+    stagegbo("run", "--", "sh", "-c", f"{psql} 'CREATE TABLE of_baseline AS SELECT 7 AS seven'")
+    stagegbo("baseline", "save", "programs", "--containers", "tables", "--replace")
+    try:
+        stagegbo("reset", "tables")
+        look = f"""{psql} "SELECT to_regclass('of_baseline')" """
+        assert stagegbo("run", "--", "sh", "-c", look).stdout.strip() == ""
+        assert stagegbo("run", "--baseline", "programs", "--", "sh", "-c", look).stdout.strip() == "of_baseline"
+        missing = stagegbo("run", "--baseline", "other", "--", "echo", "ran", check=False)
+        assert (missing.returncode, missing.stdout) == (1, "")
+        assert "no baseline other" in missing.stderr
+        (row,) = json.loads(stagegbo("baseline", "list", "--json").stdout)
+        assert (row["name"], row["containers"], row["build"], row["reason"]) == ("programs", ["tables"], [], "")
+        assert row["bytes"] > 1 << 20
+        assert "programs" in stagegbo("baseline", "list").stdout
+    finally:
+        stagegbo("baseline", "delete", "programs")
+        stagegbo("reset", "tables")
+
+
 def test_what_is_reset_is_the_commands_own_until_it_ends_or_dies(
     stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str]
 ) -> None:

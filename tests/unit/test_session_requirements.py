@@ -13,6 +13,7 @@ from pytest_stagegbo.session.requirements import (
     FIXTURES,
     Requirements,
     asks_for_stage,
+    baseline_of,
     check_production_access,
     check_quiet,
     demand,
@@ -111,6 +112,20 @@ def test_what_cannot_be_reset_is_refused_and_the_rest_is_named(name: str) -> Non
 )
 def test_whether_a_test_has_to_do_with_the_stage(fixtures: Sequence[str], marked: bool, expected: bool) -> None:
     assert asks_for_stage(fixtures, marked=marked) is expected
+
+
+def test_a_baseline_is_about_all_that_it_may_have_and_what_is_reset_anyway() -> None:
+    wanted = demand(["stage_llm"], [mark("vault")], settings(), baseline="demo")
+    four = ("system", "tables", "cache", "drive")
+    assert wanted == Requirements(frozenset({*four, "vault", "llm"}), (*four, "vault"), baseline="demo")
+
+
+@pytest.mark.parametrize("wrong", [(), ("a", "b"), (7,), ("a b",), ("",)])
+def test_a_baselines_marker_has_one_name(wrong: tuple[object, ...]) -> None:
+    assert baseline_of(pytest.mark.stage_baseline("demo").mark) == "demo"
+    assert baseline_of(None) == ""
+    with pytest.raises(SettingsError, match=r"stage_baseline takes one name|no name of a baseline"):
+        baseline_of(pytest.mark.stage_baseline(*wrong).mark if wrong else pytest.mark.stage_baseline.mark)
 
 
 CHOICE = "; choose from system, tables, vault, cache, drive, llm, all, none"

@@ -40,6 +40,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="containers to reset first, such as cache,drive or all; nobody else uses them until the command ends",
     )
     run.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="a saved baseline that the stage is brought to first; nobody else uses its containers until the command "
+        "ends",
+    )
+    run.add_argument(
         "--deploy",
         metavar="ARTEFACT=FILE",
         action="append",
@@ -72,7 +78,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with _shown(relay, quiet=arguments.quiet):
         engine, lease = _stage(context, relay, auto=auto or (not context.slot and context.stage.slots.count != 1))
     try:
-        return run_command(engine, argv, resets=resets, showing=_shown(relay, quiet=arguments.quiet))
+        return run_command(
+            engine, argv, resets=resets, baseline=arguments.baseline or "", showing=_shown(relay, quiet=arguments.quiet)
+        )
     finally:
         if lease is not None:
             lease.release()

@@ -143,6 +143,12 @@ class Baselines:
                     engine.progress.note(f"baseline {name} is lost, since {', '.join(lost)} becomes another copy")
         engine.resetter().close()
 
+    def delete_of(self, run: str) -> None:
+        """Delete the baselines that a run of pytest has saved for itself."""
+        for name, about in self.found().whole.items():
+            if about.run == run:
+                self.delete(name)
+
     # -- a new one
 
     def _save(self, name: str, containers: Sequence[ContainerSettings], replace: bool, run: str) -> About:

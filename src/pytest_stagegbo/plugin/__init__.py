@@ -30,7 +30,7 @@ from pytest_stagegbo.plugin.reservations import Reservations
 from pytest_stagegbo.plugin.session_end import SessionEnd
 from pytest_stagegbo.plugin.stash import PROCESS, PROVISIONING, RESERVATIONS
 from pytest_stagegbo.plugin.workers import Workers
-from pytest_stagegbo.session.requirements import MARKER, PRODUCTION_ACCESS, QUIET
+from pytest_stagegbo.session.requirements import BASELINE, MARKER, PRODUCTION_ACCESS, QUIET
 
 if TYPE_CHECKING:
     import pytest
@@ -51,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         f"{PRODUCTION_ACCESS}(reason): this test may connect to addresses of production, which is an error otherwise",
+    )
+    config.addinivalue_line(
+        "markers",
+        f"{BASELINE}(name): before the test, bring tables, cache, drive and system to the state that was saved under "
+        "this name, and keep them from every other test until it ends",
     )
     config.addinivalue_line(
         "markers",

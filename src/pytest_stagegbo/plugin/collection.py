@@ -9,12 +9,14 @@ import pytest
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin.stash import DEMAND, FRESH, MARKED
 from pytest_stagegbo.session.requirements import (
+    BASELINE,
     FRESH_STAGE,
     MARKER,
     PRODUCTION_ACCESS,
     QUIET,
     Requirements,
     asks_for_stage,
+    baseline_of,
     check_production_access,
     check_quiet,
     demand,
@@ -76,9 +78,17 @@ class Collection:
         marks, quiet = list(item.iter_markers(MARKER)), list(item.iter_markers(QUIET))
         for mark in quiet:
             check_quiet(mark)
-        item.stash[MARKED] = [*marks[:1], *quiet[:1]]
+        found = list(item.iter_markers(BASELINE))[:1]
+        baseline = baseline_of(found[0] if found else None)
+        item.stash[MARKED] = [*marks[:1], *quiet[:1], *found]
         if FRESH_STAGE in fixtures:
+            if baseline:
+                raise SettingsError(
+                    f"{BASELINE} is about the stage that tests share, and {FRESH_STAGE} gives this test another one",
+                    remedy=f"use stage_gbo instead of {FRESH_STAGE}: the marker keeps its containers from other tests",
+                )
             item.stash[FRESH] = True
-        if asks_for_stage(fixtures, marked=bool(marks)):
+        if asks_for_stage(fixtures, marked=bool(marks or baseline)):
             item.stash[DEMAND] = Requirements(frozenset(), ())
-            item.stash[DEMAND] = demand(fixtures, marks, self._configuration.settings, quiet=bool(quiet))
+            settings = self._configuration.settings
+            item.stash[DEMAND] = demand(fixtures, marks, settings, quiet=bool(quiet), baseline=baseline)

@@ -124,7 +124,7 @@ class Provisioning:
         session = self._process.session()
         session.ensure()
         session.check()
-        self.shared = Stage(session.engine, credentials=credentials, reset=session.reset)
+        self.shared = Stage(session.engine, credentials=credentials, reset=session.reset, baselines=session.baselines)
         return self.shared
 
     def fresh_stages(self, session: pytest.Session) -> FreshStages:

@@ -12,7 +12,7 @@ from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
 from pytest_stagegbo.plugin.running import pass_on, runs_tests, skipped_by_unittest
 from pytest_stagegbo.plugin.stash import ASKED, BEGAN, DEMAND, FAILURE, FRESH, KEPT, MARKED, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.realfiles import real_files
-from pytest_stagegbo.session.requirements import MARKER, QUIET, Requirements, demand
+from pytest_stagegbo.session.requirements import BASELINE, MARKER, QUIET, Requirements, baseline_of, demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -82,7 +82,7 @@ class Reservations:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Fail the test if a fixture has added a marker of the plugin (`request.applymarker`), which came too late."""
-        for marker, effect in ((MARKER, "the reset"), (QUIET, "the quiet")):
+        for marker, effect in ((MARKER, "the reset"), (QUIET, "the quiet"), (BASELINE, "the baseline")):
             known = [mark for mark in item.stash.get(MARKED, []) if mark.name == marker]
             if list(item.iter_markers(marker))[:1] == known:
                 continue
@@ -91,6 +91,14 @@ class Reservations:
                 "what to do: mark the test in its source, or add the marker in pytest_collection_modifyitems",
                 pytrace=False,
             )
+        problem = ""
+        if DEMAND in item.stash and item.stash[DEMAND].baseline and self._process.opened is not None:
+            try:
+                self._process.opened.baselines.check()
+            except StageGboError as error:
+                problem = f"{type(error).__name__}: {error}"
+        if problem:  # said here, since within the `except` pytest would print both errors
+            pytest.fail(problem, pytrace=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
@@ -155,7 +163,8 @@ class Reservations:
         asked = {*getattr(item, "fixturenames", ()), *item.stash.get(ASKED, ()), *fixtures}
         has = item.stash.get(DEMAND, Requirements(frozenset(), ()))
         marks, quiet = list(item.iter_markers(MARKER)), next(item.iter_markers(QUIET), None) is not None
-        wanted = demand(asked, marks, self._configuration.settings, quiet=quiet)
+        baseline = baseline_of(next(item.iter_markers(BASELINE), None))
+        wanted = demand(asked, marks, self._configuration.settings, quiet=quiet, baseline=baseline)
         if not wanted.uses <= has.uses:
             error = self._not_beside_fresh(item, fixtures) or self._begin_test(item, wanted)
             if error is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.engine.reset import chosen
+from pytest_stagegbo.plan import baselines
 from pytest_stagegbo.services.masking import mask
 from pytest_stagegbo.session.guard import DiskGuard
 from pytest_stagegbo.session.requirements import Requirements
@@ -48,6 +49,7 @@ def run_command(
     argv: Sequence[str],
     *,
     resets: Sequence[str] = (),
+    baseline: str = "",
     showing: AbstractContextManager[object],
     prepare: Sequence[Callable[[StageSession], None]] = (),
 ) -> int:
@@ -58,6 +60,7 @@ def run_command(
 
     Args:
         resets: Containers that are reset before; see `StageEngine.reset`.
+        baseline: The baseline that they, and all others that it may have, are brought to.
         showing: Entered for as long as the stage is made ready: shows progress.
         prepare: What else is done before the command starts, in order, with the locks held.
 
@@ -65,8 +68,10 @@ def run_command(
         NoRoom: the stage's disk filled up, so the command was ended.
         StageGboError: the stage can't be had.
     """
-    containers = chosen(engine.settings, resets)
-    wanted = Requirements(frozenset(engine.settings.containers), tuple(each.name for each in containers))
+    names = [each.name for each in chosen(engine.settings, resets)]
+    if baseline:
+        names += [each.name for each in baselines.chosen(engine.settings, ()) if each.name not in names]
+    wanted = Requirements(frozenset(engine.settings.containers), tuple(names), baseline=baseline)
     run, child = uuid.uuid4().hex, Child(argv)
     session = StageSession(engine, run, Summary(), kind="command")
     guard = DiskGuard(engine, child.end)
@@ -81,6 +86,7 @@ def run_command(
             guard.check()
             ends.callback(session.end)
             session.begin(_name(argv), wanted)
+            session.baselines.check()
             session.check_deployed()
             for step in prepare:
                 step(session)

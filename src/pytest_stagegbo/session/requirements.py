@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BASELINE",
     "FIXTURES",
     "FRESH_STAGE",
     "MARKER",
@@ -36,12 +37,15 @@ __all__ = [
     "WHOLE_STAGE",
     "Requirements",
     "asks_for_stage",
+    "baseline_of",
     "check_production_access",
     "check_quiet",
     "demand",
 ]
 
 MARKER = "stage_reset"
+BASELINE = "stage_baseline"
+"""The marker of a test that begins with a baseline."""
 PRODUCTION_ACCESS = "stage_production_access"
 """The marker of a test that may connect to production."""
 QUIET = "stage_quiet"
@@ -70,6 +74,8 @@ class Requirements:
     """Containers that must be clean when it begins, and are its own until it ends."""
     quiet: frozenset[str] = frozenset()
     """Containers that are frozen while it runs, since they may write to those that it uses."""
+    baseline: str = ""
+    """The name of the baseline that is the clean state of those of `resets` that it has."""
 
 
 def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
@@ -78,7 +84,7 @@ def asks_for_stage(fixtures: Collection[str], *, marked: bool) -> bool:
 
 
 def demand(
-    fixtures: Collection[str], marks: Sequence[Mark], settings: Settings, *, quiet: bool = False
+    fixtures: Collection[str], marks: Sequence[Mark], settings: Settings, *, quiet: bool = False, baseline: str = ""
 ) -> Requirements:
     """Return what a test requires of the stage.
 
@@ -86,6 +92,7 @@ def demand(
         fixtures: Names of all fixtures that it needs, directly or not.
         marks: Its `stage_reset` markers, the closest first. The closest one counts, over the settings.
         quiet: Whether it is marked with `stage_quiet`.
+        baseline: What its closest `stage_baseline` marker names. All containers that a baseline may have are reset.
 
     Raises:
         SettingsError: a marker is not written as it should be, or names something that can't be reset.
@@ -100,11 +107,16 @@ def demand(
         uses.update(resets)
     else:
         resets = [name for name in _named(settings.pytest.reset, settings) if name in uses]
+    if baseline:
+        from pytest_stagegbo.plan.baselines import chosen
+
+        resets = list(dict.fromkeys([*(each.name for each in chosen(settings, ())), *resets]))
+        uses.update(resets)
     noisy = {
         name for name, each in settings.containers.items() if name not in uses and uses.intersection(each.writes_to)
     }
     wants_quiet = quiet or settings.pytest.quiet
-    return Requirements(frozenset(uses), tuple(resets), frozenset(noisy if wants_quiet else ()))
+    return Requirements(frozenset(uses), tuple(resets), frozenset(noisy if wants_quiet else ()), baseline)
 
 
 def _marked(mark: Mark, settings: Settings) -> list[str]:
@@ -174,3 +186,19 @@ def check_quiet(mark: Mark) -> None:
             f"{QUIET} takes no arguments, and got {', '.join(given)}",
             remedy=f"write @pytest.mark.{QUIET}; containers.<name>.writes_to says what is frozen",
         )
+
+
+def baseline_of(mark: Mark | None) -> str:
+    """The name that a `stage_baseline` marker has; empty: there is no marker. Raises `SettingsError`."""
+    if mark is None:
+        return ""
+    from pytest_stagegbo.plan.baselines import check_name
+
+    if len(mark.args) != 1 or mark.kwargs or not isinstance(mark.args[0], str):
+        given = [*map(repr, mark.args), *(f"{name}=" for name in mark.kwargs)]
+        raise SettingsError(
+            f"{BASELINE} takes one name, and got {', '.join(given) or 'none'}",
+            remedy=f'write @pytest.mark.{BASELINE}("demo-data")',
+        )
+    check_name(mark.args[0])
+    return mark.args[0]

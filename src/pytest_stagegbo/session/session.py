@@ -11,6 +11,7 @@ from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError, StageMis
 from pytest_stagegbo.locks import AWAKE, STAGE
 from pytest_stagegbo.realfiles import real_files
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
+from pytest_stagegbo.session.baselines import SessionBaselines
 from pytest_stagegbo.session.outcome import Outcome, forget, reminder
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class StageSession:
         self.settings = engine.settings
         self.summary = summary
         self._lock = engine.lock()
+        self.baselines = SessionBaselines(engine, run, self._lock.folder, lambda: self._held)
         self._run = run
         self._kind = kind
         self._ensured = False
@@ -200,7 +202,9 @@ class StageSession:
 
     @real_files()
     def forget(self, run: str) -> None:
-        """Remove what a run, and killed ones of yesterday, noted about the stage. For its last process."""
+        """Remove what a run, and killed ones of yesterday, noted about the stage, and the baselines that it has saved
+        for itself. For its last process."""
+        self.baselines.forget()
         forget(self._lock.folder, run)
 
     # -- tests
@@ -243,6 +247,7 @@ class StageSession:
             if silent:
                 self._freeze(silent, test, resets)
             if resets:
+                self.baselines.begin(demand.baseline)
                 self._reset(resets)
             self._held |= wanted.intersection(demand.resets)
             self._sign(test, wanted)
@@ -293,6 +298,7 @@ class StageSession:
             staying: Containers that this process's next test has frozen, too. They stay so, unless others want them.
         """
         self._held, self._uses, self._quiet, self._test = frozenset(), frozenset(), frozenset(), ""
+        self.baselines.begin("")
         with contextlib.ExitStack() as releases:
             for lock in self._locks:
                 releases.callback(lock.release)
@@ -339,7 +345,7 @@ class StageSession:
         began = clocks.monotonic()
         left_by = {name: self._last_user(name) for name in names}
         with self._lock.changing(names):
-            self.engine.reset(names, already_locked=True, left_by=left_by)
+            self.baselines.reset(names, left_by)
         self.summary.reset(names, clocks.monotonic() - began)
 
     def _sign(self, test: str, names: Iterable[str]) -> None:

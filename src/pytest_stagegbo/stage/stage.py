@@ -13,10 +13,19 @@ from pytest_stagegbo.stage.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Protocol
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.settings import Settings
+
+    class StageBaselines(Protocol):
+        """Saves baselines for the run of pytest that uses the stage."""
+
+        def save(self, name: str) -> None: ...
+
+        def needs(self, name: str) -> bool: ...
+
 
 __all__ = ["Stage"]
 
@@ -30,9 +39,10 @@ class Stage:
         engine: Of the stage.
         credentials: Instead of those that the engine's settings and the stage's Vault give.
         reset: Does a reset of the containers that it gets the names of. None: the stage can't be reset.
+        baselines: None: no baselines can be saved.
     """
 
-    __slots__ = ("__weakref__", "_credentials", "_engine", "_reset", "_services")
+    __slots__ = ("__weakref__", "_baselines", "_credentials", "_engine", "_reset", "_services")
 
     def __init__(
         self,
@@ -40,9 +50,11 @@ class Stage:
         *,
         credentials: Credentials | None = None,
         reset: Callable[[tuple[str, ...]], None] | None = None,
+        baselines: StageBaselines | None = None,
     ) -> None:
         self._engine = engine
         self._reset = reset
+        self._baselines = baselines
         self._credentials = credentials or Credentials(engine.settings, engine.reader)
         self._services: Mapping[str, Service] = MappingProxyType(
             {
@@ -127,6 +139,32 @@ class Stage:
         if self._reset is None:
             raise SettingsError("this stage can't be reset from here", remedy="run `stagegbo reset NAME`")
         self._reset(names or ("all",))
+
+    @real_files()
+    def save_baseline(self, name: str) -> None:
+        """Keep what tables, cache, drive and system hold at this moment, for tests of this run that are marked with
+        `stage_baseline(name)`. One that this run has saved under that name before is replaced.
+
+        For a fixture of such a test: the marker keeps these containers from other tests.
+
+        Raises:
+            NotHeld: The test that runs is not marked so.
+            StageGboError: It could not be done.
+        """
+        self._baselined().save(name)
+
+    @real_files()
+    def needs_baseline(self, name: str) -> bool:
+        """Whether this run has not saved a baseline of that name in this stage. Workers of pytest-xdist that share a
+        stage share its baselines: `if stage.needs_baseline("demo-data"): ...`."""
+        return self._baselined().needs(name)
+
+    def _baselined(self) -> StageBaselines:
+        if self._baselines is None:
+            raise SettingsError(
+                "no baseline can be saved from here", remedy="run `stagegbo baseline save NAME`, or use stage_gbo"
+            )
+        return self._baselines
 
     def env(self, *, vault_token: bool | None = None) -> dict[str, str]:
         """Variables for a child process on this host, such as a BotServer under test, to be put over its own:
