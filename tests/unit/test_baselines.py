@@ -15,6 +15,7 @@ from pytest_stagegbo.plan.baselines import (
     check_name,
     chosen,
     clone_id,
+    keepers,
     parse_parts,
     resolve,
     usable,
@@ -117,6 +118,15 @@ def test_what_a_baseline_can_have() -> None:
             chosen(SETTINGS, [name])
     restored = build([Layer.from_dotted("test", {"containers.cache.reset": "restore"})])
     assert "cache" not in {each.name for each in chosen(restored, ())}
+
+
+def test_a_stage_that_can_keep_nothing_is_only_wrong_for_who_asks_for_a_baseline() -> None:
+    """Its clones are replaced and restored as any other's."""
+    layer = Layer.from_dotted("test", {f"containers.{name}.reset": "restore" for name in SETTINGS.containers})
+    restored = build([layer])
+    assert keepers(restored) == []
+    with pytest.raises(SettingsError, match="any container of this stage"):
+        chosen(restored, ())
 
 
 def test_a_hold_ends_by_itself() -> None:

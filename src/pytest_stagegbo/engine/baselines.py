@@ -56,7 +56,7 @@ class Baselines:
         """
         engine = self._engine
         clones = engine.reader.instances(engine.settings.project)
-        able = plan.chosen(engine.settings, ())
+        able = plan.keepers(engine.settings)
         running = [each for each in able if each.name in clones and clones[each.name].status == "Running"]
 
         def look(target: ResetTarget) -> str:
@@ -117,7 +117,7 @@ class Baselines:
     def delete(self, name: str) -> None:
         """Delete a baseline, whether it can be used or not. Raises `BaselineMissing` if there is none."""
         engine = self._engine
-        names = [each.name for each in plan.chosen(engine.settings, ())]
+        names = [each.name for each in plan.keepers(engine.settings)]
         with engine.lock().hold(f"delete baseline {name}", engine.waiting, shared=(STAGE,), exclusive=names):
             found = self.found()
             if name not in found.folders:
@@ -134,7 +134,7 @@ class Baselines:
     def note_lost(self, names: Collection[str]) -> None:
         """Say which baselines go with clones that are about to be replaced or restored."""
         engine = self._engine
-        able = [each.name for each in plan.chosen(engine.settings, ()) if each.name in names]
+        able = [each.name for each in plan.keepers(engine.settings) if each.name in names]
         if not able:
             return
         with suppress(StageGboError):

@@ -25,6 +25,7 @@ __all__ = [
     "check_name",
     "chosen",
     "clone_id",
+    "keepers",
     "parse_parts",
     "resolve",
     "usable",
@@ -85,13 +86,18 @@ def check_name(name: str) -> None:
         )
 
 
+def keepers(settings: Settings) -> list[ContainerSettings]:
+    """The containers that a baseline can have: those with folders which resets bring back. There may be none."""
+    return [each for each in settings.containers.values() if _can_keep(each)]
+
+
 def chosen(settings: Settings, names: Sequence[str]) -> list[ContainerSettings]:
     """The containers of a new baseline: those named, or all that have folders which resets bring back.
 
     Raises:
         SettingsError: a container is unknown, or nothing can be kept of it.
     """
-    able = {name: each for name, each in settings.containers.items() if _can_keep(each)}
+    able = {each.name: each for each in keepers(settings)}
     unknown = [name for name in names if name not in settings.containers]
     if unknown:
         raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(able))
