@@ -87,7 +87,7 @@ def test_where_btrfs_counts_or_nobody_knows_nothing_is_done(counts: Quotas | Non
 def test_btrfs_counts_again_once_it_has_cleaned_up() -> None:
     btrfs, journal = Btrfs([WRONG, WRONG, COUNTING, RIGHT], left=[2, 0]), Journal()
     limits(btrfs, journal).see()
-    assert btrfs.log == ["rescan tank"]
+    assert btrfs.log == ["commit tank", "rescan tank"], "it begins to clean up at once"
     assert journal.notes == []
 
 
@@ -139,7 +139,9 @@ def test_room_that_is_there_is_not_waited_for() -> None:
 
 
 def test_room_that_comes_back_is_waited_for() -> None:
-    assert room(Btrfs([RIGHT], left=[3, 1], free=[GIB, 2 * GIB, 6 * GIB])) == ""
+    btrfs = Btrfs([RIGHT], left=[3, 1], free=[GIB, 2 * GIB, 3 * GIB, 6 * GIB])
+    assert room(btrfs) == ""
+    assert btrfs.log == ["commit tank"], "btrfs begins to clean up at once, and is not asked more than once"
 
 
 def test_what_the_last_deleted_subvolume_had_is_free_once_it_is_written() -> None:

@@ -38,7 +38,7 @@ def await_room(reader: Reader, host: Host, settings: Settings, pool: str, cost: 
         removed: Whether something was deleted just now.
     """
     began = grown = clocks.monotonic()
-    most, cleaned = -1, None
+    most, cleaned, hurried = -1, None, False
     while True:
         room = look(reader, pool, host)
         error = shortage(room, settings, cost)
@@ -51,9 +51,11 @@ def await_room(reader: Reader, host: Host, settings: Settings, pool: str, cost: 
             most, grown = free, now
         left = host.uncleaned(room.pool)
         patience = COMMIT if removed or left else UNSEEN
-        # Where the subvolumes can be counted, the last one's space is free soon after it is gone from the count.
-        if left == 0 and cleaned is None:
+        # Where the subvolumes can be counted, the last one's space is free soon after it is gone from the count. Before
+        # that, a commit has btrfs begin to clean up, which it otherwise does every 30 s.
+        if (left == 0 and cleaned is None) or (left and not hurried):
             host.commit(room.pool)
+            hurried = True
         cleaned = None if left != 0 else cleaned or now
         if (cleaned and now - cleaned > SETTLED) or now - grown > patience or now - began > settings.timeouts.ready:
             return error

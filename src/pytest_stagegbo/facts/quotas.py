@@ -190,9 +190,12 @@ class Limits:
             writer.set_instance_devices(clone.name, {**devices, "root": {**devices["root"], "size": each}})
 
     def _mend(self, pool: Pool, quotas: Quotas) -> Quotas:
-        began = clocks.monotonic()
+        began, hurried = clocks.monotonic(), False
         while not quotas.hold and clocks.monotonic() - began < self._patience:
             cleaning = clocks.monotonic() - began < CLEANING and not quotas.rescanning and self._host.uncleaned(pool)
+            if cleaning and not hurried:  # else btrfs begins with it up to 30 s later
+                self._host.commit(pool)
+                hurried = True
             if not quotas.rescanning and not cleaning and not self._host.rescan(pool):
                 break
             clocks.sleep(POLL)  # a poll with a deadline: btrfs announces nothing

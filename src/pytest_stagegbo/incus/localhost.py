@@ -87,7 +87,8 @@ class Host(Protocol):
         """Deleted subvolumes whose space btrfs has yet to give back; None when this process can't know."""
 
     def commit(self, pool: Pool) -> None:
-        """Have btrfs write what it has done: what it has cleaned up is room then. Nothing where that can't be."""
+        """Have btrfs write what it has done: what it has cleaned up is room then, and what it has yet to clean up it
+        begins with. Nothing where that can't be."""
 
     def flush(self, seconds: float) -> None:
         """Have everything written, so that all counts are right; waits for no longer than `seconds`."""
