@@ -15,20 +15,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["monotonic", "now", "sleep", "utc_text"]
+__all__ = ["awake_or_not", "monotonic", "now", "sleep", "utc_text"]
 
 _LINUX_REALTIME_COARSE = 5
 """linux/time.h. Python has no name for it. It is at most one tick of the kernel (10 ms) behind `CLOCK_REALTIME`."""
 
 
-def _clocks() -> tuple[Callable[[], float], Callable[[], float], Callable[[float], None], Callable[[str], str]]:
+def _clocks() -> tuple[
+    Callable[[], float], Callable[[], float], Callable[[], float], Callable[[float], None], Callable[[str], str]
+]:
     gettime, pause, to_utc, to_text = time.clock_gettime, time.sleep, time.gmtime, time.strftime
     steady = time.CLOCK_MONOTONIC
+    through = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on macOS this one counts sleep as well
     real = _LINUX_REALTIME_COARSE if sys.platform == "linux" else time.CLOCK_REALTIME
 
     def monotonic() -> float:
         """Seconds, steadily rising, from an unknown moment."""
         return gettime(steady)
+
+    def awake_or_not() -> float:
+        """As `monotonic`, and it goes on while the machine sleeps."""
+        return gettime(through)
 
     def now() -> float:
         """Seconds since the epoch."""
@@ -42,7 +49,7 @@ def _clocks() -> tuple[Callable[[], float], Callable[[], float], Callable[[float
         """Now, in UTC, as `time.strftime` writes it."""
         return to_text(form, to_utc(now()))
 
-    return monotonic, now, sleep, utc_text
+    return monotonic, awake_or_not, now, sleep, utc_text
 
 
-monotonic, now, sleep, utc_text = _clocks()
+monotonic, awake_or_not, now, sleep, utc_text = _clocks()

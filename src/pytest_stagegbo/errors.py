@@ -20,6 +20,7 @@
     ├── NotReady                 a service did not answer in time
     ├── VaultSealed              Vault is up, and nobody gave it its keys
     ├── LockTimeout              another process holds the stage
+    ├── LeaseLost                another host has the stage by now
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
     ├── BaselineMissing          there is no such baseline, or it is of another build or copy of production
@@ -45,6 +46,7 @@ __all__ = [
     "CommandFailed",
     "IsolationBroken",
     "LabError",
+    "LeaseLost",
     "LimitTooSmall",
     "LockTimeout",
     "MissingRequirement",
@@ -226,6 +228,12 @@ class LockTimeout(StageGboError):
 
     code = "SG310"
     exit_code = 8
+
+
+class LeaseLost(LockTimeout):
+    """This host's lease of the stage is over: it slept, or lost the daemon, and another host may have it."""
+
+    code = "SG312"
 
 
 class NotHeld(StageGboError):

@@ -27,7 +27,10 @@ from pytest_stagegbo.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-__all__ = ["AWAKE", "STAGE", "FileLock", "StageLock", "lock_folder"]
+    from pytest_stagegbo.leases.host import HostLease
+    from pytest_stagegbo.leases.protocol import Entry
+
+__all__ = ["AWAKE", "SLOT", "STAGE", "FileLock", "StageLock", "lock_folder"]
 
 
 PARENTS = (Path("/run/lock"), Path("/tmp"))
@@ -89,6 +92,9 @@ STAGE = ""
 AWAKE = ".awake"
 """Name of the lock that those share who look at all containers, whoever uses these: none is frozen meanwhile."""
 
+SLOT = ".lease"
+"""Name of the lock of a process that has a slot to itself."""
+
 UNKNOWN = "a process that has just begun, or that this user can't see"
 
 
@@ -101,6 +107,7 @@ class StageLock:
         project: Name of the stage's project.
         timeout: Seconds to wait for other holders, in all.
         thaw: Lets containers go on that a quiet test has frozen, before anybody uses them; None: all of them.
+        lease: Gives this host's lease of the stage, by the folder of its locks. It is had before any lock is.
     """
 
     def __init__(
@@ -110,6 +117,7 @@ class StageLock:
         project: str,
         timeout: float,
         thaw: Callable[[Collection[str] | None], None] | None = None,
+        lease: Callable[[Path], HostLease | None] = lambda _: None,
     ) -> None:
         name = hashlib.sha256(f"{server} {project}".encode()).hexdigest()[:16]
         self.folder = lock_folder(endpoint) / name
@@ -118,6 +126,8 @@ class StageLock:
         self._thaw = thaw
         self._locks: dict[str, FairLock] = {}
         self._number = next(_numbers)
+        self._lease = lease(self.folder)
+        self._entered = False
 
     @contextlib.contextmanager
     def hold(
@@ -166,6 +176,9 @@ class StageLock:
         held: list[FairLock] = []
         try:
             self.make_folder()
+            if self._lease is not None and not self._entered:
+                self._lease.enter(doing, deadline, waiting, session=SLOT in mine)
+                self._entered = True
             for name in names:
                 lock = self._locks.get(name) or FairLock(self.folder / f"{name or 'stage'}.lock")
                 self._locks[name] = lock
@@ -189,6 +202,7 @@ class StageLock:
         except BaseException as error:
             for lock in reversed(held):
                 lock.release()
+            self._leave_lease()
             if isinstance(error, OSError) and error.filename is not None:  # not one of `waiting`'s
                 raise _unusable(self.folder, error) from None
             raise
@@ -247,6 +261,16 @@ class StageLock:
             self._card.unlink()
         for lock in reversed(self._locks.values()):
             lock.release()
+        self._leave_lease()
+
+    def _leave_lease(self) -> None:
+        if self._entered and self._lease is not None:
+            self._entered = False
+            self._lease.leave()
+
+    def is_own_lease(self, entry: Entry) -> bool:
+        """Whether a lease of this stage is this host's."""
+        return self._lease is not None and self._lease.is_own(entry)
 
     def holder(self) -> str:
         """Who holds locks of this stage, as far as can be told."""

@@ -33,6 +33,7 @@ READING_ONLY = [
     "engine/status.py",
     "plan/steps.py",
     "incus/events.py",
+    "leases/protocol.py",
     "incus/reader.py",
     "slots/statuses.py",
     "slots/capacity.py",

@@ -26,6 +26,7 @@ EXIT_CODES = {
     "IsolationBroken": 9,
     "VaultSealed": 7,
     "LockTimeout": 8,
+    "LeaseLost": 8,
     "Residue": 10,
     "BuildFailed": 11,
 }

@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOBODY_READS
     except OSError as error:  # a folder that may not be written, a full disk
         return _unexpected(error, debug)
+    finally:
+        leases = sys.modules.get("pytest_stagegbo.leases.host")
+        if leases is not None:
+            leases.close_all()
     return code
 
 

@@ -20,6 +20,7 @@ MODULES = {
     "status": "status",
     "endpoints": "status",
     "doctor": "status",
+    "release": "release",
     "env": "env",
     "verify": "verify",
     "expose": "expose",

@@ -27,6 +27,17 @@ def plan(engine: StageEngine) -> tuple[Step, ...]:
 
 def destroy(engine: StageEngine) -> tuple[Timing, ...]:
     """See `StageEngine.destroy`."""
+    timings = _remove(engine)
+    _forget_leases(engine)
+    return timings
+
+
+def _forget_leases(engine: StageEngine) -> None:
+    if engine.lease is not None:
+        engine.lease.wipe()
+
+
+def _remove(engine: StageEngine) -> tuple[Timing, ...]:
     with engine.lock().hold("destroy", engine.waiting):
         steps = plan(engine)
         if not steps:
@@ -47,3 +58,4 @@ def remove_pool(engine: StageEngine) -> None:
     with engine.lock().hold("destroy", engine.waiting):
         if engine.own_pool(()):
             engine.writer(engine.facts(need_source=False)).delete_pool()
+    _forget_leases(engine)

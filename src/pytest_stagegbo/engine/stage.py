@@ -14,7 +14,7 @@ from pytest_stagegbo.apply.step_runner import StepRunner
 from pytest_stagegbo.credentials.replacements import read_replacements
 from pytest_stagegbo.desired import objects
 from pytest_stagegbo.desired.own_pool import removable_pool
-from pytest_stagegbo.engine import reset
+from pytest_stagegbo.engine import leasing, reset
 from pytest_stagegbo.engine.clone_actions import CloneActions
 from pytest_stagegbo.engine.deploy import Deployments, Ways
 from pytest_stagegbo.engine.exposures import Exposures
@@ -36,6 +36,7 @@ from pytest_stagegbo.services.unseal import read_keys
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from pytest_stagegbo.apply.scheduler import Timing
     from pytest_stagegbo.credentials.replacements import Replacements
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.provisioning import Provisioning
     from pytest_stagegbo.incus import CommandResult, Instance
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.incus.lease_store import LeaseStore
     from pytest_stagegbo.incus.message_socket import MessageSocket
+    from pytest_stagegbo.leases.host import HostLease
     from pytest_stagegbo.plan.provision import Plan
     from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
@@ -90,6 +93,8 @@ class StageEngine:
         self.deployments = Deployments(
             self, Ways(self.clones.start, self.reset_clones, self.clones.restore, self.clones.await_ready)
         )
+        self.lease: HostLease | None = None
+        """This host's lease of the stage, once anything was locked."""
         self.unconfirmed: set[str] = set()
         """See `StepRunner`."""
         self.way = StageWay(settings, connection.endpoint, self._run_relay)
@@ -234,6 +239,7 @@ class StageEngine:
                 restore=self.clones.restore,
                 wait=self.clones.await_ready,
                 thaw=self.clones.thaw,
+                check_lease=self.check_lease,
             )
         return self._resetter
 
@@ -342,7 +348,28 @@ class StageEngine:
         server = self._connection.server().fingerprint or self._connection.endpoint
         patience = self.settings.timeouts.lock if timeout is None else timeout
         thaw = self.freezer.thaw
-        return StageLock(self._connection.endpoint, server, self.settings.project, patience, thaw)
+        return StageLock(self._connection.endpoint, server, self.settings.project, patience, thaw, self._host_lease)
+
+    def _host_lease(self, folder: Path) -> HostLease | None:
+        if self.lease is None:
+            self.lease = leasing.host_lease_of(self, folder)
+        return self.lease
+
+    def lease_store(self) -> LeaseStore:
+        """Where this stage's leases are, for one who may change them."""
+        scope = WriterScope(
+            project=leasing.project_of(self.settings, self.parent),
+            network="",
+            acl="",
+            source_project=self.settings.source_project,
+            production_networks=frozenset(),
+        )
+        return leasing.store_of(self._connection, scope, self.settings, self.parent)
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLost` if this process uses the stage, and another host may have it by now."""
+        if self.lease is not None:
+            self.lease.check()
 
     def mark_dirty(self) -> None:
         """Something may be done to the stage that nobody sees: it does not count as clean any more."""
@@ -363,7 +390,7 @@ class StageEngine:
             pool=self.settings.storage.own,
             production_pools=facts.production_pools,
         )
-        return Writer(self._connection, scope, self.settings.timeouts.operation)
+        return Writer(self._connection, scope, self.settings.timeouts.operation, self.check_lease)
 
     def waiting(self, holder: str) -> None:
         """Say who holds the stage's lock."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.workers import interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
 
@@ -46,11 +49,15 @@ class Channel:
 
     Args:
         streams: Standard input, output and errors of the shell.
+        may_write: Called before each command; raises `LeaseLost` when the stage may be another host's by now.
     """
 
-    def __init__(self, name: str, streams: tuple[Stream, Stream, Stream]) -> None:
+    def __init__(
+        self, name: str, streams: tuple[Stream, Stream, Stream], may_write: Callable[[], None] = lambda: None
+    ) -> None:
         self._name = name
         self._streams = streams
+        self._may_write = may_write
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._open = True
@@ -75,6 +82,7 @@ class Channel:
                 raise ChannelBroken(f"the shell in {self._name} is closed")
             if interrupted():  # the stage's locks are given back by now
                 raise ChannelBroken("the run was interrupted, so nothing more is done", remedy="run it again")
+            self._may_write()
             mark = secrets.token_hex(8)
             framed = f"(:\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
             try:

@@ -180,6 +180,16 @@ def lost_an_interface(error: ServerRefused) -> bool:
     return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
 
 
+def exists_already(error: ServerRefused) -> bool:
+    """Whether an object was not created since there is one of that name. 6.0 says so in an internal error."""
+    return "already exists" in error.seen or "UNIQUE constraint" in error.seen
+
+
+def is_not_empty(error: ServerRefused) -> bool:
+    """Whether a project was not deleted since something is in it."""
+    return "Only empty projects can be removed" in error.seen
+
+
 def has_not_ended(error: ServerRefused) -> bool:
     """Whether an operation was still going on when the time was up that the server was to wait for it.
 

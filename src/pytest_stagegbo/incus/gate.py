@@ -78,12 +78,18 @@ class Gate:
 
     Args:
         timeout: Seconds that one background operation may take.
+        may_write: Called before each write; raises `LeaseLost` when the stage may be another host's by now.
     """
 
-    def __init__(self, connection: Connection, scope: WriterScope, timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, scope: WriterScope, timeout: float, may_write: Callable[[], None] = lambda: None
+    ) -> None:
         self._connection = connection
         self.scope = scope
         self._timeout = timeout
+        self._may_write = may_write
+        self._patience: dict[str, Any] = {}
+        """Seconds for one answer, where the connection's own are too many."""
 
     def _run(
         self,
@@ -128,12 +134,15 @@ class Gate:
         query = dict(params or {})
         if project:
             query["project"] = project
-        return self._connection.request(method, path, params=query, body=body, data=data, headers=sent)
+        return self._connection.request(
+            method, path, params=query, body=body, data=data, headers=sent, **self._patience
+        )
 
     def _project_of(self, method: str, path: tuple[str, ...], body: Any) -> str:
         """The project to send a write to, or an error when it isn't one that the stage may make."""
         if interrupted():  # the stage's locks are given back by now
             raise OperationFailed("the run was interrupted, so nothing more is written", remedy="run it again")
+        self._may_write()
         scope, body = self.scope, body or {}
         kind = path[0] if path else ""
         name = path[1] if len(path) > 1 else body.get("name", "")

@@ -152,7 +152,7 @@ class InstanceWriter(Gate):
 
         body = {**_SHELL, "command": ["sh"]}
         reply = self._send("POST", ("instances", name, "exec"), body=body)
-        return Channel(name, self._connection.streams(reply))
+        return Channel(name, self._connection.streams(reply), self._may_write)
 
     def sockets(self, name: str, command: Sequence[str]) -> tuple[MessageSocket, MessageSocket, MessageSocket]:
         """Start a command in a running instance; its standard input, output and errors, for who waits for many.

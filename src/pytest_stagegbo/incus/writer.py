@@ -26,10 +26,13 @@ class Writer(InstanceWriter):
 
     Args:
         timeout: Seconds that one background operation may take.
+        may_write: See `Gate`.
     """
 
-    def __init__(self, connection: Connection, scope: WriterScope, timeout: float) -> None:
-        super().__init__(connection, scope, timeout)
+    def __init__(
+        self, connection: Connection, scope: WriterScope, timeout: float, may_write: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(connection, scope, timeout, may_write)
         self._restrictions = threading.Lock()
 
     # -- project, network, access list, profile

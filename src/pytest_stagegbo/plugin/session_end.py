@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.plugin.running import pass_on, said
+from pytest_stagegbo.realfiles import real_files
 
 if TYPE_CHECKING:
     from pytest_stagegbo.plugin.configuration import Configuration
@@ -44,6 +46,16 @@ class SessionEnd:
         process, workers = self._process, self._workers
         if not process.is_worker and (process.opened is not None or workers.used_stage or workers.out):
             self._verify(session)
+        try:
+            self._finish()
+        finally:
+            leases = sys.modules.get("pytest_stagegbo.leases.host")
+            if leases is not None:
+                with process.noting_trouble("the lease of the stage could not be given up"), real_files():
+                    leases.close_all()
+
+    def _finish(self) -> None:
+        process, workers = self._process, self._workers
         if process.noted is None:
             return
         if process.opened is not None:

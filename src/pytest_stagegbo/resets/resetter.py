@@ -75,6 +75,7 @@ class Resetter:
         restore: Brings a clone back to its snapshot, and leaves it stopped.
         wait: Waits until a container answers; the flag says that its first boot has to be seen too.
         thaw: Lets a container go on that is paused.
+        check_lease: Raises `LeaseLost` when the stage may be another host's by now.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Resetter:
         restore: Callable[[ContainerSettings], None],
         wait: Callable[[ContainerSettings, bool], None],
         thaw: Callable[[ContainerSettings], None],
+        check_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._reader = reader
@@ -97,6 +99,7 @@ class Resetter:
         self._bring_back = restore
         self._wait = wait
         self._thaw = thaw
+        self._check_lease = check_lease
         self._targets: dict[str, ResetTarget] = {}
         self._at: dict[str, str] = {}
         """By container, the key of the baseline that this process has brought it to last."""
@@ -293,6 +296,7 @@ class Resetter:
                 return "untouched", ""
         elif hot is not None:
             try:
+                self._check_lease()  # it writes to the service itself, too
                 if not hot.clean(target):
                     return ("hot" if found else "untouched"), ""
                 if not self._end_strays(target, left_by):

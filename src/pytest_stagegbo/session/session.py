@@ -303,6 +303,7 @@ class StageSession:
             for lock in self._locks:
                 releases.callback(lock.release)
             self._locks = []
+            releases.callback(self.engine.check_lease)  # called first: another host's test may have used it, too
         leaving, self._silenced = self._silenced - staying, self._silenced & staying
         self.engine.freezer.release(leaving)
 

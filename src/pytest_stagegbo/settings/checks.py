@@ -145,6 +145,9 @@ def timeouts(settings: Settings) -> Iterator[Problem]:
     for name, seconds in (("ready", limits.ready), ("lock", limits.lock), ("operation", limits.operation)):
         if not 0 < seconds < float("inf"):
             yield Problem(f"{seconds:g} is not a number of seconds above 0", (f"timeouts.{name}",))
+    if limits.lease and not SHORTEST_LEASE <= limits.lease < float("inf"):
+        text = f"{limits.lease:g} is neither 0 nor a number of seconds from {SHORTEST_LEASE:g}"
+        yield Problem(text, ("timeouts.lease",))
 
 
 def expose(settings: Settings) -> Iterator[Problem]:
@@ -273,6 +276,8 @@ def storage(settings: Settings) -> Iterator[Problem]:
 
 SMALLEST_POOL = 1 << 30
 """Bytes."""
+SHORTEST_LEASE = 1.0
+"""Seconds."""
 MOST_SLOTS = 64
 """More are a mistake."""
 

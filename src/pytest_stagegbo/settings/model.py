@@ -118,6 +118,9 @@ class TimeoutSettings(Struct, frozen=True):
     """How many seconds to wait for another process that holds the stage."""
     operation: float = 600.0
     """How many seconds one Incus operation may take. A full copy on a pool without copy-on-write takes long."""
+    lease: float = 60.0
+    """How many seconds a host keeps the stage from other hosts after it has died, slept or lost the daemon. It renews
+    its lease while it lives. `0`: no leases, for a daemon that only one host uses."""
 
 
 class PytestSettings(Struct, frozen=True):

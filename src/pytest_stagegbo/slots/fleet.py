@@ -13,6 +13,7 @@ from pytest_stagegbo.apply.removal import remove_clone
 from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.objects import acl_name
+from pytest_stagegbo.engine.leasing import leases
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.facts.space import pool_names
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.engine.stage import Provisioned
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.leases.protocol import Seen
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.plan.foreign import Foreign
     from pytest_stagegbo.plan.provision import Plan
@@ -323,6 +325,7 @@ class Fleet:
         self.plan_destroy()  # says what it refuses before anything is gone
         for number in sorted(members, key=lambda number: (number < 0, number == 0, number)):
             self._member(members[number]).destroy()
+        self._forget_leases()
 
     def own_pool(self) -> str:
         """Return the stage's own pool if `destroy` may remove it. Raises what `StageEngine.own_pool` raises."""
@@ -332,6 +335,15 @@ class Fleet:
     def remove_pool(self) -> None:
         """Remove the stage's own pool, once everything on it is gone."""
         self._member(self.settings).remove_pool()
+        self._forget_leases()
+
+    def _forget_leases(self) -> None:
+        if self.settings.timeouts.lease:
+            self._member(self.settings).lease_store().remove_project()
+
+    def leases(self) -> dict[str, Seen]:
+        """Return, by project, the leases of slots and of the golden copy."""
+        return leases(self._reader, self.settings) if self.settings.timeouts.lease else {}
 
     def _member(self, settings: Settings) -> StageEngine:
         parent = "" if settings.project == self.settings.project else self.settings.project

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from pytest_stagegbo.errors import LockTimeout
+from pytest_stagegbo.locks import SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.slots.fleet import Fleet
 
-__all__ = ["LEASE", "Lease", "order", "take", "take_free"]
+__all__ = ["Lease", "order", "take", "take_free"]
 
-LEASE = ".lease"
-"""Name of the lock among those of a slot's containers, which can't begin with a dot."""
 PATIENCE = 0.05
 """Seconds. A lease is held for a whole session, or for a test: who finds it taken takes another."""
 
@@ -37,7 +36,7 @@ def take(fleet: Fleet, numbers: Iterable[int], doing: str) -> Lease | None:
     for number in numbers:
         lock = fleet.engine(number).lock(PATIENCE)
         try:
-            lock.acquire(doing, exclusive=[LEASE])
+            lock.acquire(doing, exclusive=[SLOT])
         except LockTimeout:
             continue
         return Lease(number, lock)

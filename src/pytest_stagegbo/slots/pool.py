@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import LockTimeout, NotHeld, StageGboError
-from pytest_stagegbo.locks import STAGE
-from pytest_stagegbo.slots.lease import LEASE
+from pytest_stagegbo.locks import SLOT, STAGE
 from pytest_stagegbo.workers import GRACE, LOOK, Workers
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ class Pool:
         obtained = False
         try:
             if slot.lease is not None:
-                slot.lease.acquire(test, exclusive=[LEASE])
+                slot.lease.acquire(test, exclusive=[SLOT])
             if not slot.checked:
                 self._ensure(slot.engine)
                 slot.checked = True

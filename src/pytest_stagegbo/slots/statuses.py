@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.leases.about import holder_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.leases.protocol import Seen
+    from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.slots.fleet import Fleet
 
 __all__ = ["SlotStatus", "slot_status", "slot_statuses"]
@@ -31,20 +34,27 @@ class SlotStatus:
     clean: bool
     """Whether it is known to be clean: proven, and nobody has used it since."""
     used_by: str
-    """Processes that hold locks of it; empty: nobody has it."""
+    """Processes that hold locks of it, or the host that has its lease; empty: nobody has it."""
 
 
 def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
     """Return the status of every slot that exists, by number. The golden copy comes first."""
     found = []
+    leases = fleet.leases()
     for number, settings in fleet.members().items():
         there = fleet.clones(settings.project).items()
         clones = {name: each for name, each in there if marks.is_clone(each, settings)}
         lock = fleet.lock(settings)
-        used_by = "; ".join(lock.holders())
+        used_by = "; ".join(lock.holders()) or _elsewhere(leases.get(settings.project), lock)
         network = settings.network.name
         found.append(slot_status(number, settings.project, network, clones, bool(lock.clean_note()), used_by))
     return tuple(found)
+
+
+def _elsewhere(seen: Seen | None, lock: StageLock) -> str:
+    """The host that has the lease, if it is another one; empty: none has."""
+    last = seen.last if seen is not None else None
+    return holder_text(last) if last is not None and not last.free and not lock.is_own_lease(last) else ""
 
 
 def slot_status(

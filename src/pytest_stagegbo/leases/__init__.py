@@ -1,0 +1,1 @@
+"""Leases: the right of one host to change a stage, over all machines that use the same daemon."""
