@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from filelock import FileLock
-from tests.lab.support import until
+from tests.lab.support import Ground, Stage, until
 
+from pytest_stagegbo.desired import objects
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.incus.hostnet import call_inside
 from pytest_stagegbo.lab import Lab, api
 from pytest_stagegbo.lab.switch import PORT, address
 from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,17 +59,22 @@ def lab_command(lab: Lab, *args: str) -> list[str]:
     return [sys.executable, "-m", "pytest_stagegbo", "lab", *args]
 
 
-def reaches(lab: Lab, member: str, other: str) -> bool:
-    """Whether one member connects to the other's API."""
+def connects(lab: Lab, host: str, port: int) -> bool:
+    """Whether a program in the network of that member connects."""
 
     def connect() -> bool:
         try:
-            socket.create_connection((address(other), PORT), 1).close()
+            socket.create_connection((host, port), 1).close()
         except OSError:
             return False
         return True
 
-    return call_inside(lab.at(member).paths.netns_file, connect)
+    return call_inside(lab.paths.netns_file, connect)
+
+
+def reaches(lab: Lab, member: str, other: str) -> bool:
+    """Whether one member connects to the other's API."""
+    return connects(lab.at(member), address(other), PORT)
 
 
 # -- the lab
@@ -174,3 +182,169 @@ def test_down_takes_all_members_away_and_up_brings_them_back(cluster: Lab) -> No
     cluster.up(Silent())
     until(lambda: cluster.status().members == ONLINE, "both are online", 30)
     assert cluster.status().ready
+
+
+# -- stages
+
+
+SMALL = """
+[containers]
+system = false
+tables = false
+vault = false
+llm = false
+"""
+
+
+class Seen(NamedTuple):
+    """The same stage, from two members."""
+
+    first: Stage
+    second: Stage
+
+
+@pytest.fixture(scope="module")
+def seen(cluster: Lab, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Nobody's stage is there yet."""
+    grounds = [Ground(cluster.at(member), tmp_path_factory.mktemp(member)) for member in ONLINE]
+    grounds[0].reset()
+    first, second = (ground.stage("STAGE-GBO", settings=SMALL) for ground in grounds)
+    return Seen(first, second)
+
+
+@pytest.fixture
+def stage(seen: Seen) -> Seen:
+    """It answers."""
+    seen.first.run("provision")
+    return seen
+
+
+def whole_cluster(ground: Ground) -> dict[str, Any]:
+    """What there is on a cluster, and what production is."""
+    names = {each: sorted(ground.names(each)) for each in ("projects", "networks", "network-acls", "storage-pools")}
+    found = ground.get("instances", project="default", recursion="1")
+    production = {each["name"]: (each["config"], each["location"], each["status"]) for each in found}
+    links = {}
+    for member in ONLINE:
+        argv = ground.lab.at(member).exec_argv(["ip", "-j", "link"])
+        listed = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+        links[member] = sorted(each["ifname"] for each in listed if not each["ifname"].startswith("veth"))
+    return {**names, **production, **links}
+
+
+@pytest.mark.both_lts
+def test_a_stage_is_made_where_production_is_from_any_member_and_leaves_nothing(seen: Seen) -> None:
+    """By the client of the member that has nothing of it: connections go through the daemon."""
+    stage, ground = seen.second, seen.second.ground
+    before = whole_cluster(ground)
+    done = stage.json("provision")
+    assert {found["state"] for found in done["containers"].values()} == {"ready"}
+    clones = ground.instances("STAGE-GBO")
+    assert {name: clone["location"] for name, clone in clones.items()} == {"cache": "member1", "drive": "member1"}
+    assert set(ground.get("networks/stagebr0")["locations"]) == set(ONLINE)
+    pool = "storage-pools/pool/volumes/container"
+    for name in clones:  # copy-on-write: each has less than a tenth of what production's has
+        used = ground.get(f"{pool}/{name}/state", project="STAGE-GBO")["usage"]["used"]
+        assert used < 100 << 20
+    for each in seen:
+        status = each.json("status")
+        assert {found["state"] for found in status["containers"]} == {"ready"}
+        assert status["member"] == "member1"
+        assert not any(step["changes"] for step in each.json("provision", "--dry-run")["steps"])
+    stage.destroy()
+    assert whole_cluster(ground) == before
+
+
+def test_verify_says_what_the_host_of_another_member_hides(stage: Seen) -> None:
+    far, near = ({each["id"]: each for each in of.json("verify")["findings"]} for of in (stage.second, stage.first))
+    seen = {name: " ".join(each["evidence"]) for name, each in far.items()}
+    assert {each["state"] for each in (*far.values(), *near.values())} == {"green", "skipped"}
+    assert [name for name in far if far[name]["state"] != near[name]["state"]] == ["exposure.host-rules"]
+    assert seen["exposure.host-rules"] == "the stage is on cluster member member1"
+    assert "not listened for (the stage is on cluster member member1)" in seen["reach.production"]
+    assert {address("member1"), address("member2")} <= set(re.findall(r"[0-9.]*[0-9]", seen["reach.host"]))
+
+
+def test_a_reset_from_another_member_is_a_reset(stage: Seen) -> None:
+    stage.second.exec("cache", "env", f"REDISCLI_AUTH={stage.first.password}", "valkey-cli", "SET", "left", "over")
+    assert stage.second.valkey_keys() == ["left"]
+    stage.second.run("reset", "cache")
+    assert stage.second.valkey_keys() == []
+
+
+def test_a_program_on_another_member_reaches_the_services(stage: Seen) -> None:
+    code = """
+import os, socket, urllib.parse
+place = urllib.parse.urlsplit(os.environ["REDIS_URL"])
+with socket.create_connection((place.hostname, place.port), 5) as connection:
+    connection.sendall(b"PING\\r\\n")
+    print(place.hostname, connection.recv(100).decode())
+"""
+    assert "10.0.3.13 -NOAUTH" in stage.first.run("run", "--", sys.executable, "-c", code).stdout
+    assert "127.0.0.1 -NOAUTH" in stage.second.run("run", "--", sys.executable, "-c", code).stdout
+
+
+def test_a_port_is_exposed_at_the_host_of_the_stage(stage: Seen) -> None:
+    at = f"{address('member1')}:16379"
+    stage.second.run("expose", "cache:6379", "--listen", at, "--for", "5m", "--yes")
+    (forward,) = stage.second.ground.get("networks/stagebr0/forwards", recursion="1")
+    assert forward["location"] == "member1"
+    assert connects(stage.second.ground.lab, address("member1"), 16379)
+    stage.second.run("expose", "--close")
+    assert stage.second.ground.get("networks/stagebr0/forwards") == []
+
+
+def announce_bridge(ground: Ground) -> None:
+    """As a provisioning leaves it that is killed before the bridge is made."""
+    ground.incus("network", "create", "stagebr0", "--target", "member2")
+    assert ground.get("networks/stagebr0")["status"] == "Pending"
+    assert not ground.get("networks/stagebr0")["config"]
+
+
+def test_a_bridge_that_was_only_announced_is_made_or_removed_by_the_next_run(seen: Seen) -> None:
+    ground = seen.first.ground
+    seen.first.destroy()
+    before = whole_cluster(ground)
+    for command in (["destroy", "--yes"], ["provision"]):
+        ground.put("network-acls", {"name": "stagebr0-isolation", **objects.acl(Settings())}, method="POST")
+        announce_bridge(ground)
+        seen.first.run(*command)
+        assert command == ["provision"] or whole_cluster(ground) == before
+    assert ground.get("networks/stagebr0")["status"] == "Created"
+
+
+def test_a_bridge_that_somebody_else_announced_is_left_alone(seen: Seen) -> None:
+    ground = seen.first.ground
+    seen.first.destroy()
+    announce_bridge(ground)
+    try:
+        done = seen.first.run("provision", check=False)
+        assert done.returncode
+        assert "network stagebr0" in done.stderr
+        assert "not made by pytest-stagegbo" in done.stderr
+        seen.first.destroy()
+        assert ground.get("networks/stagebr0")["status"] == "Pending"
+    finally:
+        ground.incus("network", "delete", "stagebr0")
+
+
+def test_while_a_member_is_away_a_stage_goes_on_and_none_is_begun(cluster: Lab, stage: Seen) -> None:
+    other = stage.first.ground.stage("STAGE-2", network="otherbr0", subnet=40, settings=SMALL)
+    cluster.change_member("member2", "stop", Silent())
+    try:
+        until(lambda: is_offline(cluster, "member2"), "the cluster knows that member2 is away", 40)
+        stage.first.run("reset", "cache")
+        assert {each["state"] for each in stage.first.json("status")["containers"]} == {"ready"}
+        assert "nothing to change" in stage.first.run("provision").stdout
+        done = other.run("provision", check=False)
+        assert done.returncode
+        assert "can't be made while member2 is offline" in done.stderr
+        assert "STAGE-2" not in other.ground.names("projects")
+    finally:
+        cluster.change_member("member2", "start", Silent())
+        until(lambda: cluster.status().members == ONLINE, "member2 is online", 30)
+
+
+def is_offline(lab: Lab, member: str) -> bool:
+    found = {each["server_name"]: each["status"] for each in get(lab, "cluster/members?recursion=1")}
+    return bool(found[member] == "Offline")

@@ -19,6 +19,7 @@ from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.allowlist import clone_config
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, STAMP, boot_folder_of, variable
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan import steps
 from pytest_stagegbo.settings import Settings
 
@@ -56,6 +57,9 @@ class Stage:
     # -- reader
 
     endpoint = "/nowhere/unix.socket"
+
+    def host(self) -> LocalHost:
+        return LocalHost(self.endpoint)
 
     def projects(self) -> Mapping[str, Any]:
         return {"STAGE-GBO": project("STAGE-GBO", **self.config)}
@@ -423,6 +427,8 @@ def test_a_full_copy_says_how_many_bytes_are_there(monkeypatch: pytest.MonkeyPat
             on_progress("")
 
     facts = bare_host(SETTINGS)
-    step = steps.CopyClone(subject="tables", container=TABLES, pool="stage", limit="", location="", dropped=())
+    step = steps.CopyClone(
+        subject="tables", container=TABLES, pool="stage", limit="", location="", dropped=(), in_full=True
+    )
     runner(Copying(), facts, journal).do(step)
     assert journal.notes == ["copying tables: 1.20GB (85.11MB/s)"]

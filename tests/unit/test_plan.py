@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import GIB, SERVER, bare_host, clone, copied, finished, network, pool, project, source
+from fakes import GIB, bare_host, clone, copied, finished, network, pool, project, source
 from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks, objects
@@ -441,17 +441,6 @@ class TestSteps:
         facts = bare_host(settings)
         (step,) = (s for s in make_plan(facts, settings).steps if s.key == "copy:valkey")
         assert step.text == "copy valkey from cache on pool tank, limit 10GB"
-
-    @pytest.mark.parametrize(("clustered", "location"), [(False, ""), (True, "member-2")])
-    def test_a_copy_stays_on_its_sources_member_of_a_cluster(self, clustered: bool, location: str) -> None:
-        settings = only("tables")
-        facts = bare_host(
-            settings,
-            server=replace(SERVER, clustered=clustered),
-            sources={"tables": source("tables", location="member-2")},
-        )
-        (step,) = (s for s in make_plan(facts, settings).steps if isinstance(s, steps.CopyClone))
-        assert step.location == location
 
     @pytest.mark.parametrize("status", ["Running", "Stopped"])
     def test_a_clone_whose_first_boot_nobody_saw_must_prove_it(self, status: str) -> None:

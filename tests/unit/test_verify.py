@@ -16,6 +16,7 @@ from pytest_stagegbo.facts import inventory
 from pytest_stagegbo.facts.dialling import Answer, Target, read_answers
 from pytest_stagegbo.incus import CommandResult, Pool, Project
 from pytest_stagegbo.incus.hostview import HostView
+from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.settings import Settings
 from pytest_stagegbo.verify import Check, chosen
 from pytest_stagegbo.verify.certificate import run
@@ -101,8 +102,12 @@ def test_a_line_is_what_its_check_saw(look: object, state: str, evidence: tuple[
 class MuteReader:
     """A daemon that has nothing to tell."""
 
-    is_local = True
+    is_local = is_here = True
+    elsewhere = ""
     endpoint = "/nowhere/unix.socket"
+
+    def host(self) -> LocalHost:
+        return LocalHost(self.endpoint)
 
     def documents(self, *_: str, **__: str | int) -> list[Any]:
         return []

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace  # noqa: TID251 (of a dataclas
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Ended, Sent, StrictConnection, refused
+from fakes import SERVER, Ended, Sent, StrictConnection, refused
+from msgspec import structs
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
 from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.gate import NETWORK_TRIES
-from pytest_stagegbo.incus.records import Reply
+from pytest_stagegbo.incus.records import Member, Reply, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -782,8 +783,8 @@ class OnlyGet:
         self.answer = answer
         self.asked: list[tuple[tuple[str, ...], dict[str, Any]]] = []
 
-    def server(self) -> str:
-        return "server"
+    def server(self) -> Server:
+        return structs.replace(SERVER, clustered=True, name="c2")
 
     def events(self) -> str:
         return "events"
@@ -799,6 +800,13 @@ class OnlyGet:
 
 READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] = {
     "server": (lambda r: r.server(), None, []),
+    "host": (lambda r: r.host(), None, []),
+    "set_member": (lambda r: r.set_member("c1"), None, []),
+    "members": (
+        lambda r: r.members(),
+        [{"server_name": "c1", "status": "Online", "url": "https://10.99.0.1:8443"}],
+        [(("cluster", "members"), {"recursion": 1})],
+    ),
     "events": (lambda r: r.events(), None, []),
     "projects": (lambda r: r.projects(), [], [(("projects",), {"recursion": 1})]),
     "instances": (lambda r: r.instances("P"), [], [(("instances",), {"project": "P", "recursion": 1})]),
@@ -951,3 +959,47 @@ class Refusing(StrictConnection):
 def test_what_is_worked_on(answer: dict[str, Any], expected: bool) -> None:
     connection: Any = OnlyGet(answer)
     assert Reader(connection).is_worked_on("P", "n") is expected
+
+
+class TestMemberOfACluster:
+    """What differs between members is asked of the one that the stage is on."""
+
+    @pytest.mark.parametrize(
+        ("call", "path"),
+        [
+            (lambda r: r.link("stagebr0"), ("networks", "stagebr0", "state")),
+            (lambda r: r.memory_available(), ("resources",)),
+            (lambda r: r.cores(), ("resources",)),
+            (lambda r: r.pool("tank"), ("storage-pools", "tank", "resources")),
+        ],
+    )
+    def test_it_is_asked(self, call: Any, path: tuple[str, ...]) -> None:
+        connection: Any = OnlyGet({})
+        call(Reader(connection, lambda _: "c1"))
+        asked = dict(connection.asked)
+        assert asked[path]["target"] == "c1"
+
+    @pytest.mark.parametrize(("member", "here"), [("c1", False), ("c2", True)])
+    def test_the_host_is_looked_at_where_this_process_is_on_it(self, member: str, here: bool) -> None:
+        reader = Reader(OnlyGet({}), lambda _: member)  # type: ignore[arg-type]
+        assert reader.is_here is here
+        assert reader.elsewhere == ("" if here else "cluster member c1")
+
+    def test_it_is_looked_for_once_until_it_is_known(self) -> None:
+        found = iter(["c1"])
+        reader = Reader(OnlyGet({}), lambda _: next(found))  # type: ignore[arg-type]
+        assert [reader.member, reader.member] == ["c1", "c1"]
+        reader.set_member("c2")
+        assert reader.member == "c2"
+
+    def test_members_have_addresses(self) -> None:
+        answer = [{"server_name": "c2", "status": "Offline", "url": "https://[fd00::2]:8443"}, {"server_name": "c1"}]
+        found = Reader(OnlyGet(answer)).members()  # type: ignore[arg-type]
+        assert found == (Member("c1", "", ""), Member("c2", "Offline", "fd00::2"))
+        assert [each.is_missing for each in found] == [False, True]
+
+    def test_a_bridge_is_announced_to_each_member_before_it_is_made(self) -> None:
+        connection = StrictConnection({("POST", "networks"): None})
+        writer_on(connection).create_network({"ipv4.address": "10.0.3.1/24"}, "made here", ["c1", "c2"])
+        sent = [(each.params.get("target"), each.body["config"]) for each in connection.sent]
+        assert sent == [("c1", {}), ("c2", {}), (None, {"ipv4.address": "10.0.3.1/24"})]

@@ -67,7 +67,7 @@ def await_clone(
     """
     began = clocks.monotonic()
     host = str(container.address)
-    far = None if reader.is_local or way_to(host) is not None else Reach(writer, container)
+    far = None if reader.is_here or way_to(host) is not None else Reach(writer, container)
     near = HostWay(reader, writer, settings, container, ran=running)
     units = UnitWatch(writer, container, running=running, crashes=crashes)
 

@@ -76,7 +76,7 @@ class Copies:
         name = step.subject
         source = self._facts.sources[step.container.source_name]
         wanted = self._clone_config(step, source, managed)
-        in_full = step.pool != source.pool
+        in_full = step.in_full
         if in_full:
             self._count_simply(step.pool)
         on_progress = self._on_progress(name) if in_full else None

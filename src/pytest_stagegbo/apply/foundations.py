@@ -69,7 +69,7 @@ class Foundations:
         if step.create:
             if self._settings.network.name in self._facts.networks:  # half made
                 self._writer.delete_network()
-            self._writer.create_network(wanted, objects.DESCRIPTION)
+            self._writer.create_network(wanted, objects.DESCRIPTION, [each.name for each in self._facts.members])
         else:
             existing = self._facts.networks[self._settings.network.name]
             if not self._facts.bridge_works:  # Incus sets an interface up when one of its keys changes, and only then

@@ -11,7 +11,6 @@ from pytest_stagegbo.errors import NotOurs, OperationFailed, ServerRefused
 from pytest_stagegbo.facts.quotas import counts_deletions
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.emptying import empty_volume
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _empty(reader: Reader, writer: Writer, settings: Settings, clone: Instance) 
     """Delete a stopped clone's files first, where its deletion would make production wait."""
     if not clone.pool or clone.pool == settings.storage.own:
         return
-    host, pool = LocalHost(reader.endpoint), reader.pool(clone.pool)
+    host, pool = reader.host(), reader.pool(clone.pool)
     if not counts_deletions(host.quotas(pool)):
         return
     _mark_unfinished(writer, clone)

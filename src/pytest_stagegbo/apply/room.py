@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.facts.space import look
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan.objections import shortage
 from pytest_stagegbo.progress import task
 
@@ -68,7 +67,7 @@ def await_rooms(reader: Reader, settings: Settings, pools: Iterable[str], progre
     Args:
         short: What a plan said of the room that there was.
     """
-    host = LocalHost(reader.endpoint)
+    host = reader.host()
     for pool in pools:
         with task(progress, f"room:{pool}", f"wait for room on pool {pool}"):
             if await_room(reader, host, settings, pool, 0, removed=False) is not None:

@@ -28,7 +28,6 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.facts.quotas import Limits, burdens
 from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, release
 from pytest_stagegbo.incus import dialect
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan import destroy, steps
 from pytest_stagegbo.workers import interrupted
 
@@ -79,7 +78,7 @@ class StepRunner:
         self._keys = keys
         self._progress = progress
         self._parent = parent
-        self._host = LocalHost(reader.endpoint)
+        self._host = reader.host()
         pools = [room.pool for room in facts.rooms.values()]
         self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}

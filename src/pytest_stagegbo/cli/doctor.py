@@ -119,7 +119,7 @@ def _filter(engine: StageEngine) -> Finding:
     """Say whether the host's packet filter lets the stage work."""
     from pytest_stagegbo.facts.host_path import find_drop_here
 
-    drop, seen = find_drop_here(engine.reader.endpoint, engine.settings)
+    drop, seen = find_drop_here(engine.reader, engine.settings)
     if drop is not None:
         text = str(drop) if drop.sure else f"{drop}, unless a rule that can't be read from here lets them through"
         return Finding("failed" if drop.sure else "warning", "packet filter", text, f"let them through: {drop.command}")
@@ -177,9 +177,7 @@ def _pools(context: Context, facts: Facts) -> Iterator[Finding]:
 def _left_copies(engine: StageEngine, facts: Facts) -> Iterator[Finding]:
     """Name snapshots that a daemon left when it was killed while copying to another pool. They may not be this tool's,
     so only the administrator removes them."""
-    from pytest_stagegbo.incus.localhost import LocalHost
-
-    host = LocalHost(engine.reader.endpoint)
+    host = engine.reader.host()
     for name in sorted(facts.production_pools | facts.rooms.keys()):
         left = host.left_copies(engine.reader.pool(name))
         if left and not engine.reader.is_at_work():
@@ -208,7 +206,7 @@ def _plan(context: Context, engine: StageEngine) -> Iterator[Finding]:
     for container in status.containers:
         state = "ok" if container.is_well else "warning"
         remedy = "" if state == "ok" else f"read `stagegbo logs {container.name}`, then run `stagegbo provision`"
-        if container.state == "failed" and not engine.reader.is_local and engine.way.is_direct:
+        if container.state == "failed" and not engine.reader.is_here and engine.way.is_direct:
             way = how_to_reach(engine.settings, engine.settings.containers[container.name], engine.reader.endpoint)
             remedy = f"{remedy}; where only this machine can't reach it, {way}"
         yield Finding(state, f"clone {container.name}", f"{container.state} at {container.address}", remedy)

@@ -73,6 +73,8 @@ def _status(arguments: argparse.Namespace) -> int:
             print_table(WIDE, rows)
         else:
             print_table(("container", "state", "address", "port", "age"), short_rows(status, settings))
+        if status.member:
+            print(f"{status.project} is on cluster member {status.member}")
         for line in (*build_lines(status), *use_lines(slots), *fault_lines(status)):
             print(aimed(line, arguments))
         if not status.ready and settings.source_project not in context.engine().reader.projects():

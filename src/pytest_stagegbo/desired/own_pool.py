@@ -20,12 +20,23 @@ __all__ = [
     "is_own",
     "pool_config",
     "removable_pool",
+    "shares_blocks",
 ]
 
 
 def clone_pool(source: Instance, settings: Settings) -> str:
     """The pool that a clone of `source` lies on."""
     return settings.storage.own or source.pool
+
+
+def shares_blocks(source: Instance, pool: str, member: str) -> bool:
+    """Whether a copy to a pool can share blocks with its source. To another pool, or to another member of a cluster,
+    every byte is moved.
+
+    Args:
+        member: Of the cluster, that the copy is for; empty: the server is no cluster.
+    """
+    return source.pool == pool and member in {"", source.location}
 
 
 def pool_config(settings: Settings, parent: str) -> dict[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pytest_stagegbo.desired import marks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
-    from pytest_stagegbo.incus import Project
+    from pytest_stagegbo.incus import Network, Project
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["belongs", "is_free_for", "is_stage", "owners"]
+__all__ = ["belongs", "is_free_for", "is_stage", "owners", "with_marks"]
 
 
 def is_stage(project: Project) -> bool:
@@ -51,3 +54,14 @@ def is_free_for(config: Mapping[str, str], settings: Settings, parent: str, proj
     stage uses it."""
     found = owners(config, settings.network.name, projects)
     return marks.is_ours(config) and found <= {(settings.project, parent)}
+
+
+def with_marks(network: Network, acl: Mapping[str, Any] | None) -> Network:
+    """A bridge of a cluster that nobody has made on its members yet, with the marks of the access list that is made
+    before it: until then it has no configuration that could say whose it is."""
+    if network.config or not network.is_half_made or acl is None:
+        return network
+    config = acl.get("config") or {}
+    return replace(
+        network, config={key: config[key] for key in (marks.OWNER, marks.PROJECT, marks.FAMILY) if key in config}
+    )

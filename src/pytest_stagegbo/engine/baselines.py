@@ -21,7 +21,6 @@ from pytest_stagegbo.engine.moment import at_one_moment
 from pytest_stagegbo.errors import BaselineMissing, MissingRequirement, NoRoom, StageGboError
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.guest import baselines as guest
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.plan import baselines as plan
 from pytest_stagegbo.plan.builds import builds_of
@@ -220,7 +219,7 @@ class Baselines:
         """Raise `NoRoom` where the floor is passed already: what is kept takes room once the stage's data changes."""
         engine = self._engine
         for pool in sorted({engine.clone(name).pool for name in names}):
-            room = space.look(engine.reader, pool, LocalHost(engine.reader.endpoint)).tightest(engine.settings)
+            room = space.look(engine.reader, pool, engine.reader.host()).tightest(engine.settings)
             if room.margin < 0:
                 raise NoRoom(
                     "there is no room for a baseline",

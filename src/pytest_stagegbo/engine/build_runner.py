@@ -16,7 +16,6 @@ from pytest_stagegbo.errors import CommandFailed, MissingRequirement, NoRoom, Op
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.guest import builds as guest
 from pytest_stagegbo.guest.keeping import BUILD, GOLDEN
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan.builds import database_of
 from pytest_stagegbo.text import bytes_text
 
@@ -231,7 +230,7 @@ systemctl kill -s KILL $known 2>/dev/null || true
         """Raise `NoRoom` when the files would take what must stay free."""
         engine = self._engine
         pool = engine.clone(self.container.name).pool
-        room = space.look(engine.reader, pool, LocalHost(engine.reader.endpoint)).tightest(engine.settings)
+        room = space.look(engine.reader, pool, engine.reader.host()).tightest(engine.settings)
         size = sum(local.size for local in changed)
         if room.margin < size:
             raise NoRoom(

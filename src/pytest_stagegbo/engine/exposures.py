@@ -12,7 +12,6 @@ from pytest_stagegbo.engine import reset
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts.facts import host_addresses
 from pytest_stagegbo.facts.guests import find_guests
-from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.plan.exposure_request import refuse
@@ -64,7 +63,7 @@ class Exposures:
                 facts = engine.facts()
             if facts.guests is None:
                 facts = replace(facts, guests=find_guests(engine.reader, facts.projects))
-            addresses = host_addresses(engine.reader, HostView(engine.reader.endpoint))
+            addresses = host_addresses(engine.reader)
             refuse(engine.reader, facts, settings, wanted, addresses)
             if not dry_run:
                 _open(engine.writer(facts), facts, settings, wanted)

@@ -157,11 +157,11 @@ class Freezer:
         self._looked[name] = clocks.monotonic()
 
     def _freeze_group(self, name: str) -> None:
-        project, endpoint = self._engine.settings.project, self._engine.reader.endpoint
+        project, host = self._engine.settings.project, self._engine.reader.host()
         for _ in range(2):  # it may have been started again since
             if name not in self._inits:
                 self._inits[name] = self._engine.reader.init(project, name)
-            if freeze_group(endpoint, project, name, self._inits[name]):
+            if freeze_group(host, project, name, self._inits[name]):
                 return
             del self._inits[name]
 

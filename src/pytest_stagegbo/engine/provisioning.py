@@ -62,7 +62,7 @@ class Provisioning:
         engine.refuse_elsewhere(recreate, to_replace)
         plan = self.plan_for(engine.facts(), recreate, to_replace)
         if plan.changes:
-            refuse_dropped(engine.reader.endpoint, engine.settings)
+            refuse_dropped(engine.reader, engine.settings)
         return plan
 
     def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
@@ -113,7 +113,7 @@ class Provisioning:
                 await_rooms(engine.reader, engine.settings, facts.rooms, engine.progress, short)
                 plan = self.plan_for(facts := engine.facts(), recreate, to_replace)
             if plan.changes:
-                refuse_dropped(engine.reader.endpoint, engine.settings)
+                refuse_dropped(engine.reader, engine.settings)
             for note in plan.notes if plan.changes else ():
                 engine.progress.note(note)
             left = () if already_locked else self._left_resets(lock, plan)

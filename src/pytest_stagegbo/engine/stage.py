@@ -21,11 +21,11 @@ from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.freezer import Freezer
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.errors import SettingsError, StageMissing
+from pytest_stagegbo.errors import SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.facts.facts import Facts, gather
+from pytest_stagegbo.facts.placement import locator
 from pytest_stagegbo.forward.way import StageWay
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.locks import STAGE, StageLock
 from pytest_stagegbo.plan.objections import refuse_relation
 from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
@@ -80,7 +80,7 @@ class StageEngine:
     ) -> None:
         self.settings = settings
         self.progress: Progress = progress or Silent()
-        self.reader = Reader(connection)
+        self.reader = Reader(connection, locator(settings))
         self._connection = connection
         self._environ = environ
         self._clone_runner: StepRunner | None = None
@@ -97,16 +97,14 @@ class StageEngine:
         """This host's lease of the stage, once anything was locked."""
         self.unconfirmed: set[str] = set()
         """See `StepRunner`."""
-        self.way = StageWay(settings, connection.endpoint, self._run_relay)
+        self.way = StageWay(settings, connection.endpoint, self._run_relay, self._is_here)
         dial.lead(self.way, (str(each.address) for each in settings.containers.values()))
 
     def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
         """Read the world. Raises as `gather` and `refuse_relation` do."""
         golden = self.clone_source.project if self.clone_source is not None else ""
-        host = LocalHost(self._connection.endpoint)
         facts = gather(
             self.reader,
-            host,
             self.settings,
             need_source=need_source,
             need_stage=need_stage,
@@ -255,6 +253,12 @@ class StageEngine:
             self.running_clone(name)
         return self.clone_writer().sockets(name, command)
 
+    def _is_here(self) -> bool:
+        try:
+            return self.reader.is_here
+        except StageGboError:
+            return True  # whoever connects finds out
+
     def runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""
         if self._clone_runner is None:
@@ -389,6 +393,7 @@ class StageEngine:
             former_acls=frozenset(facts.former.acls),
             pool=self.settings.storage.own,
             production_pools=facts.production_pools,
+            member=facts.member,
         )
         return Writer(self._connection, scope, self.settings.timeouts.operation, self.check_lease)
 

@@ -11,7 +11,6 @@ from pytest_stagegbo.desired.exposure import Exposure, exposures
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.facts.host_path import find_trouble
 from pytest_stagegbo.facts.quotas import burden, remedy, unseen
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan.builds import Artefact, build_of
 from pytest_stagegbo.services import ask
 from pytest_stagegbo.workers import Workers
@@ -72,6 +71,8 @@ class StageStatus:
     """What the pools' quotas cost production while stages come and go."""
     unseen: tuple[str, ...] = ()
     """Which pools' quotas can't be read from here, with what to do."""
+    member: str = ""
+    """The cluster member that the stage is on; empty: the server is no cluster, or there is no stage."""
 
     @property
     def ready(self) -> bool:
@@ -102,7 +103,7 @@ def stage_status(
     if acl is not None:
         own = ownership.belongs(acl.get("config") or {}, settings, parent, projects)
 
-    host = LocalHost(reader.endpoint)
+    host = reader.host()
     rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []
 
     def look(container: ContainerSettings) -> ContainerStatus:
@@ -116,6 +117,7 @@ def stage_status(
         exists=project is not None,
         network=settings.network.name,
         server=f"Incus {server.version} at {reader.endpoint}",
+        member=reader.member if project is not None else "",
         containers=containers,
         warnings=tuple(text for room in rooms for text in _warnings(room, settings)),
         burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas, settings))),

@@ -36,8 +36,6 @@ def find_fault(reader: Reader, settings: Settings, clones: Iterable[Instance]) -
     if not has_address(link, settings):
         return f"the stage's bridge {bridge} has lost its address {settings.network.address.ip}"
     off = detached(link, clones)
-    if off and reader.server().clustered:
-        return ""  # each daemon of a cluster sees the ports of its own machine alone
     if off:  # a clone that was started between the two looks has another interface
         off &= detached(reader.link(bridge), reader.instances(settings.project).values())
     return f"the stage's bridge {bridge} has no connection to {', '.join(sorted(off))}" if off else ""

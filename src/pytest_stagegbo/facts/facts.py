@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.exposure import Exposure, exposures
-from pytest_stagegbo.desired.own_pool import clone_pool
+from pytest_stagegbo.desired.own_pool import clone_pool, shares_blocks
 from pytest_stagegbo.errors import SourceMissing, StageMissing
 from pytest_stagegbo.facts.bridge import detached, has_address
 from pytest_stagegbo.facts.former import Former, changes_bridge, look_for_former
 from pytest_stagegbo.facts.guests import Guest, find_guests
+from pytest_stagegbo.facts.placement import choose_member
 from pytest_stagegbo.facts.space import look
 from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.workers import Workers
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.incus.hostview import HostView
     from pytest_stagegbo.incus.localhost import LocalHost
-    from pytest_stagegbo.incus.records import Server
+    from pytest_stagegbo.incus.records import Member, Server
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Facts", "gather", "host_addresses"]
+__all__ = ["Facts", "gather", "host_addresses", "member_addresses"]
 
 
 class Facts(Struct, frozen=True):
@@ -77,6 +79,10 @@ class Facts(Struct, frozen=True):
     """Instances that are not the stage's; None: they don't matter, since nothing leads out of the stage or into it."""
     ways: Mapping[IPv4Address, str | None] | None = None
     """By address of a clone, the interface that the host sends by; None: there is no bridge, or nobody knows."""
+    member: str = ""
+    """The cluster member that the stage is on, or will be; empty: the server is no cluster."""
+    members: tuple[Member, ...] = ()
+    """Of the cluster; empty: the server is none."""
 
     @property
     def host_addresses(self) -> tuple[str, ...]:
@@ -138,6 +144,7 @@ class Facts(Struct, frozen=True):
         """
         found = {*self.production_subnets(settings), *map(IPv4Network, self.host_addresses)}
         found |= {each.network for each in self.host if each.interface != settings.network.name}
+        found |= {IPv4Network(address) for address in member_addresses(self.members)}
         for guest in self.guests or ():
             found |= guest.networks
             found |= objects.rejected(self.acl) if guest.unknown else frozenset()
@@ -146,7 +153,6 @@ class Facts(Struct, frozen=True):
 
 def gather(
     reader: Reader,
-    host: LocalHost,
     settings: Settings,
     *,
     need_source: bool = True,
@@ -171,7 +177,6 @@ def gather(
         bridge = pool.submit(reader.network, settings.network.name)
         acl = pool.submit(reader.acl, objects.acl_name(settings))
         forwards = pool.submit(reader.forwards, settings.network.name)
-        link = pool.submit(reader.link, settings.network.name)
         projects = reader.projects()
         if need_source and settings.source_project not in projects:
             raise SourceMissing(
@@ -182,20 +187,27 @@ def gather(
         if need_stage and settings.project not in projects:
             raise StageMissing(f"there is no project {settings.project}", remedy="run `stagegbo provision`")
         production = reader.instances(settings.source_project)
-        host_networks = host.networks()
-        own = _is_own(bridge.result(), settings, parent, projects)
-        networks = pool.submit(lambda: _networks(reader, settings, bridge.result(), _bridges(production), own=own))
+        exists = settings.project in projects
+        clones = reader.instances(settings.project) if exists else {}
         sources = production
         if golden:
             copied = reader.instances(golden)
             sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
-        exists = settings.project in projects
-        clones = reader.instances(settings.project) if exists else {}
+        server = reader.server()
+        if server.clustered:
+            reader.set_member(choose_member(settings, clones, sources, server.name))
+        link = pool.submit(reader.link, settings.network.name)
+        host = reader.host()
+        host_networks = host.networks()
+        found = bridge.result()
+        if found is not None:
+            found = ownership.with_marks(found, acl.result())
+        own = _is_own(found, settings, parent, projects)
+        networks = pool.submit(_networks, reader, settings, found, _bridges(production), own=own)
         profile = reader.profile(settings.project) if exists else None
         rooms = _rooms(reader, host, settings, sources)
-        server = reader.server()
         former = Former()
-        if bridge.result() is None or changes_bridge(projects.get(settings.project), settings):
+        if found is None or changes_bridge(projects.get(settings.project), settings):
             former = look_for_former(reader, settings, parent, projects)
         if host_networks is not None:
             host_networks = tuple(each for each in host_networks if each.interface not in former.networks)
@@ -204,15 +216,21 @@ def gather(
             projects=projects,
             sources=sources,
             clones=clones,
-            networks={name: each for name, each in networks.result().items() if name not in former.networks},
+            networks={
+                name: found if name == settings.network.name and found is not None else each
+                for name, each in networks.result().items()
+                if name not in former.networks
+            },
+            member=reader.member,
+            members=reader.members(),
             exposed=exposures(forwards.result(), acl.result()) if own else (),
-            bridge_works=_works(link.result(), bridge.result(), settings),
-            detached=frozenset() if server.clustered else _detached(reader, settings, link.result(), clones),
-            neighbours=_neighbours(reader, settings, bridge.result()) if own else (),
-            host=host_networks if host_networks is not None else _by_api(reader, settings, bridge.result()),
+            bridge_works=_works(link.result(), found, settings),
+            detached=_detached(reader, settings, link.result(), clones),
+            neighbours=_neighbours(reader, settings, found) if own else (),
+            host=host_networks if host_networks is not None else _by_api(reader, settings, found),
             host_seen=host_networks is not None,
             guests=find_guests(reader, projects) if settings.network.internet or forwards.result() else None,
-            ways=host.ways(c.address for c in settings.containers.values()) if bridge.result() else None,
+            ways=host.ways(c.address for c in settings.containers.values()) if found else None,
             acl=acl.result(),
             former=former,
             profile=profile,
@@ -315,7 +333,7 @@ def _full_copies(
         there = clones.get(container.name)
         if source is None or (there is not None and there.pool == target):
             continue
-        if target != source.pool:
+        if not shares_blocks(source, target, reader.member):
             found = reader.pool(source.pool)
             size = host.tree_bytes(f"{pool_folder(found)}/containers/{_volume_name(source)}")
             known = reader.volume_usage(source.pool, source.project, source.name) if size is None else size
@@ -328,10 +346,18 @@ def _full_copies(
     return full_copies
 
 
-def host_addresses(reader: Reader, host: HostView) -> tuple[str, ...]:
-    """Every IPv4 address of the daemon's host, but for loopback's."""
-    found = host.networks()
-    return _addresses(reader.host_networks() if found is None else found)
+def member_addresses(members: Iterable[Member]) -> tuple[str, ...]:
+    """IPv4 addresses of a cluster's members, as far as they are no names."""
+    return tuple(each.address for each in members if re.fullmatch(r"[0-9.]+", each.address))
+
+
+def host_addresses(reader: Reader) -> tuple[str, ...]:
+    """Every IPv4 address of the stage's host, but for loopback's, as far as it can be known."""
+    found = reader.host().networks()
+    if found is not None:
+        return _addresses(found)
+    known = [each for each in reader.members() if each.name == reader.member]
+    return tuple(sorted({*_addresses(reader.host_networks()), *member_addresses(known)}))
 
 
 def _addresses(networks: Iterable[HostNetwork]) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from pytest_stagegbo.facts.bridge import REMEDY, find_fault
 from pytest_stagegbo.facts.legacy_filter import parse_rules
 from pytest_stagegbo.facts.packetfilter import Drop, find_drop, has_extensions, with_states
 from pytest_stagegbo.facts.subnets import lost_ways
-from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.services import ask
 
 if TYPE_CHECKING:
@@ -54,23 +53,23 @@ def find_trouble(reader: Reader, settings: Settings) -> Trouble | None:
     fault = find_fault(reader, settings, reader.instances(settings.project).values())
     if fault:
         return Trouble(fault, REMEDY)
-    view = HostView(reader.endpoint)
+    view = reader.host()
     host, ways = view.networks(), view.ways(container.address for container in settings.containers.values())
     lost = "" if host is None else lost_ways(settings, host, ways)
     if lost:
         return Trouble(
             lost, "end that VPN or remove that route, or set another network.address and run `stagegbo provision`"
         )
-    drop, _ = find_drop_here(reader.endpoint, settings)
+    drop, _ = find_drop_here(reader, settings)
     if drop is None:
         return None
     doubt = "" if drop.sure else " (unless a rule before it lets them through, which can't be read from here)"
     return Trouble(f"{drop}{doubt}", f"on the daemon's host: {drop.command}")
 
 
-def refuse_dropped(endpoint: str, settings: Settings) -> None:
+def refuse_dropped(reader: Reader, settings: Settings) -> None:
     """Raise `MissingRequirement` when the host's packet filter is sure to drop what the stage needs."""
-    drop, _ = find_drop_here(endpoint, settings)
+    drop, _ = find_drop_here(reader, settings)
     if drop is not None and drop.sure:
         raise MissingRequirement(
             f"the stage would not work: {drop.what} are dropped by the host's packet filter",
@@ -79,9 +78,9 @@ def refuse_dropped(endpoint: str, settings: Settings) -> None:
         )
 
 
-def find_drop_here(endpoint: str, settings: Settings) -> tuple[Drop | None, bool]:
+def find_drop_here(reader: Reader, settings: Settings) -> tuple[Drop | None, bool]:
     """What of the host's packet filter drops what the stage needs, and whether this process may read the filter."""
-    view = HostView(endpoint)
+    view = reader.host()
     listed = view.rules()
     if listed is None:
         return None, False

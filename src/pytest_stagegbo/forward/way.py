@@ -29,12 +29,19 @@ class StageWay:
     Args:
         endpoint: Of the daemon.
         run: Runs a command in the clone of that name; its standard streams.
+        is_here: Whether the stage is on the host of the daemon that answers: each member of a cluster has a bridge of
+            that name, with the same address.
     """
 
     def __init__(
-        self, settings: Settings, endpoint: str, run: Callable[[str, list[str]], tuple[MessageSocket, ...]]
+        self,
+        settings: Settings,
+        endpoint: str,
+        run: Callable[[str, list[str]], tuple[MessageSocket, ...]],
+        is_here: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
+        self._is_here = is_here
         self._endpoint = endpoint
         self._run = run
         self._stage = endpoint, settings.project
@@ -54,7 +61,8 @@ class StageWay:
         if self._direct:
             return True
         # A bridge that is nowhere yet, or not any more, leaves the network that the daemon is in.
-        self._direct = is_on_host(self._settings.network.name) or HostView(self._endpoint).shares_network
+        near = is_on_host(self._settings.network.name) or HostView(self._endpoint).shares_network
+        self._direct = near and self._is_here()
         return self._direct
 
     def forwarder(self, trouble: Callable[[str], None] | None = None) -> Forwarder:

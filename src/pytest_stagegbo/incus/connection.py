@@ -112,6 +112,7 @@ class Connection:
             clustered=bool(environment.get("server_clustered", False)),
             fingerprint=str(environment.get("certificate_fingerprint", "")),
             trusted=data.get("auth") == "trusted",
+            name=str(environment.get("server_name", "")),
         )
         if not server.trusted and not self.is_local:
             raise remote.untrusted(self._settings, self.endpoint, data.get("auth"))

@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.incus.hostview import HostView
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_stagegbo.incus.hostview import HostView
 
 __all__ = ["freeze_group", "is_of_clone", "path_of"]
 
@@ -17,19 +18,19 @@ PATIENCE = 0.2
 """Seconds for the kernel to freeze them. After that the daemon does it alone."""
 
 
-def freeze_group(endpoint: str, project: str, name: str, init: int) -> bool:
+def freeze_group(host: HostView, project: str, name: str, init: int) -> bool:
     """Freeze the processes of a container before the daemon is asked to: it looks at once, then a second later.
 
     With control groups of version 1 a freeze by the daemon so takes a second if a process was not quick enough. Where
     everything is frozen already, it takes 7 ms, and the daemon knows of it. With version 2 it waits for an event.
 
     Args:
+        host: The daemon's, as far as this process may look at it.
         init: The container's first process, by its number on the daemon's host.
 
     Returns:
         Whether the number is that of the container, as far as can be seen from here.
     """
-    host = HostView(endpoint)
     if host.place("/proc") is None:
         return True
     try:

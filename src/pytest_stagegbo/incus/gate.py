@@ -51,6 +51,8 @@ class WriterScope:
     """Storage pools that production's instances are on."""
     production: str = ""
     """Production's project, where `source_project` is that of golden clones."""
+    member: str = ""
+    """The cluster member that the stage is on; empty: the server is no cluster."""
 
     def __post_init__(self) -> None:
         if self.project in {self.source_project, self.production, HOST_PROJECT}:

@@ -32,10 +32,13 @@ class HostView:
     """Looks below `/proc/<daemon>/root`, which is right for a daemon in a mount namespace of its own, too.
 
     Without root, or for a remote daemon, every answer is None.
+
+    Args:
+        here: Whether the host in question is that of the daemon at `endpoint`, and not another member of its cluster.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        pid = None if endpoint.startswith("https://") else _daemon_pid(endpoint)
+    def __init__(self, endpoint: str, *, here: bool = True) -> None:
+        pid = _daemon_pid(endpoint) if here and not endpoint.startswith("https://") else None
         self._process = None if pid is None else Path(f"/proc/{pid}")
         self._root = None if self._process is None else self._process / "root"
 

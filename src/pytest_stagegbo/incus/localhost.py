@@ -101,9 +101,9 @@ class LocalHost(HostView):
     pools of the same file name (labs) only root can tell which is which.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(endpoint)
-        self._local = not endpoint.startswith("https://")
+    def __init__(self, endpoint: str, *, here: bool = True) -> None:
+        super().__init__(endpoint, here=here)
+        self._local = here and not endpoint.startswith("https://")
         self._folders: dict[str, Path | None] = {}
 
     def unwritten_bytes(self, pool: Pool) -> int:

@@ -12,23 +12,78 @@ from urllib.parse import quote, unquote, urlsplit
 from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.hostnet import HostNetwork
-from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
+from pytest_stagegbo.incus.records import Instance, Member, Network, Pool, Project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.events import EventSource
+    from pytest_stagegbo.incus.localhost import LocalHost
     from pytest_stagegbo.incus.records import Server
 
 __all__ = ["Reader"]
 
 
 class Reader:
-    """Facts about a daemon, of any project."""
+    """Facts about a daemon, of any project.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        locate: Finds the member of a cluster that the stage is on. What differs between members, such as pools and the
+            interfaces of bridges, is that of this member.
+    """
+
+    def __init__(self, connection: Connection, locate: Callable[[Reader], str] | None = None) -> None:
         self._connection = connection
+        self._locate = locate
+        self._member: str | None = None
+
+    @property
+    def member(self) -> str:
+        """The cluster member that the stage is on, or would be; empty: the server is no cluster. It is looked for once:
+        see `set_member`."""
+        if self._locate is None or not self.server().clustered:
+            return ""
+        if self._member is None:
+            self._member = self._locate(self)
+        return self._member
+
+    def set_member(self, member: str) -> None:
+        """The stage is known to be on this member from now on."""
+        self._member = member
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the stage is on the host whose daemon answers, and this process on it, too."""
+        return self.is_local and self.member in {"", self.server().name}
+
+    def host(self) -> LocalHost:
+        """The stage's host, as far as this process may look at it. Of another host nothing can be known."""
+        from pytest_stagegbo.incus.localhost import LocalHost
+
+        return LocalHost(self.endpoint, here=self.is_here)
+
+    @property
+    def elsewhere(self) -> str:
+        """In words, which other host the stage is on; empty: it is on the host of this process."""
+        if self.is_here:
+            return ""
+        return f"cluster member {self.member}" if self.member else "another host"
+
+    def members(self) -> tuple[Member, ...]:
+        """Of the cluster, by name. Empty: the server is no cluster."""
+        if not self.server().clustered:
+            return ()
+        found = self._connection.get("cluster", "members", recursion=1)
+        members = (
+            Member(each["server_name"], each.get("status", ""), urlsplit(each.get("url", "")).hostname or "")
+            for each in found
+        )
+        return tuple(sorted(members, key=lambda member: member.name))
+
+    def _there(self) -> dict[str, str]:
+        """Parameters that aim a request at the stage's member."""
+        return {"target": self.member} if self.member else {}
 
     @property
     def endpoint(self) -> str:
@@ -117,9 +172,9 @@ class Reader:
         return None if found is None else Network.from_api(found)
 
     def link(self, network: str) -> dict[str, Any] | None:
-        """The state of a bridge's interface; None when the kernel has no such interface, whatever the daemon's record
-        says."""
-        return self._find("networks", network, "state", project="default")
+        """The state of a bridge's interface, or of any other of the stage's host; None when the kernel has no such
+        interface, whatever the daemon's record says."""
+        return self._find("networks", network, "state", project="default", **self._there())
 
     def _find(self, *path: str, **params: str | int) -> dict[str, Any] | None:
         """A document of the API; None when it does not exist."""
@@ -160,7 +215,7 @@ class Reader:
         none. One request for each interface."""
         found = []
         for name in _names(self._connection.get("networks", project="default")):
-            state = self._find("networks", name, "state", project="default") or {}
+            state = self.link(name) or {}
             for each in state.get("addresses") or ():
                 if each["family"] == "inet":
                     own = IPv4Interface(f"{each['address']}/{each.get('netmask') or 32}")
@@ -171,8 +226,9 @@ class Reader:
         return self._find("profiles", name, project=project)
 
     def pool(self, name: str) -> Pool:
-        data = self._connection.get("storage-pools", name)
-        space = self._connection.get("storage-pools", name, "resources").get("space") or {}
+        there = self._there()
+        data = self._connection.get("storage-pools", name, **there)
+        space = self._connection.get("storage-pools", name, "resources", **there).get("space") or {}
         return Pool(
             name=name,
             driver=str(data.get("driver", "")),
@@ -188,12 +244,12 @@ class Reader:
 
     def memory_available(self) -> int:
         """Bytes of the host's memory that are not in use, as the daemon counts them."""
-        memory = self._connection.get("resources").get("memory") or {}
+        memory = self._connection.get("resources", **self._there()).get("memory") or {}
         return max(0, int(memory.get("total", 0)) - int(memory.get("used", 0)))
 
     def cores(self) -> int:
         """Processor cores of the host."""
-        return int((self._connection.get("resources").get("cpu") or {}).get("total", 1))
+        return int((self._connection.get("resources", **self._there()).get("cpu") or {}).get("total", 1))
 
     def volume_usage(self, pool: str, project: str, instance: str) -> int | None:
         """Bytes that an instance's root volume uses, as its driver counts them; None where it does not."""

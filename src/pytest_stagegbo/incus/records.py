@@ -9,7 +9,7 @@ from msgspec import Struct, field
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CommandResult", "Device", "Instance", "Network", "Pool", "Project", "Reply", "Server"]
+__all__ = ["CommandResult", "Device", "Instance", "Member", "Network", "Pool", "Project", "Reply", "Server"]
 
 Device = dict[str, str]
 
@@ -75,8 +75,9 @@ class Network(Struct, frozen=True):
     @property
     def is_half_made(self) -> bool:
         """Whether its making was broken off: the daemon gives up, and takes its bridge away, but not its record, when
-        whoever asked for it has gone before the half second that it takes is over (6.0.4, 7.0.2)."""
-        return self.managed and self.status == "Pending"
+        whoever asked for it has gone before the half second that it takes is over (6.0.4, 7.0.2). On a cluster it is
+        `Errored` where some member did not make it."""
+        return self.managed and self.status in {"Pending", "Errored"}
 
     @classmethod
     def from_api(cls, data: Mapping[str, Any]) -> Network:
@@ -133,6 +134,21 @@ class Reply(Struct, frozen=True):
     """Path of the background operation, when the daemon started one."""
 
 
+class Member(Struct, frozen=True):
+    """A member of a cluster."""
+
+    name: str
+    status: str
+    """`Online`, `Offline`, `Evacuated` or `Blocked`."""
+    address: str
+    """Where its API listens; it may be a name."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it does not answer now."""
+        return self.status == "Offline"
+
+
 class Server(Struct, frozen=True):
     """What the daemon says of itself (`GET /1.0`)."""
 
@@ -143,8 +159,10 @@ class Server(Struct, frozen=True):
     storage_drivers: str
     clustered: bool
     fingerprint: str
-    """SHA-256 of the daemon's certificate: tells one daemon from another."""
+    """SHA-256 of the daemon's certificate: tells one daemon from another. Members of a cluster share one."""
     trusted: bool
+    name: str = ""
+    """Of the host, or of the cluster member, that answers."""
 
 
 class CommandResult(Struct, frozen=True):

@@ -13,7 +13,7 @@ from pytest_stagegbo.incus.instance_writer import InstanceWriter
 from pytest_stagegbo.incus.start_log import not_started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.gate import WriterScope
@@ -67,9 +67,16 @@ class Writer(InstanceWriter):
     def delete_project(self) -> None:
         self._send("DELETE", ("projects", self.scope.project))
 
-    def create_network(self, config: Mapping[str, str], description: str) -> None:
-        body = {"name": self.scope.network, "type": "bridge", "config": dict(config), "description": description}
-        self._send_patiently("POST", ("networks",), body=body)
+    def create_network(self, config: Mapping[str, str], description: str, members: Iterable[str] = ()) -> None:
+        """Make the bridge.
+
+        Args:
+            members: All of the cluster's. Each is announced first: a cluster makes no bridge that lacks one.
+        """
+        named = {"name": self.scope.network, "type": "bridge", "description": description}
+        for member in members:
+            self._send("POST", ("networks",), body={**named, "config": {}}, params={"target": member})
+        self._send_patiently("POST", ("networks",), body={**named, "config": dict(config)})
 
     def replace_network(self, config: Mapping[str, str], description: str) -> None:
         etag = self._connection.get_reply("networks", self.scope.network, project=HOST_PROJECT).etag
@@ -81,16 +88,19 @@ class Writer(InstanceWriter):
         self._send_patiently("DELETE", ("networks", former or self.scope.network))
 
     def create_forward(self, body: Mapping[str, Any]) -> None:
-        """A network forward on the stage's bridge."""
-        self._send("POST", ("networks", self.scope.network, "forwards"), body=dict(body))
+        """A network forward on the stage's bridge: of one member, in a cluster."""
+        self._send("POST", ("networks", self.scope.network, "forwards"), body=dict(body), params=self._there())
 
     def delete_forward(self, listen: str) -> None:
         """One that is gone already is fine."""
         try:
-            self._send("DELETE", ("networks", self.scope.network, "forwards", listen))
+            self._send("DELETE", ("networks", self.scope.network, "forwards", listen), params=self._there())
         except ServerRefused as error:
             if error.status != 404:
                 raise
+
+    def _there(self) -> dict[str, str | int]:
+        return {"target": self.scope.member} if self.scope.member else {}
 
     def create_acl(self, body: Mapping[str, Any]) -> None:
         self._send("POST", ("network-acls",), body={**body, "name": self.scope.acl})

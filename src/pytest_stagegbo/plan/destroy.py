@@ -40,7 +40,8 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         steps.extend(RemoveClone(subject=name) for name in own)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveProject(subject=settings.project, after=after))
-    network = reader.network(settings.network.name)
+    network, acl = reader.network(settings.network.name), reader.acl(objects.acl_name(settings))
+    network = None if network is None else ownership.with_marks(network, acl)
     if network is not None and ownership.belongs(network.config, settings, parent, projects):
         found += foreign.on_bridge(reader, network, settings, is_ours=is_ours)
         exposed, others = foreign.forwards(reader, settings)
@@ -48,7 +49,6 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         steps.extend(RemoveForward(subject=listen) for listen in exposed)
         after = frozenset(step.key for step in steps)
         steps.append(RemoveNetwork(subject=network.name, after=after))
-    acl = reader.acl(objects.acl_name(settings))
     if acl is not None and ownership.belongs(acl.get("config") or {}, settings, parent, projects):
         found += foreign.uses_acl(acl, settings, is_ours=is_ours)
         after = frozenset(step.key for step in steps)

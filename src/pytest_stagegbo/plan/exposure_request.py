@@ -124,7 +124,7 @@ def refuse(reader: Reader, facts: Facts, settings: Settings, wanted: Exposure, a
                     seen=f"device {name} of {source.name} listens at {device['listen']}",
                     remedy="name another port: --listen ADDRESS:PORT",
                 )
-    if reader.is_local:
+    if reader.is_here:
         _refuse_taken(wanted)
 
 

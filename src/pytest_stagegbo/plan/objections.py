@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.own_pool import clone_pool
-from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SettingsError, SourceMissing
+from pytest_stagegbo.errors import (
+    MissingRequirement,
+    NoRoom,
+    NotOurs,
+    ProductionProtected,
+    SettingsError,
+    SourceMissing,
+)
 from pytest_stagegbo.facts.space import floor_bytes
 from pytest_stagegbo.facts.subnets import free_place
 from pytest_stagegbo.plan.pool_objections import refuse_pool
@@ -41,6 +48,7 @@ def refuse(
 
     Raises:
         ProductionProtected: the stage would use what production uses.
+        MissingRequirement: the stage's bridge can't be made while members of the cluster are offline.
         SourceMissing: a container that the settings name has no source.
         NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
         NoRoom: the pool, or the file system under it, is too full.
@@ -48,6 +56,7 @@ def refuse(
     refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, parent, facts.host)
     _refuse_production(facts, settings)
     refuse_pool(facts, settings)
+    _refuse_missing_members(facts, settings)
     missing = [c for c in settings.containers.values() if c.source_name not in facts.sources]
     if missing:
         where = facts.golden or settings.source_project
@@ -189,6 +198,21 @@ def _refuse_neighbours(facts: Facts, settings: Settings, copying: Sequence[Conta
                     remedy=f"`incus stop {name} --project {settings.project}`, or give it another address: "
                     f"`incus config device set {name} eth0 ipv4.address=ADDRESS --project {settings.project}`",
                 )
+
+
+def _refuse_missing_members(facts: Facts, settings: Settings) -> None:
+    """Raise `MissingRequirement` when the bridge can't be made: a cluster makes it on all of its members, or not at
+    all."""
+    bridge = facts.networks.get(settings.network.name)
+    missing = [each.name for each in facts.members if each.is_missing]
+    if missing and (bridge is None or bridge.is_half_made):
+        raise MissingRequirement(
+            f"bridge {settings.network.name} can't be made while {', '.join(missing)} is offline: Incus makes it on "
+            "all members of the cluster, or not at all",
+            seen=", ".join(f"{each.name} is {each.status.lower()}" for each in facts.members),
+            remedy="bring it back; or, if it is gone for good, `incus cluster remove --force "
+            f"{missing[0]}`, then `stagegbo provision`",
+        )
 
 
 def _refuse_production(facts: Facts, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct, structs
 
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
-from pytest_stagegbo.desired.own_pool import clone_pool
+from pytest_stagegbo.desired.own_pool import clone_pool, shares_blocks
 from pytest_stagegbo.facts.former import changes_bridge
 from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.guest import holds_services
@@ -191,12 +191,13 @@ def _clone_steps(
             container=container,
             pool=pool,
             limit=_limit(facts, container, settings),
-            location=source.location if facts.server.clustered else "",
+            location=facts.member,
+            in_full=not shares_blocks(source, pool, facts.member),
             dropped=clone_config(source, container, settings, managed=True, golden=bool(facts.golden)).dropped,
             unconfirmed=unconfirmed,
             after=founded | {f"remove:{name}", f"room:{pool}"} | _holders(facts, container),
         )
-        if clone is not None and not _leaves_bridge(facts, settings) and _may_refresh(clone, source, pool):
+        if clone is not None and not _leaves_bridge(facts, settings) and _may_refresh(clone, copy, source):
             steps.append(RefreshClone(subject=name, copy=copy, reason=reason, after=copy.after))
         else:
             if clone is not None:
@@ -295,11 +296,11 @@ def _limit(facts: Facts, container: ContainerSettings, settings: Settings) -> st
     return disk_limit(container, settings, golden=bool(facts.golden))
 
 
-def _may_refresh(clone: Instance, source: Instance, pool: str) -> bool:
-    """Whether a full copy on another pool can be refreshed instead of made again. Incus copies owners of files as they
+def _may_refresh(clone: Instance, copy: CopyClone, source: Instance) -> bool:
+    """Whether a full copy can be refreshed instead of made again. Incus copies owners of files as they
     are on the disk, so source and copy must have the same shift of user ids."""
     shift = "volatile.last_state.idmap"
-    if clone.pool != pool or source.pool == pool or clone.status == "Error":
+    if clone.pool != copy.pool or clone.status == "Error" or not copy.in_full:
         return False
     return (clone.config.get(shift) or "[]") == (source.config.get(shift) or "[]")
 

@@ -130,16 +130,19 @@ class CopyClone(Step, frozen=True, kw_only=True):
     pool: str
     limit: str
     location: str
-    """Cluster member that the source is on, empty without a cluster; a copy elsewhere would move every byte."""
+    """Cluster member that the stage is on; empty without a cluster."""
     dropped: tuple[str, ...]
     """What of the source's configuration the clone will not have, for people."""
+    in_full: bool = False
+    """Whether every byte is moved, since the source is on another pool or another member of the cluster."""
     unconfirmed: bool = False
     """Whether there is nothing to prepare: a copy of a golden clone gets its addresses from its environment."""
 
     @property
     def text(self) -> str:
         limit = f"limit {self.limit}" if self.limit else "in full"
-        return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}, {limit}"
+        where = f" of {self.location}" if self.location and self.in_full else ""
+        return f"copy {self.subject} from {self.container.source_name} on pool {self.pool}{where}, {limit}"
 
 
 class RefreshClone(Step, frozen=True, kw_only=True):

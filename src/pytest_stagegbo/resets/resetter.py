@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed, Residue, SettingsError, StageGboError, StageMissing
-from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
@@ -217,7 +216,7 @@ class Resetter:
     def _find_process(self, container: ContainerSettings) -> Path | None:
         """The container's first process, as the daemon sees it: that may be in a namespace of its own. None where this
         process may not look, or it can't be told: the look from inside is always there."""
-        host = HostView(self._reader.endpoint)
+        host = self._reader.host()
         if host.place("/proc") is None:
             return None
         try:

@@ -21,7 +21,6 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.facts.space import look, pool_names
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.workers import Workers
@@ -284,7 +283,7 @@ class DiskGuard:
 
     def _host_now(self) -> Host:
         if self._host is None:
-            self._host = LocalHost(self._engine.reader.endpoint)
+            self._host = self._engine.reader.host()
         return self._host
 
     def _usage(self, clones: Mapping[str, Instance]) -> dict[str, tuple[str, int]]:

@@ -160,10 +160,9 @@ def pool_line(engine: StageEngine) -> str:
         ServerRefused: it does not show what was asked for.
     """
     from pytest_stagegbo.facts.space import look, pool_names
-    from pytest_stagegbo.incus.localhost import LocalHost
 
     settings, server = engine.settings, engine.reader.server()
-    host = LocalHost(engine.reader.endpoint)
+    host = engine.reader.host()
     parts = [f"stage-gbo: project {settings.project} on Incus {server.version} at {engine.reader.endpoint}"]
     for name in pool_names(engine.reader, settings):
         room = look(engine.reader, name, host)

@@ -11,16 +11,15 @@ from msgspec import Struct, structs
 from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.removal import remove_clone
 from pytest_stagegbo.apply.room import await_room
-from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired import marks, ownership
 from pytest_stagegbo.desired.objects import acl_name
 from pytest_stagegbo.engine.leasing import leases
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
+from pytest_stagegbo.facts.placement import locator
 from pytest_stagegbo.facts.space import pool_names
 from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
-from pytest_stagegbo.incus.hostview import HostView
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
 from pytest_stagegbo.progress import Silent, expect, task
@@ -74,7 +73,7 @@ class Fleet:
         self.settings = settings
         self._connection = connection
         self._progress: Progress = progress or Silent()
-        self._reader = Reader(connection)
+        self._reader = Reader(connection, locator(settings))
         self._golden: Golden | None = None
 
     @property
@@ -115,9 +114,9 @@ class Fleet:
         for each in (*wanted, golden_settings(self.settings)):
             refuse_relation(projects.get(each.project), parent)
             if each.project not in projects:  # where it is there, its own plan looks at these
-                bridge = self._reader.network(each.network.name)
-                networks = {} if bridge is None else {bridge.name: bridge}
-                refuse_other_stage(networks, self._reader.acl(acl_name(each)), projects, each, parent)
+                bridge, acl = self._reader.network(each.network.name), self._reader.acl(acl_name(each))
+                networks = {} if bridge is None else {bridge.name: ownership.with_marks(bridge, acl)}
+                refuse_other_stage(networks, acl, projects, each, parent)
 
     # -- how many, and of what state
 
@@ -135,7 +134,7 @@ class Fleet:
         need = max(0, more) * parse_size(settings.slots.disk)
         if found.disk - found.floor >= need:
             return found
-        host = LocalHost(self._reader.endpoint)
+        host = self._reader.host()
         for name in pool_names(self._reader, settings):
             if wanted != "auto" or host.uncleaned(self._reader.pool(name)):
                 with task(self._progress, f"room:{name}", f"wait for room on pool {name}"):
@@ -262,7 +261,7 @@ class Fleet:
         missing = [each for each in (self.golden.settings, *missing) if each.project not in there]
         if not missing:
             return
-        networks, host = self._reader.networks(), HostView(self._reader.endpoint).networks()
+        networks, host = self._reader.networks(), self._reader.host().networks()
         known = self._reader.host_networks() if host is None else host
         for each in missing:
             parent = "" if each.project == self.settings.project else self.settings.project

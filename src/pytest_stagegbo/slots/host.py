@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.facts.space import Space, look, pool_names
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.slots.capacity import Host
 
@@ -24,11 +23,11 @@ def measure(reader: Reader, settings: Settings, there: int) -> Host:
     Args:
         there: Number of slots that exist already.
     """
-    host = LocalHost(reader.endpoint)
+    host = reader.host()
     found = [look(reader, name, host).tightest(settings) for name in pool_names(reader, settings)]
     new = parse_size(settings.storage.create) if settings.storage.create else 0  # where the pool is yet to be created
     least = min(found, key=lambda space: space.margin, default=Space("nowhere", new, 0))
-    if reader.is_local:
+    if reader.is_here:
         memory, cores = _available(), os.cpu_count() or 1
     else:
         memory, cores = reader.memory_available(), reader.cores()

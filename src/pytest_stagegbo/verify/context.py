@@ -18,9 +18,8 @@ from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts import dialling
 from pytest_stagegbo.facts.bridge import find_fault
 from pytest_stagegbo.facts.dialling import SILENT, Answer, Target
+from pytest_stagegbo.facts.facts import member_addresses
 from pytest_stagegbo.facts.guests import Guest, find_guests
-from pytest_stagegbo.incus.hostview import HostView
-from pytest_stagegbo.incus.localhost import LocalHost
 from pytest_stagegbo.services.dial import is_on_host
 from pytest_stagegbo.verify.event_monitor import EventMonitor, is_productions
 from pytest_stagegbo.verify.finding import Unseen
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import CommandResult, Instance, Reader, Writer
+    from pytest_stagegbo.incus.localhost import LocalHost
     from pytest_stagegbo.settings import Settings
 
 __all__ = ["VerifyContext"]
@@ -134,13 +134,13 @@ class VerifyContext:
 
     def place(self, path: str) -> str | None:
         """Return the path under which this process finds a file of the daemon's host. None: it can't see it."""
-        found = HostView(self.reader.endpoint).place(path)
+        found = self.reader.host().place(path)
         return None if found is None else str(found)
 
     @cached_property
     def host(self) -> LocalHost:
         """The daemon's machine, as far as this process may look at it."""
-        return LocalHost(self.reader.endpoint)
+        return self.reader.host()
 
     def execute(self, name: str, command: list[str]) -> CommandResult:
         return self.writer.execute(name, command, timeout=60)
@@ -154,12 +154,14 @@ class VerifyContext:
     def states(self) -> Mapping[str, Mapping[str, Any]]:
         """The state of each network interface of the host, as the daemon reports it."""
         names = [each["name"] for each in self.reader.documents("networks", project="default")]
-        return {name: self.reader.document("networks", name, "state", project="default") for name in names}
+        found = {name: self.reader.link(name) for name in names}
+        return {name: state for name, state in found.items() if state is not None}
 
     @cached_property
     def host_addresses(self) -> tuple[str, ...]:
-        """Every IPv4 address of the host, but for loopback."""
-        found = set(HostView(self.reader.endpoint).addresses() or ())
+        """Every IPv4 address of the host, but for loopback, and those of the cluster's other members."""
+        found = set(self.reader.host().addresses() or ())
+        found |= set(member_addresses(self.facts.members))
         found |= {
             each["address"]
             for state in self.states.values()
@@ -201,11 +203,12 @@ class VerifyContext:
         started = self.in_each({name: dialling.listener(port, names[name]) for name in running})
         trouble = {name: result.stderr.strip() for name, result in started.items() if result.status}
         own = {self.settings.network.name, *self.host_ends.values()}
-        here = self.reader.is_local and is_on_host(self.settings.network.name)
+        here = self.reader.is_here and is_on_host(self.settings.network.name)
+        away = "" if here else self.reader.elsewhere or "another host"
         targets = self._targets(port, None)
         with (
             _Sentry(here) as sentry,
-            PacketListener({target.host for target in targets}, port, wanted=here) as ears,
+            PacketListener({target.host for target in targets}, port, elsewhere=away) as ears,
         ):
             targets = self._targets(port, sentry.port)
             results = self.in_each({name: dialling.command(targets) for name in running})

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.exposure import read_forward
-from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.verify.finding import Result, Skipped, Unseen, sight
 from pytest_stagegbo.verify.reach import in_stage
@@ -130,11 +129,11 @@ def bridge(context: VerifyContext) -> Result:
 
 def host_rules(context: VerifyContext) -> Result:
     """Check that no rule of the host's packet filter, but Incus's own, sends packets to the stage."""
-    if not context.reader.is_local:
-        raise Skipped("the daemon is on another host")
+    if context.reader.elsewhere:
+        raise Skipped(f"the stage is on {context.reader.elsewhere}")
     if os.geteuid():
         raise Skipped("only root may read the rules of the host's packet filter")
-    view = HostView(context.reader.endpoint)
+    view = context.reader.host()
     listed, legacy = view.nft("list", "ruleset"), view.legacy_rules()
     if listed is None:
         raise Unseen("nft can't list the host's rules: install nftables, and see that `nft list ruleset` works")

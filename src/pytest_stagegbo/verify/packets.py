@@ -36,17 +36,17 @@ class PacketListener:
 
     Args:
         hosts: Addresses that connections are tried to: what else uses the port by chance is not counted.
-        wanted: Whether to listen at all.
+        elsewhere: In words, which other host the stage is on: nothing is listened to then. Empty: it is on this one.
 
     Attributes:
         listen_error: Why nothing is listened to; empty: everything is.
     """
 
-    def __init__(self, hosts: Iterable[str], port: int, *, wanted: bool = True) -> None:
+    def __init__(self, hosts: Iterable[str], port: int, *, elsewhere: str = "") -> None:
         self._hosts = {socket.inet_aton(host) for host in hosts if ":" not in host}
         self._port = port
         self._socket: socket.socket | None = None
-        self.listen_error = "" if wanted else "the daemon is on another host"
+        self.listen_error = f"the stage is on {elsewhere}" if elsewhere else ""
 
     def __enter__(self) -> PacketListener:
         if not self.listen_error:

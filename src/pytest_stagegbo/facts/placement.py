@@ -1,0 +1,42 @@
+"""Which member of a cluster a stage is on. A stage is whole on one: its bridge does not span members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_stagegbo.incus import Instance, Reader
+    from pytest_stagegbo.settings import Settings
+
+__all__ = ["choose_member", "locator"]
+
+
+def choose_member(
+    settings: Settings, clones: Mapping[str, Instance], sources: Mapping[str, Instance], here: str
+) -> str:
+    """The member that the stage is on; before it is on any, the one with most of its sources. Pure.
+
+    Args:
+        clones: Instances of the stage's project, by name.
+        sources: Instances that are copied, by the name that the settings give the source.
+        here: The member that answers: where nothing tells, it is as good as any.
+    """
+    there = [clones[name].location for name in settings.containers if name in clones]
+    if not there:
+        there = [sources[c.source_name].location for c in settings.containers.values() if c.source_name in sources]
+    count = Counter(filter(None, there))
+    return max(count, key=lambda name: (count[name], name == here, name), default=here)
+
+
+def locator(settings: Settings) -> Callable[[Reader], str]:
+    """For `Reader`: what finds the member that the stage of these settings is on."""
+
+    def locate(reader: Reader) -> str:
+        clones = reader.instances(settings.project)
+        sources = {} if clones else reader.instances(settings.source_project)
+        return choose_member(settings, clones, sources, reader.server().name)
+
+    return locate
