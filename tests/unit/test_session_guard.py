@@ -19,7 +19,7 @@ from pytest_stagegbo.session.guard import FASTEST, NEAR, DiskGuard, growers, pau
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import Instance, Pool
@@ -33,6 +33,8 @@ class World:
 
     settings: Settings = field(default_factory=lambda: Settings(disk_floor="5GiB", disk_floor_share=0))
     free: int = 100 * GIB
+    seen: int | None = None
+    """Free bytes that the host itself sees."""
     below: int | None = None
     unwritten: int = 0
     metadata: int = 0
@@ -44,6 +46,9 @@ class World:
     done: list[str] = field(default_factory=list)
     fails: Mapping[str, Exception] = field(default_factory=dict)
     endpoint: str = "/nowhere/unix.socket"
+    prepared: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Frozen by the kernel, without the daemon's knowledge for certain."""
 
     def __post_init__(self) -> None:
         self.clones = self.clones or {name: clone(name, self.settings) for name in self.settings.containers}
@@ -65,6 +70,23 @@ class World:
 
     def clone_writer(self) -> World:
         return self
+
+    # freezer
+    @property
+    def freezer(self) -> World:
+        return self
+
+    def prepare(self, names: Iterable[str]) -> None:
+        self.prepared = set(names)
+
+    def freeze_now(self, names: Iterable[str], doing: str) -> tuple[str, ...]:
+        assert doing == "the pool is full"
+        self.done += [f"at-once {name}" for name in names]
+        self.held |= set(names)
+        return tuple(names)
+
+    def let_go(self, names: Iterable[str]) -> None:
+        self.held -= set(names)
 
     # reader
     def pool(self, name: str) -> Pool:
@@ -94,6 +116,10 @@ class World:
     def free_bytes(self, path: str) -> int | None:
         assert path == "/var/lib/incus/disks/tank.img"
         return self.below
+
+    def used_bytes(self, pool: Pool) -> int | None:
+        assert pool.name == "tank"
+        return None if self.seen is None else pool.total - self.seen
 
     def unwritten_bytes(self, pool: Pool) -> int:
         assert pool.name == "tank"
@@ -181,6 +207,18 @@ def test_check_names_who_grew_by_how_much_largest_first() -> None:
     assert world.done == [], "looking changes nothing"
 
 
+def test_a_busy_daemon_does_not_keep_the_guard_of_its_own_host_from_seeing_the_pool_fill() -> None:
+    world = World()
+    guard = started(world)
+    guard._look()
+    world.seen, world.fails = 50 * GIB, {"pool": refused(500)}
+    guard._look()
+    world.seen = GIB
+    guard._look()
+    assert guard.trouble() == ""
+    assert "freeze tables" in world.done
+
+
 def test_check_passes_on_that_the_daemon_refuses() -> None:
     with pytest.raises(ServerRefused):
         World(fails={"pool": refused(500)}).guard().check()
@@ -257,7 +295,11 @@ def test_what_grew_is_stopped_and_the_others_go_on() -> None:
     world.free, world.used["tables"] = GIB, 3 * GIB
     guard._look()
     names = list(world.settings.containers)
+    assert world.prepared == set(names)
+    at_once, world.done = world.done[: len(names)], world.done[len(names) :]
+    assert at_once == [f"at-once {name}" for name in names], "a busy daemon is slower than what fills a pool"
     assert sorted(world.done[: len(names)]) == sorted(f"freeze {name}" for name in names)
+    assert world.held == set()
     assert world.done[len(names) : len(names) + 2] == ["flush", "stop tables now"]
     assert sorted(world.done[len(names) + 2 :]) == sorted(f"unfreeze {name}" for name in names if name != "tables")
     (error,) = stopped
@@ -305,6 +347,15 @@ def test_the_session_is_stopped_once_and_a_failed_stop_is_tried_again() -> None:
     assert guard._closing.is_set(), "nothing left to do"
     assert len(stopped) == 1
     assert "Stopped" not in stopped[0].message
+
+
+@pytest.mark.parametrize("fails", ["freeze cache", "unfreeze cache", "stop tables"])
+def test_what_may_stay_frozen_is_known_to_the_next_user(fails: str) -> None:
+    world = World(fails={fails: refused(500)})
+    guard = started(world)
+    world.free, world.used["tables"] = GIB, 3 * GIB
+    guard._look()
+    assert world.held == {fails.split()[1]}
 
 
 def test_the_session_is_stopped_even_if_the_daemon_does_nothing() -> None:

@@ -46,7 +46,8 @@ WANTED, FROZEN = "wanted", "frozen"
 
 
 class Freezer:
-    """Freezes and thaws clones of one stage, one after the other over all processes: at once they take a second."""
+    """Freezes and thaws clones of one stage, for a quiet test one after the other over all processes: at once they can
+    take a second. The disk guard does not wait for that."""
 
     def __init__(self, engine: StageEngine) -> None:
         self._engine = engine
@@ -64,6 +65,37 @@ class Freezer:
             for name in sorted(names):
                 if not self._is_frozen(name):
                     self._freeze(name, doing)
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Find out what `freeze_now` needs, while the daemon has time.
+
+        Raises:
+            StageGboError: the daemon does not say.
+        """
+        for name in names:
+            if name not in self._inits:
+                self._inits[name] = self._engine.reader.init(self._engine.settings.project, name)
+
+    def freeze_now(self, names: Iterable[str], doing: str) -> tuple[str, ...]:
+        """Freeze clones in the kernel, where this process may. Takes milliseconds, waits for nobody and never raises.
+
+        Returns:
+            Those for `let_go`. The caller has the daemon freeze them next, which does not know of it yet. Should this
+            process end before, whoever uses them next lets them go on.
+        """
+        held = []
+        for name in names:
+            with contextlib.suppress(StageGboError, OSError):
+                if not self._has_note(name):
+                    self._write(name, WANTED, doing)
+                    held.append(name)
+                self._freeze_group(name)
+        return tuple(held)
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Forget that clones are frozen: the daemon knows, or has stopped them, or they go on."""
+        for name in names:
+            self._forget(name)
 
     def thaw(self, names: Collection[str] | None = None) -> None:
         """Let clones go on that a test has frozen; None: all of them. The caller holds locks that keep quiet tests away

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
@@ -71,9 +72,14 @@ class Room(Struct, frozen=True):
         return min(self.spaces(settings), key=lambda space: space.margin)
 
 
-def look(reader: Reader, name: str, host: Host) -> Room:
-    """How full a pool is now. Raises as `Reader.pool` does."""
-    pool = reader.pool(name)
+def look(reader: Reader, name: str, host: Host, known: Pool | None = None) -> Room:
+    """How full a pool is now. Raises as `Reader.pool` does.
+
+    Args:
+        known: The pool at an earlier look: the daemon is not asked again where the host itself tells.
+    """
+    used = None if known is None else host.used_bytes(known)
+    pool = replace(known, used=used) if known is not None and used is not None else reader.pool(name)
     below = host.free_bytes(pool.source) if pool.source.endswith(".img") else None
     return Room(pool, below, host.unwritten_bytes(pool), host.metadata_bytes(pool), host.quotas(pool))
 

@@ -71,6 +71,9 @@ class Host(Protocol):
     def free_bytes(self, path: str) -> int | None:
         """Free bytes of the file system that holds `path`; None when this process can't know."""
 
+    def used_bytes(self, pool: Pool) -> int | None:
+        """Bytes in use on a pool now, as the daemon would count them; None when this process can't know."""
+
     def unwritten_bytes(self, pool: Pool) -> int:
         """Bytes that a pool has promised and that its free space does not show; 0 when this process can't know."""
 
@@ -105,6 +108,17 @@ class LocalHost(HostView):
         super().__init__(endpoint, here=here)
         self._local = here and not endpoint.startswith("https://")
         self._folders: dict[str, Path | None] = {}
+
+    def used_bytes(self, pool: Pool) -> int | None:
+        place = self.place(pool_folder(pool)) if pool.driver == "btrfs" else None
+        if place is None:
+            return None
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            return None
+        same = found.f_blocks * found.f_frsize == pool.total  # what is mounted there is that pool
+        return (found.f_blocks - found.f_bfree) * found.f_frsize if same else None
 
     def unwritten_bytes(self, pool: Pool) -> int:
         return self._allocation(pool, _unwritten_bytes)

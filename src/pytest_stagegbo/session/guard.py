@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.facts.space import Room, Space
-    from pytest_stagegbo.incus import Instance, Writer
+    from pytest_stagegbo.incus import Instance, Pool, Writer
     from pytest_stagegbo.incus.localhost import Host
 
 __all__ = ["DiskGuard", "growers", "pause"]
@@ -81,6 +81,8 @@ class DiskGuard:
         self._base: dict[str, tuple[str, int]] | None = None
         self._began = clock()
         self._last: tuple[float, int] | None = None
+        self._known: dict[str, Pool] = {}
+        """Pools as they were at the last look: a daemon that is busy is asked as little as can be."""
         self._room: dict[str, int] = {}
         """By pool, its free bytes when the guard began."""
         self._seen = True
@@ -94,7 +96,7 @@ class DiskGuard:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Look once, now: two requests a pool.
+        """Look once, now: two requests a pool, or none where the host itself tells.
 
         Raises:
             NoRoom: a floor is passed; says who grew by how much since the guard began.
@@ -163,9 +165,11 @@ class DiskGuard:
         """The writer is made now, while the daemon has time: later every request counts."""
         try:
             engine = self._engine
-            self._base = self._usage(engine.reader.instances(engine.settings.project))
+            clones = engine.reader.instances(engine.settings.project)
+            self._base = self._usage(clones)
             if not self._closing.is_set():  # else a short session would wait for it at its end
                 self._writer = engine.clone_writer()
+                engine.freezer.prepare(each for each in engine.settings.containers if each in clones)
         except Exception as error:
             self._remember(error)
 
@@ -214,6 +218,7 @@ class DiskGuard:
             self._remember(error)
             return [], {}, "", False
         running = [name for name, clone in ours.items() if clone.is_running]
+        held = engine.freezer.freeze_now(running, "the pool is full")  # a busy daemon takes longer than what fills it
         frozen = self._all(running, lambda name: writer.set_state(name, "freeze"))
         host = self._host_now()
         host.flush(PATIENCE)
@@ -223,6 +228,8 @@ class DiskGuard:
         stopped = self._all(chosen, lambda name: writer.set_state(name, "stop", force=True))
         others = [name for name in frozen if name not in chosen]
         going = self._all(others, lambda name: writer.set_state(name, "unfreeze"))
+        # What the daemon failed with keeps its note, so that the next user has it go on.
+        engine.freezer.let_go(name for name in held if name in {*stopped, *going})
         return stopped, grown, unknown, len(stopped) == len(chosen) and len(going) == len(others)
 
     def _all(self, names: Iterable[str], call: Callable[[str], None]) -> list[str]:
@@ -246,8 +253,9 @@ class DiskGuard:
         reader = self._engine.reader
         self._pools = self._pools or pool_names(reader, self._engine.settings)
         host = self._host_now()
-        rooms = [look(reader, name, host) for name in self._pools]
+        rooms = [look(reader, name, host, self._known.get(name)) for name in self._pools]
         for room in rooms:
+            self._known[room.pool.name] = room.pool
             self._judge(room, host)
         return rooms
 
