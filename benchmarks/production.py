@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import POOL, BenchLab
+from benchmarks._bench_stage import THREE, Bench
 from benchmarks._finish import add_outputs, finish
 from benchmarks._living import Production, rate
 from benchmarks._measure import Machine, ProcessorTime, percentile
-from benchmarks.reset import THREE, Bench
 
 from pytest_stagegbo.cli.console import console_progress
 from pytest_stagegbo.incus.connection import Connection

@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import POOL, BenchLab, bench_lab
+from benchmarks._bench_stage import THREE, Bench
 from benchmarks._finish import add_outputs, finish
 from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
 from benchmarks.provision import remove_hand
-from benchmarks.reset import THREE, Bench
 
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.settings import load
