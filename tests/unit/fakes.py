@@ -21,7 +21,7 @@ from pytest_stagegbo.incus.channel import ChannelBroken
 from pytest_stagegbo.incus.records import Reply, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.settings import Settings
@@ -269,6 +269,9 @@ class StrictConnection:
         content = self.get_reply(*path, **params).metadata
         assert isinstance(content, bytes)
         return content
+
+    def read_pieces(self, *path: str, **params: str | int) -> Iterator[bytes]:
+        yield self.read_bytes(*path, **params)
 
     def streams(self, reply: Reply) -> Any:
         """Of a command that a test starts and does not speak to."""

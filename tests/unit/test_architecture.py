@@ -212,7 +212,7 @@ def test_a_reader_uses_only_what_cannot_write() -> None:
         for node in NODES["incus/reader.py"]
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._connection"
     }
-    assert used == {"get", "read_bytes", "server", "events", "endpoint", "is_local"}
+    assert used == {"get", "read_bytes", "read_pieces", "server", "events", "endpoint", "is_local"}
 
 
 def test_every_write_goes_through_the_gate() -> None:

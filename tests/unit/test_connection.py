@@ -6,6 +6,7 @@ The daemon here is an HTTP server on a Unix socket, so that pylxd, requests and 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -24,15 +26,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from fakes import Patient
+from msgspec.structs import replace
 
 from pytest_stagegbo.cli.doctor import examine
 from pytest_stagegbo.cli.parser import parse
-from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable
+from pytest_stagegbo.engine.saved_builds import SavedBuilds
+from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable, StageMissing
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus import endpoint as endpoints
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.incus.endpoint import find_endpoint
-from pytest_stagegbo.incus.records import Reply
+from pytest_stagegbo.incus.reader import Reader
+from pytest_stagegbo.incus.records import Instance, Reply
+from pytest_stagegbo.plan.builds import Artefact
 from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
@@ -227,6 +233,28 @@ class TestRequest:
     def test_reads_a_file_as_it_is(self, daemon: Daemon, connection: Connection, content: bytes) -> None:
         daemon.lay_out("GET", "/1.0/x", Answer(200, content))
         assert connection.read_bytes("x") == content
+
+    def test_keeps_a_large_build_without_having_it_in_memory(
+        self, daemon: Daemon, connection: Connection, tmp_path: Path
+    ) -> None:
+        content = os.urandom(1 << 20) * 64
+        artefact = Artefact("b", "/b", "/b", hashlib.sha256(content).hexdigest(), len(content), "", "", "")
+        daemon.lay_out("GET", "/1.0/instances/system/files", Answer(200, content))
+        clone = Instance.from_api({"name": "system"}, "STAGE-GBO")
+        saved = SavedBuilds("stage", {"XDG_CACHE_HOME": str(tmp_path)})
+        connection.server()
+        tracemalloc.start()
+        try:
+            saved.fetch(Reader(connection), clone, artefact)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert saved.has(artefact)
+        assert peak < len(content) // 4
+        other = replace(artefact, sha256="0")
+        with pytest.raises(StageMissing, match="is not the file that was deployed"):
+            saved.fetch(Reader(connection), clone, other)
+        assert [file.name for file in saved.folder.iterdir()] == [artefact.sha256]
 
     def test_returns_the_operation_that_was_started(self, daemon: Daemon, connection: Connection) -> None:
         daemon.lay_out("POST", "/1.0/x", Answer(202, {"type": "async", "operation": "/1.0/operations/77"}))

@@ -68,14 +68,17 @@ class SavedBuilds:
         """
         file = self.file(artefact.sha256)
         temporary = file.with_suffix(".part")
-        content = reader.file(clone.project, clone.name, artefact.real) or b""
-        temporary.write_bytes(content)
-        if not local_files.has(temporary, artefact.sha256):
+        sha256 = hashlib.sha256()
+        with temporary.open("wb") as stream:
+            for piece in reader.file_pieces(clone.project, clone.name, artefact.real):
+                sha256.update(piece)
+                stream.write(piece)
+        if sha256.hexdigest() != artefact.sha256:
             temporary.unlink()
             raise StageMissing(
                 f"{artefact.path} in {clone.name} is not the file that was deployed, so it can't be given to the new "
                 "clone",
-                seen=f"SHA-256 {hashlib.sha256(content).hexdigest()}, deployed was {artefact.sha256}",
+                seen=f"SHA-256 {sha256.hexdigest()}, deployed was {artefact.sha256}",
                 remedy=f"run `stagegbo deploy {clone.name} --undo`, or deploy again; then provision",
             )
         temporary.replace(file)

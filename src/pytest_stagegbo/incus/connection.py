@@ -47,6 +47,7 @@ _REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 """For a daemon on another host, whose address may be one where nobody answers."""
 _LOG_BODY_CHARACTERS = 200
+_PIECE = 1 << 20
 _NEWS_SECONDS = 1.0
 """How long after a write an event may still be its."""
 
@@ -135,8 +136,20 @@ class Connection:
 
     def read_bytes(self, *path: str, **params: str | int) -> bytes:
         """A body that is not JSON: a file, a log."""
-        reply = self.request("GET", path, params=params, raw=True)
-        return reply.metadata if isinstance(reply.metadata, bytes) else b""
+        return b"".join(self.read_pieces(*path, **params))
+
+    def read_pieces(self, *path: str, **params: str | int) -> Iterator[bytes]:
+        """As `read_bytes`, one piece after the other, so that it need not be in memory whole. Raises as `request`."""
+        response, session = self._send("GET", path, params, is_api=False, stream=True)
+        with contextlib.closing(response):
+            pieces = response.iter_content(_PIECE)
+            while True:
+                with self._failures("GET", _shown(path), params):
+                    piece = next(pieces, b"")
+                if not piece:
+                    break
+                yield piece
+        self._idle.append(session)
 
     def request(
         self,
@@ -148,7 +161,6 @@ class Connection:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = _REQUEST_SECONDS,
-        raw: bool = False,
     ) -> Reply:
         """One request.
 
@@ -156,51 +168,46 @@ class Connection:
             path: Segments below `/1.0`, one at least, unquoted.
             body: Sent as JSON.
             data: Sent as it is, instead of `body`.
-            raw: The answer is not JSON.
 
         Raises:
             ServerUnreachable: the daemon does not answer.
             ServerRefused: it answers with an error; carries the HTTP status.
         """
+        arguments: dict[str, Any] = {"headers": dict(headers)} if headers else {}
+        if data is not None:
+            arguments["data"] = data
+        elif body is not None:
+            arguments["json"] = body
         with self._write() if method != "GET" else contextlib.nullcontext():
-            return self._request(method, path, params, body, data, headers, timeout, raw)
+            response, session = self._send(method, path, params, timeout, **arguments)
+            self._idle.append(session)
+            return _reply(response)
 
-    def _request(
+    def _send(
         self,
         method: str,
         path: Sequence[str],
         params: Mapping[str, str | int] | None,
-        body: Any,
-        data: bytes | None,
-        headers: Mapping[str, str] | None,
-        timeout: float,
-        raw: bool,
-    ) -> Reply:
-        shown = "/1.0/" + "/".join(path)
+        timeout: float = _REQUEST_SECONDS,
+        **arguments: Any,
+    ) -> tuple[Any, requests.Session]:
+        """The response, and the session that it comes over."""
         with self._writes_lock:
             self.requests += 1
-        with self._failures(method, shown, params):
+        with self._failures(method, _shown(path), params):
             node = self._greet().api
             for segment in path:
                 node = node[quote(segment, safe="")]
-            arguments: dict[str, Any] = {"params": dict(params or {}), "timeout": self._timeouts(timeout)}
-            if headers:
-                arguments["headers"] = dict(headers)
-            if data is not None:
-                arguments["data"] = data
-            elif body is not None:
-                arguments["json"] = body
-            if method == "GET":
-                arguments["is_api"] = not raw
             node.session = session = self._take()  # of this very node, which nobody else has
             try:
-                response = getattr(node, method.lower())(**arguments)
+                response = getattr(node, method.lower())(
+                    params=dict(params or {}), timeout=self._timeouts(timeout), **arguments
+                )
             except pylxd.exceptions.LXDAPIException:
                 self._idle.append(session)
                 raise
-        self._idle.append(session)
-        log.debug("%s %s %s -> %d", method, shown, dict(params or {}), response.status_code)
-        return _reply(response, raw)
+        log.debug("%s %s %s -> %d", method, _shown(path), dict(params or {}), response.status_code)
+        return response, session
 
     @contextlib.contextmanager
     def _failures(self, method: str, shown: str, params: Mapping[str, str | int] | None = None) -> Iterator[None]:
@@ -366,10 +373,12 @@ class Connection:
         )
 
 
-def _reply(response: Any, raw: bool) -> Reply:
+def _shown(path: Sequence[str]) -> str:
+    return "/1.0/" + "/".join(path)
+
+
+def _reply(response: Any) -> Reply:
     etag = str(response.headers.get("ETag", ""))
-    if raw:
-        return Reply(response.content, etag, response.headers)
     try:
         decoded = response.json()
     except ValueError:

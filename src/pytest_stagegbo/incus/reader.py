@@ -15,7 +15,7 @@ from pytest_stagegbo.incus.hostnet import HostNetwork
 from pytest_stagegbo.incus.records import Instance, Member, Network, Pool, Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.events import EventSource
@@ -279,6 +279,14 @@ class Reader:
             if error.status == 404:
                 return None
             raise
+
+    def file_pieces(self, project: str, instance: str, path: str) -> Iterator[bytes]:
+        """The content of a file inside an instance, however large; nothing when it does not exist."""
+        try:
+            yield from self._connection.read_pieces("instances", instance, "files", project=project, path=path)
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
 
 
 def _names(urls: Iterable[str]) -> list[str]:
