@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import BenchLab, bench_lab
+from benchmarks._bench_stage import Bench
 from benchmarks._finish import add_outputs, finish
 from benchmarks._measure import ProcessorTime, idle_line, percentile
-from benchmarks.reset import IDLE, LONGEST_WAIT, Bench, Report
+from benchmarks.reset import IDLE, LONGEST_WAIT, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

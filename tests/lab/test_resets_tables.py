@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.resets import database
+from pytest_stagegbo.resets.target import ResetTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -346,10 +347,70 @@ def test_a_reset_makes_what_it_does_not_find(clean: CleanStage, in_network: InNe
     in_network(check, timeout=120)
 
 
+def test_a_session_waits_for_the_next_reset(clean: CleanStage, in_network: InNetwork) -> None:
+    """A reset that finds it starts none, and ends it. One whose server has ended it, or that is gone, is replaced."""
+    container = clean.settings.containers["tables"]
+    opened = '{ keep_session "$first" && begin_alone; }'
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        assert clean.engine._resetter is not None
+        target = clean.engine._resetter._target(container)
+        script = database._script(target)
+        assert script.count(opened) == 1
+        for _ in range(2):
+            clean.sql(*INSIDE[-3:-2], "DELETE FROM message_history")
+            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+            waiting = clean.shell("tables", "pgrep -x psql")
+            assert target.run(script.replace(opened, "false"), behind=True)[1] == b"stagegbo: spare\n"
+            clean.shell("tables", f"until [ ! -e /proc/{waiting} ]; do :; done")
+            assert clean.sql(CONTENT) == before
+        ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pytest-stagegbo'"
+        for end in (
+            f'runuser -u postgres -- psql -Xq -c "{ends}" >/dev/null',
+            "rm /run/stagegbo/tables.server.session",
+            "kill -9 $(pgrep -x psql)",
+        ):
+            clean.sql("DELETE FROM message_history")
+            clean.shell("tables", f"exec 9>/run/stagegbo-reset; flock 9; {end}")
+            assert clean.ways("tables") == {"tables": "spare"}, end
+            assert clean.sql(CONTENT) == before, end
+
+    in_network(check, timeout=120)
+
+
+def test_a_reset_looks_into_the_container_once(
+    clean: CleanStage, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it wakes systemd, and new processes of the server are no strays. Others may wake systemd, seldom."""
+    scripts: list[str] = []
+    run = ResetTarget.run
+
+    def counted(target: ResetTarget, script: str, *arguments: float, **options: bool) -> tuple[int, bytes]:
+        scripts.append(script)
+        return run(target, script, *arguments, **options)
+
+    def check() -> None:
+        clean.reset("tables")
+        monkeypatch.setattr(ResetTarget, "run", counted)
+        found = []
+        for _ in range(5):
+            clean.sql("DELETE FROM message_history")
+            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+            scripts.clear()
+            clean.reset("tables")
+            found.append(len(scripts))
+        assert min(found) == 1, found
+
+    in_network(check, timeout=120)
+
+
 FLIP_STEPS = (
     'mv -t "$data/base" -- "$spare"/* || return 1\n', "begin;\n", "lock table pg_database in access exclusive mode;\n",
-    "from wanted;\n", "commit;\n", "used=${answer#used } ",
+    "    begin_compare\n", "\\echo same\n", "        begin_exchange\n", "commit;\n", "            used=$given\n",
 )  # fmt: skip
+"""Of the exchange of databases: what the script does, and what the session does."""
 
 
 def test_an_exchange_of_databases_that_ended_anywhere_is_made_good(clean: CleanStage, in_network: InNetwork) -> None:
@@ -364,9 +425,8 @@ def test_an_exchange_of_databases_that_ended_anywhere_is_made_good(clean: CleanS
             script = database._script(target)
             assert script.count(step) == 1, step
             pollute(clean, random.Random(SEED), INSIDE[:3])
-            # psql is the child of the shell that has asked the server
-            cut = "\\! kill -9 $PPID $(ps -o ppid= -p $PPID)\n" if step.endswith(";\n") else "exit 9\n"
-            target.run(script.replace(step, step + cut))
+            cut = "\\! kill -9 $PPID\n" if step.endswith((";\n", "same\n")) else "exit 9\n"
+            target.run(script.replace(step, step + cut), behind=True)
             clean.reset("tables")
             assert clean.sql(CONTENT) == before, step
 

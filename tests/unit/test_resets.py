@@ -106,6 +106,25 @@ class TestChannel:
         assert channel.run(script, LONG) == expected
         assert channel.run("echo ${x:-unset}", LONG) == (0, b"unset\n")
 
+    @pytest.mark.parametrize(
+        ("script", "expected"),
+        [("echo one; exit 7", (7, b"one\n")), ("kill -9 $(exec sh -c 'echo $PPID')", (137, b""))],
+        ids=["ends", "is killed"],
+    )
+    def test_what_ends_before_its_answer_has_its_status(
+        self, channel: Channel, script: str, expected: tuple[int, bytes]
+    ) -> None:
+        assert channel.run(script, LONG, behind=True) == expected
+
+    def test_what_goes_on_after_its_answer_stays_a_child_of_the_shell(self, channel: Channel, tmp_path: Path) -> None:
+        """Else the container's first process would wake up for it."""
+        go, found = tmp_path / "go", tmp_path / "found"
+        rest = f"read -r word <{go}; read -r pid name state parent rest </proc/self/stat; echo $parent >{found}"
+        script = f"mkfifo {go}; echo one; answer; echo never; {rest}; exit 7"
+        assert channel.run(script, LONG, behind=True) == (0, b"one\n")
+        _, shell = channel.run(f"echo >{go}; until [ -s {found} ]; do :; done; echo $$", LONG)
+        assert found.read_bytes() == shell
+
     def test_large_output_comes_whole(self, channel: Channel) -> None:
         assert channel.run("head -c 300000 /dev/zero", LONG) == (0, bytes(300000))
 

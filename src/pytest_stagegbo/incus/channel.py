@@ -18,13 +18,39 @@ from pytest_stagegbo.workers import interrupted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream"]
+__all__ = ["MARK", "STANDARD_STREAMS", "Channel", "ChannelBroken", "Stream", "framed"]
 
 MARK = "STAGEGBO_OWN"
 """A variable in the environment of this tool's own long-lived processes in a container: they are nothing that a test
 has left."""
 STANDARD_STREAMS = ("0", "1", "2")
 """Sockets that the daemon wants connected before it starts the command; the one for signals it does not wait for."""
+
+
+def framed(script: str, *, behind: bool = False) -> str:
+    """POSIX shell that runs a script in a subshell without standard input, and leaves its status in `$status`.
+
+    Args:
+        behind: The script calls `answer` once it is known how it went: the status is 0 then, and the script goes on. It
+            stays a child of this shell, so that the container's first process, which would get it otherwise, sleeps on:
+            that it slept is how resets know that nobody has started anything.
+    """
+    if not behind:
+        return f"(:\n{script}\n) </dev/null 2>&1; status=$?\n"
+    # A signal ends `wait`, but is lost before it: so it is sent to a shell that sleeps.
+    return f"""answered=; trap answered=1 USR1
+answer() {{
+    exec >/dev/null 2>&1
+    while read -r shell_pid shell_name shell_state rest </proc/$$/stat && [ "$shell_state" != S ]; do :; done
+    kill -s USR1 $$
+}}
+(:
+{script}
+) </dev/null 2>&1 &
+wait $!
+status=$?
+[ -z "$answered" ] || status=0
+"""
 
 
 class ChannelBroken(OperationFailed):
@@ -67,8 +93,11 @@ class Channel:
         """Whether a command may be tried. That the shell still lives only the command itself can tell."""
         return self._open and self._owner == os.getpid()
 
-    def run(self, script: str, timeout: float) -> tuple[int, bytes]:
+    def run(self, script: str, timeout: float, *, behind: bool = False) -> tuple[int, bytes]:
         """Run a script in a subshell without standard input.
+
+        Args:
+            behind: The script may go on after its answer (`framed`).
 
         Returns:
             Its status, and what it wrote to standard output and standard error.
@@ -84,9 +113,9 @@ class Channel:
                 raise ChannelBroken("the run was interrupted, so nothing more is done", remedy="run it again")
             self._may_write()
             mark = secrets.token_hex(8)
-            framed = f"(:\n{script}\n) </dev/null 2>&1; printf '\\n%s %d\\n' {mark} $?\n"
+            text = f"{framed(script, behind=behind)}printf '\\n%s %d\\n' {mark} $status\n"
             try:
-                self._streams[0].write(framed.encode())
+                self._streams[0].write(text.encode())
                 return self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout)
             except BaseException:
                 self.close()

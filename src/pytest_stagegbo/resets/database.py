@@ -67,7 +67,7 @@ def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, 
     said: tuple[str, str] | None = None
     for _ in range(TRIES):
         try:
-            status, output = target.run(_script(target, base))
+            status, output = target.run(_script(target, base), behind=True)
         except StageGboError as error:
             raise NeedsRestart(str(error)) from None
         if status:
@@ -156,7 +156,7 @@ golden=$part/0 next=$part/next spare=$part/spare
     # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old taken={data}.stagegbo-taken
-note={NOTES}/{container.name}.server build={data}{BUILD}
+note={NOTES}/{container.name}.server build={data}{BUILD} program=
 fail() {{ echo "$1"; exit 1; }}
 {_IN_PLACE}{RECORD}{FLIP}
 exec 9>/run/stagegbo-reset
@@ -231,7 +231,9 @@ recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
 used= doubt={shlex.quote(_DOUBT.get(base, ""))}
-if {"false" if base == "production" else "flip"}; then
+{":" if base == "production" else "flip || true"}
+exec 7>&- 8<&-
+if [ -n "$used" ]; then
     :
 elif in_place; then
     started=$since
@@ -262,15 +264,17 @@ else
     echo "{_SAID}{WHOLE} $doubt"
     rm -f "$note.used"
 fi
-(
-    lower
-    if [ -z "$used" ]; then
-        held= first=$start since=$started
-        if find_group && wait_until goes_on "$since"; then take_note "$since" || true; fi
-        rm -rf "$old" "$taken"
-    fi
-    behind
-) >/dev/null 2>&1 &
+answer
+if [ -z "$used" ]; then
+    held= first=$start since=$started
+    if find_group && wait_until goes_on "$since"; then take_note "$since" || true; fi
+fi
+keep_session "$first" || true
+lower
+[ -n "$used" ] || rm -rf "$old" "$taken"
+behind
+exec 9>&-
+wait
 """
 
 

@@ -12,7 +12,7 @@ exchanges the whole folder (`database.py`).
 
 from __future__ import annotations
 
-from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.resets.database_session import session
 
 __all__ = ["FLIP", "MOST", "RECORD", "STEP"]
 
@@ -98,59 +98,6 @@ _RECORDED = (
     "as n, oid from pg_database where datallowconn) d join pg_shdepend s on s.dbid = d.oid",
 )
 
-_END_SESSIONS = """do $$ begin
-    for round in 1..300 loop
-        perform pg_terminate_backend(pid) from pg_stat_activity
-            where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
-        if not found then return; end if;
-        perform pg_sleep(0.001);
-        perform pg_stat_clear_snapshot();
-    end loop;
-    raise exception 'a session does not end';
-end $$;
-"""
-"""Ends all sessions but its own. It polls, as PostgreSQL tells nobody when a session has ended."""
-
-_SQL = rf"""\set ON_ERROR_STOP on
-\set QUIET on
-{_END_SESSIONS}begin;
--- Whoever connects from now on waits until the end of this transaction.
-lock table pg_database in access exclusive mode;
-{_END_SESSIONS}select ({_FINGERPRINT})::text as found \gset
-select :'found' = :'golden' as same \gset
-\if :same
-with wanted as (
-    select d.oid as old, (w ->> 0)::int as n, (:first + (w ->> 0)::int)::text::oid as new,
-        (w ->> 2)::xid as frozen, (w ->> 3)::xid as multi
-    from jsonb_array_elements(:'databases') w join pg_database d on md5(d.datname::text) = w ->> 1
-    where (pg_stat_file('base/' || (:first + (w ->> 0)::int) || '/PG_VERSION')).size > 0
-), a as (
-    update pg_database d set oid = new, datfrozenxid = frozen, datminmxid = multi from wanted where d.oid = old
-), b as (
-    update pg_db_role_setting s set setdatabase = new from wanted where s.setdatabase = old
-), c as (
-    update pg_shdescription x set objoid = new from wanted where x.classoid = 1262 and x.objoid = old
-), d as (
-    update pg_shseclabel x set objoid = new from wanted where x.classoid = 1262 and x.objoid = old
-), e as (
-    update pg_shdepend x set objid = new from wanted where x.dbid = 0 and x.classid = 1262 and x.objid = old
-), f as (
-    delete from pg_shdepend x using wanted where x.dbid = old
-), g as (
-    insert into pg_shdepend (dbid, classid, objid, objsubid, refclassid, refobjid, deptype)
-    select new, (s ->> 1)::oid, (s ->> 2)::oid, (s ->> 3)::int, (s ->> 4)::oid, (s ->> 5)::oid, (s ->> 6)::"char"
-    from jsonb_array_elements(:'dependencies') s join wanted on n = (s ->> 0)::int
-)
-select 'used ' || string_agg(old::text, ' ') from wanted;
-commit;
-select from pg_reload_conf();
-\echo done
-\else
-rollback;
-\echo differs :found
-\endif
-"""
-
 RECORD = (
     r"""
 record() { # VERSION: what a copy of the cluster is like, asked of the server's own program, which recovers it so
@@ -214,9 +161,11 @@ hasten() { # the lock is wanted: ends what works behind a test, if it may be end
     { read -r other since <"$note.behind"; } 2>/dev/null || return 0
     look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 0
     set -- "$other"
+    kept=
+    { read -r kept rest <"$note.session"; } 2>/dev/null || true
     for each in /proc/[0-9]*; do
         each=${each#/proc/}
-        if look_at "$each" && [ "$parent" = "$other" ]; then set -- "$@" "$each"; fi
+        if [ "$each" != "$kept" ] && look_at "$each" && [ "$parent" = "$other" ]; then set -- "$@" "$each"; fi
     done
     kill -9 "$@" 2>/dev/null || true
 }
@@ -228,8 +177,6 @@ same_rights() { # of what the folder holds, as in the copy
     set -- "$@" "$golden" "$golden"/*
     set -- $(stat -c %f:%u:%g -- "$@" 2>/dev/null)
     [ $# -eq $((2 * count)) ] || return 1
-    uid=${1#*:} gid=${1##*:}
-    uid=${uid%:*}
     seen=
     while [ "$count" -gt 0 ]; do
         eval "each=\${$((count + $# / 2))}"
@@ -256,15 +203,6 @@ end_foreign() { # what the server's sessions have started
     done
 }
 
-ask_server() { # ARGUMENT...: psql, as the owner of the cluster
-    env -i """
-    + MARK
-    + r"""=1 PATH="$PATH" LC_ALL=C PGHOST="$socket" PGPORT="$port" PGDATABASE=postgres PGCONNECT_TIMEOUT=2 \
-        PGOPTIONS='-c search_path=pg_catalog -c client_min_messages=error -c lock_timeout=1000
-        -c statement_timeout=5000 -c synchronous_commit=local -c default_transaction_read_only=off -c timezone=UTC
-        -c jit=off' setpriv --reuid="$uid" --regid="$gid" --clear-groups "$psql" -XqAt "$@" 2>&1
-}
-
 flip() { # spare databases take the place of those that are there; why they don't, in $doubt
     doubt='the server was not started by a reset'
     [ -e "$note" ] && { read -r pid since first last base program <"$note"; } 2>/dev/null || return 1
@@ -275,46 +213,32 @@ flip() { # spare databases take the place of those that are there; why they don'
     doubt='every hundredth reset starts the server again'
     [ "$first" -lt "$last" ] || return 1
     doubt='the data folder has changed'
-    number=0 port= socket=
-    while read -r each; do
-        number=$((number + 1))
-        case $number in 1) [ "$each" = "$pid" ] || return 1 ;; 4) port=$each ;; 5) socket=$each ;; esac
-    done <"$data/postmaster.pid"
-    same_rights || return 1
-    psql=${program%/*}/psql
-    [ -x "$psql" ] || psql=$(command -v psql) || { doubt='there is no psql'; return 1; }
-    newer=
-    read -r version <"$golden/PG_VERSION"
-    [ "$version" -lt 15 ] || newer="union all select 'settings', to_jsonb(x)::text from pg_parameter_acl x"
+    { read -r each <"$data/postmaster.pid"; } 2>/dev/null && [ "$each" = "$pid" ] || return 1
     doubt='there are no spare databases'
     prepare "$first" || return 1
+    heard=
+    if ! { has_session && begin_alone; } && ! { keep_session "$first" && begin_alone; }; then
+        doubt="the server refuses: $heard"
+        return 1
+    fi
     doubt='what the server started does not end'
     held=
     find_group && end_foreign || return 1
-    doubt='the server refuses'
-    mv -t "$data/base" -- "$spare"/* || return 1
-    answer=$(ask_server -v first="$first" -v newer="$newer" -f "$golden.clean" -f - <<'END'
-"""
-    + _SQL.replace("@NEWER@", ":newer")
-    + r"""END
-) || true
-    case $answer in
-    'used '*'
-done') ;;
-    differs*)
-        differs
-        return 1
-        ;;
-    *)
-        doubt="the server refuses: ${answer##*
-}"
-        return 1
-        ;;
+    begin_compare
+    doubt='the data folder has changed'
+    same_rights || return 1
+    if hear same; then
+        begin_exchange
+        if hear used && given=${said#used } && hear done; then
+            used=$given
+            return 0
+        fi
+    fi
+    case $heard in
+    differs*) differs ;;
+    *) doubt="the server refuses: $heard" ;;
     esac
-    used=${answer#used } used=${used%%
-*}
-    doubt='something was started while it was reset'
-    end_foreign || return 1
+    return 1
 }
 
 differs() { # names what is not as in the copy, in $doubt
@@ -322,14 +246,14 @@ differs() { # names what is not as in the copy, in $doubt
         case $word:$each in '\set:golden') value=" ${value#?}" known="${value%?} " ;; esac
     done <"$golden.clean"
     doubt=
-    for each in ${answer#differs}; do
+    for each in ${heard#differs}; do
         case $known in *" $each "*) ;; *) doubt="${doubt:+$doubt, }${each%:*}" ;; esac
     done
     doubt="${doubt:-something that databases share} changed"
 }
 
 forget_used() { # Nothing in the server's memory or log may need a folder any more that is removed.
-    [ -s "$note.used" ] && ask_server -c 'set statement_timeout = 0' -c checkpoint >/dev/null || return 0
+    [ -s "$note.used" ] && (ask_server -c 'set statement_timeout = 0' -c checkpoint) >/dev/null || return 0
     while read -r used; do
         for each in $used; do
             case $each in *[!0-9]*) ;; *) rm -rf "$data/base/$each" ;; esac
@@ -338,4 +262,5 @@ forget_used() { # Nothing in the server's memory or log may need a folder any mo
     rm -f "$note.used"
 }
 """
+    + session(_FINGERPRINT.replace("@NEWER@", ":newer"))
 )

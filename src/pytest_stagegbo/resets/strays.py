@@ -232,7 +232,7 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         case $known in *" $key "*) seen="$seen $key"; continue ;; esac
         # Another start of the container: its boot may run units that the last one had ended, and to kill the one that
         # makes the clone safe powers it off.
-        [ "$pid" != 1 ] || {{ slept='' allowed='  '; }}
+        [ "$pid" != 1 ] || [ "$known" = '  ' ] || {{ slept='' allowed='  ' known='  '; }}
         case $pid:$1 in 1:* | "$$":* | *:Z | *:X) seen="$seen $key"; continue ;; esac
         # One that is exiting runs nothing more, and has no environment that could say whose it is.
         if [ $(($7 & 4)) != 0 ] && [ "${18}" -le 1 ]; then seen="$seen $key"; continue; fi

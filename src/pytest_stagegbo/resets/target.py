@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
-from pytest_stagegbo.incus.channel import ChannelBroken
+from pytest_stagegbo.incus.channel import MARK, ChannelBroken, framed
 from pytest_stagegbo.incus.hostnet import read_way
 from pytest_stagegbo.resets.host_inspection import inspect_from_host
 from pytest_stagegbo.resets.listing import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.listing import Entry
     from pytest_stagegbo.resets.strays import StrayReport
     from pytest_stagegbo.settings import ContainerSettings, ProbeSettings, Settings
+
+    FindSecret = Callable[["ResetTarget"], Secret]
 
 __all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
 
@@ -219,18 +221,18 @@ class ResetTarget:
         """Whether there is a shell to the container, which tells that it was this tool's and ran."""
         return self._channel is not None and self._channel.is_open
 
-    def run(self, script: str, timeout: float | None = None) -> tuple[int, bytes]:
-        """Run a script that may be repeated in the container's kept shell; its status and output.
+    def run(self, script: str, timeout: float | None = None, *, behind: bool = False) -> tuple[int, bytes]:
+        """Run a script that may be repeated in the container's kept shell; its status and output. One that works
+        `behind` calls `answer`, and goes on.
 
         Raises:
             StageGboError: neither the kept shell nor a fresh one did it.
         """
         limit = self.timeout if timeout is None else timeout
         ends = clocks.monotonic() + limit
-        if self.connected:
-            assert self._channel is not None
+        if self._channel is not None and self.connected:
             try:
-                return self._channel.run(script, limit)
+                return self._channel.run(script, limit, behind=behind)
             except ChannelBroken:
                 if clocks.monotonic() >= ends:
                     raise
@@ -239,10 +241,11 @@ class ResetTarget:
             try:
                 self._channel = self._writer.channel(self.name)
             except ChannelBroken:  # a proxy without websockets is in between, perhaps
-                result = self._writer.execute(self.name, ["sh", "-c", script], timeout=limit)
+                text = f"{framed(script, behind=behind)}exit $status"
+                result = self._writer.execute(self.name, ["env", f"{MARK}=1", "sh", "-c", text], timeout=limit)
                 return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
             try:
-                return self._channel.run(script, max(1.0, ends - clocks.monotonic()))
+                return self._channel.run(script, max(1.0, ends - clocks.monotonic()), behind=behind)
             except ChannelBroken:
                 if clocks.monotonic() >= patience or interrupted():
                     raise
@@ -394,7 +397,3 @@ done"""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-
-
-class FindSecret(Protocol):
-    def __call__(self, target: ResetTarget, /) -> Secret: ...
