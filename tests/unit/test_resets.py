@@ -199,7 +199,7 @@ class TestLook:
         assert (len(whole.entries), whole.complete) == (101, True)
         assert parse_inspection(data, 101) == whole
         assert parse_inspection(data, 100) == replace(whole, entries=whole.entries[:100], complete=False)
-        noted = data.replace(b"\0=\n\n", b'\0=\n{"kept": {"a": ["f"]}}\n', 1)
+        noted = data.replace(b"=\n\n", b'=\n{"kept": {"a": ["f"]}}\n', 1)
         assert parse_inspection(noted, 100).complete
 
     def test_single_paths_can_be_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
