@@ -381,6 +381,22 @@ class TestSilence:
 
 
 class TestServer:
+    def test_asking_it_imports_none_of_pylxds_models(self, daemon: Daemon) -> None:
+        code = (
+            "import sys\n"
+            "from pytest_stagegbo.incus.connection import Connection\n"
+            "from pytest_stagegbo.settings import IncusSettings\n"
+            f"connection = Connection(IncusSettings(endpoint={daemon.path!r}))\n"
+            "assert connection.server().version == '6.0.4'\n"
+            "assert connection.get('nothing', 'at', 'all') == 1\n"
+            "print(*sys.modules)"
+        )
+        daemon.lay_out("GET", "/1.0/nothing/at/all", sync(1))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        found = set(done.stdout.split())
+        assert "pylxd.client" in found
+        assert {"pylxd.models", "requests_toolbelt"} & found == set()
+
     def test_says_what_it_is(self, connection: Connection) -> None:
         server = connection.server()
         assert (server.kind, server.version, server.storage_drivers) == ("incus", "6.0.4", "btrfs")
