@@ -35,24 +35,23 @@ class Content:
 
     def put(self, word: str) -> None:
         place = self._clean.place
-        cache, drive = place.cache(), place.drive()
-        cache.call("SET", "word", word)
-        cache.close()
-        with contextlib.suppress(OSError):  # it is there
+        with contextlib.closing(place.cache()) as cache:
+            cache.call("SET", "word", word)
+        drive = place.drive()
+        if "words" not in drive.buckets():
             drive.call("PUT", "/words")
         drive.call("PUT", "/words/word", body=word.encode())
         folder = place.rootfs["system"] / WORK / "words"
         folder.mkdir(exist_ok=True)
         (folder / "word").write_text(word)
-        self._clean.sql(
-            "CREATE TABLE IF NOT EXISTS words (word text)", f"DELETE FROM words; INSERT INTO words VALUES ('{word}')"
-        )
+        table = "CREATE TABLE IF NOT EXISTS words (word text)"
+        self._clean.sql(table, f"DELETE FROM words; INSERT INTO words VALUES ('{word}')")
 
     def get(self) -> dict[str, str]:
         place = self._clean.place
-        cache, drive = place.cache(), place.drive()
-        found = {"cache": (cache.call("GET", "word") or b"").decode()}
-        cache.close()
+        with contextlib.closing(place.cache()) as cache:
+            found = {"cache": (cache.call("GET", "word") or b"").decode()}
+        drive = place.drive()
         found["drive"] = drive.call("GET", "/words/word").decode() if "words" in drive.buckets() else ""
         file = place.rootfs["system"] / WORK / "words/word"
         found["system"] = file.read_text() if file.exists() else ""

@@ -16,6 +16,7 @@ from tests.lab.inner_pytest import PROJECT, wait_until
 
 from pytest_stagegbo.apply import step_runner
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.errors import BaselineMissing
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import take
@@ -123,6 +124,39 @@ def test_a_slot_goes_back_to_its_golden_copy(
     assert engine.execute("cache", ["ls", "/etc/hostname", "/opt/gbo/left"]).stdout == "/etc/hostname\n"
     planned = json.loads(plug.stagegbo("provision", "--slots", "2", "--dry-run", "--json").stdout)["slots"]
     assert not [step for plan in planned.values() for step in plan["steps"] if step["changes"]]
+
+
+@pytest.mark.both_lts
+def test_a_baseline_of_one_slot_is_there_for_the_others(plug: Plug, in_network: InNetwork) -> None:
+    """As it is where it was saved: also once it is replaced there, or deleted."""
+    done = plug.stagegbo("provision", "--slots", "2", "--recreate")  # the first may be no copy of the golden one
+    assert done.returncode == 0, done.stderr
+    path = "/opt/gbo/data/minio/words"
+
+    def word(number: int, put: str = "") -> str:
+        """Of a slot that this process has not used yet."""
+        engine = fleet(plug).engine(number)
+        if put:
+            assert engine.execute("drive", ["sh", "-c", f"mkdir -p {path}; echo {put} >{path}/word"]).status == 0
+            engine.baselines.save("demo", replace=True)
+        else:
+            engine.baselines.use("demo")
+        found = engine.execute("drive", ["cat", f"{path}/word"]).stdout.strip()
+        engine.close()
+        return found
+
+    def check() -> None:
+        assert word(0, "one") == "one"
+        assert word(1) == "one"
+        assert word(0, "two") == "two"
+        assert word(1) == "two"
+        engine = fleet(plug).engine(0)
+        engine.baselines.delete("demo")
+        engine.close()
+        with pytest.raises(BaselineMissing, match=f"not in {PROJECT} any more"):
+            word(1)
+
+    in_network(check, timeout=120)
 
 
 def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: Plug) -> None:

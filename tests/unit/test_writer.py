@@ -54,6 +54,20 @@ ETAG = Reply({}, "e7a9", {})
 STAGE = {"project": "STAGE-GBO"}
 HOST = {"project": "default"}
 
+
+def streaming(*command: str) -> Sent:
+    """The request for a command whose streams are connected."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    body = {
+        "command": list(command),
+        "environment": {"STAGEGBO_OWN": "1", "LC_ALL": "C", "PATH": path},
+        "cwd": "/",
+        "wait-for-websocket": True,
+        "interactive": False,
+    }
+    return Sent("POST", ("instances", "cache", "exec"), STAGE, body)
+
+
 CASES: dict[str, Case] = {
     "create_project": Case(
         lambda w: w.create_project(CONFIG, {}, "text"),
@@ -266,68 +280,23 @@ CASES: dict[str, Case] = {
     ),
     "channel": Case(
         lambda w: w.channel("cache"),
-        [
-            Sent(
-                "POST",
-                ("instances", "cache", "exec"),
-                STAGE,
-                {
-                    "command": ["sh"],
-                    "environment": {
-                        "STAGEGBO_OWN": "1",
-                        "LC_ALL": "C",
-                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    },
-                    "cwd": "/",
-                    "wait-for-websocket": True,
-                    "interactive": False,
-                },
-            )
-        ],
+        [streaming("sh")],
     ),
     "feed": Case(
         lambda w: w.feed("cache", "cat", [b"a"], patience=1),
-        [
-            Sent(
-                "POST",
-                ("instances", "cache", "exec"),
-                STAGE,
-                {
-                    "command": ["sh", "-c", "cat"],
-                    "environment": {
-                        "STAGEGBO_OWN": "1",
-                        "LC_ALL": "C",
-                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    },
-                    "cwd": "/",
-                    "wait-for-websocket": True,
-                    "interactive": False,
-                },
-            )
-        ],
+        [streaming("sh", "-c", "cat")],
+        {("POST", "instances/cache/exec"): {"return": 0}},
+        waits=True,
+    ),
+    "output": Case(
+        lambda w: list(w.output("cache", "echo", 0, patience=1)),
+        [streaming("sh", "-c", "(\necho\n) && read -r _")],
         {("POST", "instances/cache/exec"): {"return": 0}},
         waits=True,
     ),
     "sockets": Case(
         lambda w: w.sockets("cache", ["cat"]),
-        [
-            Sent(
-                "POST",
-                ("instances", "cache", "exec"),
-                STAGE,
-                {
-                    "command": ["cat"],
-                    "environment": {
-                        "STAGEGBO_OWN": "1",
-                        "LC_ALL": "C",
-                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    },
-                    "cwd": "/",
-                    "wait-for-websocket": True,
-                    "interactive": False,
-                },
-            )
-        ],
+        [streaming("cat")],
     ),
     "execute": Case(
         lambda w: w.execute("cache", ["id", "-u"]),

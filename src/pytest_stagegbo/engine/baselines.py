@@ -6,6 +6,7 @@ guard count it, it goes with its container, and there is no list of it elsewhere
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import secrets
 import shlex
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import json
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.engine.baseline_exchange import Exchange
 from pytest_stagegbo.engine.moment import at_one_moment
 from pytest_stagegbo.errors import BaselineMissing, MissingRequirement, NoRoom, StageGboError
 from pytest_stagegbo.facts import space
@@ -29,7 +31,7 @@ from pytest_stagegbo.resets.database import prepare_baseline
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.plan.baselines import About, Found
@@ -44,6 +46,7 @@ class Baselines:
 
     def __init__(self, engine: StageEngine) -> None:
         self._engine = engine
+        self._exchange = Exchange(engine, self)
         self.run = ""
         """The run of pytest whose own baselines count, too."""
 
@@ -66,13 +69,14 @@ class Baselines:
         parts = {each.name: plan.parse_parts(text) for each, text in zip(running, texts, strict=True)}
         return plan.resolve(parts, clones, plan.build_words(builds_of(clones, engine.settings.containers)))
 
-    def find(self, name: str) -> About:
-        """The baseline of that name. Raises `BaselineMissing` if there is none that may be used."""
-        return plan.usable(self.found(), name, self.run)
+    def build(self) -> tuple[str, ...]:
+        """What the stage runs, in `build_words`."""
+        return plan.build_words(self._engine.deployments.builds())
 
     def keys(self, name: str) -> dict[str, str]:
-        """By container that a baseline has, the key of what is kept. Raises as `find`."""
-        about = self.find(name)
+        """By container that a baseline has, the key of what is kept. One that another slot has is brought here first.
+        The caller has the containers to itself. Raises as `Exchange.look`."""
+        about = self._exchange.current(name, self.found())
         return dict.fromkeys(about.containers, about.key)
 
     def save(
@@ -109,7 +113,7 @@ class Baselines:
 
     def use(self, name: str) -> tuple[str, ...]:
         """Bring the containers of a baseline to its state. Returns their names."""
-        containers = self.find(name).containers
+        containers = self._exchange.look(name, self.found())[0].containers
         self._engine.reset(containers, baseline=name)
         return containers
 
@@ -128,7 +132,7 @@ class Baselines:
             doomed = {each: set(folders) for each, folders in found.folders[name].items()}
             for each, folders in found.garbage.items():
                 doomed.setdefault(each, set()).update(folders)
-            self._drop({each: sorted(folders) for each, folders in doomed.items()})
+            self.drop({each: sorted(folders) for each, folders in doomed.items()})
 
     def note_lost(self, names: Collection[str]) -> None:
         """Say which baselines go with clones that are about to be replaced or restored."""
@@ -155,47 +159,57 @@ class Baselines:
         names = [each.name for each in containers]
         engine.deployments.recover(names)
         found = self.found()
-        if name in found.folders and not replace:
+        if (name in found.folders and not replace) or (run and name in found.whole and not found.whole[name].run):
             raise BaselineMissing(
                 f"there is a baseline {name} already",
                 remedy=f"`stagegbo baseline save {name} --replace` takes its place; `stagegbo baseline delete {name}`",
             )
-        self._drop(found.garbage)
+        self.drop(found.garbage)
         for each in containers:
             engine.running_clone(each.name)
-        self._refuse_room(names)
+        self.refuse_room(names)
         about = self._about(name, names, run)
         text, key, resetter = json.encode(about).decode(), about.key, engine.resetter()
 
-        def begin(target: ResetTarget) -> None:
-            target.run_checked(guest.begin_script(guest.folders_of(target.container), key))
+        def write_down(target: ResetTarget) -> None:
             if target.container.data:
                 target.run(_checkpoint_script(target.container))
 
         def finish(target: ResetTarget) -> None:
-            target.run_checked(guest.describe_script(guest.folders_of(target.container), key, text))
             if target.container.data:
                 prepare_baseline(target, key + guest.NEW)
+            target.run_checked(guest.describe_script(guest.folders_of(target.container), key, text))
+
+        with (
+            task(engine.progress, f"save:{name}", f"save baseline {name}: {', '.join(names)}"),
+            self.making(containers, key),
+        ):
+            resetter.on_targets(containers, write_down)
+            at_one_moment(resetter, containers, lambda target: _keep(target, key))
+            resetter.on_targets(containers, finish)
+        self.drop(found.folders.get(name, {}))
+        return about
+
+    @contextlib.contextmanager
+    def making(self, containers: Sequence[ContainerSettings], key: str) -> Iterator[None]:
+        """Make new parts in the block. They are a baseline once it has ended well."""
+        resetter, names = self._engine.resetter(), [each.name for each in containers]
+
+        def begin(target: ResetTarget) -> None:
+            target.run_checked(guest.begin_script(guest.folders_of(target.container), key))
 
         def commit(target: ResetTarget) -> None:
             target.run_checked(guest.commit_script(guest.folders_of(target.container), key))
 
-        committed = False
         try:
-            with task(engine.progress, f"save:{name}", f"save baseline {name}: {', '.join(names)}"):
-                resetter.on_targets(containers, begin)
-                at_one_moment(resetter, containers, lambda target: _keep(target, key))
-                resetter.on_targets(containers, finish)
-                for container in containers:
-                    resetter.on_targets([container], commit)
-                    committed = True  # all parts count, whatever they are called
+            resetter.on_targets(containers, begin)
+            yield
         except StageGboError:
-            if not committed:
-                with suppress(StageGboError):
-                    self._drop(dict.fromkeys(names, (key + guest.NEW,)))
+            with suppress(StageGboError):
+                self.drop(dict.fromkeys(names, (key + guest.NEW,)))
             raise
-        self._drop(found.folders.get(name, {}))
-        return about
+        for container in containers:  # from the first one on all parts count, whatever they are called
+            resetter.on_targets([container], commit)
 
     def _about(self, name: str, names: Sequence[str], run: str) -> About:
         engine = self._engine
@@ -213,14 +227,16 @@ class Baselines:
             clones={each: plan.clone_id(clones[each]) for each in names},
             copied=min(clones[each].created_at for each in names),
             run=run,
+            origin=engine.settings.project,
         )
 
-    def _refuse_room(self, names: Iterable[str]) -> None:
-        """Raise `NoRoom` where the floor is passed already: what is kept takes room once the stage's data changes."""
+    def refuse_room(self, names: Iterable[str], size: int = 0) -> None:
+        """Raise `NoRoom` where so many bytes would take what must stay free. What is kept in its own container takes
+        room only as data changes."""
         engine = self._engine
         for pool in sorted({engine.clone(name).pool for name in names}):
             room = space.look(engine.reader, pool, engine.reader.host()).tightest(engine.settings)
-            if room.margin < 0:
+            if room.margin < size:
                 raise NoRoom(
                     "there is no room for a baseline",
                     seen=str(room),
@@ -228,7 +244,8 @@ class Baselines:
                     "stage has taken",
                 )
 
-    def _drop(self, folders: Mapping[str, Sequence[str]]) -> None:
+    def drop(self, folders: Mapping[str, Sequence[str]]) -> None:
+        """Delete parts by their folders. The caller has their containers to itself."""
         containers = [self._engine.settings.containers[name] for name, own in folders.items() if own]
 
         def drop(target: ResetTarget) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from pytest_stagegbo.services import dial
 from pytest_stagegbo.services.unseal import read_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -95,6 +95,8 @@ class StageEngine:
         )
         self.lease: HostLease | None = None
         """This host's lease of the stage, once anything was locked."""
+        self.siblings: Callable[[], Sequence[StageEngine]] = tuple
+        """The engines of the other slots that are there."""
         self.unconfirmed: set[str] = set()
         """See `StepRunner`."""
         self.way = StageWay(settings, connection.endpoint, self._run_relay, self._is_here)
@@ -194,20 +196,16 @@ class StageEngine:
             StageGboError: a name is unknown or keeps its data, the stage is not there, a service did not come back.
         """
         containers = reset.chosen(self.settings, names)
-        if already_locked:
-            return self._reset(containers, left_by, baseline)
         cleared = [container.name for container in containers]
-        lock, doing = self.lock(), f"reset {' '.join(cleared)}"
-        with lock.hold(doing, self.waiting, shared=(STAGE,), exclusive=cleared), lock.changing(cleared):
-            return self._reset(containers, left_by, baseline)
-
-    def _reset(
-        self, containers: Sequence[ContainerSettings], left_by: Mapping[str, str], baseline: str
-    ) -> tuple[Outcome, ...]:
-        self.deployments.recover([container.name for container in containers])
-        outcomes = self.reset_clones(containers, left_by, self.baselines.keys(baseline) if baseline else {})
-        self.deployments.bring_back()
-        return outcomes
+        with ExitStack() as held:
+            if not already_locked:
+                lock, doing = self.lock(), f"reset {' '.join(cleared)}"
+                held.enter_context(lock.hold(doing, self.waiting, shared=(STAGE,), exclusive=cleared))
+                held.enter_context(lock.changing(cleared))
+            self.deployments.recover(cleared)
+            outcomes = self.reset_clones(containers, left_by, self.baselines.keys(baseline) if baseline else {})
+            self.deployments.bring_back()
+            return outcomes
 
     def reset_clones(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEW",
+    "about_script",
     "begin_script",
     "commit_script",
     "describe_script",
@@ -26,7 +27,9 @@ __all__ = [
     "folders_of",
     "keep_script",
     "list_script",
+    "pack_script",
     "put_back",
+    "unpack_script",
 ]
 
 NEW = ".new"
@@ -73,7 +76,7 @@ done
 
 
 def describe_script(folders: Sequence[str], key: str, about: str) -> str:
-    """POSIX shell that writes down what a part is, and what its files are like."""
+    """POSIX shell that writes down what the files of a part are like, and what it is."""
     return f"""set -eu
 {_FUNCTIONS}
 cd {_place(folders)}/{key}{NEW}
@@ -82,11 +85,47 @@ for folder in {_quoted(folders)}; do
     list $number
     number=$((number + 1))
 done | sha256sum >files
-printf '%s\\n' {shlex.quote(about)} >about
-"""
+{about_script(folders, key, about)}"""
+
+
+def about_script(folders: Sequence[str], key: str, about: str) -> str:
+    """POSIX shell that writes down what a part is."""
+    return f"printf '%s\\n' {shlex.quote(about)} >{_place(folders)}/{key}{NEW}/about\n"
 
 
 _FUNCTIONS = f"""list() {{ (cd "$1" && find . {_LISTING} | LC_ALL=C sort -z); }}
+"""
+
+
+def pack_script(folders: Sequence[str], key: str) -> str:
+    """POSIX shell that prints what is kept in a part as an archive: the same bytes each time."""
+    options = "--format=posix --pax-option=delete=atime,delete=ctime --sort=name --numeric-owner --xattrs"
+    names = " ".join(map(str, range(len(folders))))
+    return f"""set -eu
+cd {_place(folders)}
+part={key}
+[ -d "$part" ] || part={key}{NEW}
+cd "$part"
+set -- {names} files
+[ ! -e 0.clean ] || set -- "$@" 0.clean
+tar {options} -cf - -- "$@"
+"""
+
+
+def unpack_script(folders: Sequence[str], key: str, size: int) -> str:
+    """POSIX shell that makes a new part of an archive of so many bytes on its standard input, and compares its files
+    with the list that came with them."""
+    return f"""set -eu
+{_FUNCTIONS}
+{{
+cd {_place(folders)}/{key}{NEW}
+head -c {size} | tar --xattrs --numeric-owner -xpf -
+number=0
+for folder in {_quoted(folders)}; do
+    list $number
+    number=$((number + 1))
+done | sha256sum | cmp -s - files
+}} || {{ echo "what came is not what was kept"; exit 1; }}
 """
 
 

@@ -28,7 +28,7 @@ let_go() {{ # whether all of them were held until now
     [ -e "$held" ] || return 1
     while read -r pid since; do
         seen "$pid" && [ "$started" = "$since" ] || continue
-        [ "$state" = T ] || whole=
+        case $state in T | Z | X) ;; *) whole= ;; esac # one that was ending has no one who waits for it
         kill -CONT "$pid" 2>/dev/null || true
     done <"$held"
     rm -f "$held"

@@ -14,7 +14,7 @@ from pytest_stagegbo.incus.records import CommandResult
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_stagegbo.incus.channel import Channel
     from pytest_stagegbo.incus.message_socket import MessageSocket
@@ -140,6 +140,41 @@ class InstanceWriter(Gate):
         if metadata is None:
             raise OperationFailed(f"{what} ended without a result", remedy="run it again")
         return CommandResult(int(metadata.get("return", -1)), said.decode("utf-8", "replace"), "")
+
+    def output(self, name: str, script: str, size: int, *, patience: float) -> Iterator[bytes]:
+        """The bytes that a shell script in a running instance prints, piece by piece.
+
+        The script is kept from ending until all of them are here: the daemon may lose what a command prints at its end.
+
+        Args:
+            size: How many they are.
+            patience: Seconds without any progress.
+
+        Raises:
+            ChannelBroken: it could not be started, or ended before.
+            OperationFailed: it printed nothing for so long, or failed.
+        """
+        from pytest_stagegbo.incus.channel import ChannelBroken
+
+        body = {**_SHELL, "command": ["sh", "-c", f"(\n{script}\n) && read -r _"]}
+        reply = self._send("POST", ("instances", name, "exec"), body=body)
+        streams = self._connection.streams(reply)
+        left, more = size, b"-"
+        try:
+            while left > 0 and more:
+                more = streams[1].read(patience)
+                left -= len(more)
+                yield more
+            streams[0].write(b"\n")
+            with contextlib.suppress(ChannelBroken):  # which is how it ends
+                while streams[1].read(patience):
+                    pass
+        finally:
+            for stream in streams:
+                stream.close()
+        metadata = self._connection.wait(reply, f"a script in {name}", self._timeout)
+        if left or metadata is None or metadata.get("return"):
+            raise OperationFailed(f"a script in {name} did not print {size} bytes", remedy="run it again")
 
     def channel(self, name: str) -> Channel:
         """A shell in a running instance that is kept open, for many commands. Takes 25 ms; close it in the end.

@@ -51,6 +51,8 @@ class About(Struct, frozen=True):
     """When production was copied: the oldest of these clones."""
     run: str = ""
     """The run of pytest that alone may use it; empty: any."""
+    origin: str = ""
+    """The project of the slot that it was saved in."""
 
 
 class Part(Struct, frozen=True):

@@ -83,9 +83,14 @@ class SessionBaselines:
             self._missing = None
 
     def needs(self, name: str) -> bool:
-        """Whether this run has no baseline of that name in this stage that may be used."""
-        found = self._engine.baselines.found()
-        return name in found.broken or name not in found.whole or found.whole[name].run != self._run
+        """Whether this stage has no baseline of that name that this run may use."""
+        from pytest_stagegbo.plan.baselines import usable
+
+        try:
+            usable(self._engine.baselines.found(), name, self._run)
+        except BaselineMissing:
+            return True
+        return False
 
     def forget(self) -> None:
         """Delete what this run has saved for itself. For its last process."""

@@ -89,13 +89,15 @@ class Fleet:
         Raises:
             SettingsError: the slot can't have its names or addresses.
         """
-        return StageEngine(
+        engine = StageEngine(
             slot_settings(self.settings, number),
             self._connection,
             progress=progress or self._progress,
             origin=self.golden,
             parent=self.settings.project if number else "",
         )
+        engine.siblings = lambda: [self.engine(each) for each in self.members() if each >= 0 and each != number]
+        return engine
 
     def refuse_others(self, numbers: Collection[int]) -> None:
         """Raise an error when the names of slots, or of the golden copy, are another stage's. For before the first

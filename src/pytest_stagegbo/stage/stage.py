@@ -155,8 +155,8 @@ class Stage:
 
     @real_files()
     def needs_baseline(self, name: str) -> bool:
-        """Whether this run has not saved a baseline of that name in this stage. Workers of pytest-xdist that share a
-        stage share its baselines: `if stage.needs_baseline("demo-data"): ...`."""
+        """Whether this stage has no baseline of that name which this run may use: none that it has saved, and none of
+        `stagegbo baseline save`. Workers of pytest-xdist that share a stage share its baselines."""
         return self._baselined().needs(name)
 
     def _baselined(self) -> StageBaselines:
