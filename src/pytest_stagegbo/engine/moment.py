@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pytest_stagegbo.errors import CommandFailed, OperationFailed, StageGboError
 from pytest_stagegbo.guest.moment import LONGEST, hold_script, let_go_script
-from pytest_stagegbo.resets.cache import write_down
+from pytest_stagegbo.resets.cache import go_on, write_down
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.answer import NoAnswer
 
@@ -51,8 +51,7 @@ def at_one_moment(
 
 
 def _hold(target: ResetTarget) -> None:
-    container = target.container
-    if container.probes and target.probe.protocol == "valkey":
+    if _is_valkey(target):
         try:
             write_down(target)
         except (NeedsRestart, NoAnswer) as error:
@@ -64,8 +63,15 @@ def _hold(target: ResetTarget) -> None:
     target.run_checked(hold_script())
 
 
+def _is_valkey(target: ResetTarget) -> bool:
+    return bool(target.container.probes) and target.probe.protocol == "valkey"
+
+
 def _let_go(target: ResetTarget) -> bool:
     try:
-        return target.run(let_go_script())[0] == 0
+        held = target.run(let_go_script())[0] == 0
+        if _is_valkey(target):
+            go_on(target)
+        return held
     except StageGboError:  # it goes on by itself
         return False

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.services.resp import Value
 
-__all__ = ["HotCache", "check_saved", "write_down"]
+__all__ = ["HotCache", "check_saved", "go_on", "write_down"]
 
 SECONDS = 5.0
 """For a whole conversation."""
@@ -169,6 +169,12 @@ def write_down(target: ResetTarget) -> None:
     with _connected(target, ("INFO", "persistence")) as (valkey, (said,)):
         if fields(said).get("aof_enabled") != "1":
             _check(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
+
+
+def go_on(target: ResetTarget) -> None:
+    """Let writers go on that `write_down` has held back. They do so by themselves a while later."""
+    with contextlib.suppress(NeedsRestart, NoAnswer), _connected(target, ("CLIENT", "UNPAUSE")):
+        pass
 
 
 @contextlib.contextmanager
