@@ -17,7 +17,7 @@ from pytest_stagegbo.incus.gate import NETWORK_TRIES
 from pytest_stagegbo.incus.records import Member, Reply, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SCOPE = WriterScope(
     project="STAGE-GBO",
@@ -766,6 +766,9 @@ class OnlyGet:
         self.asked.append((path, params))
         return b"content"
 
+    def read_pieces(self, *path: str, **params: str | int) -> Iterator[bytes]:
+        yield self.read_bytes(*path, **params)
+
 
 READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] = {
     "server": (lambda r: r.server(), None, []),
@@ -839,6 +842,11 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     ),
     "console": (lambda r: r.console("P", "n"), None, [(("instances", "n", "console"), {"project": "P"})]),
     "file": (lambda r: r.file("P", "n", "/x"), None, [(("instances", "n", "files"), {"project": "P", "path": "/x"})]),
+    "file_pieces": (
+        lambda r: list(r.file_pieces("P", "n", "/x")),
+        None,
+        [(("instances", "n", "files"), {"project": "P", "path": "/x"})],
+    ),
 }
 
 
