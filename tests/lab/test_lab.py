@@ -195,6 +195,21 @@ def test_a_pool_of_the_stage_s_own_is_added_with_the_same_quotas(second: Lab) ->
         second.up(Silent(), quota="ordinary" if simple else "simple")
 
 
+def control_groups(lab: Lab) -> list[Path]:
+    """The folders of the lab's containers in all hierarchies of control groups."""
+    init = lab.status().pid
+    assert init is not None
+    root, found = Path("/sys/fs/cgroup"), set[Path]()
+    for pid in _descendants(init):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+                _, controllers, path = line.split(":", 2)
+                hierarchy = root / controllers.removeprefix("name=")
+                place = (hierarchy if hierarchy.is_dir() else root) / path.strip("/")
+                found.update(each for each in (place, *place.parents) if each.name.startswith("lxc.payload."))
+    return sorted(each for each in found if each.is_dir())
+
+
 def simple_quotas() -> bool:
     """Whether the kernel knows them (Linux 6.7)."""
     major, minor = re.findall(r"\d+", os.uname().release)[:2]
@@ -215,9 +230,11 @@ def test_down_stops_everything_and_keeps_the_data(second: Lab, limited: str) -> 
     """Incus keeps the quotas that it finds: with a limit, and after a restart of the daemon."""
     assert set(second.status().pools.values()) == {limited}
     inside(second, "drive", "touch", "/opt/gbo/data/minio/kept")
-    namespace = second.paths.netns_file
+    namespace, groups = second.paths.netns_file, control_groups(second)
+    assert groups
     second.down()
     assert not namespace.exists()
+    assert [each for each in groups if each.is_dir()] == [], "each that is left makes the kernel slower"
     assert not second.status().running
     second.down()
     second.up(Silent())

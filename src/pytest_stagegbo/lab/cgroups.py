@@ -6,10 +6,14 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo.lab.command import write_atomic
 
-__all__ = ["record", "sweep"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["container_groups", "record", "sweep"]
 
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -19,11 +23,21 @@ def record(file: Path, init: int) -> None:
     names = set(_noted(file))
     for pid in _descendants(init):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-                top = line.split(":", 2)[2].split("/")[1]
-                if top.startswith(("lxc.monitor.", "lxc.payload.")):
-                    names.add(top)
+            names.update(container_groups(Path(f"/proc/{pid}/cgroup").read_text()))
     write_atomic(file, json.dumps(sorted(names)))
+
+
+def container_groups(text: str) -> Iterator[str]:
+    """The groups of containers that a process is in, by its `/proc/PID/cgroup`: paths below the root of a hierarchy.
+
+    A container's group lies in that of whoever started the lab, which differs from one hierarchy to the next.
+    """
+    for line in text.splitlines():
+        parts = line.split(":", 2)[2].strip("/").split("/")
+        for number, part in enumerate(parts, 1):
+            if part.startswith(("lxc.monitor.", "lxc.payload.")):
+                yield "/".join(parts[:number])
+                break
 
 
 def sweep(file: Path) -> None:
