@@ -472,7 +472,6 @@ def test_a_slots_clone_whose_first_boot_nobody_saw_is_replaced(plug: Plug, state
 
 @pytest.mark.parametrize("place", ["in the golden copy", "in the slot"])
 def test_slots_whose_maker_is_killed_are_finished_by_the_next(plug: Plug, place: str) -> None:
-    provision(plug)
     assert plug.stagegbo("destroy", "--yes").returncode == 0
     argv = [sys.executable, "-m", "pytest_stagegbo", "--lab", "provision", "--slots", "2"]
     project = GOLDEN if place == "in the golden copy" else f"{PROJECT}-1"

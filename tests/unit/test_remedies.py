@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import itertools
 import re
 import shlex
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(pytest_stagegbo.__file__).parent
+TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+"""What every module consists of. To parse them takes a second, so it is done once."""
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
@@ -32,12 +35,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 
 COMMANDS = sorted(
-    {
-        command
-        for path in ROOT.rglob("*.py")
-        for text in texts(ast.parse(path.read_text()))
-        for command in re.findall(r"`(stagegbo [^`]+)`", text)
-    }
+    {command for tree in TREES.values() for text in texts(tree) for command in re.findall(r"`(stagegbo [^`]+)`", text)}
 )
 
 
@@ -50,8 +48,13 @@ def test_a_command_that_is_named_exists(command: str) -> None:
     assert parse(shlex.split(command)[1:]).run
 
 
-def runtime_texts(tree: ast.AST) -> Iterator[str]:
-    """Every text of a module but its docstrings."""
+@functools.cache
+def runtime_texts() -> dict[Path, list[str]]:
+    """By module, every text but its docstrings."""
+    return {path: list(shown_texts(tree)) for path, tree in TREES.items()}
+
+
+def shown_texts(tree: ast.AST) -> Iterator[str]:
     passed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     passed |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
@@ -64,9 +67,9 @@ def test_every_command_that_is_named_is_called_stagegbo() -> None:
     commands = "|".join(set(MODULES) - {"logs"})  # `logs` is a setting as well
     bare = re.compile(rf"`({commands})\b[^`]*`|\b(run provision|provision again|provision (--\w+))\b")
     named = [
-        f"{path.relative_to(ROOT)}: {text}"
-        for path in ROOT.rglob("*.py")
-        for text in runtime_texts(ast.parse(path.read_text()))
+        f"{path}: {text}"
+        for path, found in runtime_texts().items()
+        for text in found
         if bare.search(re.sub(r"`stagegbo [^`]+`", "", text))
     ]
     assert named == []
@@ -76,10 +79,10 @@ def test_what_pytest_shows_as_well_names_settings_and_no_options_of_the_command(
     """pytest has no --endpoint: what is wrong there is mended by the setting, as it is for the command."""
     option = re.compile(r"(?<![\w-])--(endpoint|source-project|network|project)\b")
     named = [
-        f"{path.relative_to(ROOT)}: {text}"
-        for path in ROOT.rglob("*.py")
-        if path.relative_to(ROOT).parts[0] not in {"cli", "lab", "plugin"}
-        for text in runtime_texts(ast.parse(path.read_text()))
+        f"{path}: {text}"
+        for path, found in runtime_texts().items()
+        if path.parts[0] not in {"cli", "lab", "plugin"}
+        for text in found
         if " " in text and option.search(re.sub(r"`(stagegbo|incus) [^`]+`", "", text))
     ]
     assert named == []
@@ -88,9 +91,9 @@ def test_what_pytest_shows_as_well_names_settings_and_no_options_of_the_command(
 def test_no_text_names_the_module() -> None:
     """One name for one thing: `python -m pytest_stagegbo` is the same, and only documents say so."""
     named = [
-        f"{path.relative_to(ROOT)}: {text}"
-        for path in ROOT.rglob("*.py")
-        for text in texts(ast.parse(path.read_text()))
+        f"{path}: {text}"
+        for path, tree in TREES.items()
+        for text in texts(tree)
         if "python -m pytest_stagegbo " in text
     ]
     assert named == []
