@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from pytest_stagegbo.slots.lease import take
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tests.lab.conftest import InNetwork
     from tests.lab.inner_pytest import Plug
@@ -157,6 +160,29 @@ def test_a_baseline_of_one_slot_is_there_for_the_others(plug: Plug, in_network: 
             word(1)
 
     in_network(check, timeout=120)
+
+
+def test_a_build_is_in_the_slot_that_it_was_deployed_to(plug: Plug, tmp_path: Path) -> None:
+    """Also once its clone was copied from the golden one again, which never has it."""
+    plug.settings('[containers.drive]\nreset = "restore"')
+    provision(plug)
+    file, path = tmp_path / "build", "/opt/gbo/conf/build"
+    file.write_bytes(os.urandom(3 << 20))
+
+    def found() -> list[str]:
+        look = ["sh", "-c", f"sha256sum <{path} || true"]
+        return [fleet(plug).engine(number).execute("drive", look).stdout.partition(" ")[0] for number in (0, 1)]
+
+    expected = ["", hashlib.sha256(file.read_bytes()).hexdigest()]
+    for command in (("deploy", "drive", f"{path}={file}"), ("reset", "drive")):
+        done = plug.stagegbo("--slot", "1", *command)
+        assert done.returncode == 0, done.stderr
+        assert found() == expected, command
+    for slot, builds in ((), {}), (("--slot", "1"), {path: expected[1]}):
+        listed = json.loads(plug.stagegbo(*slot, "deploy", "--list", "--json").stdout)
+        assert {each["path"]: each["sha256"] for each in listed} == builds
+    assert plug.stagegbo("--slot", "1", "deploy", "drive", "--undo").returncode == 0
+    assert found() == ["", ""]
 
 
 def test_a_lease_ends_with_its_process_and_an_idle_slot_goes_to_the_next(plug: Plug) -> None:

@@ -144,7 +144,7 @@ keep_session() {{ # FIRST: a session that can give the server the spare database
     [ -n "$oids" ] || return 1
     end_session
     read -r inner rest </proc/self/stat
-    name=$note.$1.$inner base=$(copy_of "$golden")
+    name=$note.$1.$inner copy=$(copy_of "$golden")
     (umask 077; mkfifo "$name.ask" "$name.told") && chown "$(stat -c %u:%g "$golden")" "$name.ask" || return 1
     newer=
     read -r version <"$golden/PG_VERSION"
@@ -153,7 +153,7 @@ keep_session() {{ # FIRST: a session that can give the server the spare database
     (
         read -r inner rest </proc/self/stat
         look_at "$inner"
-        echo "$inner $started $1 $base $name" >"$note.session"
+        echo "$inner $started $1 $copy $name" >"$note.session"
         bound='timeout -s KILL {idle}'
         ask_server -v first="$1" -v newer="$newer" -f "$golden.clean" -f - -f "$name.ask"
     ) 9>&- 7>&- 8<&- >&6 6>&- <<'END' &

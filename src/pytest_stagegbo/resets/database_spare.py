@@ -208,8 +208,6 @@ flip() { # spare databases take the place of those that are there; why they don'
     [ -e "$note" ] && { read -r pid since first last base program <"$note"; } 2>/dev/null || return 1
     [ -n "$program" ] && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
-    doubt='the server runs on another copy' # its commit log says nothing of transactions in this one
-    [ "$base" = "$(copy_of "$golden")" ] || return 1
     doubt='every hundredth reset starts the server again'
     [ "$first" -lt "$last" ] || return 1
     doubt='the data folder has changed'
@@ -224,7 +222,10 @@ flip() { # spare databases take the place of those that are there; why they don'
     doubt='what the server started does not end'
     held=
     find_group && end_foreign || return 1
+    # What follows takes no time of its own, as the server compares meanwhile.
     begin_compare
+    doubt='the server runs on another copy' # its commit log says nothing of transactions in this one
+    [ "$base" = "$(copy_of "$golden")" ] || return 1
     doubt='the data folder has changed'
     same_rights || return 1
     if hear same; then
