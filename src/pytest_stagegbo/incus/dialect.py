@@ -211,6 +211,12 @@ def remedy(status: int, text: str) -> str:
             "this client's certificate is restricted to some projects: a stage needs a project, a bridge and an access "
             "list of its own. On the server, `incus config trust edit` takes the restriction away"
         )
+    if "notify peer" in text or "cluster member is offline" in text.lower():
+        return (
+            "Incus does this on all members of the cluster, or not at all: bring the one back that is away or only "
+            "starting (`incus cluster list`), then run this again. If it is gone for good: `incus cluster remove "
+            "--force NAME`"
+        )
     return ""
 
 

@@ -137,10 +137,12 @@ class Cluster:
         if not is_clustered(self.first):
             with task(progress, "cluster", f"making {FIRST} the first member of a cluster"):
                 self._switch.plug_in(self.first)
-                wanted = [f"core.https_address={address(FIRST)}:{PORT}"]
-                self._incus("config", "set", *wanted, what="setting the address of the first member")
+                wanted = [
+                    f"core.https_address={address(FIRST)}:{PORT}",
+                    f"cluster.offline_threshold={_OFFLINE_SECONDS}",
+                ]
+                self._incus("config", "set", *wanted, what="configuring the cluster")
                 self._incus("cluster", "enable", FIRST, what="making the first member")
-        self._incus("config", "set", f"cluster.offline_threshold={_OFFLINE_SECONDS}", what="configuring the cluster")
         for host in self.hosts()[1:]:
             if not _mark(host).exists():
                 with task(progress, host.name, f"{host.name} joins the cluster"):
@@ -183,8 +185,8 @@ class Cluster:
         return self.count == 1 or set(self.states().values()) == {"online"}
 
     def states(self) -> dict[str, str]:
-        """By member: `online`, `offline` as the others see it, `stopped`, `cut` off from the others, or `absent`, since
-        it has yet to join. Empty where there is no cluster."""
+        """By member: `online`, `offline` as the others see it, `stopped`, `starting`, `cut` off from the others, or
+        `absent`, since it has yet to join. Empty where there is no cluster."""
         if self.count == 1:
             return {}
         seen: dict[str, str] = {}
@@ -201,6 +203,8 @@ class Cluster:
                 state = "stopped"
             elif not self._switch.is_connected(host.name):
                 state = "cut"
+            elif not host.answers():
+                state = "starting"
             found[host.name] = state
         return {name: state or seen.get(name, "offline") for name, state in found.items()}
 

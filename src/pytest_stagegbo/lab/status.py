@@ -40,8 +40,8 @@ class LabStatus:
     """Kind of the quotas of each pool: `simple`, `ordinary`, or `off` before the first limit on it."""
 
     members: dict[str, str] = field(default_factory=dict)
-    """By member of the cluster: `online`, `offline`, `stopped`, `cut` (off from the others) or `absent` (it has yet to
-    join). Empty where the lab is no cluster."""
+    """By member of the cluster: `online`, `offline`, `stopped`, `starting`, `cut` (off from the others) or `absent` (it
+    has yet to join). Empty where the lab is no cluster."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
