@@ -121,6 +121,7 @@ def test_a_member_that_was_stopped_comes_back(cluster: Lab) -> None:
     until(lambda: cluster.status().members == ONLINE, "member2 is online", 30)
 
 
+@pytest.mark.cluster
 def test_a_member_that_was_cut_off_runs_and_reaches_nobody_until_it_is_started(cluster: Lab) -> None:
     pid = cluster.at("member2").status().pid
     subprocess.run(lab_command(cluster, "member", "cut", "member2"), check=True, capture_output=True)
@@ -132,6 +133,7 @@ def test_a_member_that_was_cut_off_runs_and_reaches_nobody_until_it_is_started(c
     until(lambda: cluster.status().members == ONLINE, "member2 is online", 30)
 
 
+@pytest.mark.cluster
 def test_up_brings_back_what_is_not_there(cluster: Lab) -> None:
     """Also a member that the machine's own end took, and whose cable is gone with it."""
     cluster.change_member("member2", "cut", Silent())
@@ -174,6 +176,7 @@ def test_a_lab_keeps_its_members(cluster: Lab) -> None:
     assert cluster.status().members == ONLINE
 
 
+@pytest.mark.cluster
 def test_down_takes_all_members_away_and_up_brings_them_back(cluster: Lab) -> None:
     names = {Path(cluster.paths.netns_file), cluster.at("member2").paths.netns_file, cluster.paths.switch_file}
     assert all(name.exists() for name in names)
@@ -294,6 +297,36 @@ def test_a_port_is_exposed_at_the_host_of_the_stage(stage: Seen) -> None:
     assert stage.second.ground.get("networks/stagebr0/forwards") == []
 
 
+@pytest.mark.cluster
+def test_slots_are_made_and_used_from_another_member(stage: Seen) -> None:
+    """Beside a stage that is there: its first slot's engine is not the one that carries connections."""
+    try:
+        stage.second.run("provision", "--slots", "2")
+        (stage.second.config.parent / "test_slots.py").write_text(SLOTS)
+        words = ["-n", "2", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--stage-lab", "--stage-slots", "2"]
+        argv = [sys.executable, "-m", "pytest", *words, "--stage-config", str(stage.second.config), "test_slots.py"]
+        where = {"cwd": stage.second.config.parent, "env": stage.second.environment()}
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120, **where)  # type: ignore[call-overload]
+        assert "4 passed" in done.stdout, done.stdout
+    finally:
+        stage.second.destroy()
+    assert stage.second.ground.names("networks") & {"stagebr0", "stagebr1", "stagebrg"} == set()
+
+
+SLOTS = """
+import socket, pytest
+
+@pytest.mark.stage_reset("cache")
+@pytest.mark.parametrize("number", range(4))
+def test_one(stage_cache, number):
+    with socket.create_connection((stage_cache.host, stage_cache.port), 5) as connection:
+        connection.sendall(b"PING\\r\\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+    assert stage_cache.exec("test", "-e", "/opt/gbo/data/valkey/left", check=False).status
+    stage_cache.exec("touch", "/opt/gbo/data/valkey/left")
+"""
+
+
 def announce_bridge(ground: Ground) -> None:
     """As a provisioning leaves it that is killed before the bridge is made."""
     ground.incus("network", "create", "stagebr0", "--target", "member2")
@@ -313,6 +346,7 @@ def test_a_bridge_that_was_only_announced_is_made_or_removed_by_the_next_run(see
     assert ground.get("networks/stagebr0")["status"] == "Created"
 
 
+@pytest.mark.cluster
 def test_a_bridge_that_somebody_else_announced_is_left_alone(seen: Seen) -> None:
     ground = seen.first.ground
     seen.first.destroy()
@@ -328,6 +362,7 @@ def test_a_bridge_that_somebody_else_announced_is_left_alone(seen: Seen) -> None
         ground.incus("network", "delete", "stagebr0")
 
 
+@pytest.mark.cluster
 def test_while_a_member_is_away_a_stage_goes_on_and_none_is_begun(cluster: Lab, stage: Seen) -> None:
     other = stage.first.ground.stage("STAGE-2", network="otherbr0", subnet=40, settings=SMALL)
     cluster.change_member("member2", "stop", Silent())

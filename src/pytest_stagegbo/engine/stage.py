@@ -21,7 +21,7 @@ from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.freezer import Freezer
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.engine.status import StageStatus, stage_status
-from pytest_stagegbo.errors import SettingsError, StageGboError, StageMissing
+from pytest_stagegbo.errors import SettingsError, StageMissing
 from pytest_stagegbo.facts.facts import Facts, gather
 from pytest_stagegbo.facts.placement import locator
 from pytest_stagegbo.forward.way import StageWay
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Provisioned", "StageEngine"]
+
+_unconfirmed: dict[tuple[str, str], set[str]] = {}
+"""By daemon and project, of this process."""
 
 
 class StageEngine:
@@ -97,9 +100,9 @@ class StageEngine:
         """This host's lease of the stage, once anything was locked."""
         self.siblings: Callable[[], Sequence[StageEngine]] = tuple
         """The engines of the other slots that are there."""
-        self.unconfirmed: set[str] = set()
-        """See `StepRunner`."""
-        self.way = StageWay(settings, connection.endpoint, self._run_relay, self._is_here)
+        self.unconfirmed = _unconfirmed.setdefault((connection.endpoint, settings.project), set())
+        """See `StepRunner`. Engines of one stage share it: whichever was made last carries all connections to it."""
+        self.way = StageWay(settings, connection.endpoint, self._run_relay, lambda: self.reader.is_here)
         dial.lead(self.way, (str(each.address) for each in settings.containers.values()))
 
     def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
@@ -250,12 +253,6 @@ class StageEngine:
         if name not in self.unconfirmed:  # one that this engine has copied is not finished before its services answer
             self.running_clone(name)
         return self.clone_writer().sockets(name, command)
-
-    def _is_here(self) -> bool:
-        try:
-            return self.reader.is_here
-        except StageGboError:
-            return True  # whoever connects finds out
 
     def runner(self) -> StepRunner:
         """For steps on clones that are there; the facts for it are read once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.errors import MissingRequirement
+from pytest_stagegbo.errors import MissingRequirement, StageGboError
 from pytest_stagegbo.incus.hostview import HostView
 from pytest_stagegbo.services.dial import is_on_host
 
@@ -48,7 +48,7 @@ class StageWay:
         self._names = {str(each.address): each.name for each in settings.containers.values()}
         self._forwarder: Forwarder | None = None
         self._borrowed: Mapping[tuple[str, int], int] | None = None
-        self._forwarded = self._direct = False
+        self._forwarded = self._near = False
         """What is known already."""
 
     @property
@@ -58,12 +58,12 @@ class StageWay:
             return reach == "direct"
         if self._forwarded or self._endpoint.startswith("https://"):
             return False
-        if self._direct:
-            return True
-        # A bridge that is nowhere yet, or not any more, leaves the network that the daemon is in.
-        near = is_on_host(self._settings.network.name) or HostView(self._endpoint).shares_network
-        self._direct = near and self._is_here()
-        return self._direct
+        if not self._near:  # a bridge that is nowhere yet, or not any more, leaves the network that the daemon is in
+            self._near = is_on_host(self._settings.network.name) or HostView(self._endpoint).shares_network
+        try:
+            return self._near and self._is_here()
+        except StageGboError:
+            return True  # the daemon does not answer, so it carries nothing
 
     def forwarder(self, trouble: Callable[[str], None] | None = None) -> Forwarder:
         """What carries connections; made when it is wanted.
