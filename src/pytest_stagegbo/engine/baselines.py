@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import json
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.baseline_exchange import Exchange
 from pytest_stagegbo.engine.moment import at_one_moment
 from pytest_stagegbo.errors import BaselineMissing, MissingRequirement, NoRoom, StageGboError
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.plan.baselines import About, Found
     from pytest_stagegbo.resets.target import ResetTarget
-    from pytest_stagegbo.settings import ContainerSettings
+    from pytest_stagegbo.settings import ContainerSettings, Settings
 
 __all__ = ["Baselines"]
 
@@ -59,7 +61,7 @@ class Baselines:
         engine = self._engine
         clones = engine.reader.instances(engine.settings.project)
         able = plan.keepers(engine.settings)
-        running = [each for each in able if each.name in clones and clones[each.name].status == "Running"]
+        running = [each for each in able if each.name in clones and _may_look(clones[each.name], engine.settings)]
 
         def look(target: ResetTarget) -> str:
             script = guest.list_script(guest.folders_of(target.container), sizes=sizes)
@@ -113,8 +115,12 @@ class Baselines:
 
     def use(self, name: str) -> tuple[str, ...]:
         """Bring the containers of a baseline to its state. Returns their names."""
-        containers = self._exchange.look(name, self.found())[0].containers
-        self._engine.reset(containers, baseline=name)
+        engine = self._engine
+        names = [each.name for each in plan.chosen(engine.settings, ())]
+        doing = f"looking for baseline {name}"
+        with engine.lock().hold(doing, engine.waiting, shared=(STAGE, *names), exclusive=(), keep_note=True):
+            containers = self._exchange.look(name, self.found())[0].containers
+        engine.reset(containers, baseline=name)
         return containers
 
     def delete(self, name: str) -> None:
@@ -144,7 +150,7 @@ class Baselines:
             for name, folders in self.found().folders.items():
                 if lost := [each for each in able if each in folders]:
                     engine.progress.note(f"baseline {name} is lost, since {', '.join(lost)} becomes another copy")
-        engine.resetter().close()
+            engine.resetter().close()
 
     def delete_of(self, run: str) -> None:
         """Delete the baselines that a run of pytest has saved for itself."""
@@ -202,8 +208,10 @@ class Baselines:
             target.run_checked(guest.commit_script(guest.folders_of(target.container), key))
 
         try:
+            self._engine.check_lease()  # what follows goes over kept shells
             resetter.on_targets(containers, begin)
             yield
+            self._engine.check_lease()
         except StageGboError:
             with suppress(StageGboError):
                 self.drop(dict.fromkeys(names, (key + guest.NEW,)))
@@ -252,7 +260,14 @@ class Baselines:
             target.run_checked(guest.drop_script(guest.folders_of(target.container), folders[target.name]))
 
         if containers:
+            self._engine.check_lease()
             self._engine.resetter().on_targets(containers, drop)
+
+
+def _may_look(clone: Instance, settings: Settings) -> bool:
+    """Whether it is a finished clone that a command can run in."""
+    is_finished = marks.is_clone(clone, settings) and clone.config.get(marks.STATE) == marks.PREPARED
+    return is_finished and clone.status == "Running"
 
 
 def _keep(target: ResetTarget, key: str) -> None:
