@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -138,28 +139,30 @@ def test_a_baseline_of_one_slot_is_there_for_the_others(plug: Plug, in_network: 
 
     def word(number: int, put: str = "") -> str:
         """Of a slot that this process has not used yet."""
-        engine = fleet(plug).engine(number)
-        if put:
-            assert engine.execute("drive", ["sh", "-c", f"mkdir -p {path}; echo {put} >{path}/word"]).status == 0
-            engine.baselines.save("demo", replace=True)
-        else:
-            engine.baselines.use("demo")
-        found = engine.execute("drive", ["cat", f"{path}/word"]).stdout.strip()
-        engine.close()
-        return found
+        with contextlib.closing(fleet(plug).engine(number)) as engine:
+            if put:
+                assert engine.execute("drive", ["sh", "-c", f"mkdir -p {path}; echo {put} >{path}/word"]).status == 0
+                engine.baselines.save("demo", replace=True)
+            else:
+                engine.baselines.use("demo")
+            return engine.execute("drive", ["cat", f"{path}/word"]).stdout.strip()
 
     def check() -> None:
         assert word(0, "one") == "one"
         assert word(1) == "one"
         assert word(0, "two") == "two"
         assert word(1) == "two"
-        engine = fleet(plug).engine(0)
-        engine.baselines.delete("demo")
-        engine.close()
+        with contextlib.closing(fleet(plug).engine(0)) as engine:
+            engine.baselines.delete("demo")
         with pytest.raises(BaselineMissing, match=f"not in {PROJECT} any more"):
             word(1)
+        assert word(0, "three") == "three"
 
     in_network(check, timeout=120)
+    refreshed = plug.stagegbo("provision", "--slots", "2", "--refresh", "drive")
+    assert "baseline demo is lost, since drive becomes another copy" in refreshed.stderr
+    with pytest.raises(BaselineMissing, match="drive has no part of it any more"):
+        in_network(word, 0)
 
 
 def test_a_build_is_in_the_slot_that_it_was_deployed_to(plug: Plug, tmp_path: Path) -> None:
