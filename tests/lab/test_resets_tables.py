@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.resets import database
+from pytest_stagegbo.resets.database_build import drop_build, keep_build
 from pytest_stagegbo.resets.target import ResetTarget
 
 if TYPE_CHECKING:
@@ -376,6 +377,13 @@ def test_a_session_waits_for_the_next_reset(clean: CleanStage, in_network: InNet
             clean.shell("tables", f"exec 9>/run/stagegbo-reset; flock 9; {end}")
             assert clean.ways("tables") == {"tables": "spare"}, end
             assert clean.sql(CONTENT) == before, end
+        clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9; pgrep -x psql")
+        try:
+            keep_build(target)  # which stops the server, and some wait for the last session then
+            clean.wait("tables")
+            assert clean.shell("tables", "pgrep -x psql || true") == ""
+        finally:
+            drop_build(target, to="production")
 
     in_network(check, timeout=120)
 

@@ -9,6 +9,8 @@ import shlex
 from typing import TYPE_CHECKING, Literal
 
 from pytest_stagegbo.guest.keeping import BUILD
+from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.resets.listing import NOTES
 
 if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
@@ -35,6 +37,10 @@ def keep_build(target: ResetTarget) -> None:
 data={data} build={data}{BUILD} before={data}{BUILD}-before
 exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null; then flock 9; fi
+# A server that its unit ends by SIGTERM waits for sessions: the one that waits for the next reset ends first.
+if read -r session rest <{NOTES}/{target.name}.server.session; then
+    ! grep -qsa '{MARK}=' "/proc/$session/environ" || kill "$session" || true
+fi 2>/dev/null
 systemctl stop {units}
 left={STOPPING * 20}
 while [ -e "$data/postmaster.pid" ]; do # of Debian's units one waits for the other to be asked only
