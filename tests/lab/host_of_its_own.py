@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+OWN_LOCKS = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o mode=1777 none /run/lock && exec "$@"', "sh"]
+"""Begins a command that has the kernel's locks to itself, as on another host."""
 
 PRELUDE = """
 import json, os, sys, time
@@ -40,11 +46,11 @@ def say(*words):
 class HostProgram:
     """A program on a host of its own; its lines are read as they come."""
 
-    def __init__(self, folder: Path, endpoint: str, project: str, script: str, **given: Any) -> None:
+    def __init__(self, folder: Path, project: str, script: str, **given: Any) -> None:
         folder.mkdir(exist_ok=True)
         folder.chmod(0o1777)
         values: dict[str, Any] = {"clock": 0, "seconds": 60.0, "patience": 60.0}
-        values |= {"locks": str(folder), "endpoint": endpoint, "project": project, **given}
+        values |= {"locks": str(folder), "project": project, **given}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + script, json.dumps(values)],
             stdin=subprocess.PIPE,
@@ -73,3 +79,60 @@ class HostProgram:
             assert stream is not None
             stream.close()
         return self.process.wait(60)
+
+
+class Line:
+    """A way to the daemon's socket that can be cut: nothing gets through then, and nobody is told."""
+
+    def __init__(self, path: Path, endpoint: str) -> None:
+        self.path = path
+        self._endpoint = endpoint
+        self._whole = threading.Event()
+        self._whole.set()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(20)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self) -> None:
+        self._whole.set()
+
+    def close(self) -> None:
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self.mend()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self._sockets.append(near)
+                threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        """Connect when there is something to send: a client that connects and is silent keeps all others waiting."""
+        far = socket.socket(socket.AF_UNIX)
+        self._sockets.append(far)
+        connected = False
+        with contextlib.suppress(OSError):
+            while data := near.recv(1 << 16):
+                self._whole.wait()
+                if not connected:
+                    far.connect(self._endpoint)
+                    connected = True
+                    threading.Thread(target=self._answer, args=(far, near), daemon=True).start()
+                far.sendall(data)
+        far.close()
+
+    def _answer(self, far: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := far.recv(1 << 16):
+                self._whole.wait()
+                near.sendall(data)
+            near.shutdown(socket.SHUT_WR)

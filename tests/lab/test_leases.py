@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.host_of_its_own import HostProgram
+from tests.lab.host_of_its_own import OWN_LOCKS, HostProgram, Line
 
 from pytest_stagegbo import clocks
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab]
 
+ON_THE_LABS_STAGE = True
 PROJECT = "STAGE-LEASED"
 HOUR = 3600
 
@@ -72,19 +76,27 @@ def host(lab: Lab, incus: Incus, tmp_path: Path) -> Iterator[Callable[..., HostP
     started: list[HostProgram] = []
 
     def start(name: str, script: str, **given: object) -> HostProgram:
-        values = {"test": f"test of {name}", **given}
-        started.append(HostProgram(tmp_path / name, str(lab.socket), PROJECT, script, **values))
+        values = {"test": f"test of {name}", "endpoint": str(lab.socket), **given}
+        started.append(HostProgram(tmp_path / name, PROJECT, script, **values))
         return started[-1]
 
+    forget(incus)
     yield start
     for each in started:
         each.kill()
         each.end()
-    found = incus("profile", "list", "--format=csv", project=f"{PROJECT}-LEASES", check=False).stdout
-    for line in found.splitlines():
-        if not line.startswith("default,"):
-            incus("profile", "delete", line.partition(",")[0], project=f"{PROJECT}-LEASES")
-    incus("project", "delete", f"{PROJECT}-LEASES", check=False)
+    forget(incus)
+
+
+def forget(incus: Incus) -> None:
+    """Remove all leases of the tests' stage."""
+    project = f"{PROJECT}-LEASES"
+    found = incus("profile", "list", "--format=csv", project=project, check=False).stdout
+    names = [line.partition(",")[0] for line in found.splitlines()]
+    for name in set(names) - {"default"}:
+        incus("profile", "delete", name, project=project)
+    if names:
+        incus("project", "delete", project)
 
 
 @pytest.mark.both_lts
@@ -189,6 +201,53 @@ def test_one_that_slept_while_nobody_wanted_the_stage_goes_on(host: Callable[...
     assert first.line() == "wrote"
 
 
+def test_one_that_is_cut_off_is_refused_before_anybody_else_has_the_stage(
+    host: Callable[..., HostProgram], lab: Lab, tmp_path: Path
+) -> None:
+    line = Line(tmp_path / "line", str(lab.socket))
+    first, second = host("a", USES, seconds=3.0, endpoint=str(line.path)), host("b", USES, seconds=3.0)
+    first.tell("use")
+    assert first.line() == "has it"
+    line.cut()
+    second.tell("use")
+    assert second.line().startswith("waits ")
+    assert second.line() == "has it"
+    first.tell("write")
+    assert first.line().startswith("LeaseLost this host has lost its lease")
+    line.mend()
+    first.tell("write")
+    assert "(test of b)" in first.line()
+    second.tell("write")
+    assert second.line() == "wrote"
+    line.close()
+
+
+SLOTS = """
+from pytest_stagegbo.slots.fleet import Fleet
+from pytest_stagegbo.slots.lease import take
+from pytest_stagegbo.leases.host import close_all
+
+lease = take(Fleet(settings, engine._connection), range(3), given["test"])
+say("none" if lease is None else lease.number)
+sys.stdin.readline()
+if lease is not None:
+    lease.release()
+close_all()
+say("done")
+"""
+
+
+def test_hosts_find_the_slots_that_others_leave_free(host: Callable[..., HostProgram]) -> None:
+    several = [host(name, SLOTS) for name in "ab"]
+    assert sorted(each.line() for each in several) == ["0", "1"]
+    third, fourth = host("c", SLOTS), host("d", SLOTS)
+    assert sorted(each.line() for each in (third, fourth)) == ["2", "none"]
+    several[0].tell()
+    assert several[0].line() == "done"
+    fifth = host("e", SLOTS)
+    assert fifth.line() in {"0", "1"}
+
+
 def test_a_dead_hosts_lease_can_be_taken(host: Callable[..., HostProgram], stagegbo: StageGbo, incus: Incus) -> None:
     first = host("a", USES)
     first.tell("use")
@@ -205,3 +264,41 @@ def test_a_dead_hosts_lease_can_be_taken(host: Callable[..., HostProgram], stage
     second.tell("use")
     assert second.line() == "has it"
     assert incus("project", "show", f"{PROJECT}-LEASES").stdout
+
+
+SESSION = """
+def test_it(stage_cache):
+    print("begun", flush=True)
+    input()
+"""
+
+
+def test_commands_and_sessions_of_two_hosts_wait_for_each_other(
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], lab: Lab, tmp_path: Path
+) -> None:
+    assert provisioned.returncode == 0
+    (tmp_path / "test_it.py").write_text(SESSION)
+    argv = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--stage-lab", str(tmp_path)]
+    with subprocess.Popen(
+        [*OWN_LOCKS, *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "STAGEGBO_TIMEOUTS__LEASE": "12"},
+    ) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        while "begun" not in session.stdout.readline():
+            pass
+        refused = stagegbo("reset", "cache", check=False, env={"STAGEGBO_TIMEOUTS__LOCK": "6"})
+        assert refused.returncode == 8
+        assert "is leased by another host" in refused.stderr
+        assert "test_it.py::test_it" in refused.stderr, refused.stderr
+        assert "test_it.py::test_it" in stagegbo("status").stdout
+        session.stdin.write("\n")
+        session.stdin.flush()
+        assert "1 passed" in session.stdout.read()
+    assert "used by" not in stagegbo("status").stdout
+    stagegbo("reset", "cache")
+    assert lab.paths.name

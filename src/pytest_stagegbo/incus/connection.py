@@ -182,6 +182,7 @@ class Connection:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = _REQUEST_SECONDS,
+        counted: bool = True,
     ) -> Reply:
         """One request.
 
@@ -189,6 +190,7 @@ class Connection:
             path: Segments below `/1.0`, one at least, unquoted.
             body: Sent as JSON.
             data: Sent as it is, instead of `body`.
+            counted: False for a write that causes no events but those of its own object; see `writing`.
 
         Raises:
             ServerUnreachable: the daemon does not answer.
@@ -199,7 +201,7 @@ class Connection:
             arguments["data"] = data
         elif body is not None:
             arguments["json"] = body
-        with self._write() if method != "GET" else contextlib.nullcontext():
+        with self._write() if counted and method != "GET" else contextlib.nullcontext():
             response, session = self._send(method, path, params, timeout, **arguments)
             self._idle.append(session)
             return _reply(response)
@@ -216,7 +218,7 @@ class Connection:
         with self._writes_lock:
             self.requests += 1
         with self._failures(method, _shown(path), params):
-            node = self._greet().api
+            node = self._greet(timeout).api
             for segment in path:
                 node = node[quote(segment, safe="")]
             node.session = session = self._take()  # of this very node, which nobody else has
@@ -336,12 +338,12 @@ class Connection:
         url = self.endpoint.replace("https://", "wss://", 1)
         return open_one(url, path, remote.websocket_options(self._settings), remote.pinned(self._settings))
 
-    def _greet(self) -> Any:
+    def _greet(self, timeout: float = _REQUEST_SECONDS) -> Any:
         """pylxd's client. Before it is there, the daemon says what it is, and whom it trusts."""
         with self._greeting:
             if self._client is None:
                 session = self._take()
-                client = _Client(endpoint=self._url, session=session, timeout=self._timeouts(_REQUEST_SECONDS))
+                client = _Client(endpoint=self._url, session=session, timeout=self._timeouts(timeout))
                 self._server = self._greeted(client.host_info)
                 log.debug("GET /1.0 {} -> 200")
                 self._client = client

@@ -90,8 +90,8 @@ class Gate:
         self.scope = scope
         self._timeout = timeout
         self._may_write = may_write
-        self._patience: dict[str, Any] = {}
-        """Seconds for one answer, where the connection's own are too many."""
+        self._more: dict[str, Any] = {}
+        """Further arguments of each request of this gate."""
 
     def _run(
         self,
@@ -136,9 +136,7 @@ class Gate:
         query = dict(params or {})
         if project:
             query["project"] = project
-        return self._connection.request(
-            method, path, params=query, body=body, data=data, headers=sent, **self._patience
-        )
+        return self._connection.request(method, path, params=query, body=body, data=data, headers=sent, **self._more)
 
     def _project_of(self, method: str, path: tuple[str, ...], body: Any) -> str:
         """The project to send a write to, or an error when it isn't one that the stage may make."""

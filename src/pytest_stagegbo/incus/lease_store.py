@@ -57,7 +57,7 @@ class LeaseStore(Gate):
         super().__init__(connection, scope, patience)
         self._stage = stage
         self._config = dict(config)
-        self._patience = {"timeout": patience}
+        self._more = {"timeout": patience, "counted": False}
 
     def carry_out(self, steps: Steps[T]) -> T:
         """Carry out requests until the steps end, and return their result. A request without an answer may have been

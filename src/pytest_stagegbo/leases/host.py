@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from random import random
+from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import LeaseLost, LockTimeout, StageGboError
@@ -28,28 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from pytest_stagegbo.leases.note import Note
-    from pytest_stagegbo.leases.protocol import Entry, Holder, Outcome, Steps
+    from pytest_stagegbo.leases.note import Note, Store
+    from pytest_stagegbo.leases.protocol import Entry, Holder, Outcome
 
-__all__ = ["HostLease", "Store", "close_all", "host_lease"]
+__all__ = ["HostLease", "close_all", "host_lease"]
 
-T = TypeVar("T")
-
-RENEWALS = 4
-"""A lease is renewed so often within its time."""
-LOOKS = 12
-"""So often within that time somebody looks whether another host waits, or has taken it."""
-YIELD_SECONDS = 10.0
-"""How long processes of this host that would use the stage wait for those that do, when another host waits."""
-LONGEST_PAUSE = 1.0
-"""Seconds between two looks of a host that waits. Less than `protocol.TURN`."""
+RENEWALS, LOOKS = 4, 12
+"""How often, within its time, a lease is renewed, and somebody looks whether another host waits or has taken it."""
+YIELD_SECONDS = 10.0  # how long processes that would use the stage wait for those that do, when another host waits
+LONGEST_PAUSE = 1.0  # seconds between two looks of a host that waits; less than `protocol.TURN`
+TRIES, AGAIN = 5, 0.1  # how often, and seconds between, when several hosts began at the same time
 QUEUE_SECONDS = 1.0  # who waits for less draws no ticket
-
-
-class Store(Protocol):
-    """Where leases are."""
-
-    def carry_out(self, steps: Steps[T]) -> T: ...
 
 
 class HostLease:
@@ -84,6 +74,7 @@ class HostLease:
         self._uses = 0
         self._doing = ""
         """What this process uses the stage for, or has used it for last."""
+        self._said = ""
         self._term = 0
         self._until = float("-inf")
         self._use = FairLock(self._folder / "lease.use")
@@ -223,15 +214,17 @@ class HostLease:
             )
 
     def _ensure(self, deadline: float, waiting: Callable[[str], None] | None) -> None:
-        pause = 0.02
+        pause, tries = 0.02, TRIES
         while True:
             with self._notes.turn(deadline) as (holder, note):
+                outcome: Outcome = "held"
                 if not holder.may_write():
-                    self._try(holder, note, queue=deadline - clocks.monotonic() > QUEUE_SECONDS)
+                    outcome = self._try(holder, note, queue=deadline - clocks.monotonic() > QUEUE_SECONDS)
                 if holder.may_write():
                     break
                 who = self._who(holder)
-                if clocks.monotonic() >= deadline:
+                tries -= outcome == "unknown"
+                if clocks.monotonic() >= deadline and (outcome != "unknown" or not tries):
                     with contextlib.suppress(StageGboError):
                         self._store.carry_out(holder.leave_line())
                     raise LockTimeout(
@@ -244,7 +237,8 @@ class HostLease:
             if waiting is not None:
                 waiting(who)
                 waiting = None
-            clocks.sleep(max(0.0, min(pause, deadline - clocks.monotonic())))
+            left = deadline - clocks.monotonic()
+            clocks.sleep(min(pause, left) if left > 0 else random() * AGAIN)
             pause = min(pause * 2, LONGEST_PAUSE)
         self._term, self._until = note.term, note.until
         self._join()
@@ -262,6 +256,7 @@ class HostLease:
         """Take or renew the lease, and write down what came of it."""
         had = holder.held is not None
         now = clocks.now()
+        self._said = self._doing
         about = About.of(self._doing, since=note.since if had else now, until=now + self.seconds)
         try:
             outcome = self._store.carry_out(holder.take(about.text(), queue=queue))
@@ -279,7 +274,9 @@ class HostLease:
         if before is not None and before.token == holder.token:
             return
         (self._folder / "stage.clean").unlink(missing_ok=True)
-        left = () if before is None else About.read(before.about).left if before.free else self._resettable
+        left: Collection[str] = ()
+        if before is not None:
+            left = About.read(before.about).left if before.free and before.about else self._resettable
         for name in left:
             if name in self._resettable:
                 (self._folder / f"{name}.unfinished").touch(mode=0o660)
@@ -348,12 +345,13 @@ class HostLease:
             if holder.held is None:
                 return False
             now = clocks.awake_or_not()
-            if now >= holder.held.until - self.seconds * (SHARE - 1 / RENEWALS):
-                self._try(holder, note)
-            else:
+            due = now >= holder.held.until - self.seconds * (SHARE - 1 / RENEWALS)
+            if not due:
                 self._store.carry_out(holder.look())
                 note.looked = now
                 self._notes.write(holder, note)
+            if holder.held is not None and (due or (holder.is_wanted and self._doing != self._said)):
+                self._try(holder, note)  # those who wait see what for
             self._follow_note(note)
             return holder.held is not None and holder.is_wanted
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -20,10 +20,20 @@ from pytest_stagegbo.leases.protocol import Held, Holder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HostNotes", "Note"]
+    from pytest_stagegbo.leases.protocol import Steps
+
+__all__ = ["HostNotes", "Note", "Store"]
+
+T = TypeVar("T")
 
 CONFIRM_SECONDS = 5.0
 """For this host's other processes to be done with the lease."""
+
+
+class Store(Protocol):
+    """Where leases are."""
+
+    def carry_out(self, steps: Steps[T]) -> T: ...
 
 
 class Note(msgspec.Struct):

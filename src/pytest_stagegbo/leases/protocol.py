@@ -58,7 +58,8 @@ FIRST_EPOCHS = 10**9
 """The first epoch of a stage is below this."""
 
 Outcome = Literal["held", "busy", "lost", "unknown"]
-"""`unknown`: the daemon did not say enough. What was believed before still holds until its time is over."""
+"""`unknown`: it can't be told, or several began at the same time, and none has it. What was believed before still holds
+until its time is over."""
 
 
 class Entry(Struct, frozen=True):
@@ -196,10 +197,14 @@ class Holder:
             return "unknown"
         self._note(after)
         if not self._counts(epoch, seen, after):
-            if self.held is not None and not self._continues(self.held, after.last):
-                self.held = None
+            own = self.held
+            if own is not None and not self._continues(own, after.last):
+                self.held = own = None
                 return "lost"
-            return "busy" if self.held is None else "unknown"
+            if own is None and any((each.epoch, each.token) == (epoch, self.token) for each in after.entries):
+                yield Free(Entry(epoch, self.token, self.seconds, free=True))  # nobody has to wait for its time
+                return "unknown"
+            return "busy" if own is None else "unknown"
         self.held = Held(epoch, began + self.seconds * SHARE)
         yield from self._tidy(after, epoch)
         return "held"
@@ -266,7 +271,7 @@ class Holder:
         now = self._clock()
         for entry in seen.entries:
             if entry.token != self.token and not entry.free:
-                time = max(entry.seconds, self.seconds)
+                time = entry.seconds or self.seconds
                 if now - self._since[entry.epoch, entry.token] < time:
                     return False
         own = [ticket.number for ticket in self._own_tickets(seen)]
