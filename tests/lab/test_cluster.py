@@ -44,10 +44,12 @@ def cluster() -> Iterator[Lab]:
         (lab.paths.state / "locks").mkdir(parents=True, exist_ok=True)
         with FileLock(lab.paths.lock(f"tests-{lab.paths.name}")):
             found_up = lab.status().ready
-            lab.up(Silent(), members=2)
-            yield lab
-            if not found_up:
-                lab.down(purge=True)
+            try:
+                lab.up(Silent(), members=2)
+                yield lab
+            finally:
+                if not found_up:
+                    lab.down(purge=True)
 
 
 def get(lab: Lab, path: str = "") -> Any:

@@ -71,12 +71,13 @@ class Writer(InstanceWriter):
         """Make the bridge.
 
         Args:
-            members: All of the cluster's. Each is announced first: a cluster makes no bridge that lacks one.
+            members: All of the cluster's. The bridge is announced for each first, by its name alone: a cluster makes
+                no bridge that lacks one, and Incus 7.0 refuses a description then.
         """
-        named = {"name": self.scope.network, "type": "bridge", "description": description}
+        named = {"name": self.scope.network, "type": "bridge"}
         for member in members:
             self._send("POST", ("networks",), body={**named, "config": {}}, params={"target": member})
-        self._send_patiently("POST", ("networks",), body={**named, "config": dict(config)})
+        self._send_patiently("POST", ("networks",), body={**named, "config": dict(config), "description": description})
 
     def replace_network(self, config: Mapping[str, str], description: str) -> None:
         etag = self._connection.get_reply("networks", self.scope.network, project=HOST_PROJECT).etag

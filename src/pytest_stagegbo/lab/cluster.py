@@ -137,12 +137,12 @@ class Cluster:
         if not is_clustered(self.first):
             with task(progress, "cluster", f"making {FIRST} the first member of a cluster"):
                 self._switch.plug_in(self.first)
-                wanted = [
-                    f"core.https_address={address(FIRST)}:{PORT}",
-                    f"cluster.offline_threshold={_OFFLINE_SECONDS}",
-                ]
-                self._incus("config", "set", *wanted, what="configuring the cluster")
+                own = f"core.https_address={address(FIRST)}:{PORT}"
+                self._incus("config", "set", own, what="setting the address of the first member")
                 self._incus("cluster", "enable", FIRST, what="making the first member")
+                # Incus 7.0 breaks this request off where there is no cluster yet.
+                patience = f"cluster.offline_threshold={_OFFLINE_SECONDS}"
+                self._incus("config", "set", patience, what="configuring the cluster")
         for host in self.hosts()[1:]:
             if not _mark(host).exists():
                 with task(progress, host.name, f"{host.name} joins the cluster"):
