@@ -78,6 +78,9 @@ class Engine:
     def waiting(self, holder: str) -> None:
         """Nobody watches."""
 
+    def check_lease(self) -> None:
+        """No other host has the stage."""
+
     def plan(self) -> Plan:
         assert self.changes is not None, "nobody foresaw a plan"
         self.done.append("plan")

@@ -100,10 +100,11 @@ class HotCache:
             target.mark = None
             note = self._known(target, state)
             info, *server = valkey.ask(_INFO, *_SERVER)
-            _check_server(fields(info), server, note)
+            said = fields(info)
+            _check_server(said, server, note)
             kills: list[tuple[str | int, ...]] = [("CLIENT", "UNPAUSE")]  # a reset that was killed may have left it
             kills += [("CLIENT", "KILL", "ID", client) for client in foreign_clients]
-            save = [("SAVE",)] if _saves_soon(fields(info), server[0]) else []
+            save = [("SAVE",)] if _saves_soon(said, server[0]) else []
             answers = valkey.ask(*kills, *_flush(_databases(server[0])), *save, ("INFO", "persistence"))
             try:
                 _check(answers[len(kills) :])
@@ -218,7 +219,7 @@ def _saves_soon(said: Mapping[str, str], config: Value) -> bool:
 
 
 def _is_database(name: str) -> bool:
-    return name.startswith("db") and name[2:].isdigit()
+    return name[:2] == "db" and name[2:].isdigit()
 
 
 def _check(answers: Sequence[Value]) -> None:

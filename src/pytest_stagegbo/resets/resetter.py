@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +19,7 @@ from pytest_stagegbo.resets.drive import HotDrive
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.secrets import find_secret
+from pytest_stagegbo.resets.stall_watch import StallWatch
 from pytest_stagegbo.resets.target import HotReset, NeedsRestart, ResetTarget
 from pytest_stagegbo.resets.work import HotWork
 from pytest_stagegbo.services.answer import NoAnswer
@@ -103,6 +103,7 @@ class Resetter:
         self._at: dict[str, str] = {}
         """By container, the key of the baseline that this process has brought it to last."""
         self._threads: Workers | None = None
+        self._stalls = StallWatch(STALLED, self._thaw_paused)
         self._owner = os.getpid()
 
     def reset(
@@ -141,13 +142,8 @@ class Resetter:
                 done[container.name] = outcome
         left = [container for container in containers if container.name not in done]
         if left:
-            thawing = threading.Timer(STALLED, self._thaw_paused, [left])
-            thawing.daemon = True
-            thawing.start()
-            try:
+            with self._stalls.watching(left):
                 done |= zip((each.name for each in left), self._each(one, left), strict=True)
-            finally:
-                thawing.cancel()
         found = [done[container.name] for container in containers]
         errors = [each for each in found if isinstance(each, StageGboError)]
         for other in errors[1:]:
@@ -160,6 +156,7 @@ class Resetter:
         """Threads and sockets of the parent are not the child's."""
         if self._owner != os.getpid():
             self._targets, self._at, self._threads, self._owner = {}, {}, None, os.getpid()
+            self._stalls = StallWatch(STALLED, self._thaw_paused)
 
     def on_targets(self, containers: Sequence[ContainerSettings], call: Callable[[ResetTarget], T]) -> list[T]:
         """The result of `call` for each container, whose kept shell it uses, all at once. Raises the first one's error
