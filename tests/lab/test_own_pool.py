@@ -61,6 +61,8 @@ request, wait = Connection.request, Connection.wait
 
 def requested(self, method, *rest, **more):
     global writes
+    if (more.get("params") or {}).get("project", "").endswith("-LEASES"):  # who uses the stage
+        return request(self, method, *rest, **more)
     if method == point:
         os.kill(os.getpid(), signal.SIGKILL)
     reply = request(self, method, *rest, **more)
