@@ -302,3 +302,26 @@ def test_commands_and_sessions_of_two_hosts_wait_for_each_other(
     assert "used by" not in stagegbo("status").stdout
     stagegbo("reset", "cache")
     assert lab.paths.name
+
+
+def test_a_test_whose_lease_was_lost_fails(
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    """Its process was frozen, and another host has had the stage."""
+    assert provisioned.returncode == 0
+    (tmp_path / "test_it.py").write_text(SESSION)
+    argv = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--stage-lab", str(tmp_path)]
+    env = {**os.environ, "STAGEGBO_TIMEOUTS__LEASE": "4"}
+    with subprocess.Popen(
+        [*OWN_LOCKS, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=env
+    ) as session:
+        assert session.stdout is not None
+        while "begun" not in session.stdout.readline():
+            pass
+        session.send_signal(signal.SIGSTOP)
+        stagegbo("reset", "cache")
+        session.send_signal(signal.SIGCONT)
+        printed, _ = session.communicate("\n", timeout=60)
+    assert "ERROR at teardown of test_it" in printed
+    assert "LeaseLost: this host has lost its lease of stage STAGE-GBO" in printed
+    assert "1 passed, 1 error" in printed

@@ -324,7 +324,7 @@ class HostLease:
         if last is None or last.token == holder.token:
             return "nobody else has it"
         if last.free:
-            return "it is free, and another host is first in line"
+            return "it is free now, and another host had it or comes first"
         return holder_text(last)
 
     # -- keeping it
