@@ -19,14 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import BenchLab, bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
+from benchmarks._measure import ProcessorTime, alternate, idle_line, percentile
+from benchmarks._table import TableReport
 from benchmarks.session import IDLE, LONGEST_WAIT, RESETTING, Ways
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class Version:
         self._lab.command(self._python, "-m", "pytest_stagegbo", "--lab", *arguments)
 
 
-class Report:
+class Report(TableReport):
     """What all rounds say together.
 
     Args:
@@ -134,10 +133,12 @@ class Report:
     """
 
     def __init__(self, commit: str, rounds: Sequence[tuple[Round, Round]], version: str) -> None:
+        super().__init__(version)
         self.commit = commit
         self.rounds = rounds
-        self.machine = Machine.this()
-        self.version = version
+        self.columns = [
+            "what", f"{commit} p50", "p95", "this p50", "p95", "ratio of p50", "ratio of processor time"
+        ]  # fmt: skip
 
     def rows(self) -> list[list[str]]:
         rows = []
@@ -149,9 +150,6 @@ class Report:
             row.append(f"{percentile(new, 50) / percentile(old, 50):.2f}" if min(old) > 0 else "")
             rows.append(row)
         return rows
-
-    def columns(self) -> list[str]:
-        return ["what", f"{self.commit} p50", "p95", "this p50", "p95", "ratio of p50", "ratio of processor time"]
 
     def headlines(self) -> list[str]:
         return [
@@ -166,24 +164,6 @@ class Report:
             "commit": self.commit,
             "rounds": [[asdict(old), asdict(new)] for old, new in self.rounds],
         }
-
-    def print(self, console: Console) -> None:
-        console.print(f"{self.machine}; Incus {self.version}")
-        table = Table()
-        for number, column in enumerate(self.columns()):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
-        for line in self.headlines():
-            console.print(line, soft_wrap=True)
-
-    def markdown(self) -> str:
-        columns = self.columns()
-        table = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-        table += [f"| {' | '.join(row)} |" for row in self.rows()]
-        lines = "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines())
-        return f"Measured on {self.machine}; Incus {self.version}.\n\n{lines}\n\n" + "\n".join(table)
 
 
 def _ms(seconds: float) -> str:

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._bench_lab import bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
-from rich.table import Table
+from benchmarks._measure import ProcessorTime, idle_line, percentile
+from benchmarks._table import TableReport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,6 @@ COMMANDS = {
 AIMS = {"provision, nothing to do": 0.3}
 """Seconds of a whole process."""
 IDLE, LONGEST_WAIT = 0.95, 20.0
-COLUMNS = ("process", "p50", "p95", "processor time p50", "over python, p50", "aim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +48,34 @@ class Run:
     """Seconds of processor time, the kernel's for it included."""
 
 
-class Report:
+class Report(TableReport):
     """Runs by what was run."""
 
+    columns = ("process", "p50", "p95", "processor time p50", "over python, p50", "aim")
+    title = "Whole processes, in turns"
+
     def __init__(self, runs: Mapping[str, Sequence[Run]], idle: Sequence[float], version: str) -> None:
+        super().__init__(version)
         self.runs = runs
         self.idle = idle
-        self.version = version
-        self.machine = Machine.this()
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def headlines(self) -> list[str]:
+        return [idle_line(self.idle)]
+
+    def rows(self) -> list[list[str]]:
         plain = percentile([run.seconds for run in self.runs[PLAIN]], 50)
-        found: list[tuple[str, ...]] = []
+        found: list[list[str]] = []
         for name, runs in self.runs.items():
             seconds = [run.seconds for run in runs]
             middle = percentile(seconds, 50)
             cpu = percentile([run.cpu for run in runs], 50)
             aim = f"< {_ms(AIMS[name])}" if name in AIMS else ""
-            found.append((name, _ms(middle), _ms(percentile(seconds, 95)), _ms(cpu), _ms(middle - plain), aim))
+            found.append([name, _ms(middle), _ms(percentile(seconds, 95)), _ms(cpu), _ms(middle - plain), aim])
         return found
-
-    def print(self, console: Console) -> None:
-        table = Table(title="Whole processes, in turns", title_justify="left")
-        for number, column in enumerate(COLUMNS):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
-        console.print(idle_line(self.idle))
 
     def to_json(self) -> dict[str, Any]:
         runs = {name: [asdict(run) for run in of_it] for name, of_it in self.runs.items()}
         return {"machine": self.machine.to_json(), "incus": self.version, "idle_before": list(self.idle), "runs": runs}
-
-    def markdown(self) -> str:
-        lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        told = idle_line(self.idle)
-        head = f"Measured on {self.machine}; Incus {self.version}.\n\n- {told[0].upper()}{told[1:]}."
-        return head + "\n\n" + "\n".join(lines)
 
 
 def _ms(seconds: float) -> str:

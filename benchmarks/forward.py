@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._bench_lab import bench_lab
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
-from rich.table import Table
+from benchmarks._measure import ProcessorTime, idle_line, percentile
+from benchmarks._table import TableReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,18 +87,23 @@ print(json.dumps({"first": first, "down": down, "up": size / (time.perf_counter(
 """
 
 
-@dataclass
-class Report:
+class Report(TableReport):
     """Rounds by way."""
 
-    version: str
-    machine: Machine = field(default_factory=Machine.this)
-    rounds: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {way: [] for way in WAYS})
-    idle: list[float] = field(default_factory=list)
-    memory: int = 0
-    """Bytes that the forwarding process had at most."""
+    columns = COLUMNS
+    title = "A further connection, p50; one connection's bytes, p50"
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+        self.idle: list[float] = []
+        self.memory = 0
+        """Bytes that the forwarding process had at most."""
+
+    def headlines(self) -> list[str]:
+        return [idle_line(self.idle)]
+
+    def rows(self) -> list[list[str]]:
         firsts = {way: [each for one in self.rounds[way] for each in one["first"]] for way in WAYS}
         first = [f"{percentile(firsts[way], 50) * 1000:.2f} ms" for way in WAYS]
         down, up = (
@@ -108,16 +112,7 @@ class Report:
         )
         memory = ["", f"{self.memory / 1e6:.0f} MB"]
         cells = dict(zip(AIMS, (first, down, up, memory), strict=True))
-        return [(name, *cells[name], AIMS[name]) for name in AIMS]
-
-    def print(self, console: Console) -> None:
-        table = Table(title="A further connection, p50; one connection's bytes, p50", title_justify="left")
-        for number, column in enumerate(COLUMNS):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
-        console.print(idle_line(self.idle))
+        return [[name, *cells[name], AIMS[name]] for name in AIMS]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -127,13 +122,6 @@ class Report:
             "memory": self.memory,
             "rounds": self.rounds,
         }
-
-    def markdown(self) -> str:
-        lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        told = idle_line(self.idle)
-        head = f"Measured on {self.machine}; Incus {self.version}.\n\n- {told[0].upper()}{told[1:]}."
-        return head + "\n\n" + "\n".join(lines)
 
 
 @contextlib.contextmanager

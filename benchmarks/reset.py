@@ -18,15 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import BenchLab, bench_lab
 from benchmarks._bench_stage import THREE, Bench
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, idle_line, percentile
+from benchmarks._measure import ProcessorTime, idle_line, percentile
+from benchmarks._table import TableReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +97,7 @@ def grow_production(lab: BenchLab, megabytes: int) -> None:
     lab.run("incus", "exec", "tables", "--", *psql)
 
 
-class Report:
+class Report(TableReport):
     """What was measured, in seconds, and what follows from it."""
 
     def __init__(
@@ -107,8 +106,7 @@ class Report:
         self.times = times
         self.ways = ways
         self.idle = idle
-        self.machine = Machine.this()
-        self.version = version
+        super().__init__(version)
 
     def ratio(self, way: str, rival: str) -> float:
         return percentile(self.times[rival], 50) / percentile(self.times[way], 50)
@@ -142,6 +140,7 @@ class Report:
         return rows
 
     columns = ("reset of", "rounds", "p50", "p95", "fastest", "slowest", "done by")
+    left = frozenset({0, 6})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -151,28 +150,6 @@ class Report:
             "ways": self.ways,
             "idle": self.idle,
         }
-
-    def print(self, console: Console) -> None:
-        console.print(f"{self.machine}; Incus {self.version}")
-        table = Table()
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number in {0, 6} else "right")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
-        for line in self.headlines():
-            console.print(line, soft_wrap=True)
-
-    def markdown(self) -> str:
-        lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * 5 + "|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        return "\n\n".join(
-            (
-                f"Measured on {self.machine}; Incus {self.version}.",
-                "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines()),
-                "\n".join(lines),
-            )
-        )
 
 
 def _ms(seconds: float) -> str:

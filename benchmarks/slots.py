@@ -20,15 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import POOL, BenchLab, bench_lab
 from benchmarks._bench_stage import THREE, Bench
 from benchmarks._finish import add_outputs, finish
-from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
+from benchmarks._measure import ProcessorTime, alternate, idle_line, percentile
+from benchmarks._table import TableReport
 from benchmarks.provision import remove_hand
 
 from pytest_stagegbo.incus.connection import Connection
@@ -242,7 +241,7 @@ class Suites:
         subprocess.run(argv, cwd=self._folder, env=self._environ, capture_output=True, check=True)
 
 
-class Report:
+class Report(TableReport):
     """What was measured, in seconds and bytes, and what follows from it."""
 
     def __init__(
@@ -251,8 +250,7 @@ class Report:
         self.times = times
         self.sizes = sizes
         self.idle = idle
-        self.machine = Machine.this()
-        self.version = version
+        super().__init__(version)
 
     def headlines(self) -> list[str]:
         def p50(name: str) -> float:
@@ -290,23 +288,6 @@ class Report:
         return {
             "machine": machine, "incus": self.version, "times": self.times, "bytes": self.sizes, "idle": self.idle
         }  # fmt: skip
-
-    def print(self, console: Console) -> None:
-        console.print(f"{self.machine}; Incus {self.version}")
-        table = Table()
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
-        for line in self.headlines():
-            console.print(line, soft_wrap=True)
-
-    def markdown(self) -> str:
-        lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        headlines = "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines())
-        return "\n\n".join((f"Measured on {self.machine}; Incus {self.version}.", headlines, "\n".join(lines)))
 
 
 KINDS = {"tests that work": 0.0, "tests that wait 0.5 s": 0.5}
