@@ -300,6 +300,33 @@ def test_a_port_is_exposed_at_the_host_of_the_stage(stage: Seen) -> None:
 
 
 @pytest.mark.cluster
+def test_a_production_on_two_members_gets_a_stage_on_one(seen: Seen) -> None:
+    """What is on the other member is copied in full, while it runs; the rest shares blocks."""
+    ground = seen.first.ground
+    spread = 'source_project = "PROD-SPREAD"'
+    stage = ground.stage("STAGE-S", network="spreadbr0", subnet=60, settings=spread)
+    stage.config.write_text(stage.config.read_text() + SMALL)
+    ground.incus("project", "create", "PROD-SPREAD", "-c", "features.images=false", "-c", "features.profiles=false")
+    try:
+        for name, member in (("cache", "member1"), ("drive", "member2")):
+            words = ["--stateless", "--instance-only", "--target-project", "PROD-SPREAD", "--target", member]
+            ground.incus("copy", name, name, *words)
+        ground.incus("start", "drive", project="PROD-SPREAD")  # on the first member, the names are production's
+        before = ground.instances("PROD-SPREAD")
+        stage.run("provision")
+        clones = ground.instances("STAGE-S")
+        assert {clone["location"] for clone in clones.values()} == {"member1"}
+        pool = "storage-pools/pool/volumes/container"
+        used = {each: ground.get(f"{pool}/{each}/state", project="STAGE-S")["usage"]["used"] for each in clones}
+        assert used["cache"] < 100 << 20 < used["drive"]
+        assert ground.instances("PROD-SPREAD") == before
+    finally:
+        stage.destroy()
+        ground.incus("delete", "--force", "cache", "drive", project="PROD-SPREAD", check=False)
+        ground.incus("project", "delete", "PROD-SPREAD")
+
+
+@pytest.mark.cluster
 def test_slots_are_made_and_used_from_another_member(stage: Seen) -> None:
     """Beside a stage that is there: its first slot's engine is not the one that carries connections."""
     try:

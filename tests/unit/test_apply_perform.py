@@ -104,8 +104,10 @@ class Stage:
         config: Mapping[str, str],
         devices: Mapping[str, Any],
         target: str = "",
+        architecture: str = "",
         on_progress: object = None,
     ) -> None:
+        assert not architecture, "nothing is copied to another member"
         assert on_progress is None, "nothing is copied in full"
         assert config[marks.STATE] == marks.BUILDING
         self.write("copy", name, source, target, devices)

@@ -82,7 +82,14 @@ class Copies:
         on_progress = self._on_progress(name) if in_full else None
         try:
             with self._in_full if in_full else self._limits.copying(step.pool):
-                self._copy(name, source.name, wanted, target=step.location, on_progress=on_progress)
+                self._copy(
+                    name,
+                    source.name,
+                    wanted,
+                    target=step.location,
+                    architecture=_told(source, step),
+                    on_progress=on_progress,
+                )
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(step, error) from None
@@ -166,10 +173,17 @@ class Copies:
         wanted: CloneConfig,
         *,
         target: str = "",
+        architecture: str = "",
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         self._writer.copy_instance(
-            name, source, config=wanted.config, devices=wanted.devices, target=target, on_progress=on_progress
+            name,
+            source,
+            config=wanted.config,
+            devices=wanted.devices,
+            target=target,
+            architecture=architecture,
+            on_progress=on_progress,
         )
 
     def _limit_error(self, step: steps.CopyClone, source: Instance, wanted: CloneConfig) -> LimitTooSmall:
@@ -232,3 +246,8 @@ class Copies:
                 f"{name} vanished from {self._settings.project}", remedy="run `stagegbo provision` again"
             )
         return clone
+
+
+def _told(source: Instance, step: steps.CopyClone) -> str:
+    """The source's architecture, where Incus has to be told it: it copies to another member of a cluster."""
+    return source.architecture if step.location not in {"", source.location} else ""

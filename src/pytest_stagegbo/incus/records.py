@@ -30,6 +30,7 @@ class Instance(Struct, frozen=True):
     created_at: str
     last_used_at: str = ""
     """When it was started last."""
+    architecture: str = ""
 
     @classmethod
     def from_api(cls, data: Mapping[str, Any], project: str) -> Instance:
@@ -45,6 +46,7 @@ class Instance(Struct, frozen=True):
             expanded_devices=data.get("expanded_devices") or {},
             created_at=str(data.get("created_at", "")),
             last_used_at=str(data.get("last_used_at", "")),
+            architecture=str(data.get("architecture", "")),
         )
 
     @property

@@ -137,6 +137,7 @@ class Writer(InstanceWriter):
         config: Mapping[str, str],
         devices: Mapping[str, Any],
         target: str = "",
+        architecture: str = "",
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Clone an instance of the source project, without its snapshots.
@@ -147,6 +148,7 @@ class Writer(InstanceWriter):
         keys even in a request that takes them away: that one is lifted for the length of the copy.
 
         Args:
+            architecture: The source's, which Incus wants to be told where it copies to another member of a cluster.
             on_progress: Called with the daemon's words on how much of a full copy is done. Such a copy may take as long
                 as it makes progress.
         """
@@ -164,6 +166,8 @@ class Writer(InstanceWriter):
                 "allow_inconsistent": True,
             },
         }
+        if architecture:
+            body["architecture"] = architecture
         params = {"target": target} if target else {}
 
         def copy() -> None:

@@ -302,6 +302,8 @@ def _may_refresh(clone: Instance, copy: CopyClone, source: Instance) -> bool:
     shift = "volatile.last_state.idmap"
     if clone.pool != copy.pool or clone.status == "Error" or not copy.in_full:
         return False
+    if copy.location not in {"", source.location}:
+        return False  # "Instance storage pool not found" (6.0.4): Incus looks for the source on the clone's member
     return (clone.config.get(shift) or "[]") == (source.config.get(shift) or "[]")
 
 
