@@ -27,6 +27,7 @@ from pytest_stagegbo.forked import let_go_in_children
 from pytest_stagegbo.incus import dialect, operations, remote
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import Reply, Server
+from pytest_stagegbo.incus.unreachable import unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -249,7 +250,8 @@ class Connection:
             ) from None
         except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
             self._client = None  # who answers next may be another daemon, or a newer one
-            raise self._unreachable(method, shown, error, clocks.monotonic() - started) from None
+            seconds = clocks.monotonic() - started
+            raise unreachable(self._settings, self.endpoint, f"{method} {shown}", error, seconds) from None
 
     def wait(self, reply: Reply, what: str, timeout: float, on_progress: Callable[[str], None] | None = None) -> Any:
         """Wait for the background operation of a reply; its metadata.
@@ -370,30 +372,6 @@ class Connection:
     def _timeouts(self, seconds: float) -> float | tuple[float, float]:
         """As `requests` takes them: for the connection and for the answer."""
         return seconds if self.is_local else (min(_CONNECT_SECONDS, seconds), seconds)
-
-    def _unreachable(self, method: str, path: str, error: Exception, seconds: float) -> ServerUnreachable:
-        text = str(error)
-        trouble = None if self.is_local else remote.certificate_trouble(self._settings, self.endpoint, text)
-        if trouble is not None:
-            return trouble
-        if not self.is_local:
-            remedy = (
-                "check the address and what is in between; on the server, `incus config get core.https_address` says "
-                "where it listens"
-            )
-        elif "Permission denied" in text:
-            remedy = "run as root or as a member of group incus-admin (which is as good as root on this machine)"
-        elif "No such file" in text or "Connection refused" in text:
-            remedy = "start the daemon, or name another with the setting incus.endpoint; `stagegbo doctor` says more"
-        elif "timed out" in text.lower():
-            remedy = "the daemon is overloaded or stuck: look at `incus operation list` and its log"
-        else:
-            remedy = "`stagegbo doctor` says more"
-        return ServerUnreachable(
-            f"the Incus daemon at {self.endpoint} did not answer {method} {path}",
-            seen=f"{text[:_LOG_BODY_CHARACTERS]} (after {seconds:.1f} s)",
-            remedy=remedy,
-        )
 
 
 def _shown(path: Sequence[str]) -> str:
