@@ -69,9 +69,25 @@ def _ground_of(item: pytest.Item) -> str:
     module = getattr(item, "module", None)
     if "ground" in fixtures and not hasattr(module, "ground"):
         return support.NAME
-    if "provisioned" in fixtures or getattr(module, "ON_THE_LABS_STAGE", False):
+    if _is_on_the_labs_stage(item):
         return "plug" if "plug" in fixtures else "lab"
     return "plug" if "plug" in fixtures else item.path.stem
+
+
+def _is_on_the_labs_stage(item: pytest.Item) -> bool:
+    fixtures, module = getattr(item, "fixturenames", ()), getattr(item, "module", None)
+    return "provisioned" in fixtures or bool(getattr(module, "ON_THE_LABS_STAGE", False))
+
+
+@pytest.fixture(autouse=True)
+def _labs_stage_is_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One test at a time, of all processes, uses the stage that a lab's tests share: some ask that nobody else does."""
+    if not _is_on_the_labs_stage(request.node):
+        yield
+        return
+    paths = request.getfixturevalue("lab").paths
+    with FileLock(paths.lock(f"tests-stage-{paths.name}")):
+        yield
 
 
 @pytest.fixture(scope="session")

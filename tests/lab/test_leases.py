@@ -225,7 +225,7 @@ def test_one_that_is_cut_off_is_refused_before_anybody_else_has_the_stage(
 SLOTS = """
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import take
-from pytest_stagegbo.leases.host import close_all
+from pytest_stagegbo.leases.process import close_all
 
 lease = take(Fleet(settings, engine._connection), range(3), given["test"])
 say("none" if lease is None else lease.number)

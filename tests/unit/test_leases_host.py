@@ -12,6 +12,7 @@ from test_leases_protocol import Daemon, carry_out
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import LeaseLost, LockTimeout, ServerUnreachable
 from pytest_stagegbo.leases.host import HostLease
+from pytest_stagegbo.leases.protocol import LeasesRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +29,24 @@ class Store:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.cut = False
+        self.refuses = False
+        self.for_nothing = False
+        self.removed = 0
         self.tries = 0
 
     def carry_out(self, steps: Steps[Any]) -> Any:
         self.tries += 1
         if self.cut:
             raise ServerUnreachable("nobody answers")
+        if self.refuses:
+            raise LeasesRefused("Incus refused", status=403, seen="User does not have permission for project")
         return carry_out(self.daemon, steps)
+
+    def serves_nothing(self) -> bool:
+        return self.for_nothing
+
+    def remove_project(self) -> None:
+        self.removed += 1
 
 
 @pytest.fixture
@@ -233,3 +245,37 @@ def test_threads_enter_at_once(process: Callable[..., HostLease], daemon: Daemon
         lease.leave()
     lease.close()
     enter(process("b"))
+
+
+def test_who_may_not_have_leases_uses_the_stage_without_one_and_says_so_once(
+    process: Callable[..., HostLease],
+    daemon: Daemon,
+    later: Callable[[float], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its certificate is restricted to the stage's project."""
+    store = Store(daemon)
+    store.refuses = True
+    lease = process("a", store)
+    for _ in range(2):
+        enter(lease)
+        later(10 * SECONDS)
+        lease.check()
+        lease.leave()
+    assert store.tries == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "without a lease" in caplog.text
+    assert not daemon.entries
+
+
+@pytest.mark.parametrize("for_nothing", [True, False])
+def test_what_was_made_for_a_stage_that_did_not_come_to_be_is_removed(
+    process: Callable[..., HostLease], daemon: Daemon, for_nothing: bool
+) -> None:
+    store = Store(daemon)
+    store.for_nothing = for_nothing
+    lease = process("a", store)
+    enter(lease)
+    lease.leave()
+    lease.close()
+    assert (store.removed, len(daemon.entries)) == ((1, 0) if for_nothing else (0, 1))

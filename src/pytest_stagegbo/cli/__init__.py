@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that may not be written, a full disk
         return _unexpected(error, debug)
     finally:
-        leases = sys.modules.get("pytest_stagegbo.leases.host")
+        leases = sys.modules.get("pytest_stagegbo.leases.process")
         if leases is not None:
             leases.close_all()
     return code

@@ -66,7 +66,7 @@ def hand_over(client: Sequence[str], context: Context, name: str, argv: Sequence
     environment.pop("INCUS_PROJECT", None)
     command = [*client, "exec", "--project", context.loaded.settings.project, f"{remote}:{name}", "--", *argv]
     sys.stdout.flush()
-    leases = sys.modules.get("pytest_stagegbo.leases.host")
+    leases = sys.modules.get("pytest_stagegbo.leases.process")
     if leases is not None:
         leases.close_all()
     os.execvpe(command[0], command, environment)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.incus.lease_store import LeaseStore, read_leases
-from pytest_stagegbo.leases.host import HostLease, host_lease
+from pytest_stagegbo.leases.host import HostLease
+from pytest_stagegbo.leases.process import host_lease
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def store_of(connection: Connection, scope: WriterScope, settings: Settings, par
     family = parent or settings.project
     config = {**CONFIG, marks.OWNER: marks.OWNER_VALUE, marks.PROJECT: scope.project, marks.FAMILY: family}
     patience = min(30.0, max(1.0, settings.timeouts.lease / 4))
-    return LeaseStore(connection, scope, settings.project, config, patience)
+    return LeaseStore(connection, scope, settings.project, family, config, patience)
 
 
 def host_lease_of(engine: StageEngine, folder: Path) -> HostLease | None:

@@ -221,8 +221,9 @@ class StageEngine:
         Args:
             baselines: By container, the key of the baseline that is its clean state.
         """
+        resetter = self.resetter()  # for which the facts are read, exposures among them
         self.exposures.close_over()
-        return self.resetter().reset(containers, left_by, baselines)
+        return resetter.reset(containers, left_by, baselines)
 
     def resetter(self) -> Resetter:
         """What resets this stage's containers. It keeps shells open in them until `close`."""

@@ -180,6 +180,11 @@ def lost_an_interface(error: ServerRefused) -> bool:
     return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
 
 
+def lacks_permission(error: ServerRefused) -> bool:
+    """Whether this client may not use the project that it asked for. 6.0 says so of a list in an internal error."""
+    return "does not have permission" in error.seen
+
+
 def exists_already(error: ServerRefused) -> bool:
     """Whether an object was not created since there is one of that name. 6.0 says so in an internal error."""
     return "already exists" in error.seen or "UNIQUE constraint" in error.seen

@@ -17,6 +17,7 @@ from pytest_stagegbo.leases.protocol import (
     DropTicket,
     Entry,
     Free,
+    LeasesRefused,
     Look,
     Seen,
     Ticket,
@@ -47,16 +48,26 @@ class LeaseStore(Gate):
     Args:
         scope: Names the project of the leases as the one to write to.
         stage: The stage's project.
+        family: The stage that this one is a slot or the golden copy of; its own name otherwise.
         config: Of the project of the leases, which is created when it is missing.
         patience: Seconds that one request may take.
     """
 
     def __init__(
-        self, connection: Connection, scope: WriterScope, stage: str, config: Mapping[str, str], patience: float
+        self,
+        connection: Connection,
+        scope: WriterScope,
+        stage: str,
+        family: str,
+        config: Mapping[str, str],
+        patience: float,
     ) -> None:
         super().__init__(connection, scope, patience)
         self._stage = stage
+        self._family = family
         self._config = dict(config)
+        self._made = False
+        """Whether the project of the leases was made here."""
         self._more = {"timeout": patience, "counted": False}
 
     def carry_out(self, steps: Steps[T]) -> T:
@@ -65,7 +76,8 @@ class LeaseStore(Gate):
 
         Raises:
             ServerUnreachable: the daemon does not answer a look.
-            ServerRefused: this client may not have leases.
+            LeasesRefused: this client may not have leases.
+            ServerRefused: anything else that the daemon does not do.
         """
         answer: Any = None
         try:
@@ -74,6 +86,21 @@ class LeaseStore(Gate):
         except StopIteration as end:
             result: T = end.value
             return result
+        except ServerRefused as error:
+            if dialect.lacks_permission(error):
+                raise LeasesRefused(error.message, status=error.status, seen=error.seen, remedy=error.remedy) from None
+            raise
+
+    def serves_nothing(self) -> bool:
+        """Whether the project of the leases was made here for a stage that did not come to be."""
+        return self._made and not any(self._exists(name) for name in {self._stage, self._family})
+
+    def _exists(self, project: str) -> bool:
+        try:
+            self._connection.request("GET", ("projects", project), timeout=self._timeout)
+        except ServerRefused as error:
+            return error.status != 404
+        return True
 
     def remove_project(self) -> None:
         """Delete the project of the leases, unless any is left in it."""
@@ -130,6 +157,7 @@ class LeaseStore(Gate):
         try:
             body = {"name": self.scope.project, "config": self._config, "description": "leases of a stage"}
             self._send("POST", ("projects",), body=body)
+            self._made = True
         except ServerRefused as error:
             if not dialect.exists_already(error):
                 raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 from random import random
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from pytest_stagegbo.flock import FIRST_PAUSE, FairLock, FileLock
 from pytest_stagegbo.forked import let_go_in_children
 from pytest_stagegbo.leases.about import About, holder_text
 from pytest_stagegbo.leases.note import HostNotes
-from pytest_stagegbo.leases.protocol import SHARE
+from pytest_stagegbo.leases.protocol import SHARE, LeasesRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from pytest_stagegbo.leases.note import Note, Store
     from pytest_stagegbo.leases.protocol import Entry, Holder, Outcome
 
-__all__ = ["HostLease", "close_all", "host_lease"]
+__all__ = ["HostLease"]
+
+log = logging.getLogger("stagegbo.lease")
 
 RENEWALS, LOOKS = 4, 12
 """How often, within its time, a lease is renewed, and somebody looks whether another host waits or has taken it."""
@@ -75,6 +78,8 @@ class HostLease:
         self._doing = ""
         """What this process uses the stage for, or has used it for last."""
         self._said = ""
+        self._refused = False
+        """Whether this client may not have leases."""
         self._term = 0
         self._until = float("-inf")
         self._use = FairLock(self._folder / "lease.use")
@@ -117,7 +122,8 @@ class HostLease:
             self._share(deadline)
             self._doing = doing
             try:
-                self._ensure(deadline, waiting)
+                if not self._refused:
+                    self._have(deadline, waiting)
                 if session:
                     self._session.attempt(exclusive=False)
             except BaseException:
@@ -154,6 +160,9 @@ class HostLease:
                 if self._member.attempt() and unused:
                     with self._notes.turn() as (holder, note):
                         self._give_up(holder, note)
+                        if self._store.serves_nothing():
+                            self._store.carry_out(holder.wipe())
+                            self._store.remove_project()
             self._member.release()
             self._closing = threading.Event()
 
@@ -212,6 +221,13 @@ class HostLease:
                 f"stage {self._stage} was not free in time: this host is giving it up to another one that waits",
                 remedy="run it again",
             )
+
+    def _have(self, deadline: float, waiting: Callable[[str], None] | None) -> None:
+        try:
+            self._ensure(deadline, waiting)
+        except LeasesRefused as error:  # its certificate is restricted to the stage's own project, perhaps
+            log.warning("stage %s is used without a lease, so other hosts do not see it: %s", self._stage, error.seen)
+            self._refused, self._until = True, float("inf")
 
     def _ensure(self, deadline: float, waiting: Callable[[str], None] | None) -> None:
         pause, tries = 0.02, TRIES
@@ -379,21 +395,3 @@ class HostLease:
             yield unused
         finally:
             use.release()
-
-
-def host_lease(folder: Path, make: Callable[[], HostLease]) -> HostLease:
-    """Return this process's lease of the stage whose locks are in `folder`."""
-    with _making:
-        if folder not in _leases:
-            _leases[folder] = make()
-        return _leases[folder]
-
-
-def close_all() -> None:
-    """Give up what this process has, at its end."""
-    for lease in list(_leases.values()):
-        lease.close()
-
-
-_making = threading.Lock()
-_leases: dict[Path, HostLease] = {}

@@ -35,6 +35,10 @@ class Store(Protocol):
 
     def carry_out(self, steps: Steps[T]) -> T: ...
 
+    def serves_nothing(self) -> bool: ...
+
+    def remove_project(self) -> None: ...
+
 
 class Note(msgspec.Struct):
     """What the processes of a host know of its lease."""

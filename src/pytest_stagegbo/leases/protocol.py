@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from pytest_stagegbo.errors import ServerRefused
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from typing import TypeVar
@@ -42,6 +44,7 @@ __all__ = [
     "Free",
     "Held",
     "Holder",
+    "LeasesRefused",
     "Look",
     "Outcome",
     "Request",
@@ -60,6 +63,10 @@ FIRST_EPOCHS = 10**9
 Outcome = Literal["held", "busy", "lost", "unknown"]
 """`unknown`: it can't be told, or several began at the same time, and none has it. What was believed before still holds
 until its time is over."""
+
+
+class LeasesRefused(ServerRefused):
+    """This client may use the stage, and not what has its leases."""
 
 
 class Entry(Struct, frozen=True):

@@ -49,7 +49,7 @@ class SessionEnd:
         try:
             self._finish()
         finally:
-            leases = sys.modules.get("pytest_stagegbo.leases.host")
+            leases = sys.modules.get("pytest_stagegbo.leases.process")
             if leases is not None:
                 with process.noting_trouble("the lease of the stage could not be given up"), real_files():
                     leases.close_all()
