@@ -429,7 +429,9 @@ def heartbeats(ground: Ground) -> int:
 
 
 def client_settings(ground: Ground) -> str:
-    return ground.incus("remote", "list", "--format=json") + ground.incus("project", "list", "--format=json")
+    """Its remotes, and the projects with the one that it has chosen."""
+    projects = ground.incus("project", "list", "--format=csv", "--columns=n")
+    return ground.incus("remote", "list", "--format=json") + projects
 
 
 def own_lab() -> Lab:

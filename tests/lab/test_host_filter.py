@@ -136,8 +136,9 @@ def test_rules_of_the_old_iptables_are_read_too(stage: Stage) -> None:
     """`nft list ruleset` does not show them."""
     ground = stage.ground
     command = COMMAND.replace("iptables", "iptables-legacy")
-    with filtered_by_legacy(ground), ground.events() as events:
-        done = stage.run("provision", "--recreate", check=False, timeout=20)
+    with filtered_by_legacy(ground):
+        with ground.events() as events:
+            done = stage.run("provision", "--recreate", check=False, timeout=20)
         assert done.returncode == 3, done.stderr
         assert "chain iptables-legacy filter FORWARD, policy drop" in done.stderr
         assert f"on the daemon's host: {command}\n" in done.stderr
