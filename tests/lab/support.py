@@ -450,6 +450,8 @@ def ground(folder: Path) -> Iterator[Ground]:
     with FileLock(lab.paths.lock(f"tests-{lab.paths.name}")):
         found_up = lab.status().ready
         try:
+            if found_up:  # a run that was killed may have left interfaces and routes in its network
+                lab.down()
             lab.up(Silent())
         except StageGboError as error:
             pytest.fail(str(error), pytrace=False)
