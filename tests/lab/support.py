@@ -429,9 +429,10 @@ def heartbeats(ground: Ground) -> int:
 
 
 def client_settings(ground: Ground) -> str:
-    """Its remotes, and the projects with the one that it has chosen."""
-    projects = ground.incus("project", "list", "--format=csv", "--columns=n")
-    return ground.incus("remote", "list", "--format=json") + projects
+    """Its remotes, and the project that it has chosen."""
+    projects = ground.incus("project", "list", "--format=csv", "--columns=n").splitlines()
+    (chosen,) = (each for each in projects if each.endswith(" (current)"))
+    return ground.incus("remote", "list", "--format=json") + chosen
 
 
 def own_lab() -> Lab:

@@ -59,8 +59,8 @@ def test_no_clone_ever_wrote_to_production_s_database(first: FirstRun) -> None:
 
 
 def test_the_clients_current_project_and_remotes_are_unchanged(first: FirstRun) -> None:
-    remotes_and_project = [said.partition("[{")[0] for said in first.client]
-    assert remotes_and_project[0] == remotes_and_project[1]
+    before, after = first.client
+    assert before == after
 
 
 # -- project, network, profile
