@@ -204,7 +204,7 @@ def control_groups(lab: Lab) -> list[Path]:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
                 _, controllers, path = line.split(":", 2)
-                hierarchy = root / controllers.removeprefix("name=")
+                hierarchy = root / (controllers.removeprefix("name=") or "unified")  # version 2 beside version 1
                 place = (hierarchy if hierarchy.is_dir() else root) / path.strip("/")
                 found.update(each for each in (place, *place.parents) if each.name.startswith("lxc.payload."))
     return sorted(each for each in found if each.is_dir())
