@@ -299,7 +299,7 @@ def test_commands_and_sessions_of_two_hosts_wait_for_each_other(
         session.stdin.write("\n")
         session.stdin.flush()
         assert "1 passed" in session.stdout.read()
-    assert "used by" not in stagegbo("status").stdout
+    assert "test_it.py" not in stagegbo("status").stdout
     stagegbo("reset", "cache")
     assert lab.paths.name
 

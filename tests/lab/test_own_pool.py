@@ -324,6 +324,8 @@ def test_a_pool_that_somebody_removed_is_said_and_created_again(ground: Ground) 
 
 def test_what_a_killed_daemon_left_of_a_copy_is_named_with_the_command_that_removes_it(ground: Ground) -> None:
     folder = "/var/lib/incus/storage-pools/pool/containers"
+    remove = f"cd {folder}; btrfs subvolume delete migration.1/.migration-send 2>/dev/null; rm -rf migration.1"
+    ground.lab_command("sh", "-c", remove)  # of a run that was killed
     ground.lab_command("mkdir", f"{folder}/migration.1")
     ground.lab_command("btrfs", "subvolume", "snapshot", f"{folder}/cache", f"{folder}/migration.1/.migration-send")
     own = stage(ground)
