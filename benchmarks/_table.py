@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from benchmarks._measure import Machine
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["TableReport", "markdown_table"]
+__all__ = ["TableReport", "markdown_table", "shown_table"]
 
 
-class TableReport:
+class TableReport(ABC):
     """What was measured, as one table.
 
     Args:
@@ -31,21 +32,16 @@ class TableReport:
         self.version = version
         self.machine = Machine.this()
 
-    def rows(self) -> list[list[str]]:
-        raise NotImplementedError
+    @abstractmethod
+    def rows(self) -> list[list[str]]: ...
 
+    @abstractmethod
     def headlines(self) -> list[str]:
         """What follows from the figures."""
-        raise NotImplementedError
 
     def print(self, console: Console) -> None:
         console.print(f"{self.machine}; Incus {self.version}")
-        table = Table(title=self.title, title_justify="left")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number in self.left else "right")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(table)
+        console.print(shown_table(self.columns, self.rows(), self.left, title=self.title))
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
@@ -53,6 +49,22 @@ class TableReport:
         headlines = "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines())
         measured = f"Measured on {self.machine}; Incus {self.version}."
         return "\n\n".join((measured, headlines, markdown_table(self.columns, self.rows(), self.left)))
+
+
+def shown_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: frozenset[int] = frozenset({0}),
+    *,
+    title: str | None = None,
+) -> Table:
+    """A table for a terminal. Columns that are not `left` are aligned to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number in left else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset({0})) -> str:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
@@ -31,6 +30,7 @@ from benchmarks._bench_stage import THREE, Bench
 from benchmarks._finish import add_outputs, finish
 from benchmarks._living import Production, rate
 from benchmarks._measure import Machine, ProcessorTime, percentile
+from benchmarks._table import markdown_table, shown_table
 
 from pytest_stagegbo.cli.console import console_progress
 from pytest_stagegbo.incus.connection import Connection
@@ -263,20 +263,11 @@ class Report:
             if not found:
                 continue
             figures = [_ms(percentile(found, percent)) for percent in (50, 99, 99.9)]
+            share = f"{run.share(phase):.0%}" if run.watched == "cpu" else "-"
+            counts = (str(phase.over(SLOW)), str(phase.over(STUCK)))
             cleaning = f"{phase.cleaning:.1f} s" + (f", {phase.left} left" if phase.left else "")
-            rows.append(
-                [
-                    phase.name,
-                    f"{phase.seconds:.1f} s",
-                    cleaning,
-                    str(len(found)),
-                    *figures,
-                    _ms(max(found)),
-                    str(phase.over(SLOW)),
-                    str(phase.over(STUCK)),
-                    f"{run.share(phase):.0%}" if run.watched == "cpu" else "-",
-                ]
-            )
+            first = [phase.name, f"{phase.seconds:.1f} s", cleaning, str(len(found))]
+            rows.append([*first, *figures, _ms(max(found)), *counts, share])
         return rows
 
     def headlines(self) -> list[str]:
@@ -310,33 +301,25 @@ class Report:
             runs.append(found)
         return {"machine": self.machine.to_json(), "incus": self.version, "runs": runs}
 
-    def table(self, run: Run) -> Table:
-        table = Table(title=f"{run.combination} ({run.watched})")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows(run):
-            table.add_row(*row)
-        return table
+    def show(self, run: Run, console: Console) -> None:
+        console.print(shown_table(self.columns, self.rows(run), title=f"{run.combination} ({run.watched})"))
 
     def print(self, console: Console) -> None:
         if console.width < WIDTH:  # piped, or a small terminal: figures that are cut off are none
             console = Console(file=console.file, width=WIDTH)
         console.print(f"{self.machine}; Incus {self.version}", soft_wrap=True)
         for run in self.runs:
-            console.print(self.table(run))
+            self.show(run, console)
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
     def markdown(self) -> str:
-        parts = [
-            f"Measured on {self.machine}; Incus {self.version}.",
-            "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines()),
-        ]
+        headlines = "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines())
+        parts = [f"Measured on {self.machine}; Incus {self.version}.", headlines]
         for run in self.runs:
             title = f"**{str(run.combination).capitalize()}**"
-            lines = [f"| {' | '.join(self.columns)} |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
-            lines += [f"| {' | '.join(row)} |" for row in self.rows(run)]
-            parts += [f"{title}, production counts on all cores" if run.watched == "cpu" else title, "\n".join(lines)]
+            parts.append(f"{title}, production counts on all cores" if run.watched == "cpu" else title)
+            parts.append(markdown_table(self.columns, self.rows(run)))
         return "\n\n".join(parts)
 
 
@@ -367,7 +350,7 @@ def _measure(console: Console, arguments: argparse.Namespace) -> Report:
                     runs.append(measure_one(bench, combination, watched, arguments))
                     bench.stagegbo("destroy", "--yes", env=combination.env(arguments.containers))
                 # At once: a run that is cut off later has not been in vain.
-                Console(file=console.file, width=max(WIDTH, console.width)).print(Report((), "").table(runs[-1]))
+                Report((), "").show(runs[-1], Console(file=console.file, width=max(WIDTH, console.width)))
     finally:
         if not arguments.keep:
             lab.down(purge=True)

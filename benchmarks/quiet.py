@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._bench_lab import bench_lab
 from benchmarks._finish import add_outputs, finish
 from benchmarks._measure import Machine, percentile
-from rich.table import Table
+from benchmarks._table import markdown_table, shown_table
 
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.incus.connection import Connection
@@ -78,10 +78,7 @@ class Report:
 
     def print(self, console: Console) -> None:
         for columns, rows in self.tables():
-            table = Table(*columns)
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+            console.print(shown_table(columns, rows))
 
     def to_json(self) -> dict[str, Any]:
         sessions = {name: asdict(each) for name, each in self.sessions.items()}
@@ -91,8 +88,7 @@ class Report:
     def markdown(self) -> str:
         parts = [f"Measured on {self.machine}; Incus {self.version}."]
         for columns, rows in self.tables():
-            lines = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-            parts.append("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]))
+            parts.append(markdown_table(columns, rows))
         return "\n\n".join(parts)
 
 

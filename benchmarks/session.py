@@ -20,14 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
 from benchmarks._bench_lab import BenchLab, bench_lab
 from benchmarks._finish import add_outputs, finish
 from benchmarks._measure import Machine, ProcessorTime, alternate, idle_line, percentile
+from benchmarks._table import markdown_table, shown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,12 +229,7 @@ class Report:
     def print(self, console: Console) -> None:
         console.print(f"{self.machine}; Incus {self.version}")
         for title, columns, rows in self.sections():
-            table = Table(title=title, title_justify="left")
-            for number, column in enumerate(columns):
-                table.add_column(column, justify="right" if number else "left")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+            console.print(shown_table(columns, rows, title=title))
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
@@ -245,9 +239,7 @@ class Report:
             "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines()),
         ]
         for title, columns, rows in self.sections():
-            lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-            lines += [f"| {' | '.join(row)} |" for row in rows]
-            parts.append("\n".join(lines))
+            parts.append(f"**{title}**\n\n{markdown_table(columns, rows)}")
         return "\n\n".join(parts)
 
 

@@ -44,14 +44,16 @@ class HostView:
 
     def free_bytes(self, path: str) -> int | None:
         """Bytes that are free to use on the file system that holds `path`."""
+        found = self.statvfs(path)
+        return None if found is None else found.f_bavail * found.f_frsize
+
+    def statvfs(self, path: str) -> os.statvfs_result | None:
+        """What the kernel says of the file system that holds `path`; None: this process can't know."""
         place = self.place(path)
-        if place is None:
-            return None
         try:
-            found = os.statvfs(place)
+            return None if place is None else os.statvfs(place)
         except OSError:
             return None
-        return found.f_bavail * found.f_frsize
 
     def tree_bytes(self, path: str) -> int | None:
         """Bytes on disk of everything below a folder; files with several names are counted once."""

@@ -110,12 +110,8 @@ class LocalHost(HostView):
         self._folders: dict[str, Path | None] = {}
 
     def used_bytes(self, pool: Pool) -> int | None:
-        place = self.place(pool_folder(pool)) if pool.driver == "btrfs" else None
-        if place is None:
-            return None
-        try:
-            found = os.statvfs(place)
-        except OSError:
+        found = self.statvfs(pool_folder(pool)) if pool.driver == "btrfs" else None
+        if found is None:
             return None
         same = found.f_blocks * found.f_frsize == pool.total  # what is mounted there is that pool
         return (found.f_blocks - found.f_bfree) * found.f_frsize if same else None
