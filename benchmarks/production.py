@@ -94,7 +94,9 @@ class Combination:
 
     def env(self, containers: Sequence[str]) -> dict[str, str]:
         own = {} if self.layout == "shared" else {"STAGEGBO_STORAGE__POOL": STAGE_POOL}
-        return {**own, **{f"STAGEGBO_CONTAINERS__{name.upper()}": "false" for name in SIX if name not in containers}}
+        without = {f"STAGEGBO_CONTAINERS__{name.upper()}": "false" for name in SIX if name not in containers}
+        # The lab's pool is small, and eight slots are to fit: none of them grows here.
+        return {"STAGEGBO_SLOTS__DISK": "400MB", **own, **without}
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def parse_inspection(data: bytes, most: int | None = None) -> Inspection:
     Args:
         most: Entries that are read beside as many as the note names. None: all.
     """
-    stats, tables, listing = b"".join((b"\n", data)).split(_SEPARATOR, 2)
+    stats, tables, listing = (b"\n" + data).split(_SEPARATOR, 2)
     note, _, rest = tables.decode().partition("\n")
     accepted, established = parse_counters(rest.splitlines())
     limit = -1 if most is None else most + note.count("[")  # each entry of a note is a list

@@ -108,8 +108,9 @@ def _read(path: str, folder: int | None = None) -> bytes:
     """A file of /proc; the kernel makes up its content when it is read."""
     file = os.open(path, _FILE, dir_fd=folder)
     try:
-        data = b""
-        while more := os.read(file, _MOST):
+        data = more = os.read(file, _MOST)
+        while len(more) == _MOST:  # what is shorter is the end, and to ask again costs as much as the first read
+            more = os.read(file, _MOST)
             data += more
         return data
     finally:
