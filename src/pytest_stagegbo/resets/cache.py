@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.services.resp import Value
 
-__all__ = ["HotCache", "check_saved", "go_on", "write_down"]
+__all__ = ["HotCache", "check_saved", "connected", "go_on", "write_down"]
 
 SECONDS = 5.0
 """For a whole conversation."""
@@ -82,14 +82,14 @@ class HotCache:
     def untouched(self, target: ResetTarget) -> bool:
         if target.unchanged(accepted=False) is None:
             return False
-        with _connected(target, *_DOINGS, seconds=QUICK) as (_, answers):
+        with connected(target, *_DOINGS, seconds=QUICK) as (_, answers):
             state, foreign_clients = _doings(answers, target.others)
         return not foreign_clients and isinstance(target.mark, tuple) and target.mark[0] == state
 
     def clean(self, target: ResetTarget) -> bool:
         if target.probe.tls or len(target.container.wipe) != 1:
             raise NeedsRestart("a Valkey with TLS, or not one folder")
-        with _connected(target, *_DOINGS) as (valkey, answers):
+        with connected(target, *_DOINGS) as (valkey, answers):
             state, foreign_clients = _doings(answers, target.others)
             mark = target.mark
             if not foreign_clients and isinstance(mark, tuple) and mark[0] == state:
@@ -145,14 +145,14 @@ class HotCache:
         return inspection
 
     def settle(self, target: ResetTarget) -> None:
-        with _connected(target, *_DOINGS) as (_, answers):
+        with connected(target, *_DOINGS) as (_, answers):
             state, foreign_clients = _doings(answers, target.others)
         if not (foreign_clients or state[1]):
             inspection = target.inspection()
             target.settle((state, inspection.entries), inspection, idle=True)
 
     def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
-        with _connected(target, _INFO, *_SERVER) as (_, (info, *server)):
+        with connected(target, _INFO, *_SERVER) as (_, (info, *server)):
             pass
         said = fields(info)
         appended = _appended(target, inspection) if said.get("aof_enabled") == "1" else ""
@@ -167,19 +167,19 @@ class HotCache:
 def write_down(target: ResetTarget) -> None:
     """Have all data in the server's files, and hold writers back for some seconds, where it does not append each write
     to a file. Raises `NeedsRestart`, `NoAnswer`: it can't be done."""
-    with _connected(target, ("INFO", "persistence")) as (valkey, (said,)):
+    with connected(target, ("INFO", "persistence")) as (valkey, (said,)):
         if fields(said).get("aof_enabled") != "1":
             _check(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
 
 
 def go_on(target: ResetTarget) -> None:
     """Let writers go on that `write_down` has held back. They do so by themselves a while later."""
-    with contextlib.suppress(NeedsRestart, NoAnswer), _connected(target, ("CLIENT", "UNPAUSE")):
+    with contextlib.suppress(NeedsRestart, NoAnswer), connected(target, ("CLIENT", "UNPAUSE")):
         pass
 
 
 @contextlib.contextmanager
-def _connected(
+def connected(
     target: ResetTarget, *commands: tuple[str, ...], seconds: float = SECONDS
 ) -> Iterator[tuple[Resp, list[Value]]]:
     """A connection, and the answers to commands: sent together with the password, they need no time of their own."""

@@ -10,6 +10,9 @@ its processes crashes, PostgreSQL ends the others, makes new shared memory and r
 What is in its folder is exchanged in between, while the last process to end is held. Whatever is not as it should be
 leads to a kill, two renames of the whole folder and a start. So does `restart_after_crash = off`.
 
+Each reset notes from where on the write-ahead log is of what comes after it: `at`, or where the copy's own log ends.
+What a test has changed is read from there (`changes/database.py`).
+
 While a build is deployed, what it has made of the cluster is clean: another copy (`database_build.py`).
 """
 
@@ -230,7 +233,8 @@ def _script(target: ResetTarget, base: str = "clean") -> str:
 recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
-used= doubt={shlex.quote(_DOUBT.get(base, ""))}
+[ ! -e "$note.clean" ] || : >"$note.clean"
+used= at= doubt={shlex.quote(_DOUBT.get(base, ""))}
 {":" if base == "production" else "flip || true"}
 exec 7>&- 8<&-
 if [ -n "$used" ]; then
@@ -260,9 +264,12 @@ if [ -n "$used" ]; then
     first=$((first + {STEP}))
     echo "$pid $since $first $last $base $program" >"$note"
     echo "$used" >>"$note.used"
+    echo "$at $golden" >"$note.clean"
 else
     echo "{_SAID}{WHOLE} $doubt"
     rm -f "$note.used"
+    [ -d {NOTES} ] || mkdir {NOTES}
+    echo "- - $golden" >"$note.clean"
 fi
 answer
 if [ -z "$used" ]; then

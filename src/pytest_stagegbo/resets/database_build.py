@@ -53,7 +53,7 @@ if ! cp -a --reflink=always "$data" "$build.new"; then rm -rf "$build.new"; syst
 if [ -e "$build" ]; then rm -rf "$before"; mv "$build" "$before"; fi
 rm -f "$build.clean"
 mv "$build.new" "$build"
-rm -rf "$data.stagegbo-next" "$data.stagegbo-spare" "$data.stagegbo-spare.new"
+rm -rf "$data.stagegbo-next" "$data.stagegbo-spare" "$data.stagegbo-spare.new" {NOTES}/{target.name}.server.clean
 systemctl start {units} 9>&-
 """)
 
@@ -83,6 +83,7 @@ def drop_build(target: ResetTarget, *, to: Literal["production", "before", "buil
 data={data} build={data}{BUILD} before={data}{BUILD}-before
 exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null; then flock 9; fi
+rm -f {NOTES}/{target.name}.server.clean
 {change}
 {stale}
 """)

@@ -56,7 +56,8 @@ select pg_reload_conf() \g /dev/null
 \echo done
 \q
 """
-"""Answered with `used` and the OIDs of the used databases, then with `done`. The session has ended then."""
+"""Answered with `at`, a position in the write-ahead log before which nobody has used the spare databases, and this
+transaction's number; with `used` and the OIDs of the used databases; then with `done`. The session has ended then."""
 
 
 def _plans(fingerprint: str) -> str:
@@ -92,7 +93,8 @@ with wanted as (
     select new, (s ->> 1)::oid, (s ->> 2)::oid, (s ->> 3)::int, (s ->> 4)::oid, (s ->> 5)::oid, (s ->> 6)::"char"
     from jsonb_array_elements($3) s join wanted on n = (s ->> 0)::int
 )
-select 'used ' || string_agg(old::text, ' ') from wanted;
+select unnest(array['at ' || pg_current_wal_insert_lsn() || ' ' || txid_current(),
+    'used ' || string_agg(old::text, ' ')]) from wanted;
 execute compare(:'golden') \g /dev/null
 explain execute exchange(:first, :'databases', :'dependencies') \g /dev/null
 \echo ready

@@ -230,8 +230,8 @@ flip() { # spare databases take the place of those that are there; why they don'
     same_rights || return 1
     if hear same; then
         begin_exchange
-        if hear used && given=${said#used } && hear done; then
-            used=$given
+        if hear used && given=${said#used } before=${heard#at } && hear done; then
+            used=$given at=$before
             return 0
         fi
     fi

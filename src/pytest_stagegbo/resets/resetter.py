@@ -102,6 +102,8 @@ class Resetter:
         self._targets: dict[str, ResetTarget] = {}
         self._at: dict[str, str] = {}
         """By container, the key of the baseline that this process has brought it to last."""
+        self.cleaned: dict[str, float] = {}
+        """By container, when this process had it clean last, in epoch seconds."""
         self._threads: Workers | None = None
         self._stalls = StallWatch(STALLED, self._thaw_paused)
         self._owner = os.getpid()
@@ -145,6 +147,8 @@ class Resetter:
             with self._stalls.watching(left):
                 done |= zip((each.name for each in left), self._each(one, left), strict=True)
         found = [done[container.name] for container in containers]
+        cleaned = [name for name, each in done.items() if isinstance(each, Outcome)]
+        self.cleaned.update(dict.fromkeys(cleaned, clocks.now()))
         errors = [each for each in found if isinstance(each, StageGboError)]
         for other in errors[1:]:
             self._progress.note(f"also failed: {other}")

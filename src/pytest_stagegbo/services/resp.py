@@ -41,11 +41,11 @@ class Resp:
     ) -> None:
         self._conversation.__exit__(kind, error, traceback)
 
-    def ask(self, *commands: tuple[str | int, ...]) -> list[Value]:
+    def ask(self, *commands: tuple[str | int | bytes, ...]) -> list[Value]:
         """Send commands at once and return their answers. An error is an answer like any other: `Refused`."""
         sent = bytearray()
         for command in commands:
-            words = [str(word).encode() for word in command]
+            words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
             sent += b"*%d\r\n" % len(words)
             for word in words:
                 sent += b"$%d\r\n%s\r\n" % (len(word), word)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol
 
+    from pytest_stagegbo.changes import Changes
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.incus import CommandResult
     from pytest_stagegbo.settings import Settings
@@ -139,6 +140,32 @@ class Stage:
         if self._reset is None:
             raise SettingsError("this stage can't be reset from here", remedy="run `stagegbo reset NAME`")
         self._reset(names or ("all",))
+
+    @real_files()
+    def changes(self, *names: str) -> Changes:
+        """What changed in these containers since each of them was clean: rows, sequences, schema, keys, objects, files.
+
+        ::
+
+            stage.reset("cache", "drive")
+            log_in("alice")
+            assert [str(each) for each in stage.changes("cache")] == ["session:*: 1 key added (string)"]
+            assert not stage.changes("drive")
+
+        What others did meanwhile is in it as well, BotServer for example: `stage_quiet` keeps it still.
+
+        Args:
+            names: Containers; none: all of the stage that resets empty or bring back.
+
+        Raises:
+            SettingsError: There is no such container.
+            StageGboError: The stage is not there.
+        """
+        from pytest_stagegbo.changes import read_changes
+
+        resettable = [name for name, each in self.settings.containers.items() if each.wipe or each.data]
+        containers = [self[name].settings for name in names or resettable]
+        return read_changes(self._engine.resetter(), containers)
 
     @real_files()
     def save_baseline(self, name: str) -> None:

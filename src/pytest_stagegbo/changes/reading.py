@@ -1,0 +1,69 @@
+"""What changed in several containers, read at once from what each of them is known to hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from pytest_stagegbo.changes.database import read_database
+from pytest_stagegbo.changes.files import read_files
+from pytest_stagegbo.changes.keys import read_keys
+from pytest_stagegbo.changes.records import Changes, ContainerChanges
+from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.resets.listing import NOTES
+from pytest_stagegbo.resets.target import NeedsRestart
+from pytest_stagegbo.services.answer import NoAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from pytest_stagegbo.resets.resetter import Resetter
+    from pytest_stagegbo.resets.target import ResetTarget
+    from pytest_stagegbo.settings import ContainerSettings
+
+__all__ = ["read_changes"]
+
+SECONDS = 5.0
+"""For one look into a container."""
+
+
+def read_changes(resetter: Resetter, containers: Sequence[ContainerSettings], cleaned: Collection[str] = ()) -> Changes:
+    """What changed in containers since each was clean. Those that run may go on; the caller shares their locks.
+
+    Never raises for what a container or a service does: of such a one it can't be told.
+
+    Args:
+        cleaned: Names of those that the caller has had reset, so that it is known when they were clean.
+    """
+
+    def read(target: ResetTarget) -> ContainerChanges:
+        try:
+            found = _read(target)
+        except (StageGboError, NoAnswer, NeedsRestart, ValueError, KeyError, TypeError) as error:
+            return ContainerChanges(target.name, unknown=str(error).partition("\n")[0] or type(error).__name__)
+        if found.since is None and not found.unknown and target.name in cleaned:
+            return replace(found, since=resetter.cleaned.get(target.name))
+        return found
+
+    return Changes(tuple(resetter.on_targets(containers, read)) if containers else ())
+
+
+def _without_note(target: ResetTarget) -> str:
+    """POSIX shell that fails unless the last reset has left the service's processes alone to be seen: it went to a
+    baseline."""
+    return f"[ -e {NOTES}/{target.name}.pids ] && [ ! -e {NOTES}/{target.name} ]"
+
+
+def _read(target: ResetTarget) -> ContainerChanges:
+    container = target.container
+    protocol = target.probe.protocol if container.probes else ""
+    if container.data and protocol == "postgresql":
+        return read_database(target)
+    if not container.wipe:
+        return ContainerChanges(target.name, unknown="no reset empties it, so nothing says what it was like")
+    if target.run(_without_note(target), SECONDS)[0] == 0:
+        return ContainerChanges(
+            target.name, unknown="it was brought to a baseline, which its content can't be told from"
+        )
+    return read_keys(target) if protocol == "valkey" else read_files(target)

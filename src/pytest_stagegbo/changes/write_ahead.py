@@ -1,0 +1,163 @@
+"""What PostgreSQL's write-ahead log says was done to rows, as `pg_waldump` prints it. Pure.
+
+Statistics come late: a session reports what it has done a second after its last report, and one that then waits for its
+client ten seconds after that. The log has all that was committed, at once. It names rows by their place (block and
+number in it), so a row that is updated twice, or added and removed, counts once or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["KEPT", "Log", "Place", "RowCounts", "parse_log"]
+
+KEPT = "^rmgr: (Heap|Heap2|Transaction|Storage|Sequence) "
+"""The lines that count, as an expression of grep."""
+
+Place = tuple[int, int]
+"""A file of a relation: the OID of its database, 0 for what databases share, and its number."""
+
+_LINE = re.compile(r"rmgr: (\w+) .*?tx: +(\d+), lsn: .*?, desc: (\w+)(\+INIT)? ?(.*)")
+_BLOCK = re.compile(r"blkref #\d+: rel \d+/(\d+)/(\d+) blk (\d+)")
+_OFFSET = re.compile(r"off:? (\d+)")
+_OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
+_TUPLES = re.compile(r"(?:ntuples: )?(\d+)")
+_SUBTRANSACTIONS = re.compile(r"subxacts: ([\d ]+)")
+_PREPARED = re.compile(r"(\d+):")
+_CREATED = re.compile(r"(?:base|global)/(?:(\d+)/)?(\d+)")
+_UPDATES = frozenset(("UPDATE", "HOT_UPDATE"))
+_COMMITS = frozenset(("COMMIT", "COMMIT_PREPARED"))
+
+
+class RowCounts(Struct):
+    """Of one relation's file."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    exact: bool = True
+    unplaced: int = 0
+    """Rows that were added at places which the log does not name."""
+    rows: dict[tuple[int, int], tuple[int, int] | None] = field(default_factory=dict)
+    """By place, each row that was written: where it was at first; None: it was added since."""
+    gone: list[tuple[int, int]] = field(default_factory=list)
+    """Where rows that were removed had been at first."""
+
+    def insert(self, places: Iterable[tuple[int, int]]) -> None:
+        for place in places:
+            self.rows[place] = None
+            self.added += 1
+
+    def update(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        if before not in self.rows:
+            self.changed += 1
+            self.exact = self.exact and not self.unplaced
+        self.rows[after] = self.rows.pop(before, before)
+
+    def delete(self, place: tuple[int, int]) -> None:
+        is_known, first = place in self.rows, self.rows.pop(place, place)
+        if first is None:
+            self.added -= 1
+            return
+        if is_known:
+            self.changed -= 1
+        else:
+            self.exact = self.exact and not self.unplaced
+        self.removed += 1
+        self.gone.append(first)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+
+class Log(Struct):
+    """What the log says of all that was committed."""
+
+    rows: dict[Place, RowCounts] = field(default_factory=dict)
+    sequences: set[Place] = field(default_factory=set)
+    is_silent: bool = False
+    """Whether a transaction was committed without a word about rows, as one that wrote to unlogged tables only."""
+    created: set[Place] = field(default_factory=set)
+    """Files that a transaction made, committed or not: of new relations, and of those that were truncated or
+    rewritten."""
+
+    @property
+    def _places(self) -> set[Place]:
+        return {*(place for place, counts in self.rows.items() if counts.any), *self.sequences, *self.created}
+
+    @property
+    def databases(self) -> set[int]:
+        """In which something was done; not those of relations that databases share."""
+        return {database for database, _ in self._places} - {0}
+
+    def files(self, database: int) -> list[int]:
+        """Of one database, in which something was done."""
+        return sorted(file for each, file in self._places if each == database)
+
+
+def parse_log(lines: Iterable[str]) -> Log:
+    """Read lines of `pg_waldump` from first to last. What belongs to no transaction that has been committed in them is
+    left out."""
+    parsed = [found.groups() for found in map(_LINE.match, lines) if found]
+    writers = {transaction for kind, transaction, *_ in parsed if kind in ("Heap", "Heap2")}
+    committed: set[str] = set()
+    log = Log()
+    for kind, transaction, action, _, rest in parsed:
+        if kind == "Transaction" and action in _COMMITS:
+            prepared = _PREPARED.match(rest) if action == "COMMIT_PREPARED" else None
+            others = _SUBTRANSACTIONS.search(rest)
+            family = {prepared[1] if prepared else transaction, *(others[1].split() if others else ())}
+            committed |= family
+            log.is_silent = log.is_silent or not family & writers
+    for kind, transaction, action, init, rest in parsed:
+        if kind == "Sequence":
+            log.sequences.update(_place(block) for block in _BLOCK.findall(rest))
+        elif kind == "Storage":  # a file is made before its transaction has a number
+            if action == "CREATE" and (found := _CREATED.match(rest)):
+                log.created.add((int(found[1] or 0), int(found[2])))
+        elif kind in ("Heap", "Heap2") and transaction in committed:
+            _count(log, action, bool(init), rest)
+    return log
+
+
+def _place(block: tuple[str, str, str]) -> Place:
+    return int(block[0]), int(block[1])
+
+
+def _count(log: Log, action: str, init: bool, rest: str) -> None:
+    """Count one record of rows. `init`: it is the first of its block."""
+    if action not in ("INSERT", "MULTI_INSERT", "DELETE", *_UPDATES):
+        return
+    blocks = _BLOCK.findall(rest)
+    if not blocks:
+        return
+    counts = log.rows.setdefault(_place(blocks[0]), RowCounts())
+    block, offsets = int(blocks[0][2]), [int(each) for each in _OFFSET.findall(rest)]
+    if action == "INSERT":
+        counts.insert([(block, offsets[0])])
+    elif action in _UPDATES:
+        counts.update((int(blocks[-1][2]), offsets[0]), (block, offsets[1]))
+    elif action == "DELETE":
+        counts.delete((block, offsets[0]))
+    else:
+        _count_many(counts, block, init, rest)
+
+
+def _count_many(counts: RowCounts, block: int, init: bool, rest: str) -> None:
+    number = _TUPLES.match(rest)
+    many = int(number[1]) if number else 0
+    named = _OFFSETS.search(rest)
+    if init:
+        counts.insert((block, each) for each in range(1, many + 1))
+    elif named and named[1]:
+        counts.insert((block, int(each)) for each in named[1].split(","))
+    else:
+        counts.added += many
+        counts.unplaced += many

@@ -1,0 +1,291 @@
+"""What a log, a listing and names of keys mean: without a container."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from pytest_stagegbo.changes.catalog import PAGE, Relation, relation_at
+from pytest_stagegbo.changes.files import file_changes, object_changes
+from pytest_stagegbo.changes.keys import pattern_of
+from pytest_stagegbo.changes.records import (
+    Changes,
+    ContainerChanges,
+    FileChange,
+    KeyChange,
+    ObjectChange,
+    RowChange,
+    SchemaChange,
+    SequenceChange,
+)
+from pytest_stagegbo.changes.write_ahead import Log, parse_log
+from pytest_stagegbo.resets.listing import Entry, Inspection
+
+USERS = (5, 16390)
+
+
+def line(kind: str, transaction: int, what: str, *blocks: str) -> str:
+    """A line as `pg_waldump` of PostgreSQL 15 prints it."""
+    references = "".join(f", blkref #{n}: rel 1663/5/16390 blk {block}" for n, block in enumerate(blocks))
+    return (
+        f"rmgr: {kind:<11} len (rec/tot):     54/   150, tx: {transaction:>10}, lsn: 0/0155A0C8, prev 0/0155A090, "
+        f"desc: {what}{references}"
+    )
+
+
+def commit(transaction: int, more: str = "") -> str:
+    return line("Transaction", transaction, f"COMMIT 2026-11-27 20:31:02.123456 UTC{more}")
+
+
+def insert(transaction: int, offset: int, block: str = "0") -> str:
+    return line("Heap", transaction, f"INSERT off {offset} flags 0x00", block)
+
+
+def update(transaction: int, old: int, new: int, *blocks: str) -> str:
+    return line("Heap", transaction, f"UPDATE off {old} xmax 7 flags 0x00 ; new off {new} xmax 0", *(blocks or ("0",)))
+
+
+def delete(transaction: int, offset: int) -> str:
+    return line("Heap", transaction, f"DELETE off {offset} flags 0x00 KEYS_UPDATED", "0")
+
+
+def counted(log: Log) -> tuple[int, int, int, bool]:
+    counts = log.rows[USERS]
+    return counts.added, counts.changed, counts.removed, counts.exact
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([insert(7, 1), commit(7)], (1, 0, 0, True), id="added"),
+        pytest.param([update(7, 1, 9), commit(7)], (0, 1, 0, True), id="changed"),
+        pytest.param([update(7, 1, 9), update(7, 9, 10), commit(7)], (0, 1, 0, True), id="changed twice is once"),
+        pytest.param([update(7, 1, 9, "4", "0"), delete(7, 9), commit(7)], (0, 1, 1, True), id="to another block"),
+        pytest.param([update(7, 1, 9), delete(7, 9), commit(7)], (0, 0, 1, True), id="changed and removed is removed"),
+        pytest.param([delete(7, 1), commit(7)], (0, 0, 1, True), id="removed"),
+        pytest.param([insert(7, 1), update(7, 1, 2), commit(7)], (1, 0, 0, True), id="added and changed is added"),
+        pytest.param([insert(7, 1), update(7, 1, 2), delete(7, 2), commit(7)], (0, 0, 0, True), id="it is gone again"),
+        pytest.param([insert(8, 1), commit(7, "; subxacts: 8 9")], (1, 0, 0, True), id="in a subtransaction"),
+        pytest.param(
+            [insert(8, 1), line("Transaction", 0, "COMMIT_PREPARED 8: 2026-11-27 20:31:02 UTC")],
+            (1, 0, 0, True),
+            id="in a prepared transaction",
+        ),
+        pytest.param(
+            [line("Heap2", 7, "MULTI_INSERT+INIT 3 tuples flags 0x02", "1"), commit(7)], (3, 0, 0, True), id="a copy"
+        ),
+        pytest.param(
+            [line("Heap2", 7, "MULTI_INSERT 3 tuples flags 0x02", "1"), delete(7, 2), commit(7)],
+            (3, 0, 1, False),
+            id="a copy to unknown places",
+        ),
+        pytest.param(
+            [line("Heap2", 7, "MULTI_INSERT ntuples: 2, flags: 0x02, offsets: [2, 3]", "0"), delete(7, 2), commit(7)],
+            (1, 0, 0, True),
+            id="a copy, PostgreSQL 16",
+        ),
+        pytest.param(
+            [
+                line("Heap", 7, "INSERT off: 1, flags: 0x08", "0"),
+                line(
+                    "Heap",
+                    7,
+                    "HOT_UPDATE old_xmax: 7, old_off: 4, old_infobits: [], flags: 0x10, new_xmax: 0, new_off: 9",
+                    "0",
+                ),
+                line("Heap", 7, "DELETE xmax: 7, off: 5, infobits: [KEYS_UPDATED], flags: 0x00", "0"),
+                commit(7),
+            ],
+            (1, 1, 1, True),
+            id="as PostgreSQL 16 says it",
+        ),
+    ],
+)
+def test_rows_are_counted_once(lines: list[str], expected: tuple[int, int, int, bool]) -> None:
+    assert counted(parse_log(lines)) == expected
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param([insert(7, 1)], id="not committed"),
+        pytest.param([insert(7, 1), line("Transaction", 7, "ABORT 2026-11-27 20:31:02 UTC")], id="rolled back"),
+        pytest.param([insert(8, 1), commit(7)], id="another's commit"),
+        pytest.param([line("Heap", 7, "LOCK off 1: xid 7: flags 0x00 LOCK_ONLY", "0"), commit(7)], id="locked"),
+        pytest.param([line("Heap", 7, "INPLACE off 1", "0"), commit(7)], id="in place"),
+        pytest.param(["pg_waldump: error: could not find file", ""], id="no line of the log"),
+    ],
+)
+def test_what_is_no_change_is_not_counted(lines: list[str]) -> None:
+    log = parse_log(lines)
+    assert (log.rows, log.databases) == ({}, set())
+
+
+def test_sequences_and_files_count_whatever_becomes_of_their_transaction() -> None:
+    log = parse_log([line("Sequence", 0, "LOG rel 1663/5/16390", "0"), line("Storage", 0, "CREATE base/5/16400")])
+    assert (log.sequences, log.created, log.databases) == ({USERS}, {(5, 16400)}, {5})
+    assert log.files(5) == [16390, 16400]
+
+
+def test_a_transaction_without_rows_may_have_written_to_unlogged_tables() -> None:
+    assert parse_log([commit(7)]).is_silent
+    assert not parse_log([insert(7, 1), commit(7)]).is_silent
+    assert not parse_log([insert(8, 1), commit(7, "; subxacts: 8")]).is_silent
+
+
+def test_where_removed_rows_had_been_is_known() -> None:
+    log = parse_log([update(7, 1, 9), delete(7, 9), insert(7, 10), delete(7, 10), delete(7, 4), commit(7)])
+    assert log.rows[USERS].gone == [(0, 1), (0, 4)]
+
+
+def page(*rows: bytes) -> bytes:
+    """A page of a table as PostgreSQL has it on disk."""
+    found, end = bytearray(PAGE), PAGE
+    for number, row in enumerate(rows):
+        end -= len(row)
+        found[end : end + len(row)] = row
+        struct.pack_into("<I", found, 24 + 4 * number, end | 1 << 15 | len(row) << 17)
+    return bytes(found)
+
+
+def row(name: str, kind: str, namespace: int, before_kind: int) -> bytes:
+    header = bytes(22) + b"\x18\x00"
+    columns = struct.pack("<I", 16400) + name.encode().ljust(64, b"\0") + struct.pack("<I", namespace)
+    return header + columns.ljust(before_kind, b"\0") + kind.encode() + bytes(30)
+
+
+@pytest.mark.parametrize(("version", "before_kind"), [(150008, 115), (180001, 119)])
+def test_a_relation_has_its_name_in_a_page(version: int, before_kind: int) -> None:
+    found = page(row("users", "r", 2200, before_kind), row("users_pkey", "i", 2200, before_kind))
+    assert relation_at(found, 1, version) == Relation("users", "r", 2200)
+    assert relation_at(found, 2, version) == Relation("users_pkey", "i", 2200)
+    assert relation_at(found, 3, version) is None
+    assert relation_at(b"", 1, version) is None
+    assert relation_at(found[:30], 1, version) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        (b"session:4711", "session:*"),
+        (b"user:12:cart:3", "user:*:cart:*"),
+        (b"config", "config"),
+        (b"session:2f1d7c8e-0a2b-4c3d-9e8f-001122334455", "session:*"),
+        (b"lock/deadbeef01", "lock/*"),
+        (b"feedback:face", "feedback:face"),
+        (b"mail:ada@example.org", "mail:*"),
+        (b"token:eyJhbGciOiJIUzI1NiIsInR5cCI6", "token:*"),
+        (b"\xff\xfe", r"\xff\xfe"),
+    ],
+)
+def test_keys_are_shown_by_pattern(key: bytes, pattern: str) -> None:
+    assert pattern_of(key) == pattern
+
+
+def entry(path: str, kind: str = "f", *, size: int = 5, changed: str = "1.0") -> Entry:
+    return Entry("1:2", kind, 0, size, changed, "1.0", path)
+
+
+def inspection(*entries: Entry, note: str = "", complete: bool = True) -> Inspection:
+    return Inspection(note, (), 0, 0, entries, complete)
+
+
+def test_objects_are_files_below_a_bucket() -> None:
+    seen = inspection(
+        entry("/minio/", "d"),
+        entry("/minio/a.gbai", "d"),
+        entry("/minio/a.gbai/x", "d"),
+        entry("/minio/a.gbai/x/one.bas"),
+        entry("/minio/empty", "d"),
+        entry("/minio/.minio.sys", "d"),
+        entry("/minio/.minio.sys/tmp"),
+        entry("/minio/stray"),
+    )
+    objects, others = object_changes(["/minio"], seen)
+    assert objects == (
+        ObjectChange("a.gbai", added=1, names=("x/one.bas",)),
+        ObjectChange("empty"),
+    )
+    assert others == (FileChange("/minio/stray", "added"),)
+
+
+def test_an_object_of_minio_is_a_folder() -> None:
+    seen = inspection(
+        entry("/minio/b", "d"),
+        entry("/minio/b/x/one.bas", "d"),
+        entry("/minio/b/x/one.bas/xl.meta"),
+        entry("/minio/b/x/one.bas/2f1d7c8e", "d"),
+        entry("/minio/b/x/one.bas/2f1d7c8e/part.1"),
+    )
+    objects, _ = object_changes(["/minio"], seen)
+    assert objects == (ObjectChange("b", added=1, names=("x/one.bas",)),)
+
+
+def test_files_of_the_services_own_start_are_no_changes() -> None:
+    note = '{"kept": {"/work/own": ["1:2", "f", "5", "1.0"], "/work/gone": ["1:3", "f", "5", "1.0"]}}'
+    seen = inspection(entry("/work/", "d"), entry("/work/own"), entry("/work/new"), note=note)
+    assert [str(each) for each in file_changes(["/work"], seen)] == ["/work/new: added", "/work/gone: removed"]
+    seen = inspection(entry("/work/own", size=6), entry("/work/gone", changed="2.0"), note=note)
+    assert [str(each) for each in file_changes(["/work"], seen)] == ["/work/gone: changed", "/work/own: changed"]
+
+
+ALL = Changes(
+    (
+        ContainerChanges(
+            "tables",
+            rows=(RowChange("bot", "public", "users", added=1, changed=2), RowChange("bot", "s", "t", 0, 0, 3, False)),
+            sequences=(SequenceChange("bot", "public", "ids", 43),),
+            schema=(
+                SchemaChange("bot", "table", "public.new", "created"),
+                SchemaChange("bot", "table", "public.old", "dropped"),
+                SchemaChange("", "role", "eve", "created"),
+            ),
+            notes=("a note",),
+        ),
+        ContainerChanges("cache", keys=(KeyChange(0, "a:*", "string", 2), KeyChange(3, "b", "hash", 1, False))),
+        ContainerChanges("drive", objects=(ObjectChange("b", 7, names=("x", "y")),)),
+        ContainerChanges("system", files=tuple(FileChange(f"/work/{n:02}", "added") for n in range(30))),
+        ContainerChanges("vault", unknown="nothing says what it was like"),
+        ContainerChanges("llm", unknown="nothing says what it was like"),
+    )
+)
+
+
+def test_changes_read_as_text() -> None:
+    lines = ALL.lines(most=3)
+    assert lines[:8] == [
+        "tables, since it was emptied last:",
+        "  bot.public.users: 1 row added, 2 rows changed",
+        "  bot.s.t: about 3 rows removed",
+        "  bot.public.ids: sequence at 43",
+        "  and 3 more",
+        "  (a note)",
+        "cache, since it was emptied last:",
+        "  a:*: 2 keys added (string)",
+    ]
+    assert "  db3 b: at least 1 key added (hash)" in lines
+    assert "  bucket b: created, 7 objects added (x, y, ...)" in lines
+    assert lines[-2:] == ["  and 27 more", "vault, llm: can't be told: nothing says what it was like"]
+    assert "  bot.public.old: table dropped" in ALL.lines()
+    assert "  eve: role created" in ALL.lines()
+
+
+def test_secrets_are_taken_out_of_the_text() -> None:
+    assert "users" not in "\n".join(ALL.lines(hide=lambda text: text.replace("users", "***")))
+
+
+def test_a_record_survives_json() -> None:
+    assert Changes.from_json(ALL.to_json()) == ALL
+
+
+def test_nothing_is_claimed_that_is_not_certain() -> None:
+    quiet = ContainerChanges("cache", since=0.0)
+    assert not Changes((quiet,))
+    assert Changes((quiet, ContainerChanges("vault", unknown="why")))
+    assert Changes((ContainerChanges("drive", complete=False),))
+    assert ALL["cache"].keys[0].added == 2
+    assert ALL.rows["bot.public.users"].exact
+    assert list(ALL.unknown) == ["vault", "llm"]
+    with pytest.raises(KeyError):
+        ALL["nobody"]
