@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import openai
     import valkey
 
+    from pytest_stagegbo.changes import Changes
     from pytest_stagegbo.stage import Stage
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -47,6 +48,22 @@ def test_cache_has_no_session_of_production(stage_valkey: valkey.Valkey) -> None
     assert list(stage_valkey.scan_iter("session:*")) == []
     stage_valkey.set("session:mine", "hello", ex=60)
     assert stage_valkey.get("session:mine") == b"hello"
+
+
+@pytest.mark.stage_quiet  # BotServer, which writes to tables and cache by itself, is frozen meanwhile
+@pytest.mark.stage_reset("cache", "tables")
+def test_a_log_in_changes_one_row_and_one_key(
+    stage_psycopg: Connection, stage_valkey: valkey.Valkey, stage_changes: Callable[..., Changes]
+) -> None:
+    stage_psycopg.execute("UPDATE users SET name = 'Ada' WHERE id = 1")
+    stage_psycopg.commit()
+    stage_valkey.set("session:4711", "Ada", ex=60)
+    changes = stage_changes()
+    assert [str(each) for each in changes] == [
+        "session:*: 1 key added (string)",
+        "botserver.public.users: 1 row changed",
+    ]
+    assert changes.rows["botserver.public.users"].changed == 1
 
 
 @pytest.mark.stage_reset("drive")

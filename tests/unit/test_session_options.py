@@ -45,6 +45,7 @@ FIELDS: list[Any] = [
     pytest.param("reset", "cache", "drive", "pytest.reset", id="reset"),
     pytest.param("deploy", "botserver=/a", "botui=/b", "pytest.deploy", id="deploy"),
     pytest.param("keep", "true", "false", "pytest.keep", id="keep"),
+    pytest.param("changes", "true", "false", "pytest.changes", id="changes"),
     pytest.param("verify", "true", "false", "pytest.verify", id="verify"),
 ]
 DEFAULTS = {"project": "STAGE-GBO", "pytest.provision": "auto", "timeouts.lock": "900.0"}
@@ -65,7 +66,7 @@ def variable(dotted: str) -> str:
 
 def toml(dotted: str, value: str) -> str:
     table, _, name = dotted.rpartition(".")
-    text = value if dotted in {"timeouts.lock", "pytest.keep", "pytest.verify"} else f'"{value}"'
+    text = value if dotted in {"timeouts.lock", "pytest.keep", "pytest.changes", "pytest.verify"} else f'"{value}"'
     text = f"[{text}]" if dotted in {"pytest.reset", "pytest.deploy"} else text
     return f"[{table}]\n{name} = {text}" if table else f"{name} = {text}"
 

@@ -3,9 +3,9 @@
 This package is the only one that imports pytest. Each module of it holds one part, whose methods are pytest's hooks for
 one subject: what the settings say (`configuration`), what tests ask for (`collection`), what is done before the first
 test (`provisioning`) and around each test (`reservations`, `production`), what fixtures ask for while a test runs
-(`asking`), what a failed test shows (`failures`), workers of pytest-xdist (`workers`), the end of the session
-(`session_end`) and what is printed (`reports`). The parts share what this process knows of the stage (`process`). What
-needs no pytest is done by `pytest_stagegbo.session`.
+(`asking`), what a failed test shows (`failures`) and what a test changed (`changes`), workers of pytest-xdist
+(`workers`), the end of the session (`session_end`) and what is printed (`reports`). The parts share what this process
+knows of the stage (`process`). What needs no pytest is done by `pytest_stagegbo.session`.
 
 pytest loads this package at its start wherever it is installed, so nothing heavy is imported here, and a run whose
 tests do not ask for the stage costs nothing and cannot fail because of it.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.plugin.asking import Asking
 from pytest_stagegbo.plugin.async_fixtures import AsyncFixtures
+from pytest_stagegbo.plugin.changes import ChangesOfTests
 from pytest_stagegbo.plugin.collection import Collection
 from pytest_stagegbo.plugin.configuration import Configuration
 from pytest_stagegbo.plugin.failures import Failures
@@ -81,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "collection": Collection(configuration, process, provisioning),
         "provisioning": provisioning,
         "failures": failures,
+        "changes": ChangesOfTests(config, configuration, failures),
         "reservations": reservations,
         "workers": workers,
         "session-end": SessionEnd(config, configuration, process, provisioning, workers, junit),

@@ -1,4 +1,5 @@
-"""Adds containers' logs to the report of a failed test, and keeps the stage as the test left it if that is wanted."""
+"""Adds what changed in the containers of a failed test, and what they logged, to its report, and keeps the stage as the
+test left it if that is wanted."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.plugin.changes import hiding, own_of, read, section
 from pytest_stagegbo.plugin.running import pass_on, said
 from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, FAILURE, KEPT, SECTIONS, TAKEN, UNTOUCHED
 from pytest_stagegbo.plugin.tracebacks import shorten
 from pytest_stagegbo.realfiles import real_files
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.plugin.configuration import Configuration
@@ -61,7 +63,7 @@ class Failures:
                 found.append(("stage: not all of it could be looked at", said(error)))
         return found
 
-    def _stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
+    def stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
         """Return the stages that a test used, each with the containers used, the slot, and the options to name it."""
         if DEMAND in item.stash and self._provisioning.guard is not None and not item.stash.get(UNTOUCHED, False):
             assignment = self._process.assignment
@@ -72,7 +74,7 @@ class Failures:
             yield slot.engine, list(stage.services), slot.number, stage, f"fresh stage {stage.project}: "
 
     def _keep_stages(self, item: pytest.Item) -> list[tuple[str, str]]:
-        used = list(self._stages_of(item))
+        used = list(self.stages_of(item))
         if not used or not self._configuration.settings.pytest.keep:
             return []
         item.stash[KEPT] = True
@@ -87,22 +89,26 @@ class Failures:
 
     def _look_inside(self, item: pytest.Item) -> list[tuple[str, str]]:
         found = []
-        for engine, names, _, stage, whose in self._stages_of(item):
-            for title, text in _logs(engine, names, item.stash.get(BEGAN, 0.0), stage):
+        for engine, names, _, stage, whose in self.stages_of(item):
+            changes = read(engine, names, own_of(item))  # first: to fetch logs is to do something in the containers
+            hide, problem = hiding(engine, stage)
+            found.append(section(changes, whose, hide))
+            for title, text in _logs(engine, names, item.stash.get(BEGAN, 0.0), hide, problem):
                 found.append((whose + title.removeprefix("stage ") if whose else title, text))
         return found
 
 
-def _logs(engine: StageEngine, names: Sequence[str], since: float, stage: Stage | None) -> list[tuple[str, str]]:
+def _logs(
+    engine: StageEngine, names: Sequence[str], since: float, hide: Callable[[str], str], problem: str
+) -> list[tuple[str, str]]:
     """Return what containers logged since a moment. It raises only what ends pytest."""
-    from pytest_stagegbo.credentials import Credentials
-    from pytest_stagegbo.session.failure import sections
+    if not problem:
+        from pytest_stagegbo.session.failure import sections
 
-    try:
-        known = stage.credentials if stage is not None else Credentials(engine.settings, engine.reader)
-        known.load()  # what is not known can't be masked
-        return sections(engine, names, since, known.mask)
-    except BaseException as error:
-        pass_on(error)
-        title = f"stage containers {', '.join(names)}: logged since the test began"
-        return [(title, f"(the logs could not be fetched: {said(error)})")]
+        try:
+            return sections(engine, names, since, hide)
+        except BaseException as error:
+            pass_on(error)
+            problem = said(error)
+    title = f"stage containers {', '.join(names)}: logged since the test began"
+    return [(title, f"(the logs could not be fetched: {problem})")]

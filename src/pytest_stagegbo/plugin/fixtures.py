@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_stagegbo.plugin.stash import PROCESS, PROVISIONING, RESERVATIONS
+from pytest_stagegbo.plugin.stash import DEMAND, PROCESS, PROVISIONING, RESERVATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     import hvac
     import openai
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from valkey import Valkey
     from valkey.asyncio import Valkey as AsyncValkey
 
+    from pytest_stagegbo.changes import Changes
     from pytest_stagegbo.credentials import Credentials
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.stage import Service, Stage
@@ -87,6 +88,20 @@ def stage_drive(_stage: Stage) -> Service:
 def stage_llm(_stage: Stage) -> Service:
     """llama.cpp."""
     return _stage.llm
+
+
+@pytest.fixture
+def stage_changes(request: pytest.FixtureRequest, _stage: Stage) -> Callable[..., Changes]:
+    """`stage_changes("cache")` reads what changed in containers since they were clean; without names, in all that the
+    test uses. It makes the test use no further container, so `stage_quiet` still freezes the others."""
+
+    def read(*names: str) -> Changes:
+        demand = request.node.stash.get(DEMAND, None)
+        if not names and demand is None:
+            pytest.fail("stage_changes() is to be told of which containers: this test uses none", pytrace=False)
+        return _stage.changes(*(names or sorted(demand.uses)))
+
+    return read
 
 
 @pytest.fixture

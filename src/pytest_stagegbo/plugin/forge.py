@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.plugin.changes import changed
 from pytest_stagegbo.plugin.running import is_of_stage
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def pipeline_lines(reporter: pytest.TerminalReporter, summary: Summary) -> list[
     found = []
     if not any(reporter.config.pluginmanager.has_plugin(name) for name in ANNOTATES_TESTS):
         for report in failed(reporter):
-            found.append(annotation("error", report.nodeid, _reason(report), *_place(report)))
+            text = "\n".join(part for part in (_reason(report), changed(report)) if part)
+            found.append(annotation("error", report.nodeid, text, *_place(report)))
     found += [annotation("error", "stage-gbo: isolation", text) for text in summary.broken]
     return [*found, *(annotation("warning", "stage-gbo", text) for text in summary.trouble)]
 
@@ -63,8 +65,10 @@ def job_summary(lines: Sequence[str], reporter: pytest.TerminalReporter, summary
         text += f"\n**{title}**\n\n" + "".join(f"- {entry}\n" for entry in entries) if entries else ""
     reports = failed(reporter)
     if reports:
-        text += "\n| failed test | |\n| --- | --- |\n"
-        text += "".join(f"| `{each.nodeid}` | {_cell(_reason(each))} |\n" for each in reports)
+        text += "\n| failed test | | changed |\n| --- | --- | --- |\n"
+        text += "".join(
+            f"| `{each.nodeid}` | {_cell(_reason(each))} | {_cell(changed(each), '<br>')} |\n" for each in reports
+        )
     with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
 
@@ -86,8 +90,10 @@ def _reason(report: pytest.TestReport) -> str:
     return Masker().mask(text[:2000])
 
 
-def _cell(text: str) -> str:
-    return text.splitlines()[0].replace("|", "\\|") if text else ""
+def _cell(text: str, joint: str = "") -> str:
+    """The first line, or all of them with something in between."""
+    lines = [line.strip() for line in text.splitlines()]
+    return joint.join(lines if joint else lines[:1]).replace("|", "\\|")
 
 
 def _data(text: str) -> str:

@@ -51,6 +51,7 @@ SWITCHES = {
         "pytest.quiet",
         "during each test, freeze the containers that may write to those it uses and that it does not use itself",
     ),
+    "changes": ("pytest.changes", "report what each test changed in its containers, also for tests that pass"),
     "verify": ("pytest.verify", "prove the stage's isolation at the beginning and at the end of the session"),
     "keep": (
         "pytest.keep",

@@ -137,6 +137,9 @@ class PytestSettings(Struct, frozen=True):
     settings file, FILE is relative to that file; on the command line and in ini, to pytest's root folder."""
     keep: bool = False
     """End the session at the first failed test that used the stage, and leave the stage as that test left it."""
+    changes: bool = False
+    """Report for every test what it changed in the containers that it used, also for tests that pass. Failed tests
+    report it anyway."""
     production_access: Access = "refuse"
     """Whether the pytest process may connect to production's addresses (`network.production`)."""
     quiet: bool = False
