@@ -28,7 +28,8 @@
     ├── BuildFailed              a build that was deployed did not come up; the one before is back
     └── Residue                  a reset could not remove everything
 
-Each says what failed, what was seen last and what to do about it. Messages never carry secrets.
+Each says what failed, what was seen last and what to do about it, and ends with the command that explains its code.
+What it explains is in `explanations.md`. Messages never carry secrets.
 """
 
 from __future__ import annotations
@@ -94,13 +95,23 @@ class StageGboError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.seen, self.remedy, self.__dict__.copy()))
 
-    def __str__(self) -> str:
+    @property
+    def more(self) -> str:
+        """The command that says what can cause this kind of error, and what mends it."""
+        return f"stagegbo explain {self.code}"
+
+    @property
+    def text(self) -> str:
+        """What failed, what was seen last and what to do, to be quoted in another error, which has its own `more`."""
         parts = [self.message]
         if self.seen:
             parts.append(f"last seen: {self.seen}")
         if self.remedy:
             parts.append(f"what to do: {self.remedy}")
         return "\n".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.text}\nmore: {self.more}"
 
 
 def _rebuild(cls: type[StageGboError], message: str, seen: str, remedy: str, state: dict[str, object]) -> StageGboError:

@@ -95,7 +95,11 @@ def test_every_class_of_the_module_is_public() -> None:
     ],
 )
 def test_a_message_says_what_failed_what_was_seen_and_what_to_do(parts: dict[str, str], text: str) -> None:
-    assert str(StageGboError("it broke", **parts)) == text
+    assert StageGboError("it broke", **parts).text == text
+
+
+def test_an_error_ends_with_the_command_that_explains_it() -> None:
+    assert str(ServerRefused("no")) == "no\nmore: stagegbo explain SG101"
 
 
 def test_a_refusal_carries_the_status_of_the_answer() -> None:

@@ -162,7 +162,7 @@ class TestProvisioning:
         assert second.failed
         with pytest.raises(CommandFailed) as caught:
             second.check()
-        assert str(caught.value) == "it broke\nlast seen: a line\nand another\nwhat to do: mend it"
+        assert caught.value.text == "it broke\nlast seen: a line\nand another\nwhat to do: mend it"
         assert two.done == []
 
     def test_an_error_with_more_to_it_is_told_by_another_process_too(self, engine: Callable[..., Engine]) -> None:
@@ -535,7 +535,7 @@ def done(session: StageSession) -> list[str]:
 
 def test_a_reminder_says_where_the_whole_story_is() -> None:
     found = reminder(StageGboError("it broke", seen="a long log"))
-    assert str(found) == ("the stage could not be provisioned: it broke\nwhat to do: see the first test that says so")
+    assert found.text == "the stage could not be provisioned: it broke\nwhat to do: see the first test that says so"
 
 
 class TestQuiet:

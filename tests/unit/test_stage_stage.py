@@ -108,7 +108,7 @@ class TestDsn:
         vault.secrets["tables"] = {"username": "gbuser"}
         with pytest.raises(MissingRequirement) as caught:
             FakeEngine(settings_for(vault)).stage().tables.dsn  # noqa: B018
-        assert str(caught.value) == (
+        assert caught.value.text == (
             "tables: no password among its credentials\n"
             "last seen: Vault secret/gbo/tables: username\n"
             "what to do: write it to Vault, or give it with the setting credentials.tables.password_env"

@@ -197,7 +197,7 @@ STYLES = {
 
 
 def print_error(error: StageGboError) -> None:
-    """Print on standard error what failed, what was seen last, and what to do."""
+    """Print on standard error what failed, what was seen last, what to do, and which command explains the error."""
     from rich.console import Console
     from rich.text import Text
 
@@ -207,3 +207,4 @@ def print_error(error: StageGboError) -> None:
         console.print(Text(f"last seen: {error.seen}"))
     if error.remedy:
         console.print(Text.assemble(("what to do: ", "bold cyan"), error.remedy))
+    console.print(Text(f"more: {error.more}", style="dim"))

@@ -20,6 +20,7 @@ MODULES = {
     "status": "status",
     "endpoints": "status",
     "doctor": "status",
+    "explain": "explain",
     "release": "release",
     "env": "env",
     "verify": "verify",

@@ -142,6 +142,6 @@ def _cut(writer: Writer, settings: Settings, each: Exposure, progress: Progress)
         done = writer.execute(each.container, ["sh", "-c", f"ss -tnHK state established {shlex.quote(which)} 2>&1"])
         trouble = done.stdout.strip() if done.status else ""
     except StageGboError as error:
-        trouble = str(error)
+        trouble = error.text
     if trouble:
         progress.note(f"connections to {each.container}:{each.port} that are open may go on until they end: {trouble}")

@@ -327,7 +327,7 @@ class HostLease:
         except LeaseLost:
             raise
         except StageGboError as error:
-            seen = str(error)
+            seen = error.text
         raise LeaseLost(
             f"this host has lost its lease of stage {self._stage}, so nothing more is written to it",
             seen=seen,

@@ -72,7 +72,7 @@ def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, 
         try:
             status, output = target.run(_script(target, base), behind=True)
         except StageGboError as error:
-            raise NeedsRestart(str(error)) from None
+            raise NeedsRestart(error.text) from None
         if status:
             raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
         said = said or _way(output)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import NotReady
+from pytest_stagegbo.errors import NotReady, StageGboError
 from pytest_stagegbo.services import ask as ask_service
 from pytest_stagegbo.services.keys import HOW_TO_GIVE_KEYS
 from pytest_stagegbo.services.masking import mask
@@ -118,7 +118,8 @@ def _not_ready(
     try:
         seen.append(diagnostics())
     except Exception as error:  # whatever keeps the evidence away must not hide what it was wanted for
-        seen.append(f"(state and log lines could not be read: {error})")
+        why = error.text if isinstance(error, StageGboError) else error
+        seen.append(f"(state and log lines could not be read: {why})")
     if sealed:
         seen.append(f"Vault in {container} is sealed, and what else it runs may need it")
     remedy = HOW_TO_GIVE_KEYS if sealed and not gone else _remedy(container, failing, gone)

@@ -42,12 +42,12 @@ def prove(own: StageSession, assignment: SlotAssignment | None, run: str, lost: 
         try:
             own.verify() if engine is own.engine else verify(engine).check()
         except StageGboError as error:
-            broken.append(str(error) if assignment is None else f"slot {number}: {error}")
+            broken.append(error.text if assignment is None else f"slot {number}: {error.text}")
     if used and assignment is not None:
         try:
             _prove_golden(assignment.fleet)
         except StageGboError as error:
-            broken.append(f"golden copy: {error}")
+            broken.append(f"golden copy: {error.text}")
     if used:
         broken += [f"production.events: {each} died, and what it did to production is not proven" for each in lost]
     return broken
