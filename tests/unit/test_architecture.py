@@ -19,6 +19,14 @@ NODES = {module: tuple(ast.walk(tree)) for module, tree in MODULES.items()}
 
 READING_ONLY = [
     "desired/allowlist.py",
+    "discovery/document.py",
+    "discovery/pools.py",
+    "discovery/programs.py",
+    "discovery/proposal.py",
+    "discovery/records.py",
+    "discovery/roles.py",
+    "discovery/subnets.py",
+    "discovery/survey.py",
     "plan/builds.py",
     "plan/destroy.py",
     "desired/exposure.py",
@@ -33,6 +41,7 @@ READING_ONLY = [
     "engine/status.py",
     "plan/steps.py",
     "incus/events.py",
+    "incus/guestview.py",
     "leases/protocol.py",
     "incus/reader.py",
     "slots/statuses.py",

@@ -110,7 +110,7 @@ def _slot(arguments: argparse.Namespace) -> int:
     text = "0" if given is None else given
     if not (re.fullmatch("[0-9]{1,6}", text) and int(text) < MOST_SLOTS):
         raise SettingsError(f"--slot: {text!r} is not a number from 0 to {MOST_SLOTS - 1}")
-    if int(text) and arguments.command in {"provision", "destroy"}:
+    if int(text) and arguments.command in {"init", "provision", "destroy"}:
         raise SettingsError(
             f"{arguments.command} is for all slots", remedy=f"leave --slot out; {arguments.command} --help"
         )

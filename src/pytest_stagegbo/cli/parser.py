@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["MODULES", "parse"]
 
 MODULES = {
+    "init": "init",
     "provision": "provision",
     "reset": "provision",
     "destroy": "provision",
