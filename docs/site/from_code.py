@@ -57,7 +57,7 @@ def _commands() -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _help(*words: str) -> str:
     printed = io.StringIO()
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "80"
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse([*words, "--help"])
     return printed.getvalue().partition("\noptions of every command:")[0].rstrip()
