@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from filelock import FileLock
+from tests.lab import clusters
 from tests.lab.support import Ground, Stage, until
 
 from pytest_stagegbo.desired import objects
@@ -32,24 +32,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-ONLINE = {"member1": "online", "member2": "online"}
+ONLINE = clusters.online(2)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Lab]:
-    """Two members, production on the first. One that is up already is left up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGEGBO_LAB_NAME", f"{Lab.find().paths.name}-cluster")
-        lab = Lab.find()
-        (lab.paths.state / "locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(lab.paths.lock(f"tests-{lab.paths.name}")):
-            found_up = lab.status().ready
-            try:
-                lab.up(Silent(), members=2)
-                yield lab
-            finally:
-                if not found_up:
-                    lab.down(purge=True)
+    """Two members, production on the first."""
+    with clusters.brought_up("cluster", 2) as lab:
+        yield lab
 
 
 def get(lab: Lab, path: str = "") -> Any:
@@ -192,13 +182,7 @@ def test_down_takes_all_members_away_and_up_brings_them_back(cluster: Lab) -> No
 # -- stages
 
 
-SMALL = """
-[containers]
-system = false
-tables = false
-vault = false
-llm = false
-"""
+SMALL = clusters.containers("cache", "drive")
 
 
 class Seen(NamedTuple):
@@ -224,24 +208,11 @@ def stage(seen: Seen) -> Seen:
     return seen
 
 
-def whole_cluster(ground: Ground) -> dict[str, Any]:
-    """What there is on a cluster, and what production is."""
-    names = {each: sorted(ground.names(each)) for each in ("projects", "networks", "network-acls", "storage-pools")}
-    found = ground.get("instances", project="default", recursion="1")
-    production = {each["name"]: (each["config"], each["location"], each["status"]) for each in found}
-    links = {}
-    for member in ONLINE:
-        argv = ground.lab.at(member).exec_argv(["ip", "-j", "link"])
-        listed = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
-        links[member] = sorted(each["ifname"] for each in listed if not each["ifname"].startswith("veth"))
-    return {**names, **production, **links}
-
-
 @pytest.mark.both_lts
 def test_a_stage_is_made_where_production_is_from_any_member_and_leaves_nothing(seen: Seen) -> None:
     """By the client of the member that has nothing of it: connections go through the daemon."""
     stage, ground = seen.second, seen.second.ground
-    before = whole_cluster(ground)
+    before = clusters.whole_cluster(ground, ONLINE)
     done = stage.json("provision")
     assert {found["state"] for found in done["containers"].values()} == {"ready"}
     clones = ground.instances("STAGE-GBO")
@@ -257,7 +228,7 @@ def test_a_stage_is_made_where_production_is_from_any_member_and_leaves_nothing(
         assert status["member"] == "member1"
         assert not any(step["changes"] for step in each.json("provision", "--dry-run")["steps"])
     stage.destroy()
-    assert whole_cluster(ground) == before
+    assert clusters.whole_cluster(ground, ONLINE) == before
 
 
 def test_verify_says_what_the_host_of_another_member_hides(stage: Seen) -> None:
@@ -326,28 +297,43 @@ def test_a_production_on_two_members_gets_a_stage_on_one(seen: Seen) -> None:
         ground.incus("project", "delete", "PROD-SPREAD")
 
 
-@pytest.mark.cluster
-def test_slots_are_made_and_used_from_another_member(stage: Seen) -> None:
-    """Beside a stage that is there: its first slot's engine is not the one that carries connections."""
-    try:
-        stage.second.run("provision", "--slots", "2")
-        (stage.second.config.parent / "test_slots.py").write_text(SLOTS)
-        words = ["-n", "2", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--stage-lab", "--stage-slots", "2"]
-        argv = [sys.executable, "-m", "pytest", *words, "--stage-config", str(stage.second.config), "test_slots.py"]
-        where = {"cwd": stage.second.config.parent, "env": stage.second.environment()}
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120, **where)  # type: ignore[call-overload]
-        assert "4 passed" in done.stdout, done.stdout
-    finally:
-        stage.second.destroy()
-    assert stage.second.ground.names("networks") & {"stagebr0", "stagebr1", "stagebrg"} == set()
+SPREAD = '[slots]\ncores = 2\nmemory = "64MiB"\nmemory_floor = "64MiB"\ndisk = "50MB"\n'
+"""A slot for each member of two cores."""
+
+
+def test_slots_are_on_both_members_and_used_from_one(seen: Seen) -> None:
+    """One container each. Connections go directly to the slot of this member, and through the daemon to the other."""
+    ground = seen.second.ground
+    seen.first.destroy()
+    before = clusters.whole_cluster(ground, ONLINE)
+    stage = ground.stage("STAGE-GBO", settings=clusters.containers("cache") + SPREAD)
+    done = stage.run("provision", "--slots", "2")
+    assert "members: 1 on member1, 1 on member2" in done.stdout
+    placed = {slot["number"]: slot["member"] for slot in stage.json("status")["slots"]}
+    assert placed == {0: "member1", 1: "member2", -1: "member1", -2: "member2"}
+    pool = "storage-pools/pool/volumes/container"
+    used = ground.get(f"{pool}/cache/state", project="STAGE-GBO-1")["usage"]["used"]
+    assert used < 100 << 20  # copy-on-write, of the golden copy there
+    (stage.config.parent / "test_slots.py").write_text(SLOTS)
+    words = ["-n", "2", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--stage-lab", "--stage-slots", "2"]
+    argv = [sys.executable, "-m", "pytest", *words, "--stage-config", str(stage.config), "test_slots.py"]
+    ran = subprocess.run(
+        argv, cwd=stage.config.parent, env=stage.environment(), check=False, capture_output=True, text=True, timeout=120
+    )
+    assert "4 passed" in ran.stdout, ran.stdout
+    hosts = {path.name.split(".", 1)[1] for path in stage.config.parent.glob("seen.*")}
+    assert hosts == {"127.0.0.1", "10.0.4.13"}
+    stage.destroy()
+    assert clusters.whole_cluster(ground, ONLINE) == before
 
 
 SLOTS = """
-import socket, pytest
+import pathlib, socket, pytest
 
 @pytest.mark.stage_reset("cache")
 @pytest.mark.parametrize("number", range(4))
 def test_one(stage_cache, number):
+    pathlib.Path(f"seen.{stage_cache.host}").touch()
     with socket.create_connection((stage_cache.host, stage_cache.port), 5) as connection:
         connection.sendall(b"PING\\r\\n")
         assert connection.recv(100).startswith(b"-NOAUTH")
@@ -366,12 +352,12 @@ def announce_bridge(ground: Ground) -> None:
 def test_a_bridge_that_was_only_announced_is_made_or_removed_by_the_next_run(seen: Seen) -> None:
     ground = seen.first.ground
     seen.first.destroy()
-    before = whole_cluster(ground)
+    before = clusters.whole_cluster(ground, ONLINE)
     for command in (["destroy", "--yes"], ["provision"]):
         ground.put("network-acls", {"name": "stagebr0-isolation", **objects.acl(Settings())}, method="POST")
         announce_bridge(ground)
         seen.first.run(*command)
-        assert command == ["provision"] or whole_cluster(ground) == before
+        assert command == ["provision"] or clusters.whole_cluster(ground, ONLINE) == before
     assert ground.get("networks/stagebr0")["status"] == "Created"
 
 
@@ -394,9 +380,7 @@ def test_a_bridge_that_somebody_else_announced_is_left_alone(seen: Seen) -> None
 @pytest.mark.cluster
 def test_while_a_member_is_away_a_stage_goes_on_and_none_is_begun(cluster: Lab, stage: Seen) -> None:
     other = stage.first.ground.stage("STAGE-2", network="otherbr0", subnet=40, settings=SMALL)
-    cluster.change_member("member2", "stop", Silent())
-    try:
-        until(lambda: is_offline(cluster, "member2"), "the cluster knows that member2 is away", 40)
+    with clusters.stopped(cluster, "member2"):
         stage.first.run("reset", "cache")
         assert {each["state"] for each in stage.first.json("status")["containers"]} == {"ready"}
         assert "nothing to change" in stage.first.run("provision").stdout
@@ -404,11 +388,3 @@ def test_while_a_member_is_away_a_stage_goes_on_and_none_is_begun(cluster: Lab, 
         assert done.returncode
         assert "can't be made while member2 is offline" in done.stderr
         assert "STAGE-2" not in other.ground.names("projects")
-    finally:
-        cluster.change_member("member2", "start", Silent())
-        until(lambda: cluster.status().members == ONLINE, "member2 is online", 30)
-
-
-def is_offline(lab: Lab, member: str) -> bool:
-    found = {each["server_name"]: each["status"] for each in get(lab, "cluster/members?recursion=1")}
-    return bool(found[member] == "Offline")

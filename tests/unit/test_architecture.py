@@ -32,7 +32,9 @@ READING_ONLY = [
     "desired/exposure.py",
     "plan/exposure_request.py",
     "facts/facts.py",
+    "plan/member_copy.py",
     "plan/objections.py",
+    "plan/placement.py",
     "facts/inventory.py",
     "desired/marks.py",
     "plan/provision.py",
@@ -47,6 +49,7 @@ READING_ONLY = [
     "slots/statuses.py",
     "slots/capacity.py",
     "slots/layout.py",
+    "slots/placing.py",
     "slots/source_drift.py",
     "verify/event_monitor.py",
 ]

@@ -108,10 +108,10 @@ class TestFit:
         ],
     )
     def test_auto_takes_what_fits(self, host: Host, workers: int, count: int) -> None:
-        assert capacity(slots(count="auto"), host, workers).count == count
+        assert capacity(slots(count="auto"), [host], workers).count == count
 
     def test_the_arithmetic_is_shown(self) -> None:
-        assert capacity(slots(count="auto"), HOST, 3).explanation == (
+        assert capacity(slots(count="auto"), [HOST], 3).explanation == (
             "memory: 6 GiB available less 1 GiB (slots.memory_floor), 1 GiB each (slots.memory), 1 there already: 6",
             "disk: 9.31 GiB free less 4.66 GiB (disk_floor), 954 MiB each (slots.disk), 1 there already: 6",
             "processor: 2 cores, 0.5 each (slots.cores): 4",
@@ -120,11 +120,11 @@ class TestFit:
         )
 
     def test_a_number_is_had_whatever_workers_and_cores_there_are(self) -> None:
-        assert capacity(slots(count=6), HOST, 1).count == 6
+        assert capacity(slots(count=6), [HOST], 1).count == 6
 
     def test_a_number_that_does_not_fit_is_refused_with_the_arithmetic(self) -> None:
         with pytest.raises(NoRoom, match="7 slots are asked for, and 6 fit") as caught:
-            capacity(slots(count=7), HOST, 8)
+            capacity(slots(count=7), [HOST], 8)
         assert "slots.memory" in caught.value.seen
 
 

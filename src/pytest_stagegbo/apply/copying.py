@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.removal import let_end, patiently, remove_clone
 from pytest_stagegbo.desired import marks
-from pytest_stagegbo.desired.allowlist import clone_config
+from pytest_stagegbo.desired.allowlist import at_rest_config, clone_config
 from pytest_stagegbo.desired.own_pool import is_own
 from pytest_stagegbo.errors import LimitTooSmall, NoRoom, OperationFailed, ServerRefused, StageMissing
 from pytest_stagegbo.incus import dialect
@@ -163,6 +163,8 @@ class Copies:
         self._writer.set_instance_devices(name, devices)
 
     def _clone_config(self, step: steps.CopyClone, source: Instance, managed: bool) -> CloneConfig:
+        if step.at_rest:
+            return at_rest_config(source, step.container, self._settings)
         golden = bool(self._facts.golden)
         return clone_config(source, step.container, self._settings, managed=managed, golden=golden)
 

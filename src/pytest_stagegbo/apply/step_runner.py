@@ -116,6 +116,8 @@ class StepRunner:
                 self._copies.copy(step, managed=self._foundations.managed)
                 if step.unconfirmed:
                     self.unconfirmed.add(step.subject)
+                if step.at_rest:
+                    self._finish_at_rest(step)
             case steps.RefreshClone():
                 self._copies.refresh(step, managed=self._foundations.managed)
             case steps.PrepareClone():
@@ -155,6 +157,12 @@ class StepRunner:
 
     def remove_clone(self, step: steps.RemoveClone) -> None:
         remove_clone(self._reader, self.writer, self._settings, step.subject)
+
+    def _finish_at_rest(self, step: steps.CopyClone) -> None:
+        """Mark a copy of a golden clone as whole. Until then the next run copies it again."""
+        golden = self._facts.sources[step.container.source_name]
+        known = {marks.STATE: marks.PREPARED, marks.GENERATION: golden.config.get(marks.GENERATION, "")}
+        self.writer.set_instance_config(step.subject, {**marks.of_instance(self._clone(step.subject)), **known})
 
     def await_room(self, step: steps.AwaitRoom) -> None:
         missing = await_room(self._reader, self._host, self._settings, step.subject, step.cost, removed=True)

@@ -102,7 +102,7 @@ def _subnet(context: Context, facts: Facts) -> Finding:
         refuse_taken(context.loaded.settings, facts.networks, facts.host, facts.ways, parent=parent)
         count = context.stage.slots.count
         if count != 1:
-            context.fleet().refuse_taken(2 if count == "auto" else count)
+            context.fleet().refuse_taken(range(2 if count == "auto" else count))
     except StageGboError as error:
         return _failed(subject, error)
     wider = neighbours(context.loaded.settings, facts.host)

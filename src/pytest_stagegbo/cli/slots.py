@@ -49,7 +49,10 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
             print_plan(plan)
         return 0
     with console_progress(quiet=arguments.quiet) as progress:
-        result = context.fleet(progress).provision(count, recreate=arguments.recreate, to_replace=to_replace)
+        working = context.fleet(progress)
+        if arguments.refresh is None:
+            working.places = found.members
+        result = working.provision(count, recreate=arguments.recreate, to_replace=to_replace)
     names = {number: fleet.engine(number).settings.project for number in result.slots}
     if arguments.json:
         print_json(

@@ -80,7 +80,7 @@ def _status(arguments: argparse.Namespace) -> int:
         if not status.ready and settings.source_project not in context.engine().reader.projects():
             print_loudly(f"there is no project {settings.source_project} to copy production from (source_project)")
         if len(slots) > 1:
-            print_table(("slot", "project", "on", "state", "copied", "used by"), [_slot_row(slot) for slot in slots])
+            _print_slots(slots)
         if status.trouble:
             print_loudly(status.trouble)
         for warning in status.warnings:
@@ -92,6 +92,17 @@ def _status(arguments: argparse.Namespace) -> int:
         for each in status.exposed:
             print_loudly(f"EXPOSED ({each.state}): {each}")
     return 0 if status.ready else 1
+
+
+def _print_slots(slots: Sequence[SlotStatus]) -> None:
+    from pytest_stagegbo.cli.console import print_table
+
+    head: tuple[str, ...] = ("slot", "project", "on", "state", "copied", "used by")
+    rows = [_slot_row(slot) for slot in slots]
+    if any(slot.member for slot in slots):
+        head = (*head[:2], "member", *head[2:])
+        rows = [(*row[:2], slot.member or "-", *row[2:]) for row, slot in zip(rows, slots, strict=True)]
+    print_table(head, rows)
 
 
 def short_rows(status: StageStatus, settings: Settings) -> list[tuple[str, ...]]:

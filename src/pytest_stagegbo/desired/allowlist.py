@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.own_pool import clone_pool
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device, Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["CloneConfig", "clone_config", "clone_nic", "disk_limit", "nic", "root_disk", "unconfined", "violations"]
+__all__ = [
+    "CloneConfig",
+    "at_rest_config",
+    "clone_config",
+    "clone_nic",
+    "disk_limit",
+    "nic",
+    "root_disk",
+    "unconfined",
+    "violations",
+]
 
 KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
 """Describe what runs or how much it may use; none of them reaches out of the container."""
@@ -122,6 +133,7 @@ def clone_config(
         **FIRST_START,
         OWN_PLACE: place,
         "boot.autostart": "false",
+        **_stays(source),
         marks.OWNER: marks.OWNER_VALUE,
         marks.STATE: marks.BUILDING,
         marks.INSTANCE: marks.identity(settings.project, container.name),
@@ -134,6 +146,27 @@ def clone_config(
     devices["root"] = root_disk(clone_pool(source, settings), disk_limit(container, settings, golden=golden))
     devices["eth0"] = clone_nic(container, settings, managed=managed)
     return CloneConfig(config, devices, _dropped(source, kept))
+
+
+def at_rest_config(source: Instance, container: ContainerSettings, settings: Settings) -> CloneConfig:
+    """The overrides of a copy of a golden clone that other clones are copied from in its place. It is never started.
+
+    It keeps the identity of the golden clone, by which its files are found, and has no network device. It has no
+    generation until it is whole.
+    """
+    made = clone_config(source, container, settings, managed=True, golden=True)
+    config = {**made.config, OWN_PLACE: source.config.get(OWN_PLACE, ""), marks.GENERATION: ""}
+    root = root_disk(clone_pool(source, settings), disk_limit(container, settings, golden=False))
+    return replace(made, config=config, devices={**made.devices, "root": root, "eth0": {"type": "none"}})
+
+
+EVACUATION = "cluster.evacuate"
+
+
+def _stays(source: Instance) -> dict[str, str]:
+    """In a cluster, a clone of a member that is evacuated is stopped, and started again when that member is back. Incus
+    would take each clone to a member of its own choice otherwise, and a stage is whole on one."""
+    return {EVACUATION: "stop"} if source.location not in {"", "none"} else {}
 
 
 def _dropped(source: Instance, kept: Mapping[str, str]) -> tuple[str, ...]:
@@ -166,7 +199,7 @@ def violations(clone: Instance, settings: Settings) -> list[str]:
     for key, value in clone.expanded_config.items():
         if not value or _is_kept(key) or (key.startswith(SERVER_PREFIXES) and key not in CLOUD_INIT):
             continue
-        if key == "boot.autostart" and value == "false":
+        if (key, value) in {("boot.autostart", "false"), (EVACUATION, "stop")}:
             continue
         problems.append(f"config {key}")
     for name, device in clone.expanded_devices.items():

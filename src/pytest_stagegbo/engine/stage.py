@@ -69,6 +69,7 @@ class StageEngine:
         environ: Where an environment variable with unseal keys is looked up.
         origin: What to copy from instead of production.
         parent: The stage that this one is a slot or the golden copy of.
+        place: See `Reader`.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class StageEngine:
         environ: Mapping[str, str] = os.environ,
         origin: CloneSource | None = None,
         parent: str = "",
+        place: str = "",
     ) -> None:
         self.settings = settings
         self.progress: Progress = progress or Silent()
-        self.reader = Reader(connection, locator(settings))
+        self.reader = Reader(connection, locator(settings), place)
         self._connection = connection
         self._environ = environ
         self._clone_runner: StepRunner | None = None

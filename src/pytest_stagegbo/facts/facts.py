@@ -195,7 +195,7 @@ def gather(
             sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
         server = reader.server()
         if server.clustered:
-            reader.set_member(choose_member(settings, clones, sources or production, server.name))
+            reader.set_member(choose_member(settings, clones, sources or production, server.name, reader.place))
         link = pool.submit(reader.link, settings.network.name)
         host = reader.host()
         host_networks = host.networks()

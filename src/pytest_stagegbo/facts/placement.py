@@ -9,22 +9,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_stagegbo.incus import Instance, Reader
+    from pytest_stagegbo.incus.records import Member
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["choose_member", "locator"]
+__all__ = ["away", "choose_member", "locator"]
 
 
 def choose_member(
-    settings: Settings, clones: Mapping[str, Instance], sources: Mapping[str, Instance], here: str
+    settings: Settings, clones: Mapping[str, Instance], sources: Mapping[str, Instance], here: str, place: str = ""
 ) -> str:
-    """The member that the stage is on; before it is on any, the one with most of its sources. Pure.
+    """The member that the stage is on; before it is on any, the one that was chosen for it, or else the one with most
+    of its sources. Pure.
 
     Args:
         clones: Instances of the stage's project, by name.
         sources: Instances that are copied, by the name that the settings give the source.
         here: The member that answers: where nothing tells, it is as good as any.
+        place: The member that was chosen; empty: none was.
     """
     there = [clones[name].location for name in settings.containers if name in clones]
+    if not there and place:
+        return place
     if not there:
         there = [sources[c.source_name].location for c in settings.containers.values() if c.source_name in sources]
     count = Counter(filter(None, there))
@@ -36,7 +41,12 @@ def locator(settings: Settings) -> Callable[[Reader], str]:
 
     def locate(reader: Reader) -> str:
         clones = reader.instances(settings.project)
-        sources = {} if clones else reader.instances(settings.source_project)
-        return choose_member(settings, clones, sources, reader.server().name)
+        sources = {} if clones or reader.place else reader.instances(settings.source_project)
+        return choose_member(settings, clones, sources, reader.server().name, reader.place)
 
     return locate
+
+
+def away(reader: Reader) -> Member | None:
+    """The stage's member, if it is offline or evacuated."""
+    return next((each for each in reader.members() if each.name == reader.member and not each.is_usable), None)

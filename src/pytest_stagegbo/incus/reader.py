@@ -31,11 +31,13 @@ class Reader:
     Args:
         locate: Finds the member of a cluster that the stage is on. What differs between members, such as pools and the
             interfaces of bridges, is that of this member.
+        place: The member that was chosen for the stage, should it have to be made; empty: none was.
     """
 
-    def __init__(self, connection: Connection, locate: Callable[[Reader], str] | None = None) -> None:
+    def __init__(self, connection: Connection, locate: Callable[[Reader], str] | None = None, place: str = "") -> None:
         self._connection = connection
         self._locate = locate
+        self.place = place
         self._member: str | None = None
 
     @property

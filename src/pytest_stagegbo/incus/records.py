@@ -150,6 +150,11 @@ class Member(Struct, frozen=True):
         """Whether it does not answer now."""
         return self.status == "Offline"
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether instances may be made and started on it."""
+        return self.status == "Online"
+
 
 class Server(Struct, frozen=True):
     """What the daemon says of itself (`GET /1.0`)."""

@@ -137,6 +137,8 @@ class CopyClone(Step, frozen=True, kw_only=True):
     """Whether every byte is moved, since the source is on another pool or another member of the cluster."""
     unconfirmed: bool = False
     """Whether there is nothing to prepare: a copy of a golden clone gets its addresses from its environment."""
+    at_rest: bool = False
+    """Whether the copy is never started: it is the golden copy of another member of the cluster."""
 
     @property
     def text(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.facts.placement import away
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, remember_script, show, token
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import printable
@@ -43,6 +44,9 @@ def sections(
         since: When the test began, in epoch seconds.
         hide: Takes secrets out of text.
     """
+    away = away_text(engine)
+    if away:
+        return [("stage: its member of the cluster is away", away)]
     titles = {name: f"stage container {name}: logged since the test began" for name in names}
     began = clocks.monotonic()
     try:
@@ -59,6 +63,20 @@ def sections(
         word = "container" if len(silent) == 1 else "containers"
         spoke.append((f"stage {word} {', '.join(silent)}: logged since the test began", NOTHING))
     return spoke
+
+
+def away_text(engine: StageEngine) -> str:
+    """What happened to a stage whose member of the cluster is away; empty: nothing did. Never raises."""
+    try:
+        member = away(engine.reader)
+    except Exception:  # the sections that follow say what the daemon says
+        return ""
+    if member is None:
+        return ""
+    return (
+        f"{engine.settings.project} is on cluster member {member.name}, which is {member.status.lower()}. Stages and "
+        "slots on other members go on; `stagegbo status` shows which these are"
+    )
 
 
 def _fetching(

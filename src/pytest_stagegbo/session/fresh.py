@@ -64,7 +64,7 @@ class FreshStages:
             engines = assignment.engines()
             if assignment.lease is not None:
                 number = assignment.number
-                places = frozenset(range(workers)) - {number}
+                places = frozenset(assignment.capacity.numbers[:workers]) - {number}
         patience = own.engine.settings.timeouts.lock
         self._pool = Pool(engines, number, self._ensure, patience, places, check=self._check_kept)
 

@@ -253,6 +253,8 @@ def slots(settings: Settings) -> Iterator[Problem]:
             yield Problem(
                 f"{text!r} is not an IPv4 address with a prefix length, such as 10.0.4.1/24", (f"slots.{key}",)
             )
+    if not all(found.members):
+        yield Problem("an empty text is no member of a cluster", ("slots.members",))
     for name in found.clean:
         if name != "all" and name not in settings.containers:
             there = ", ".join(sorted(settings.containers))

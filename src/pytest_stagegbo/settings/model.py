@@ -180,6 +180,9 @@ class SlotSettings(Struct, frozen=True):
     """Disk space assumed for each further stage when slots are counted, in addition to `disk_floor`."""
     cores: float = 0.5
     """Processor cores assumed for each stage when slots are counted. With 0, cores do not limit the number of slots."""
+    members: tuple[str, ...] = ()
+    """Members of an Incus cluster that new slots may be on. If empty, any member may have them. A slot that exists
+    stays where it is."""
     clean: tuple[str, ...] = ()
     """Containers that are reset and proven clean before a slot goes from one test to the next (`stage_fresh`). If
     empty, these are the containers whose data the stage wipes, and databases that have `data`."""

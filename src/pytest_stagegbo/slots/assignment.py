@@ -41,8 +41,13 @@ class SlotAssignment(Struct, frozen=True):
 
     def engines(self) -> dict[int, StageEngine]:
         """The engine of every slot of the run, this process's own first."""
-        others = [number for number in order(self.capacity.count, self.number) if number != self.number]
+        others = [number for number in self.in_order(self.number) if number != self.number]
         return {self.number: self.engine, **{number: self.fleet.engine(number) for number in others}}
+
+    def in_order(self, first: int) -> list[int]:
+        """The slots of the run, that of number `first` before the others."""
+        numbers = self.capacity.numbers
+        return [numbers[place] for place in order(len(numbers), numbers.index(first))]
 
     def lines(self) -> list[str]:
         """Return lines about the slots for the head of the session."""
@@ -79,24 +84,28 @@ def assignment(
         found = _read(noted)
         if found is None:
             found = fleet.capacity(workers)
-            fleet.refuse_others(range(found.count))
+            fleet.refuse_others(found.numbers)
             if lease and settings.pytest.provision == "recreate" and not settings.storage.own:
                 fleet.golden.make(recreate=True)
             if lease:
                 _write(noted, found)
-    held = take(fleet, order(found.count, index), f"slot of worker {index} of run {run[:8]}") if lease else None
-    number = held.number if held is not None else index % found.count
+    fleet.places = found.members
+    numbers = [found.numbers[place] for place in order(found.count, index)]
+    held = take(fleet, numbers, f"slot of worker {index} of run {run[:8]}") if lease else None
+    number = held.number if held is not None else numbers[0]
     return SlotAssignment(fleet, fleet.engine(number), number, found, held)
 
 
 def _read(path: Path) -> Capacity | None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         entry = json.loads(notes.read(path))
-        return Capacity(int(entry["count"]), tuple(entry["arithmetic"]))
+        members = {int(number): str(member) for number, member in entry["members"].items()}
+        return Capacity(int(entry["count"]), tuple(entry["arithmetic"]), members)
     return None
 
 
 def _write(path: Path, found: Capacity) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
-    notes.write(temporary, json.dumps({"count": found.count, "arithmetic": found.explanation}))
+    entry = {"count": found.count, "arithmetic": found.explanation, "members": found.members}
+    notes.write(temporary, json.dumps(entry))
     temporary.replace(path)

@@ -22,13 +22,16 @@ from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
-from pytest_stagegbo.progress import Silent, expect, task
+from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.size import parse_size
 from pytest_stagegbo.slots.capacity import Capacity, capacity
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
-from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, number_of, slot_settings
+from pytest_stagegbo.slots.layout import GOLDEN, golden_settings, is_member_copy, number_of, slot_settings
+from pytest_stagegbo.slots.member_copy import NearestCopy
+from pytest_stagegbo.slots.numbered import Numbered
+from pytest_stagegbo.slots.placing import Placing
 from pytest_stagegbo.slots.source_drift import source_drift
 from pytest_stagegbo.workers import at_once
 
@@ -75,6 +78,16 @@ class Fleet:
         self._progress: Progress = progress or Silent()
         self._reader = Reader(connection, locator(settings))
         self._golden: Golden | None = None
+        self.places: Mapping[int, str] = {}
+        """By slot, the cluster member that was chosen for it, should it have to be made."""
+
+    @property
+    def is_clustered(self) -> bool:
+        return self._reader.server().clustered
+
+    def gone(self) -> frozenset[str]:
+        """Members of the cluster that are offline or evacuated."""
+        return frozenset(each.name for each in self._reader.members() if not each.is_usable)
 
     @property
     def golden(self) -> Golden:
@@ -95,7 +108,9 @@ class Fleet:
             progress=progress or self._progress,
             origin=self.golden,
             parent=self.settings.project if number else "",
+            place=self.places.get(number, ""),
         )
+        engine.clone_source = NearestCopy(self.golden, engine.reader)
         engine.siblings = lambda: [self.engine(each) for each in self.members() if each >= 0 and each != number]
         return engine
 
@@ -126,7 +141,19 @@ class Fleet:
         """Return how many slots there may be. Raises `NoRoom` if the settings name more than fit."""
         if self.settings.slots.count == 1:
             return Capacity(1, ())
-        return capacity(self.settings, self._measure(workers), workers)
+        if not self.is_clustered:
+            return capacity(self.settings, [self._measure(workers)], workers)
+        found = Placing(self.settings, self._connection, self._reader).capacity(workers)
+        self.places = found.members
+        return found
+
+    def usable(self, count: int) -> tuple[int, ...]:
+        """The first `count` slots, but for those that are away with their member of the cluster."""
+        if not self.is_clustered:
+            return tuple(range(count))
+        if not self.places:
+            self.places = Placing(self.settings, self._connection, self._reader).places(count)
+        return tuple(self.places) or (0,)
 
     def _measure(self, workers: int) -> Host:
         """Measure the host. If room is short, wait until btrfs has freed what it is cleaning up."""
@@ -186,13 +213,14 @@ class Fleet:
         """By project, what `provision` would do now. The slots' steps are known once the golden copy is there."""
         if not self._needs_golden(count):
             return {self.settings.project: self._member(self.settings).plan(to_replace=to_replace)}
-        self.refuse_others(range(count))
-        self.refuse_taken(count)
-        self._refuse_elsewhere(range(count), recreate, to_replace)
-        self._refuse_to_lose(range(count), self.settings.containers if recreate else to_replace)
-        if to_replace or not self.golden.is_fit():
+        numbers = self.usable(count)
+        self.refuse_others(numbers)
+        self.refuse_taken(numbers)
+        self._refuse_elsewhere(numbers, recreate, to_replace)
+        self._refuse_to_lose(numbers, self.settings.containers if recreate else to_replace)
+        if to_replace or not (self.golden.is_away() or self.golden.is_fit()):
             return {self.golden.project: self.golden.engine.plan(to_replace=to_replace)}
-        engines = [self.engine(number) for number in range(count)]
+        engines = [self.engine(number) for number in numbers]
         return {engine.settings.project: engine.plan(recreate=recreate) for engine in engines}
 
     def _needs_golden(self, count: int) -> bool:
@@ -232,16 +260,17 @@ class Fleet:
         if not self._needs_golden(count):
             result = self._member(self.settings).provision(recreate=recreate, to_replace=to_replace)
             return FleetProvisioned(None, {0: result}, clocks.monotonic() - began)
-        self.refuse_others(range(count))
-        engines = {number: self.engine(number, progress=_Numbered(self._progress, number)) for number in range(count)}
-        self.refuse_taken(count)
+        numbers = self.usable(count)
+        self.refuse_others(numbers)
+        engines = {number: self.engine(number, progress=Numbered(self._progress, number)) for number in numbers}
+        self.refuse_taken(numbers)
         self._refuse_elsewhere(engines, recreate, to_replace)
-        self._refuse_to_lose(range(count), self.settings.containers if recreate else to_replace)
+        self._refuse_to_lose(numbers, self.settings.containers if recreate else to_replace)
         own = bool(self.settings.storage.own)
         copied = recreate and not own
         made = self._make_golden(engines.values(), copied, to_replace) if copied or to_replace else None
         there = self._reader.projects()
-        limiter = threading.BoundedSemaphore(AT_ONCE)
+        limiter = threading.BoundedSemaphore(max(AT_ONCE, len(set(self.places.values()))))
 
         def provision(number: int) -> Provisioned:
             # Slot 0 may have been copied from production before there was a golden copy to compare it with.
@@ -251,15 +280,15 @@ class Fleet:
             return engines[number].provision(to_replace=replacing, missing=missing, limiter=limiter)
 
         # One that is there and as it should be is only looked at, beside those that are made.
-        with self.golden.held():
+        with self.golden.kept():
             results = dict(zip(engines, at_once(provision, engines, "stagegbo slot"), strict=True))
         return FleetProvisioned(made or self.golden.made, results, clocks.monotonic() - began)
 
-    def refuse_taken(self, count: int) -> None:
+    def refuse_taken(self, numbers: Iterable[int]) -> None:
         """Raise `ProductionProtected` when somebody has the subnet of a slot, or of the golden copy, that is yet to be
         made: before the first of them is."""
         there = self._reader.projects()
-        missing = [slot_settings(self.settings, number) for number in range(count)]
+        missing = [slot_settings(self.settings, number) for number in numbers]
         missing = [each for each in (self.golden.settings, *missing) if each.project not in there]
         if not missing:
             return
@@ -284,7 +313,8 @@ class Fleet:
     # -- what is there
 
     def members(self) -> dict[int, Settings]:
-        """Return the settings of slot 0, of every other slot that exists, and of the golden copy if it exists (-1)."""
+        """Return the settings of slot 0, of every other slot that exists, and of the golden copy if it exists (-1). In
+        a cluster, its copies on further members follow (-2, ...)."""
         reader, parent = self._reader, self.settings.project
         bridges: dict[str, str] = {}
         """By project."""
@@ -299,8 +329,11 @@ class Fleet:
             if _is_of(project.config, parent):
                 bridges[name] = project.config.get("restricted.networks.access") or bridges.get(name, "")
         found = {0: self.settings}
+        numbers = {name: number_of(self.settings, name) for name in bridges}
+        copies = sorted(name for name in bridges if is_member_copy(self.settings, name))
+        numbers.update((name, -place) for place, name in enumerate(copies, 2))
         for name, bridge in bridges.items():
-            number = number_of(self.settings, name)
+            number = numbers[name]
             if number:
                 found[number] = structs.replace(
                     self.settings, project=name, network=structs.replace(self.settings.network, name=bridge)
@@ -363,23 +396,3 @@ def _remove(engine: StageEngine, names: Collection[str]) -> None:
 
 def _is_of(config: Mapping[str, str], parent: str) -> bool:
     return marks.is_ours(config) and config.get(marks.FAMILY) == parent
-
-
-class _Numbered:
-    """Shows the progress of one of several slots, by adding its number to the names of its steps."""
-
-    def __init__(self, progress: Progress, number: int) -> None:
-        self._progress = progress
-        self._prefix = f"slot {number}: "
-
-    def expect(self, count: int) -> None:
-        expect(self._progress, count)
-
-    def begin(self, key: str, text: str) -> None:
-        self._progress.begin(self._prefix + key, self._prefix + text)
-
-    def end(self, key: str, error: BaseException | None = None) -> None:
-        self._progress.end(self._prefix + key, error)
-
-    def note(self, text: str) -> None:
-        self._progress.note(self._prefix + text)

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.stage import StageEngine
-from pytest_stagegbo.errors import OperationFailed
+from pytest_stagegbo.errors import MissingRequirement, OperationFailed
+from pytest_stagegbo.facts.placement import away
 from pytest_stagegbo.guest.settle import settle_script
-from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.progress import task
+from pytest_stagegbo.slots.held import HeldCopy
 from pytest_stagegbo.slots.layout import golden_settings
+from pytest_stagegbo.slots.member_copy import MemberCopy
 from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
+    from contextlib import AbstractContextManager
 
     from pytest_stagegbo.engine.stage import Provisioned
     from pytest_stagegbo.incus.connection import Connection
@@ -36,7 +39,7 @@ STOP_SECONDS = 30
 """How long a service may take to end cleanly. Killed after that: then the slots recover as from a power cut."""
 
 
-class Golden:
+class Golden(HeldCopy):
     """The golden copy of one stage.
 
     Args:
@@ -44,48 +47,46 @@ class Golden:
     """
 
     def __init__(self, settings: Settings, connection: Connection, progress: Progress) -> None:
-        self.settings = golden_settings(settings)
-        self.engine = StageEngine(self.settings, connection, progress=progress, parent=settings.project)
-        self._progress = progress
+        own = golden_settings(settings)
+        super().__init__(StageEngine(own, connection, progress=progress, parent=settings.project), progress)
+        self._connection = connection
         self.made: Provisioned | None = None
         """What was done when it was made last, by this object."""
-        self._turn = threading.Lock()
-        self._holders = 0
-        self._held = contextlib.ExitStack()
+        self._members: dict[str, MemberCopy] = {}
+        self._finding = threading.Lock()
+        self._moving = threading.Lock()
 
-    @property
-    def project(self) -> str:
-        return self.settings.project
+    def at(self, member: str) -> HeldCopy:
+        """The golden copy on a member of the cluster: this one, or the copy of it there.
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Make sure that the golden copy is usable, and keep it so while the block runs. It is checked once for all
-        threads.
-
-        Raises:
-            StageGboError: it could not be made; what was done until then stays and the next run goes on from it.
+        Args:
+            member: Empty: the server is no cluster.
         """
-        with self._turn:
-            if not self._holders:
-                self._held.enter_context(self._hold())
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._holders -= 1
-                if not self._holders:
-                    self._held.close()
+        if member in {"", self.engine.reader.member}:
+            return self
+        with self._finding:
+            if member not in self._members:
+                parent = self.engine.parent
+                self._members[member] = MemberCopy(self, member, self._connection, self._progress, parent, self._moving)
+            return self._members[member]
 
-    @contextlib.contextmanager
-    def _hold(self) -> Iterator[None]:
-        lock = self.engine.lock()
-        while True:
-            with lock.hold("copying from the golden copy", self._waiting, shared=(STAGE,), exclusive=()):
-                if self.is_fit():
-                    yield
-                    return
-            self.make()
+    def kept(self) -> AbstractContextManager[None]:
+        """As `held`; nothing where it is away: its copies on other members are what they were."""
+        return contextlib.nullcontext() if self.is_away() else self.held()
+
+    def is_away(self) -> bool:
+        """Whether its member of the cluster is offline or evacuated."""
+        return away(self.engine.reader) is not None
+
+    def refuse_away(self) -> None:
+        """Raise `MissingRequirement` if it is away."""
+        member = away(self.engine.reader)
+        if member is not None:
+            raise MissingRequirement(
+                f"the golden copy {self.project} is on cluster member {member.name}, which is {member.status.lower()}",
+                seen="nothing can be copied from it",
+                remedy="bring that member back, then run this again",
+            )
 
     def is_fit(self) -> bool:
         """Whether every golden clone can be copied, and is as the settings want it."""
@@ -145,6 +146,3 @@ class Golden:
                 writer.set_instance_config(name, {marks.GENERATION: secrets.token_hex(8)})
 
         at_once(settle, self.settings.containers, "stagegbo golden copy")
-
-    def _waiting(self, holder: str) -> None:
-        self._progress.note(f"waiting for the golden copy {self.project}: {holder}")

@@ -15,7 +15,7 @@ from pytest_stagegbo.settings.checks import MOST_SLOTS, check
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["GOLDEN", "golden_settings", "number_of", "slot_settings"]
+__all__ = ["GOLDEN", "golden_settings", "is_member_copy", "member_copy_settings", "number_of", "slot_settings"]
 
 GOLDEN = "GOLDEN"
 """Ends the name of the golden copy's project."""
@@ -46,6 +46,16 @@ def golden_settings(settings: Settings) -> Settings:
     place = settings.slots.golden_address
     address = IPv4Interface(place) if place else _moved(settings.network.address, GOLDEN_PLACE)
     return _derive(settings, f"{settings.project}-{GOLDEN}", bridge, address, "the golden copy")
+
+
+def member_copy_settings(golden: Settings, member: str) -> Settings:
+    """Return the settings of the golden copy's copy on another member of a cluster. Nothing of it is on a network."""
+    return structs.replace(golden, project=f"{golden.project}-{member.replace('_', '-')}")
+
+
+def is_member_copy(settings: Settings, project: str) -> bool:
+    """Whether a project of this stage has this name as the golden copy's copy on another member."""
+    return project.startswith(f"{settings.project}-{GOLDEN}-")
 
 
 def number_of(settings: Settings, project: str) -> int | None:

@@ -50,13 +50,14 @@ def take_free(fleet: Fleet, doing: str) -> Lease | None:
     Raises:
         StageGboError: a further slot can't have its names.
     """
-    there = max(1, fleet.count_there())
-    idle = [number for number in range(there) if not fleet.engine(number).lock().holders()]
+    there = fleet.usable(max(1, fleet.count_there()))
+    idle = [number for number in there if not fleet.engine(number).lock().holders()]
     found = take(fleet, idle, doing)
-    if found is None and fleet.capacity(there + 1).count > there:
-        fleet.refuse_others([there])
-        found = take(fleet, [there], doing)
-    return found or take(fleet, range(there), doing)
+    if found is None:
+        further = [number for number in fleet.capacity(len(there) + 1).numbers if number not in there][:1]
+        fleet.refuse_others(further)
+        found = take(fleet, further, doing)
+    return found or take(fleet, there, doing)
 
 
 def order(count: int, index: int) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.facts.placement import choose_member
 from pytest_stagegbo.leases.about import holder_text
 
 if TYPE_CHECKING:
@@ -24,30 +25,35 @@ class SlotStatus:
     """One slot, or the golden copy."""
 
     number: int
-    """-1: the golden copy."""
+    """-1: the golden copy; below that: its copies on further members of a cluster."""
     project: str
     network: str
     state: str
-    """`running`, `stopped`, `partly running`, `unfinished` or `empty`."""
+    """`running`, `stopped`, `partly running`, `unfinished` or `empty`; `away`: its member of the cluster is."""
     copied: str
     """When the oldest of its clones was made, ISO 8601; empty: there is none."""
     clean: bool
     """Whether it is known to be clean: proven, and nobody has used it since."""
     used_by: str
     """Processes that hold locks of it, or the host that has its lease; empty: nobody has it."""
+    member: str = ""
+    """The cluster member that it is on; empty: the server is no cluster, or nothing of it is there."""
 
 
 def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
     """Return the status of every slot that exists, by number. The golden copy comes first."""
     found = []
-    leases = fleet.leases()
+    leases, gone = fleet.leases(), fleet.gone()
     for number, settings in fleet.members().items():
         there = fleet.clones(settings.project).items()
         clones = {name: each for name, each in there if marks.is_clone(each, settings)}
         lock = fleet.lock(settings)
         used_by = "; ".join(lock.holders()) or _elsewhere(leases.get(settings.project), lock)
         network = settings.network.name
-        found.append(slot_status(number, settings.project, network, clones, bool(lock.clean_note()), used_by))
+        clean = bool(lock.clean_note())
+        member = choose_member(settings, clones, {}, "") if fleet.is_clustered else ""
+        away = member in gone
+        found.append(slot_status(number, settings.project, network, clones, clean, used_by, member, away=away))
     return tuple(found)
 
 
@@ -58,7 +64,15 @@ def _elsewhere(seen: Seen | None, lock: StageLock) -> str:
 
 
 def slot_status(
-    number: int, project: str, network: str, clones: Mapping[str, Instance], clean: bool, used_by: str
+    number: int,
+    project: str,
+    network: str,
+    clones: Mapping[str, Instance],
+    clean: bool,
+    used_by: str,
+    member: str = "",
+    *,
+    away: bool = False,
 ) -> SlotStatus:
     """Return the status of a slot, from those of its clones that carry our mark. Pure."""
     states = {
@@ -72,5 +86,6 @@ def slot_status(
     if number < 0 and any(not clone.config.get(marks.GENERATION) for clone in clones.values()):
         states.add("unfinished")
     state = "unfinished" if "unfinished" in states else "partly running" if len(states) > 1 else next(iter(states), "")
+    state = "away" if away else state
     copied = min((clone.created_at for clone in clones.values()), default="")
-    return SlotStatus(number, project, network, state or "empty", copied, clean and state == "running", used_by)
+    return SlotStatus(number, project, network, state or "empty", copied, clean and state == "running", used_by, member)
