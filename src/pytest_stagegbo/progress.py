@@ -11,7 +11,7 @@ from pytest_stagegbo import clocks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Progress", "Relay", "Silent", "expect", "task"]
+__all__ = ["Progress", "Relay", "Silent", "expect", "reset_done", "task"]
 
 
 log = logging.getLogger("stagegbo.provision")
@@ -41,22 +41,29 @@ class Silent:
 
 
 class Relay:
-    """Hands on what it receives to `target`, which shows it for as long as somebody watches."""
+    """Hands on what it receives to `target`, which shows it for as long as somebody watches, and to `recorder`."""
 
     def __init__(self) -> None:
         self.target: Progress = Silent()
+        self.recorder: Progress = Silent()
 
     def expect(self, count: int) -> None:
         expect(self.target, count)
 
     def begin(self, key: str, text: str) -> None:
         self.target.begin(key, text)
+        self.recorder.begin(key, text)
 
     def end(self, key: str, error: BaseException | None = None) -> None:
         self.target.end(key, error)
+        self.recorder.end(key, error)
 
     def note(self, text: str) -> None:
         self.target.note(text)
+        self.recorder.note(text)
+
+    def reset_done(self, project: str, container: str, way: str, began: float, ended: float, reason: str) -> None:
+        reset_done(self.recorder, project, container, way, began, ended, reason)
 
 
 def expect(progress: Progress, count: int) -> None:
@@ -64,6 +71,20 @@ def expect(progress: Progress, count: int) -> None:
     counting = getattr(progress, "expect", None)
     if counting is not None:
         counting(count)
+
+
+def reset_done(
+    progress: Progress, project: str, container: str, way: str, began: float, ended: float, reason: str = ""
+) -> None:
+    """Tell who records it how a container was made clean, and when, by `clocks.monotonic`.
+
+    Args:
+        way: As `resets.resetter.Outcome.way`; `failed`.
+        reason: Why the quickest way was not enough; of a failed reset, the error.
+    """
+    recording = getattr(progress, "reset_done", None)
+    if recording is not None:
+        recording(project, container, way, began, ended, reason)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ MODULES = {
     "exec": "execute",
     "shell": "execute",
     "logs": "logs",
+    "report": "report",
     "lab": "lab",
 }
 """By command, the module beside this one that registers it. Only the module of the command that runs is imported."""

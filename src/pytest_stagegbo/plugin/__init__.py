@@ -4,8 +4,9 @@ This package is the only one that imports pytest. Each module of it holds one pa
 one subject: what the settings say (`configuration`), what tests ask for (`collection`), what is done before the first
 test (`provisioning`) and around each test (`reservations`, `production`), what fixtures ask for while a test runs
 (`asking`), what a failed test shows (`failures`) and what a test changed (`changes`), workers of pytest-xdist
-(`workers`), the end of the session (`session_end`) and what is printed (`reports`). The parts share what this process
-knows of the stage (`process`). What needs no pytest is done by `pytest_stagegbo.session`.
+(`workers`), the end of the session (`session_end`), what is printed (`reports`), and what is recorded for the report of
+a session (`reporting`, `recording`). The parts share what this process knows of the stage (`process`). What needs no
+pytest is done by `pytest_stagegbo.session`.
 
 pytest loads this package at its start wherever it is installed, so nothing heavy is imported here, and a run whose
 tests do not ask for the stage costs nothing and cannot fail because of it.
@@ -26,6 +27,7 @@ from pytest_stagegbo.plugin.options import add_options
 from pytest_stagegbo.plugin.process import StageProcess
 from pytest_stagegbo.plugin.production import ProductionBan
 from pytest_stagegbo.plugin.provisioning import Provisioning
+from pytest_stagegbo.plugin.reporting import recording_of
 from pytest_stagegbo.plugin.reports import Reports
 from pytest_stagegbo.plugin.reservations import Reservations
 from pytest_stagegbo.plugin.session_end import SessionEnd
@@ -89,6 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "asking": asking,
         "async-fixtures": AsyncFixtures(config),
     }
+    recording = recording_of(config, configuration, process, provisioning)
+    if recording is not None:
+        parts["recording"] = recording
     for name, part in parts.items():
         config.pluginmanager.register(part, f"stagegbo-{name}")
     config.stash[PROCESS], config.stash[PROVISIONING], config.stash[RESERVATIONS] = process, provisioning, reservations

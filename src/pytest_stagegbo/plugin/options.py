@@ -42,6 +42,7 @@ OPTIONS = {
         "refuse|allow",
         "whether tests may connect to addresses of production (default refuse)",
     ),
+    "report": ("", "FILE", "write a page that shows the session: who ran and waited when, resets, disk, failures"),
     "config": ("", "FILE", "settings file (default: the nearest stagegbo.toml or pyproject.toml)"),
 }
 """By option, without the prefix `--stage-`: the setting that it changes, its placeholder, its help."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.plugin.configuration import Configuration
+    from pytest_stagegbo.plugin.recording import Recording
     from pytest_stagegbo.session.session import StageSession
     from pytest_stagegbo.session.summary import Summary
     from pytest_stagegbo.settings import Settings
@@ -44,6 +45,8 @@ class StageProcess:
         """What `session` gave, if it was asked for one."""
         self.noted: Summary | None = None
         """What `summary` gave, if it was asked for one."""
+        self.recording: Recording | None = None
+        """Records what this process does, if a report of the session is asked for."""
 
     @property
     def is_worker(self) -> bool:

@@ -93,7 +93,7 @@ class Provisioning:
             if stage_session.settings.pytest.deploy:
                 self._reports.describe_builds()
             engine = stage_session.engine
-            self.guard = _watched(engine, session)
+            self.guard = self._watched(engine, session)
         except StageGboError as error:
             self.no_stage = error
             return
@@ -139,20 +139,25 @@ class Provisioning:
                 process.assignment,
                 process.place()[1],
                 lambda engine: StageSession(engine, process.run, process.summary()),
-                lambda engine: _watched(engine, session),
+                lambda engine: self._watched(engine, session),
                 process.summary(),
             )
         return self.fresh
 
+    def _watched(self, engine: StageEngine, session: pytest.Session) -> DiskGuard:
+        """Return a guard that watches a stage's disk and has looked once. Raises what `DiskGuard.check` raises."""
+        from pytest_stagegbo.session.guard import DiskGuard
 
-def _watched(engine: StageEngine, session: pytest.Session) -> DiskGuard:
-    """Return a guard that watches a stage's disk and has looked once. Raises what `DiskGuard.check` raises."""
-    from pytest_stagegbo.session.guard import DiskGuard
+        recording = self._process.recording
 
-    def stop(error: NoRoom) -> None:
-        session.shouldstop = str(error)
+        def stop(error: NoRoom) -> None:
+            session.shouldstop = str(error)
+            if recording is not None:
+                recording.stopped(error)
 
-    guard = DiskGuard(engine, stop)
-    guard.check()
-    guard.start()
-    return guard
+        guard = DiskGuard(engine, stop)
+        guard.check()
+        guard.start()
+        if recording is not None:
+            recording.watch(guard, engine)
+        return guard

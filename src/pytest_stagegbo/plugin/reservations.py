@@ -131,7 +131,7 @@ class Reservations:
             if provisioning.no_stage is None:
                 if provisioning.guard is not None and wanted.resets:
                     provisioning.guard.check()
-                self._note(item, lambda: self._process.session().begin(item.nodeid, wanted))
+                self._note(item, wanted)
                 return None
             error: StageGboError = reminder(provisioning.no_stage) if self._told else provisioning.no_stage
             self._told = True
@@ -139,11 +139,18 @@ class Reservations:
         except StageGboError as error:
             return error
 
-    def _note(self, item: pytest.Item, begin: Callable[[], None]) -> None:
+    def _note(self, item: pytest.Item, wanted: Requirements) -> None:
         """Reserve, and store at the test its slot, its wait and its resets, which reports show."""
+        session, recording = self._process.session(), self._process.recording
         summary, assignment = self._process.summary(), self._process.assignment
         waits, before = len(summary.waits), {names: len(times) for names, times in summary.resets.items()}
-        begin()
+        began = clocks.monotonic()
+        try:
+            session.begin(item.nodeid, wanted)
+        finally:
+            if recording is not None:
+                waited = sum(summary.waits[waits:]) if len(summary.waits) > waits else clocks.monotonic() - began
+                recording.reserved(wanted, began, waited)
         if assignment is not None:
             item.user_properties.append(("stage.slot", assignment.number))
         item.user_properties += [("stage.waited", round(seconds, 3)) for seconds in summary.waits[waits:]]
@@ -209,7 +216,7 @@ class Reservations:
     def fresh(self, item: pytest.Item, credentials: Credentials | None) -> Stage:
         """Return a clean stage that nobody else uses until the test has been torn down."""
         self._provisioning.refuse_without_tests()
-        problem = ""
+        problem, began = "", clocks.monotonic()
         try:
             self._production.begin()
             stages, shared = self._provisioning.fresh_stages(item.session), DEMAND in item.stash
@@ -218,6 +225,8 @@ class Reservations:
             problem = f"{type(error).__name__}: {error}"
         if problem:  # said here, since within the `except` pytest would print both errors
             pytest.fail(problem, pytrace=False)
+        if self._process.recording is not None:
+            self._process.recording.took_fresh(item.stash[TAKEN].slot.engine, began)
         return item.stash[TAKEN].stage
 
     def _end_fresh(self, item: pytest.Item, taken: Fresh) -> None:

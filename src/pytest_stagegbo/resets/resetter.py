@@ -8,8 +8,6 @@ import os
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec import Struct
-
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed, Residue, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
@@ -17,6 +15,7 @@ from pytest_stagegbo.resets.cache import HotCache
 from pytest_stagegbo.resets.database import reset_database
 from pytest_stagegbo.resets.drive import HotDrive
 from pytest_stagegbo.resets.listing import NOTES
+from pytest_stagegbo.resets.outcome import Outcome, record
 from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.stall_watch import StallWatch
@@ -44,26 +43,6 @@ STALLED = 1.0
 """Seconds of a reset after which it is worth a request whether the container is paused."""
 TRIES = 2
 """Restarts, should something be started meanwhile that may have written to what was cleared."""
-
-
-class Outcome(Struct, frozen=True):
-    """How a container was made clean. Times are seconds since the first one was begun."""
-
-    name: str
-    way: str
-    """`untouched`, `hot`, `restart`, `restore`, `spare` or `database`; for a baseline not `hot` and `restore`."""
-    began: float
-    ended: float
-    doubt: str = ""
-    """Why the hot way was not enough; empty when it was, or was not tried."""
-
-    @property
-    def key(self) -> str:
-        return f"clear:{self.name}"
-
-    @property
-    def text(self) -> str:
-        return f"{self.name}: {self.way}" + (f" ({self.doubt})" if self.doubt else "")
 
 
 class Resetter:
@@ -149,6 +128,7 @@ class Resetter:
         found = [done[container.name] for container in containers]
         cleaned = [name for name, each in done.items() if isinstance(each, Outcome)]
         self.cleaned.update(dict.fromkeys(cleaned, clocks.now()))
+        record(self._progress, self._settings.project, containers, found, origin)
         errors = [each for each in found if isinstance(each, StageGboError)]
         for other in errors[1:]:
             self._progress.note(f"also failed: {other}")

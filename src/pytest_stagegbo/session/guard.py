@@ -92,6 +92,8 @@ class DiskGuard:
         self._rescanned = -AGAIN
         self._told = False
         self._trouble = ""
+        self.spaces: list[Space] = []
+        """What the last look has found."""
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -131,15 +133,21 @@ class DiskGuard:
         base = self._base
         if base is None:
             return {}
+        return {
+            name: used - (base[name][1] if name in base and base[name][0] == created else 0)
+            for name, (created, used) in self._used_now().items()
+        }
+
+    def usage(self) -> Mapping[str, int]:
+        """Bytes that each of the stage's containers uses now. Never raises; empty when the daemon does not say."""
+        return {name: used for name, (_, used) in self._used_now().items()}
+
+    def _used_now(self) -> dict[str, tuple[str, int]]:
         try:
-            now = self._usage(self._engine.reader.instances(self._engine.settings.project))
+            return self._usage(self._engine.reader.instances(self._engine.settings.project))
         except Exception as error:
             self._remember(error)
             return {}
-        return {
-            name: used - (base[name][1] if name in base and base[name][0] == created else 0)
-            for name, (created, used) in now.items()
-        }
 
     def doubt(self) -> str:
         """Say what was wrong with the quotas at one of the looks, so that growth is unknown; an empty text if nothing
@@ -247,7 +255,8 @@ class DiskGuard:
     # -- what is there
 
     def _spaces(self) -> list[Space]:
-        return [space for room in self._rooms() for space in room.spaces(self._engine.settings)]
+        self.spaces = [space for room in self._rooms() for space in room.spaces(self._engine.settings)]
+        return self.spaces
 
     def _rooms(self) -> list[Room]:
         reader = self._engine.reader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.progress import expect
+from pytest_stagegbo.progress import expect, reset_done
 
 if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
@@ -30,3 +30,6 @@ class Numbered:
 
     def note(self, text: str) -> None:
         self._progress.note(self._prefix + text)
+
+    def reset_done(self, project: str, container: str, way: str, began: float, ended: float, reason: str) -> None:
+        reset_done(self._progress, project, container, way, began, ended, reason)
