@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["OPTIONS", "SETTINGS", "SWITCHES", "add_options", "destination"]
+__all__ = ["OPTIONS", "RECORDS", "SETTINGS", "SWITCHES", "add_options", "destination"]
 
 OPTIONS = {
     "project": ("project", "NAME", "Incus project of the stage (default STAGE-GBO)"),
@@ -59,6 +59,8 @@ SWITCHES = {
         "end the session at the first failed test that used the stage, and leave the stage as it is",
     ),
 }
+RECORDS = "stagegbo_records"
+"""The name under which a worker of pytest-xdist gets the folder that it records the session in."""
 SETTINGS = {name: entry[0] for name, entry in (*OPTIONS.items(), *SWITCHES.items())}
 """By option, without the prefix `--stage-`: the setting that it changes, or an empty text."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.plugin.reporting import FOLDER
+from pytest_stagegbo.plugin.options import RECORDS
 from pytest_stagegbo.plugin.running import pass_on
 from pytest_stagegbo.plugin.stash import TAKEN
 from pytest_stagegbo.services.masking import Masker, mask
@@ -152,7 +152,7 @@ class Recording:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """A worker is about to start."""
-        node.workerinput[FOLDER] = str(self._folder)
+        node.workerinput[RECORDS] = str(self._folder)
         if self._recorder is None:
             self._open(str(node.workerinput["testrunuid"]), CONTROLLER)
 

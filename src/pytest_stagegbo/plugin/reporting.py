@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.plugin.options import destination
+from pytest_stagegbo.plugin.options import RECORDS, destination
 from pytest_stagegbo.plugin.running import runs_tests
 
 if TYPE_CHECKING:
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.plugin.provisioning import Provisioning
     from pytest_stagegbo.plugin.recording import Recording
 
-__all__ = ["FOLDER", "recording_of"]
-
-FOLDER = "stagegbo_records"
-"""The name under which a worker of pytest-xdist gets the folder that it writes to."""
+__all__ = ["recording_of"]
 
 
 def recording_of(
@@ -37,7 +34,7 @@ def recording_of(
 def _places(config: pytest.Config, *, is_worker: bool) -> tuple[Path | None, Path | None]:
     """The folder of the records, and the page, which a worker does not make. `REPORT.html` has `REPORT.records`."""
     if is_worker:
-        folder = getattr(config, "workerinput", {}).get(FOLDER)
+        folder = getattr(config, "workerinput", {}).get(RECORDS)
         return (Path(folder) if folder else None), None
     option, ini = config.getoption(destination("report")), config.getini(destination("report"))
     if not (option or ini) or not runs_tests(config):

@@ -105,6 +105,8 @@
   let chart = null, layout = null, zoomed = [0, 100];
   const hatch = (tint) => {
     const canvas = element("canvas", { width: 6, height: 6 }), pen = canvas.getContext("2d");
+    pen.fillStyle = colour("page"); // what lies below does not show through
+    pen.fillRect(0, 0, 6, 6);
     pen.strokeStyle = tint;
     pen.lineWidth = 2;
     for (const shift of [-6, 0, 6]) {
@@ -123,7 +125,7 @@
     const shape = echarts.graphic.clipRectByRect(rect, params.coordSys);
     if (!shape) return null;
     const outlined = stroke && shape.width > 5;
-    const drawn = { type: "rect", shape, style: { fill: stroke && !outlined ? stroke : fill, stroke, lineWidth: outlined ? 1 : 0, opacity: stroke && !outlined ? 0.7 : 1 }, emphasis: { style: { stroke: colour("text"), lineWidth: 1 } } };
+    const drawn = { type: "rect", shape, style: { fill: stroke && !outlined ? stroke : fill, stroke, lineWidth: outlined ? 1 : 0 }, emphasis: { style: { stroke: colour("text"), lineWidth: 1 } } };
     if (!flag) return drawn;
     const tip = { type: "polygon", shape: { points: [[shape.x - 3, shape.y - 4], [shape.x + 4, shape.y - 4], [shape.x + 0.5, shape.y + 1]] }, style: { fill: flag } };
     return { type: "group", children: [drawn, tip] };
@@ -222,7 +224,6 @@
     if (shown("wait")) {
       const waits = data.waits.map((wait, number) => [rowOfWorker[wait[0]], wait[1], wait[1] + wait[2], number]);
       const drawn = waits.filter((each) => !filtered || kept.has(data.waits[each[3]][3]));
-      all.push(series("wait-ground", "wait", drawn, { fill: colour("page"), share: 0.68 }, waitTip, 5));
       all.push(series("wait", "wait", drawn, { fill: hatch(colour("wait")), stroke: colour("wait") }, waitTip, 6));
     }
     const ways = new Map();
@@ -286,14 +287,14 @@
       },
     }));
     addCurves("used by containers", data.containers, (each) => `used-${each.project}-${each.name}`);
-    const length = Math.max(1, data.length), visibleSpan = () => ((zoomed[1] - zoomed[0]) / 100) * length;
+    const length = Math.max(1, data.length);
     const xAxes = grids.map((_, place) => ({
       type: "time", gridIndex: place, min: 0, max: length, axisLine: { lineStyle: { color: line } }, axisTick: { lineStyle: { color: line } },
       splitLine: { show: true, lineStyle: { color: grid } },
-      axisLabel: { color: faint, fontSize: 11, hideOverlap: true, showMinLabel: true, formatter: (value) => elapsed(value, visibleSpan() < 8000) },
+      axisLabel: { color: faint, fontSize: 11, hideOverlap: true, formatter: (value) => elapsed(value, value % 1000 !== 0) },
       axisPointer: { show: true, type: "line", triggerTooltip: place > 0, label: { show: false }, lineStyle: { color: faint, type: "dotted" } },
     }));
-    const range = { xAxisIndex: grids.map((_, place) => place), start: zoomed[0], end: zoomed[1], filterMode: "weakFilter" };
+    const range = { xAxisIndex: grids.map((_, place) => place), start: zoomed[0], end: zoomed[1], filterMode: "none" };
     layout = { height: bottom + 44, left };
     return {
       useUTC: true, animation: false, backgroundColor: "transparent", textStyle: { fontFamily: getComputedStyle(document.body).fontFamily, color: text },
@@ -347,7 +348,7 @@
       chart = echarts.init(holder, null, { renderer: "canvas" });
       chart.on("click", ({ seriesId, value }) => {
         if (OUTCOMES.includes(seriesId)) select(value[3]);
-        else if (seriesId === "wait" || seriesId === "wait-ground") select(data.waits[value[3]][3]);
+        else if (seriesId === "wait") select(data.waits[value[3]][3]);
         else if (seriesId && seriesId.startsWith("reset-")) select(data.resets[value[3]][6]);
       });
       chart.on("datazoom", () => {
