@@ -24,6 +24,7 @@
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
     ├── BaselineMissing          there is no such baseline, or it is of another build or copy of production
+    ├── CapsuleMissing           there is no such capsule, or a part of it is gone
     ├── CommandFailed            a command inside a stage container failed
     ├── BuildFailed              a build that was deployed did not come up; the one before is back
     └── Residue                  a reset could not remove everything
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaselineMissing",
     "BuildFailed",
+    "CapsuleMissing",
     "CommandFailed",
     "IsolationBroken",
     "LabError",
@@ -264,6 +266,12 @@ class BaselineMissing(StageGboError):
     another build or another copy of production."""
 
     code = "SG321"
+
+
+class CapsuleMissing(StageGboError):
+    """There is no such capsule, or a part of it is gone."""
+
+    code = "SG322"
 
 
 class CommandFailed(StageGboError):

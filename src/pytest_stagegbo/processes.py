@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["age", "ancestors", "born", "describe", "lock_holders"]
+__all__ = ["age", "ancestors", "born", "describe", "lock_holders", "user_at_host"]
 
 PROC = Path("/proc")
 LONGEST_COMMAND = 80
@@ -117,3 +117,14 @@ def _began(pid: int) -> str:
         moment = boot + int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
         return time.strftime("%H:%M:%S", time.localtime(moment))
     return "a time that is not known"
+
+
+def user_at_host() -> str:
+    """Whose process this is, and where: `user@host`."""
+    import getpass
+    import socket
+
+    user = "unknown"
+    with contextlib.suppress(Exception):  # a user without a name
+        user = getpass.getuser()
+    return f"{user}@{socket.gethostname()}"

@@ -28,6 +28,7 @@ READING_ONLY = [
     "discovery/subnets.py",
     "discovery/survey.py",
     "plan/builds.py",
+    "plan/capsules.py",
     "plan/destroy.py",
     "desired/exposure.py",
     "plan/exposure_request.py",

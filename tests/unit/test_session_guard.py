@@ -54,9 +54,22 @@ class World:
         self.clones = self.clones or {name: clone(name, self.settings) for name in self.settings.containers}
         self.used = self.used or dict.fromkeys(self.settings.containers, MIB)
 
+    capsules: int = 0
+    """How many there are; each has so many bytes."""
+    capsule_bytes: int = GIB
+
     def guard(self, stopped: list[NoRoom] | None = None) -> DiskGuard:
         stop = (stopped if stopped is not None else []).append
-        return DiskGuard(cast("StageEngine", self), stop, host=self, clock=lambda: self.time)
+        drop = self.drop_capsule
+        return DiskGuard(cast("StageEngine", self), stop, host=self, drop_capsule=drop, clock=lambda: self.time)
+
+    def drop_capsule(self) -> bool:
+        if self.capsules:
+            self.capsules -= 1
+            self.free += self.capsule_bytes
+            self.done.append("drop a capsule")
+            return True
+        return False
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)
@@ -194,6 +207,22 @@ def test_room_enough_is_silence() -> None:
 def test_check_raises_below_the_floor_and_says_where(room: dict[str, Any], where: str) -> None:
     with pytest.raises(NoRoom, match=where):
         World(**room).guard().check()
+
+
+def test_capsules_go_before_a_test_is_refused() -> None:
+    world = World(free=4 * GIB, capsules=3)
+    world.guard().check()
+    assert (world.done, world.capsules) == (["drop a capsule"], 2)
+
+
+def test_capsules_go_while_the_floor_is_near() -> None:
+    """And nothing is frozen for that."""
+    world = World(free=5 * GIB + MIB, capsules=1)
+    guard = started(world)
+    guard._look()
+    assert guard._dropping is not None
+    guard._dropping.join(10)
+    assert (world.done, world.capsules) == (["drop a capsule"], 0)
 
 
 def test_check_names_who_grew_by_how_much_largest_first() -> None:

@@ -44,6 +44,7 @@ FIELDS: list[Any] = [
     pytest.param("disk-min", "1GB", "2GB", "disk_floor", id="disk-min"),
     pytest.param("reset", "cache", "drive", "pytest.reset", id="reset"),
     pytest.param("deploy", "botserver=/a", "botui=/b", "pytest.deploy", id="deploy"),
+    pytest.param("capsule", "failed", "none", "pytest.capsule", id="capsule"),
     pytest.param("keep", "true", "false", "pytest.keep", id="keep"),
     pytest.param("changes", "true", "false", "pytest.changes", id="changes"),
     pytest.param("verify", "true", "false", "pytest.verify", id="verify"),

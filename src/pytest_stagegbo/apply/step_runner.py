@@ -286,7 +286,7 @@ class StepRunner:
             clone = self._clone(step.subject)  # it may have another limit by now
             if self.limits.lost(clone):
                 self.limits.set_again(self.writer, clone)
-        if step.prove and holds_services(step.container):  # what it needs answers now
+        if (step.prove or step.container.held) and holds_services(step.container):  # what it needs answers now
             clone = self._booted.get(step.subject) or self._clone(step.subject)
             word = release(boot_folder_of(clone.config), own_identity(clone))
             self.writer.put_file(step.subject, word, b"\n", mode=0o644)

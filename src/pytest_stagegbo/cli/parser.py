@@ -18,6 +18,7 @@ MODULES = {
     "destroy": "provision",
     "deploy": "deploy",
     "baseline": "baseline",
+    "capsule": "capsule",
     "status": "status",
     "endpoints": "status",
     "doctor": "status",

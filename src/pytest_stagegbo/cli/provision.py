@@ -125,8 +125,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
     context = open_context(arguments)
     project = context.loaded.settings.project
     fleet = context.fleet()
-    members = fleet.members()
-    steps = [(members[number].project, step) for number, plan in fleet.plan_destroy().items() for step in plan]
+    steps = [(of, step) for of, plan in fleet.plan_destroy().items() for step in plan]
     lines = [f"{of}: {step.text}" for of, step in steps]
     pool = fleet.own_pool() if arguments.pool else ""
     if pool:

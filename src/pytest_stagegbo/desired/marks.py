@@ -25,10 +25,14 @@ __all__ = [
     "BOOTED",
     "BUILD",
     "BUILDING",
+    "CAPSULE",
     "FAMILY",
     "FINGERPRINT",
     "GENERATION",
+    "HOLDS",
     "INSTANCE",
+    "KEPT_FROM",
+    "OPENED",
     "ORIGIN",
     "OWNER",
     "OWNER_VALUE",
@@ -76,6 +80,15 @@ PROJECT = "user.stagegbo.project"
 """On a project, bridge and access list: the project of the stage or slot that they were made for."""
 INSTANCE = "user.stagegbo.instance"
 """On a clone: the instance that its marks were set for; see `identity`."""
+CAPSULE = "user.stagegbo.capsule."
+"""On the first clone of a capsule, with the capsule's identifier behind it: what it is, as `capsules.About`. It is set
+when all of the capsule is there, so it makes the capsule whole."""
+KEPT_FROM = "user.stagegbo.kept-from"
+"""On a copy of a clone that was replaced, which is kept for what capsules have in it: the clone's name."""
+HOLDS = "user.stagegbo.holds"
+"""On such a copy: the capsules that have a part in it."""
+OPENED = "user.stagegbo.opened"
+"""On the clones of an opened capsule: its identifier, once the container is as the capsule has it."""
 SNAPSHOT = "stagegbo-clean"
 """Name of the snapshot that a reset by restore goes back to. Other snapshots are somebody else's."""
 
@@ -161,9 +174,9 @@ def fingerprint(container: ContainerSettings, settings: Settings) -> str:
         SettingsError: a hook can't be read.
     """
     file = boot_file(container, settings)
+    # What an opened capsule was copied from is not known to who uses it later.
     parts: list[object] = [
-        settings.source_project,
-        container.source_name,
+        *([] if container.held else [settings.source_project, container.source_name]),
         settings.network.name,
         [file.name, file.content, file.mode],
     ]

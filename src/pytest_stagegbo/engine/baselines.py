@@ -7,10 +7,8 @@ guard count it, it goes with its container, and there is no list of it elsewhere
 from __future__ import annotations
 
 import contextlib
-import getpass
 import secrets
 import shlex
-import socket
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -27,6 +25,7 @@ from pytest_stagegbo.guest import baselines as guest
 from pytest_stagegbo.locks import STAGE
 from pytest_stagegbo.plan import baselines as plan
 from pytest_stagegbo.plan.builds import builds_of
+from pytest_stagegbo.processes import user_at_host
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.database import prepare_baseline
 from pytest_stagegbo.services.masking import mask
@@ -222,14 +221,11 @@ class Baselines:
     def _about(self, name: str, names: Sequence[str], run: str) -> About:
         engine = self._engine
         clones = engine.reader.instances(engine.settings.project)
-        user = "unknown"
-        with suppress(Exception):  # a user without a name
-            user = getpass.getuser()
         return plan.About(
             key=secrets.token_hex(8),
             name=name,
             since=datetime.fromtimestamp(clocks.now(), timezone.utc).isoformat(timespec="milliseconds"),
-            by=f"{user}@{socket.gethostname()}",
+            by=user_at_host(),
             containers=tuple(names),
             build=plan.build_words(builds_of(clones, engine.settings.containers)),
             clones={each: plan.clone_id(clones[each]) for each in names},

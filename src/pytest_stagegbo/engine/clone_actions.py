@@ -52,7 +52,11 @@ class CloneActions:
     def restore(self, container: ContainerSettings) -> None:
         """Bring a clone back to what it was copied from. It is stopped then, and its first boot comes next."""
         engine = self._engine
-        engine.deployments.save(engine.reader.instances(engine.settings.project), [container.name])
+        clones = engine.reader.instances(engine.settings.project)
+        engine.deployments.save(clones, [container.name])
+        from pytest_stagegbo.engine.capsules import Capsules  # only few commands restore anything
+
+        Capsules(engine).preserve(clones, [container.name])
         engine.baselines.note_lost([container.name])
         if engine.parent:
             self._copy_again(container)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
-from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.build_runner import PIECE
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plan.builds import Artefact, Local, target
+from pytest_stagegbo.processes import user_at_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,11 +64,6 @@ def has(file: Path, sha256: str) -> bool:
 
 def artefact(local: Local, real: str) -> Artefact:
     """What a clone's mark says of a file that is deployed now, by this user."""
-    import getpass
-
-    user = "unknown"
-    with suppress(Exception):  # a user without a name
-        user = getpass.getuser()
     return Artefact(
         name=local.name,
         path=local.path,
@@ -77,6 +71,6 @@ def artefact(local: Local, real: str) -> Artefact:
         sha256=local.sha256,
         size=local.size,
         since=datetime.fromtimestamp(clocks.now(), timezone.utc).isoformat(timespec="seconds"),
-        by=f"{user}@{socket.gethostname()}",
+        by=user_at_host(),
         source=str(local.file),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_stagegbo.errors import CommandFailed, OperationFailed, StageGboError
@@ -23,18 +24,25 @@ T = TypeVar("T")
 
 
 def at_one_moment(
-    resetter: Resetter, containers: Sequence[ContainerSettings], keep: Callable[[ResetTarget], T]
+    resetter: Resetter,
+    containers: Sequence[ContainerSettings],
+    keep: Callable[[ResetTarget], T],
+    *,
+    as_it_is: bool = False,
 ) -> list[T]:
     """The results of `keep` for each container. While it is called, nothing in any of them runs but this tool.
 
     What a service has answered for is in its files by then, or in files and a log that it recovers from.
+
+    Args:
+        as_it_is: A service that can't write its data down is no error.
 
     Raises:
         OperationFailed: it took so long that the containers went on by themselves.
         StageGboError: a container can't be held, or `keep` failed. All go on.
     """
     try:
-        resetter.on_targets(containers, _hold)
+        resetter.on_targets(containers, lambda target: _hold(target, as_it_is))
         kept = resetter.on_targets(containers, keep)
     except BaseException:
         resetter.on_targets(containers, _let_go)
@@ -50,16 +58,20 @@ def at_one_moment(
     return kept
 
 
-def _hold(target: ResetTarget) -> None:
+def _hold(target: ResetTarget, as_it_is: bool) -> None:
     if _is_valkey(target):
         try:
             write_down(target)
         except (NeedsRestart, NoAnswer) as error:
-            raise CommandFailed(
-                f"{target.name} does not write its data down",
-                seen=str(error),
-                remedy=f"run `stagegbo logs {target.name}`",
-            ) from None
+            if not as_it_is:
+                raise CommandFailed(
+                    f"{target.name} does not write its data down",
+                    seen=str(error),
+                    remedy=f"run `stagegbo logs {target.name}`",
+                ) from None
+        except StageGboError:
+            if not as_it_is:
+                raise
     target.run_checked(hold_script())
 
 
@@ -71,7 +83,8 @@ def _let_go(target: ResetTarget) -> bool:
     try:
         held = target.run(let_go_script())[0] == 0
         if _is_valkey(target):
-            go_on(target)
+            with suppress(StageGboError):
+                go_on(target)
         return held
     except StageGboError:  # it goes on by itself
         return False

@@ -11,6 +11,7 @@ from pytest_stagegbo.apply.removal import refuse_unable
 from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.engine import reset
+from pytest_stagegbo.engine.capsules import Capsules
 from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.errors import NoRoom, OperationFailed, StageMissing
 from pytest_stagegbo.facts import inventory
@@ -121,6 +122,7 @@ class Provisioning:
             engine.deployments.save(facts.clones, leaving)
             if leaving:
                 engine.baselines.note_lost(leaving)
+                Capsules(engine).preserve(facts.clones, leaving)
             result = self._carry_out(facts, plan, keys, replacements, began, left)
             engine.clones.prepare_resets({each.subject for each in plan.changes if isinstance(each, NEW)})
             engine.deployments.bring_back()

@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_stagegbo.apply.removal import refuse_unable
+from pytest_stagegbo.apply.removal import refuse_unable, remove_clone
 from pytest_stagegbo.apply.scheduler import Timing, apply
+from pytest_stagegbo.desired import marks
 from pytest_stagegbo.facts.former import Former
 from pytest_stagegbo.plan.destroy import plan_destroy
 from pytest_stagegbo.plan.objections import refuse_relation
 from pytest_stagegbo.plan.steps import RemoveAcl, RemoveNetwork, RemoveProject, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pytest_stagegbo.engine.stage import StageEngine
 
-__all__ = ["destroy", "plan", "remove_pool"]
+__all__ = ["destroy", "plan", "remove_clones", "remove_pool"]
 
 
 def plan(engine: StageEngine) -> tuple[Step, ...]:
@@ -59,3 +62,13 @@ def remove_pool(engine: StageEngine) -> None:
         if engine.own_pool(()):
             engine.writer(engine.facts(need_source=False)).delete_pool()
     _forget_leases(engine)
+
+
+def remove_clones(engine: StageEngine, names: Collection[str]) -> None:
+    """Remove clones that will be replaced by new ones."""
+    with engine.lock().hold("provision", engine.waiting):
+        facts = engine.facts()
+        writer = engine.writer(facts)
+        for name, clone in facts.clones.items():
+            if name in names and marks.is_clone(clone, engine.settings):
+                remove_clone(engine.reader, writer, engine.settings, name)

@@ -99,7 +99,7 @@ done
 {clearing.empty_folders(container.wipe)}{clearing.clear_files(container.logs)}\
 {clearing.truncate_files(SYSTEM_LOGS) if container.system_logs else ""}\
 {_identity(container.name)}\
-{keep_script(container.data) if container.data and not container.hooks else ""}\
+{keep_script(container.data) if container.data and not (container.hooks or container.held) else ""}\
 if [ -n "${{place#*:}}" ]; then
     printf %s "${{place#*:}}" | base64 -d | gzip -d >{FOLDER}/place
     . {FOLDER}/place

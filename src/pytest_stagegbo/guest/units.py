@@ -96,11 +96,12 @@ def boot_environment(container: ContainerSettings, folder: str) -> dict[str, str
 
 
 def holds_services(container: ContainerSettings) -> bool:
-    """Whether a new clone boots before what it needs answers, and its services wait for the file `release`.
+    """Whether a new clone boots before what it needs answers, and its services wait for the file `release`. Those of an
+    opened capsule do so until somebody wants them.
 
     Not where hooks are run, which may want the services, nor in a full boot, whose services nobody lists.
     """
-    return bool(container.needs) and container.boot == "units" and not container.hooks
+    return (bool(container.needs) or container.held) and container.boot == "units" and not container.hooks
 
 
 def release(folder: str, identity: str) -> str:
@@ -286,7 +287,7 @@ def _default_target(container: ContainerSettings) -> str:
     wanted = f"{SERVICES}.path" if holds_services(container) else " ".join(container.units)
     return f"""# Written by pytest-stagegbo: only what the settings name is started (containers.{container.name}.units).
 [Unit]
-Description=Stage clone of {container.source_name}
+Description=Stage clone of {container.name if container.held else container.source_name}
 Requires={PREPARE} sysinit.target
 Wants=systemd-journald.service networking.service {wanted}
 After={PREPARE} sysinit.target networking.service

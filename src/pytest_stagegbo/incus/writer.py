@@ -138,6 +138,7 @@ class Writer(InstanceWriter):
         devices: Mapping[str, Any],
         target: str = "",
         architecture: str = "",
+        project: str = "",
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Clone an instance of the source project, without its snapshots.
@@ -149,6 +150,7 @@ class Writer(InstanceWriter):
 
         Args:
             architecture: The source's, which Incus wants to be told where it copies to another member of a cluster.
+            project: Of the source, instead of the source project.
             on_progress: Called with the daemon's words on how much of a full copy is done. Such a copy may take as long
                 as it makes progress.
         """
@@ -161,7 +163,7 @@ class Writer(InstanceWriter):
             "source": {
                 "type": "copy",
                 "source": source,
-                "project": self.scope.source_project,
+                "project": project or self.scope.source_project,
                 "instance_only": True,
                 "allow_inconsistent": True,
             },

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.own_pool import clone_pool
 from pytest_stagegbo.errors import (
+    CapsuleMissing,
     MissingRequirement,
     NoRoom,
     NotOurs,
@@ -55,6 +56,7 @@ def refuse(
         MissingRequirement: the stage's member of the cluster is away, or its bridge can't be made while others are.
         SourceMissing: a container that the settings name has no source.
         NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
+        CapsuleMissing: it is an opened capsule that is not whole.
         NoRoom: the pool, or the file system under it, is too full.
     """
     refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, parent, facts.host)
@@ -71,12 +73,24 @@ def refuse(
             "one out with `containers.NAME = false`",
         )
     refuse_foreign(facts, settings)
+    _refuse_capsule(settings, copying)
     _refuse_neighbours(facts, settings, copying)
     for pool, cost in costs(facts, settings, copying).items():
         error = shortage(facts.rooms[pool], settings, cost)
         hopeless = floor_bytes(settings, facts.rooms[pool].pool) + cost > facts.rooms[pool].pool.total
         if error is not None and (hopeless or pool not in freeing):
             raise error
+
+
+def _refuse_capsule(settings: Settings, copying: Sequence[ContainerSettings]) -> None:
+    """Raise `CapsuleMissing` when clones of an opened capsule would be copied from production."""
+    missing = [each.name for each in copying if each.held and not each.source]
+    if missing:
+        raise CapsuleMissing(
+            f"{settings.project} is an opened capsule that lacks {', '.join(missing)}",
+            seen="opening it was interrupted, the settings have changed since, or there is no such capsule",
+            remedy="`stagegbo capsule list` shows the capsules, and `stagegbo capsule open ID` opens one",
+        )
 
 
 def refuse_relation(project: Project | None, parent: str) -> None:

@@ -104,7 +104,7 @@ def refuse_left_behind(kept: Collection[Instance], production: Mapping[str, Inst
     Args:
         production: Its instances, by name.
     """
-    if settings.storage.own:
+    if settings.storage.own or any(each.held for each in settings.containers.values()):
         return
     names = {name: container.source_name for name, container in settings.containers.items()}
     sources = {clone.name: production.get(names.get(clone.name, "")) for clone in kept}

@@ -15,6 +15,7 @@ from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.guest.hooks import read_hooks
 from pytest_stagegbo.plan.access_list import access_list
 from pytest_stagegbo.plan.builds import build_of
+from pytest_stagegbo.plan.capsules import is_copy
 from pytest_stagegbo.plan.former import left_by_others, removal
 from pytest_stagegbo.plan.notes import details, notes_on, own_networks
 from pytest_stagegbo.plan.objections import costs, refuse, shortage
@@ -130,7 +131,7 @@ def _removable_after(facts: Facts, settings: Settings, founded: frozenset[str]) 
 
 def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
     """Whether an instance is a clone that this tool made and that the settings no longer name."""
-    return marks.is_clone(clone, settings) and name not in settings.containers
+    return marks.is_clone(clone, settings) and name not in settings.containers and not is_copy(clone)
 
 
 def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_stagegbo.plugin.capsules import Capsules
 from pytest_stagegbo.plugin.changes import hiding, own_of, read, section
 from pytest_stagegbo.plugin.running import pass_on, said
 from pytest_stagegbo.plugin.stash import BEGAN, DEMAND, FAILURE, KEPT, SECTIONS, TAKEN, UNTOUCHED
@@ -30,6 +31,7 @@ class Failures:
 
     def __init__(self, configuration: Configuration, process: StageProcess, provisioning: Provisioning) -> None:
         self._configuration = configuration
+        self._capsules = Capsules(configuration)
         self._process = process
         self._provisioning = provisioning
 
@@ -42,26 +44,46 @@ class Failures:
             shorten(call.excinfo)
         report = yield
         if report.failed:
-            explained = item.stash.get(SECTIONS, []) if call.when == "teardown" else self.explain(item)
+            if call.when == "teardown":
+                explained = item.stash.get(SECTIONS, [])
+            else:
+                explained = self.explain(item, call.when, lambda: report.longreprtext)
             report.sections.extend(explained)
             if item.stash.get(KEPT, False):
                 item.stash.setdefault(FAILURE, report.longreprtext)
         return report
 
     @real_files()
-    def explain(self, item: pytest.Item) -> list[tuple[str, str]]:
-        """Return what is added to the report of a failed test, as titles and texts. Keep the stage for `--stage-keep`.
+    def explain(self, item: pytest.Item, phase: str, report: Callable[[], str]) -> list[tuple[str, str]]:
+        """Return what is added to the report of a failed test, as titles and texts. Keep the stage for `--stage-keep`,
+        and what the test left for `--stage-capsule`.
 
         Raises nothing: the test's own failure has to be reported, whatever the test has done to this process.
+
+        Args:
+            phase: In which the test failed.
+            report: Makes the text of the failure.
         """
         found: list[tuple[str, str]] = []
-        for part in (self._keep_stages, self._look_inside):  # first what nobody may reset meanwhile
-            try:
-                found += part(item)
-            except BaseException as error:
-                pass_on(error)
-                found.append(("stage: not all of it could be looked at", said(error)))
+        self._add(found, item, self._keep_stages)  # first what nobody may reset meanwhile
+        used = ((engine, names, number) for engine, names, number, *_ in self.stages_of(item))
+        with self._capsules.keeping(item, phase, used, found, lambda: self._masked(item, report())):
+            self._add(found, item, self._look_inside)
         return found
+
+    def _add(
+        self, found: list[tuple[str, str]], item: pytest.Item, part: Callable[[pytest.Item], list[tuple[str, str]]]
+    ) -> None:
+        try:
+            found += part(item)
+        except BaseException as error:
+            pass_on(error)
+            found.append(("stage: not all of it could be looked at", said(error)))
+
+    def _masked(self, item: pytest.Item, text: str) -> str:
+        for engine, _, _, stage, _ in self.stages_of(item):
+            text = hiding(engine, stage)[0](text)
+        return text
 
     def stages_of(self, item: pytest.Item) -> Iterator[tuple[StageEngine, list[str], int, Stage | None, str]]:
         """Return the stages that a test used, each with the containers used, the slot, and the options to name it."""

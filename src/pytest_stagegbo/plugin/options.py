@@ -26,6 +26,11 @@ OPTIONS = {
         "NAME=FILE",
         "run this build in the stage: botserver=target/release/botserver; may be given again",
     ),
+    "capsule": (
+        "pytest.capsule",
+        "failed|none",
+        "keep what a failed test left in the containers that it used, for `stagegbo capsule open` (default none)",
+    ),
     "slots": ("slots.count", "N|auto", "number of stages, one for each worker; auto: as many as fit (default 1)"),
     "lock-timeout": (
         "timeouts.lock",

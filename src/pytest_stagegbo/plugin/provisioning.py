@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo.errors import StageGboError
+from pytest_stagegbo.plugin.capsules import drop_oldest, forget_old
 from pytest_stagegbo.plugin.live import watched
 from pytest_stagegbo.plugin.running import executed, pass_on, runs_tests, said
 from pytest_stagegbo.plugin.stash import DEMAND, FRESH
@@ -94,6 +95,8 @@ class Provisioning:
                 self._reports.describe_builds()
             engine = stage_session.engine
             self.guard = self._watched(engine, session)
+            with self._process.noting_trouble("old capsules could not be deleted"):
+                forget_old(engine)
         except StageGboError as error:
             self.no_stage = error
             return
@@ -155,7 +158,7 @@ class Provisioning:
             if recording is not None:
                 recording.stopped(error)
 
-        guard = DiskGuard(engine, stop)
+        guard = DiskGuard(engine, stop, drop_capsule=lambda: drop_oldest(engine))
         guard.check()
         guard.start()
         if recording is not None:

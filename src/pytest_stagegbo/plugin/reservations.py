@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,7 +110,8 @@ class Reservations:
         except BaseException as error:
             pass_on(error)
             if not isinstance(error, pytest.skip.Exception):
-                item.stash[SECTIONS] = self._failures.explain(item)
+                lines = traceback.format_exception(type(error), error, error.__traceback__)
+                item.stash[SECTIONS] = self._failures.explain(item, "teardown", lambda: "".join(lines))
             raise
         finally:
             with contextlib.ExitStack() as ends:  # each of them, whatever becomes of the others

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASKED",
     "BEGAN",
+    "CAPSULE",
     "DEMAND",
     "FAILURE",
     "FRESH",
@@ -49,6 +50,8 @@ UNTOUCHED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether the test did not get the stage."""
 KEPT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether the stage stays as the test, which failed, left it."""
+CAPSULE: pytest.StashKey[float] = pytest.StashKey()
+"""When the setup began of the attempt that a capsule was kept of."""
 FAILURE: pytest.StashKey[str] = pytest.StashKey()
 """The report of the failure that the stage is kept after."""
 SECTIONS: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()

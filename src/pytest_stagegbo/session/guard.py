@@ -47,6 +47,10 @@ USAGES = 3
 """Volumes that are asked about at once, at 5 to 10 ms of the daemon's each."""
 AGAIN = 60.0
 """Seconds between two rescans of a pool's quotas that this guard asks for."""
+RESERVE = 2**30
+"""Bytes above the floor at which the stage's capsules begin to go."""
+FREEING = 5.0
+"""Seconds for which room is waited for that deleted capsules had."""
 PATIENCE = 10.0
 """Seconds to wait for the daemon with each of the things done about a full pool."""
 
@@ -59,6 +63,7 @@ class DiskGuard:
             stopped (or could not be).
         interval: Seconds between two looks while nothing is near.
         host: What is known of the daemon's machine.
+        drop_capsule: Deletes the stage's oldest capsule; whether there was one.
         clock: Seconds, steadily rising.
     """
 
@@ -69,12 +74,15 @@ class DiskGuard:
         *,
         interval: float = 0.5,
         host: Host | None = None,
+        drop_capsule: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = clocks.monotonic,
     ) -> None:
         self._engine = engine
         self._stop = stop
         self._interval = interval
         self._host = host
+        self._drop_capsule = drop_capsule
+        self._dropping: threading.Thread | None = None
         self._clock = clock
         self._pools: list[str] = []
         self._writer: Writer | None = None
@@ -107,8 +115,35 @@ class DiskGuard:
         """
         full = _lowest(self._spaces())
         if full is not None and full.margin < 0:
+            full = self._without_capsules(full)
+        if full is not None and full.margin < 0:
             grown = self.growth()
             raise self._error(full, grown, (), self._unknown(grown))
+
+    def _without_capsules(self, full: Space) -> Space | None:
+        """The tightest place once the stage's capsules are deleted, as far as it takes."""
+        found: Space | None = full
+        while self._drops_one():
+            for _ in range(round(FREEING / NEAR)):
+                if (found := _lowest(self._spaces())) is None or found.margin >= 0:
+                    break
+                clocks.sleep(NEAR)  # a poll with a deadline: nobody tells when a file system has freed what it had
+            if found is None or found.margin >= 0:
+                break
+        return found
+
+    def _drops_one(self) -> bool:
+        try:
+            return self._drop_capsule()
+        except Exception as error:
+            self._remember(error)
+            return False
+
+    def _drop_soon(self) -> None:
+        """Delete the oldest capsule, while this thread goes on looking."""
+        if self._dropping is None or not self._dropping.is_alive():
+            self._dropping = threading.Thread(target=self._drops_one, name="stagegbo capsules", daemon=True)
+            self._dropping.start()
 
     def start(self) -> None:
         """Note how large the stage's containers are, and watch from now on, in a thread of its own."""
@@ -194,6 +229,8 @@ class DiskGuard:
             if self._act(lowest):
                 self._closing.set()
             return self._interval
+        if lowest.margin < RESERVE:
+            self._drop_soon()
         now, (before, margin) = self._clock(), self._last or (self._clock(), lowest.margin)
         self._last = (now, lowest.margin)
         rate = (margin - lowest.margin) / (now - before) if now > before else 0.0

@@ -22,6 +22,7 @@ from pytest_stagegbo.settings.checks import check
 from pytest_stagegbo.settings.convert import BadValue, convert
 from pytest_stagegbo.settings.keys import KeyPath, dotted
 from pytest_stagegbo.settings.model import (
+    CapsuleSettings,
     ContainerSettings,
     ExposeSettings,
     IncusSettings,
@@ -109,6 +110,7 @@ class _Resolution:
             timeouts=TimeoutSettings(**self._fields(TimeoutSettings, ("timeouts",))),
             pytest=PytestSettings(**self._fields(PytestSettings, ("pytest",))),
             expose=ExposeSettings(**self._fields(ExposeSettings, ("expose",))),
+            capsules=CapsuleSettings(**self._fields(CapsuleSettings, ("capsules",))),
             slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
             storage=StorageSettings(**self._fields(StorageSettings, ("storage",))),
         )

@@ -231,6 +231,30 @@ def secrets(settings: Settings) -> Iterator[Problem]:
                 yield Problem("the value (not shown) is not the name of an environment variable", (dotted,))
 
 
+_NO_INTERFACE = "{} is not an IPv4 address with a prefix length, such as 10.0.4.1/24"
+
+
+def _is_interface(text: str) -> bool:
+    try:
+        IPv4Interface(text)
+    except ValueError:
+        return False
+    return "/" in text
+
+
+def capsules(settings: Settings) -> Iterator[Problem]:
+    found = settings.capsules
+    if found.count < 1:
+        yield Problem(f"{found.count} is no number of capsules from 1", ("capsules.count",))
+    for key, text, parse in (("size", found.size, parse_size), ("age", found.age, parse_duration)):
+        try:
+            parse(text)
+        except ValueError as error:
+            yield Problem(f"{text!r} is {error}", (f"capsules.{key}",))
+    if found.address and not _is_interface(found.address):
+        yield Problem(_NO_INTERFACE.format(repr(found.address)), ("capsules.address",))
+
+
 def slots(settings: Settings) -> Iterator[Problem]:
     found = settings.slots
     if found.count != "auto" and not 1 <= found.count <= MOST_SLOTS:
@@ -245,14 +269,8 @@ def slots(settings: Settings) -> Iterator[Problem]:
     if found.network and "{slot}" not in found.network:
         yield Problem(f"{found.network!r} lacks {{slot}}: each slot has a bridge of its own", ("slots.network",))
     for key, text in (("address", found.address), ("golden_address", found.golden_address)):
-        try:
-            if text and "/" not in text:
-                raise ValueError
-            IPv4Interface(text or "10.0.4.1/24")
-        except ValueError:
-            yield Problem(
-                f"{text!r} is not an IPv4 address with a prefix length, such as 10.0.4.1/24", (f"slots.{key}",)
-            )
+        if text and not _is_interface(text):
+            yield Problem(_NO_INTERFACE.format(repr(text)), (f"slots.{key}",))
     if not all(found.members):
         yield Problem("an empty text is no member of a cluster", ("slots.members",))
     for name in found.clean:
@@ -297,6 +315,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     token,
     credentials,
     secrets,
+    capsules,
     slots,
     storage,
     *CONTAINER_CHECKS,

@@ -135,7 +135,7 @@ _SYSTEM_FOLDERS = frozenset((
 
 def folders(settings: Settings) -> Iterator[Problem]:
     for name, container in settings.containers.items():
-        for field, paths in (("wipe", container.wipe), ("logs", container.logs)):
+        for field, paths in (("wipe", container.wipe), ("logs", container.logs), ("state", container.state)):
             for index, path in enumerate(paths):
                 if reason := _bad_folder(path, wiped=field == "wipe"):
                     yield Problem(f"{path!r} {reason}", (f"containers.{name}.{field}",), f"[{index}]")

@@ -76,7 +76,7 @@ def _walk(owner: type[Any], path: KeyPath) -> Iterable[Key]:
             yield Key((*here, ANY), str, NODEFAULT, owner)
         elif hasattr(hints[field.name], "__struct_fields__"):
             yield from _walk(hints[field.name], here)
-        elif here != ("containers", ANY, "name"):  # the name is the table's
+        elif here not in {("containers", ANY, "name"), ("containers", ANY, "held")}:  # the table's, and no setting
             yield Key(here, hints[field.name], field.default, owner)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.settings.build import Loaded, resolve
 from pytest_stagegbo.settings.model import default_containers
+from pytest_stagegbo.settings.opened import as_opened
 from pytest_stagegbo.settings.sources import anchored, locate, read_environment, read_file
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def load(
     below += [anchored(layer, start) for layer in extra]
     environment = anchored(read_environment(environ, _container_names(below)), start)
     loaded = resolve([*below, environment, *(anchored(layer, start) for layer in options)])
-    return dataclasses.replace(loaded, file=file)  # noqa: TID251 (a dataclass)
+    return dataclasses.replace(loaded, settings=as_opened(loaded.settings), file=file)  # noqa: TID251 (a dataclass)
 
 
 def _container_names(layers: Sequence[Layer]) -> list[str]:

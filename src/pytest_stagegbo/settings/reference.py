@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from msgspec import NODEFAULT, structs
 
-from pytest_stagegbo.settings import keys, model
+from pytest_stagegbo.settings import container, keys, model
 from pytest_stagegbo.settings.convert import type_word
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _toml(value: object) -> str:
 @cache
 def _docstrings() -> Mapping[str, Mapping[str, str]]:
     """The text under each field of the model, by class and field."""
-    tree = ast.parse(inspect.getsource(model))
-    return {node.name: dict(_documented(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = [node for each in (model, container) for node in ast.parse(inspect.getsource(each)).body]
+    return {node.name: dict(_documented(node.body)) for node in classes if isinstance(node, ast.ClassDef)}
 
 
 def _documented(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
@@ -116,15 +116,15 @@ def _documented(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 
 def _defaults() -> Iterator[list[str]]:
-    for name, container in model.default_containers().items():
+    for name, each in model.default_containers().items():
         yield [
             f"`{name}`",
-            str(container.address),
-            str(container.production_address),
-            _codes(container.units),
-            _codes(container.wipe),
-            _codes(f"{probe.protocol} {probe.port}{probe.path and ' ' + probe.path}" for probe in container.probes),
-            ", ".join(container.needs),
+            str(each.address),
+            str(each.production_address),
+            _codes(each.units),
+            _codes(each.wipe),
+            _codes(f"{probe.protocol} {probe.port}{probe.path and ' ' + probe.path}" for probe in each.probes),
+            ", ".join(each.needs),
         ]
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.apply.removal import remove_clone
 from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks, ownership
 from pytest_stagegbo.desired.objects import acl_name
 from pytest_stagegbo.engine.leasing import leases
+from pytest_stagegbo.engine.opening import opened_engines
+from pytest_stagegbo.engine.removal import remove_clones
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.facts.placement import locator
@@ -307,7 +308,7 @@ class Fleet:
             return self.golden.make(recreate=recreate, to_replace=to_replace)
         except NoRoom:
             for engine in engines:
-                _remove(engine, self.settings.containers if recreate else to_replace)
+                remove_clones(engine, self.settings.containers if recreate else to_replace)
             return self.golden.make(recreate=recreate, to_replace=to_replace)
 
     # -- what is there
@@ -348,18 +349,24 @@ class Fleet:
         """Return the locks of a member."""
         return self._member(member).lock()
 
-    def plan_destroy(self) -> dict[int, Sequence[Step]]:
-        """Return, by slot, the steps of `destroy`. Slots with nothing to remove are left out."""
-        plans = {number: self._member(settings).plan_destroy() for number, settings in self.members().items()}
-        return {number: steps for number, steps in plans.items() if steps}
+    def plan_destroy(self) -> dict[str, Sequence[Step]]:
+        """Return, by project, the steps of `destroy`. What has nothing to remove is left out."""
+        plans = {engine.settings.project: engine.plan_destroy() for engine in self._doomed()}
+        return {project: steps for project, steps in plans.items() if steps}
 
     def destroy(self) -> None:
-        """Remove all slots and the golden copy, as far as they carry this tool's marks. Nothing there is fine."""
-        members = self.members()
+        """Remove opened capsules, slots and golden copy, as far as they carry this tool's marks; nothing is fine."""
         self.plan_destroy()  # says what it refuses before anything is gone
-        for number in sorted(members, key=lambda number: (number < 0, number == 0, number)):
-            self._member(members[number]).destroy()
+        for engine in self._doomed():
+            engine.destroy()
         self._forget_leases()
+
+    def _doomed(self) -> list[StageEngine]:
+        """What `destroy` removes, in this order."""
+        members = self.members()
+        order = sorted(members, key=lambda number: (number < 0, number == 0, number))
+        found = opened_engines(self.settings, self._connection, self._reader)
+        return [*found, *(self._member(members[number]) for number in order)]
 
     def own_pool(self) -> str:
         """Return the stage's own pool if `destroy` may remove it. Raises what `StageEngine.own_pool` raises."""
@@ -382,16 +389,6 @@ class Fleet:
     def _member(self, settings: Settings) -> StageEngine:
         parent = "" if settings.project == self.settings.project else self.settings.project
         return StageEngine(settings, self._connection, progress=self._progress, parent=parent)
-
-
-def _remove(engine: StageEngine, names: Collection[str]) -> None:
-    """Remove clones that will be replaced by new ones."""
-    with engine.lock().hold("provision", engine.waiting):
-        facts = engine.facts()
-        writer = engine.writer(facts)
-        for name, clone in facts.clones.items():
-            if name in names and marks.is_clone(clone, engine.settings):
-                remove_clone(engine.reader, writer, engine.settings, name)
 
 
 def _is_of(config: Mapping[str, str], parent: str) -> bool:

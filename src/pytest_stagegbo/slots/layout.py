@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Interface
-from types import MappingProxyType
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from pytest_stagegbo.errors import SettingsError
-from pytest_stagegbo.settings.checks import MOST_SLOTS, check
+from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.settings.derived import derive, moved
 
 if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings
@@ -36,16 +35,16 @@ def slot_settings(settings: Settings, number: int) -> Settings:
         return settings
     slots = settings.slots
     bridge = slots.network.replace("{slot}", str(number)) if slots.network else _bridge(settings, str(number))
-    first = IPv4Interface(slots.address) if slots.address else _moved(settings.network.address, 1)
-    return _derive(settings, f"{settings.project}-{number}", bridge, _moved(first, number - 1), f"slot {number}")
+    first = IPv4Interface(slots.address) if slots.address else moved(settings.network.address, 1)
+    return derive(settings, f"{settings.project}-{number}", bridge, moved(first, number - 1), f"slot {number}")
 
 
 def golden_settings(settings: Settings) -> Settings:
     """Return the settings of the golden copy. Raises `SettingsError` if its names or addresses are not possible."""
     bridge = settings.slots.network.replace("{slot}", "g") if settings.slots.network else _bridge(settings, "g")
     place = settings.slots.golden_address
-    address = IPv4Interface(place) if place else _moved(settings.network.address, GOLDEN_PLACE)
-    return _derive(settings, f"{settings.project}-{GOLDEN}", bridge, address, "the golden copy")
+    address = IPv4Interface(place) if place else moved(settings.network.address, GOLDEN_PLACE)
+    return derive(settings, f"{settings.project}-{GOLDEN}", bridge, address, "the golden copy")
 
 
 def member_copy_settings(golden: Settings, member: str) -> Settings:
@@ -68,49 +67,5 @@ def number_of(settings: Settings, project: str) -> int | None:
     return int(found[1]) if found and int(found[1]) < MOST_SLOTS else None
 
 
-def _derive(settings: Settings, project: str, bridge: str, address: IPv4Interface, what: str) -> Settings:
-    shift = int(address.network.network_address) - int(settings.network.subnet.network_address)
-    containers = {
-        name: structs.replace(container, address=_shifted(container.address, shift))
-        for name, container in settings.containers.items()
-    }
-    derived = structs.replace(
-        settings,
-        project=project,
-        network=structs.replace(settings.network, name=bridge, address=address),
-        containers=MappingProxyType(containers),
-    )
-    problems = [problem.text for problem in check(derived)]
-    if project == settings.source_project:
-        problems.append(f"project {project} is production's")
-    if address.network.overlaps(settings.network.subnet):
-        problems.append(f"{address.network} is the stage's own subnet")
-    if bridge == settings.network.name:
-        problems.append(f"{bridge} is the stage's own bridge")
-    sources = [container.source_name for container in containers.values()]
-    if len(set(sources)) < len(sources):
-        problems.append("two containers have one source, and a slot's clone of it could be either one's")
-    if problems:
-        raise SettingsError(
-            f"{what} of {settings.project} has names or addresses that are not possible: "
-            + "; ".join(dict.fromkeys(problems)),
-            seen=f"project {project}, bridge {bridge}, address {address}",
-            remedy="set slots.network, slots.address and slots.golden_address, or choose another network.address",
-        )
-    return derived
-
-
 def _bridge(settings: Settings, suffix: str) -> str:
     return settings.network.name.rstrip("0123456789") + suffix
-
-
-def _moved(address: IPv4Interface, subnets: int) -> IPv4Interface:
-    moved = _shifted(address.ip, subnets * address.network.num_addresses)
-    return IPv4Interface(f"{moved}/{address.network.prefixlen}")
-
-
-def _shifted(address: IPv4Address, by: int) -> IPv4Address:
-    place = int(address) + by
-    if not 0 < place < 2**32:
-        raise SettingsError(f"there is no address {by} after {address}", remedy="set slots.address")
-    return IPv4Address(place)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.facts.placement import choose_member
 from pytest_stagegbo.leases.about import holder_text
+from pytest_stagegbo.plan.capsules import is_copy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
     leases, gone = fleet.leases(), fleet.gone()
     for number, settings in fleet.members().items():
         there = fleet.clones(settings.project).items()
-        clones = {name: each for name, each in there if marks.is_clone(each, settings)}
+        clones = {name: each for name, each in there if marks.is_clone(each, settings) and not is_copy(each)}
         lock = fleet.lock(settings)
         used_by = "; ".join(lock.holders()) or _elsewhere(leases.get(settings.project), lock)
         network = settings.network.name

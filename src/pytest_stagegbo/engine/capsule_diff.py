@@ -1,0 +1,157 @@
+"""What a capsule has that a clean stage has not: rows, keys, objects and files.
+
+The capsule is opened once more for it, beside the one for people, and of its services only those are started that are
+asked: database, cache and buckets. A clean cache, clean buckets and clean folders are empty. The clean state of a
+database is the copy of it that resets go to.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from pytest_stagegbo.errors import CommandFailed, StageGboError
+from pytest_stagegbo.guest.capsules import folders_of
+from pytest_stagegbo.guest.comparing import compare_script
+from pytest_stagegbo.plan.steps import AwaitClone
+from pytest_stagegbo.progress import task
+from pytest_stagegbo.services.answer import NoAnswer
+from pytest_stagegbo.services.buckets import Buckets
+from pytest_stagegbo.services.masking import mask
+from pytest_stagegbo.services.resp import Resp, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_stagegbo.engine.opening import Opening
+    from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.plan.capsules import Capsule
+    from pytest_stagegbo.resets.target import ResetTarget
+    from pytest_stagegbo.settings import ContainerSettings
+
+__all__ = ["Difference", "diff"]
+
+PURPOSE = "-diff"
+"""Behind the capsule's identifier in the marks of what is opened for this."""
+SECONDS = 10.0
+"""For one answer of a service."""
+MOST_NAMES = 200
+"""Keys, objects and files of one container that are named."""
+
+
+class Difference(Struct, frozen=True):
+    """One thing that differs from a clean stage."""
+
+    container: str
+    kind: str
+    """`row`, `rows`, `table`, `key`, `object`, `file`, or `unknown`."""
+    sign: str
+    """`+`: the test added it; `-`: the test removed it."""
+    where: str
+    """Database and table, number of the database, bucket, or folder."""
+    what: str
+    """Masked."""
+
+    def __str__(self) -> str:
+        return f"{self.sign or '?'} {self.container}: {self.kind} {self.where} {self.what}".rstrip()
+
+
+def diff(opening: Opening, stage: StageEngine, capsule: Capsule) -> list[Difference]:
+    """Compare a capsule with a clean stage. What it is opened as for that is removed afterwards.
+
+    Args:
+        stage: The stage or slot that the capsule is of.
+
+    Raises:
+        StageGboError: it can't be opened.
+    """
+    engine = opening.open(stage, capsule, PURPOSE)
+    try:
+        found: list[Difference] = []
+        for name in capsule.about.containers:
+            container = engine.settings.containers[name]
+            with task(engine.progress, f"diff:{name}", f"{name}: compared with a clean one"):
+                try:
+                    found += _differences(engine, container)
+                except (StageGboError, NoAnswer) as error:
+                    found.append(Difference(name, "unknown", "", "", mask(str(error).partition("\n")[0])))
+        return found
+    finally:
+        engine.close()
+        opening.close(stage.reader, capsule.key + PURPOSE)
+
+
+def _differences(engine: StageEngine, container: ContainerSettings) -> list[Difference]:
+    protocol = container.probes[0].protocol if container.probes else ""
+    readers = {"valkey": _keys, "s3": _objects}
+    if container.data or protocol in readers:
+        engine.runner().do(AwaitClone(subject=container.name, container=container, prove=False))
+    if container.data:
+        return _rows(engine, container)
+    if protocol in readers:
+        (found,) = engine.resetter().on_targets([container], lambda target: list(readers[protocol](target)))
+        return found
+    if container.wipe:
+        return list(_files(engine, container))
+    return [Difference(container.name, "unknown", "", "", f"{', '.join(folders_of(container))}: not compared")]
+
+
+def _rows(engine: StageEngine, container: ContainerSettings) -> list[Difference]:
+    result = engine.execute(container.name, ["sh", "-c", compare_script(container)])
+    if result.status:
+        raise CommandFailed(
+            mask((result.stdout + result.stderr).strip()[-300:]) or f"comparing ended with status {result.status}"
+        )
+    found = []
+    for line in result.stdout.splitlines():
+        kind, where, sign, what = line.split("\t", 3)
+        found.append(Difference(container.name, kind, sign, where, mask(what)))
+    return found
+
+
+def _keys(target: ResetTarget) -> Iterator[Difference]:
+    secret, probe = target.secret(), target.probe
+    words = [str(word) for word in (secret.user, secret.password) if word] if secret.password else []
+    with Resp(target.host, probe.port, SECONDS, tls=probe.tls) as valkey:
+        if words:
+            valkey.ask(("AUTH", *words))
+        (said,) = valkey.ask(("INFO", "keyspace"))
+        databases = [int(name[2:]) for name in fields(said) if re.fullmatch(r"db\d+", name)]
+        for database in sorted(databases):
+            valkey.ask(("SELECT", database))
+            names, cursor = set[bytes](), b"0"
+            while True:
+                (answer,) = valkey.ask(("SCAN", cursor.decode(), "COUNT", 1000))
+                if not isinstance(answer, list) or not isinstance(answer[0], bytes) or not isinstance(answer[1], list):
+                    break
+                names.update(each for each in answer[1] if isinstance(each, bytes))
+                cursor = answer[0]
+                if cursor == b"0":
+                    break
+            shown = [name.decode("utf-8", "backslashreplace") for name in sorted(names)]
+            yield from _named(target.name, "key", f"db{database}", shown)
+
+
+def _objects(target: ResetTarget) -> Iterator[Difference]:
+    secret, probe = target.secret(), target.probe
+    keys = (str(secret.access_key), str(secret.secret_key))
+    with Buckets(target.host, probe.port, SECONDS, *keys, tls=probe.tls) as server:
+        for bucket in server.names():
+            yield from _named(target.name, "object", bucket, sorted(server.keys(bucket)))
+
+
+def _files(engine: StageEngine, container: ContainerSettings) -> Iterator[Difference]:
+    for folder in container.wipe:
+        script = f"cd {shlex.quote(folder)} 2>/dev/null || exit 0; find . -mindepth 1 ! -type d -printf '%P\\n' | sort"
+        names = engine.execute(container.name, ["sh", "-c", script]).stdout.splitlines()
+        yield from _named(container.name, "file", folder, names)
+
+
+def _named(container: str, kind: str, where: str, names: list[str]) -> Iterator[Difference]:
+    for name in names[:MOST_NAMES]:
+        yield Difference(container, kind, "+", where, mask(name))
+    if len(names) > MOST_NAMES:
+        yield Difference(container, kind, "+", where, f"({len(names) - MOST_NAMES} more)")
