@@ -58,8 +58,9 @@ def ground(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groun
 
 
 def clear(ground: Ground) -> None:
-    for project in sorted({OTHER, STOPPED, SPREAD, ALIKE} & ground.names("projects")):
-        ground.delete_project(project)
+    projects = sorted({OTHER, STOPPED, SPREAD, ALIKE} & ground.names("projects"))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ground.delete_project, projects))
     for network in sorted(NETWORKS.keys() & ground.names("networks")):
         ground.incus("network", "delete", network)
     if POOL in ground.names("storage-pools"):

@@ -167,7 +167,7 @@ def test_a_unit_says_what_it_starts() -> None:
     text = (
         "[Service]\nUser=minio\nEnvironmentFile=-/etc/default/minio\nWorkingDirectory=/srv\n"
         "ExecStart=-/usr/local/bin/minio server \\\n  $MINIO_OPTS ${MINIO_VOLUMES}\n"
-        "StandardOutput=append:/srv/log/minio.log\n"
+        "StandardOutput=append:/srv/log/minio.log\n[Unit]\nRequires=disks.service system.slice x@%i.service\n"
     )
     given = files(
         **{
@@ -179,6 +179,7 @@ def test_a_unit_says_what_it_starts() -> None:
     assert command is not None
     assert command.argv[1:] == ("server", "--address", ":9000", "--console-address", ":9001", "/srv/data")
     assert (command.home, command.folder, command.logs) == ("/home/m", "/srv", ("/srv/log",))
+    assert command.requires == ("disks.service",)
     service = service_of(command, given)
     assert service is not None
     assert (service.port, service.data, service.unit) == (9000, "/srv/data", "minio.service")
@@ -236,6 +237,7 @@ def look(sources: list[Source], **more: Any) -> Survey:
         "networks": {"prodbr0": Network("prodbr0", "default", "bridge", True, {"ipv4.address": "10.0.2.1/24"}, "", ())},
         "host": (HostNetwork(IPv4Network("10.0.2.0/24"), "prodbr0", IPv4Address("10.0.2.1")),),
         "pools": {"tank": POOL},
+        "pool_names": frozenset({"tank", "stage"}),
         "foreign": frozenset({"default"}),
         **more,
     }
@@ -263,7 +265,7 @@ def test_of_a_production_as_the_defaults_are_nothing_is_written() -> None:
     assert proposal.questions == ()
     text = document(proposal, advise(survey, proposal))
     assert all(line.startswith("#") or not line for line in text.splitlines())
-    assert "`incus storage create stage btrfs size=20GiB`" in text
+    assert "`incus storage create stage2 btrfs size=20GiB`" in text
 
 
 def test_what_differs_is_written_and_nothing_else() -> None:
@@ -396,6 +398,15 @@ def test_a_subnet_and_a_bridge_that_somebody_has_are_not_taken() -> None:
     assert not found.subnet.overlaps(IPv4Network("10.0.3.0/24"))
     own = conclude(look(production(), networks={"stagebr0": taken}, stages={"STAGE-GBO": ("stagebr0", "10.0.7.1/24")}))
     assert (own.settings.network.name, str(own.settings.network.address)) == ("stagebr0", "10.0.7.1/24")
+
+
+def test_what_settings_refuse_is_said_and_all_else_is_written() -> None:
+    whole_mount = (replace(SIX["drive"][0], data="/mnt", logs=("/opt",), requires=("disks.service",)),)
+    survey = look(production(drive=source("drive", "drive", "10.0.2.14/24", services=whole_mount)))
+    proposal = conclude(survey)
+    assert written(survey, proposal) == {"containers": {"drive": {"units": ["minio.service", "disks.service"]}}}
+    assert [doubt for doubt in proposal.doubts if "containers.drive.wipe" in doubt and "'/mnt'" in doubt]
+    assert [doubt for doubt in proposal.doubts if "containers.drive.logs" in doubt]
 
 
 def test_a_large_source_gets_a_larger_limit() -> None:

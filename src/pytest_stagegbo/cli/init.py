@@ -188,10 +188,11 @@ def _may_write(file: Path, *, force: bool) -> bool:
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file under another name, then give it its own: it is there as a whole or not at all."""
+    file = file.resolve()  # a link stays one
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(file.resolve())
+        partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -209,8 +210,10 @@ def _doctor(
     from pytest_stagegbo.cli.console import print_table
     from pytest_stagegbo.cli.doctor import examine
     from pytest_stagegbo.cli.remedies import aimed
+    from pytest_stagegbo.settings.sources import CONFIG_VARIABLE
 
-    arguments.config = str(file)
+    is_nearest = file == Path.cwd() / FILE and CONFIG_VARIABLE not in os.environ
+    arguments.config = None if is_nearest else str(file)
     for name in ("source_project", "project", "network", "endpoint", "vault_keys"):
         setattr(arguments, name, None)  # the file has them
     findings = examine(arguments)

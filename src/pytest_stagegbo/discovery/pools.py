@@ -33,7 +33,9 @@ def advise(survey: Survey, proposal: Proposal) -> PoolAdvice | None:
     pools = [survey.pools[name] for name in sorted({source.pool for source in sources}) if name in survey.pools]
     if not pools:
         return None
-    name = next(each for each in ("stage", *(f"stage{number}" for number in range(2, 100))) if each not in survey.pools)
+    name = next(
+        each for each in ("stage", *(f"stage{number}" for number in range(2, 100))) if each not in survey.pool_names
+    )
     size = max(_LEAST, -(-3 * sum(source.used for source in sources) // 2**30))
     command = f"incus storage create {name} btrfs size={size}GiB"
     copied = [pool.name for pool in pools if not pool.copy_on_write]

@@ -48,6 +48,7 @@ class Command(Struct, frozen=True):
     configured: tuple[str, ...] = ()
     """The command line in its unit, where its process shows another."""
     logs: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     """Files with environment variables that its unit names."""
 
@@ -118,6 +119,13 @@ def unit_command(name: str, text: str, files: Files) -> Command | None:
         folder=folder if folder.startswith("/") else "",
         home=_home(values.get("User", ["root"])[-1], files),
         logs=tuple(sorted(logs)),
+        requires=tuple(
+            unit
+            for key in ("Requires", "Requisite", "BindsTo")
+            for value in values.get(key, [])
+            for unit in value.split()
+            if unit.endswith((".service", ".socket")) and "%" not in unit
+        ),
         environment=files_of_environment,
     )
 
@@ -268,7 +276,13 @@ _BY_UNIT = {"botserver": (5858, "BotServer"), "botui": (5859, "BotUI"), "llm": (
 def _service(command: Command, protocol: str, port: int, why: str, **more: object) -> Service:
     executable = next((word for word in (*command.configured[:1], *command.argv[:1]) if word.startswith("/")), "")
     sure = "seen" if command.runs else "likely"
-    found: dict[str, object] = {"executable": executable, "logs": command.logs, "sure": sure, **more}
+    found: dict[str, object] = {
+        "executable": executable,
+        "logs": command.logs,
+        "requires": command.requires,
+        "sure": sure,
+        **more,
+    }
     return Service(protocol, port, command.program, command.unit, why, **found)  # type: ignore[arg-type]
 
 

@@ -91,9 +91,10 @@ def propose(survey: Survey, asked: Asked, answers: Mapping[str, str]) -> Proposa
         found += _container(each, roles, names)
         found += addresses(each, networks, subnet, used)
     found += _environment(roles)
+    found, refused = _possible(found)
     found = _needed(found)
     settings = _settings(found)
-    doubts = [*networks.doubts, *_doubts(roles, answers, settings)]
+    doubts = [*networks.doubts, *refused, *_doubts(roles, answers, settings)]
     return Proposal(
         source_project=project,
         roles=roles,
@@ -165,8 +166,7 @@ def _units(prefix: str, services: Sequence[Service], default: ContainerSettings 
         unit = service.unit
         if service.protocol == "postgresql" and unit.startswith("postgresql@"):
             unit = "postgresql.service"  # starts every cluster, as Debian arranges it
-        if unit and unit not in units:
-            units.append(unit)
+        units += [each for each in (unit, *service.requires) if each and each not in units]
     known = default.units if default is not None else ()
     if units and (not set(units) <= set(known) or (default is not None and len(units) < len(default.probes))):
         yield Conclusion(f"{prefix}.units", units, f"{services[0].program} runs in it")
@@ -271,6 +271,31 @@ def _doubts(roles: Roles, answers: Mapping[str, str], settings: Settings) -> Ite
 
 def _settings(found: Sequence[Conclusion]) -> Settings:
     return build([Layer.from_dotted("stagegbo.toml", {each.key: each.value for each in found})])
+
+
+def _possible(found: list[Conclusion]) -> tuple[list[Conclusion], list[str]]:
+    """Conclusions that settings take, and a sentence for each that they refuse: data in /mnt itself, for example."""
+    try:
+        _settings(found)
+    except SettingsError:
+        pass
+    else:
+        return found, []
+    kept, refused = [each for each in found if not each.key.endswith(_REFUSABLE)], []
+    for each in found:
+        if each.key.endswith(_REFUSABLE):
+            try:
+                _settings([*kept, each])
+            except SettingsError:
+                refused.append(f"{each.key}: {each.why}, which settings refuse as {each.value!r}. The default is taken")
+            else:
+                kept.append(each)
+    return kept, refused
+
+
+_REFUSABLE = (".wipe", ".data", ".logs", ".units", ".reset")
+"""Ends of keys whose values come from production's files, so that settings may refuse them. What leans on another comes
+later."""
 
 
 def _needed(found: Sequence[Conclusion]) -> list[Conclusion]:

@@ -51,6 +51,8 @@ class Service(Struct, frozen=True):
     """Path of the program itself, where its unit names it."""
     logs: tuple[str, ...] = ()
     """Folders of files that its unit writes its output to."""
+    requires: tuple[str, ...] = ()
+    """Units that its unit can't be without."""
     sure: Sureness = "seen"
 
 
@@ -111,6 +113,8 @@ class Survey(Struct, frozen=True):
     """Networks of the daemon's host, as far as they are known."""
     pools: Mapping[str, Pool]
     """Those that containers are on."""
+    pool_names: frozenset[str] = frozenset()
+    """Of all pools."""
     stages: Mapping[str, tuple[str, str]] = {}
     """By project, the bridge of each stage that is there, and its address; empty: it has none."""
     foreign: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ file of a container, for example, is never read by it. See `incus.guestview`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def survey(reader: Reader) -> Survey:
         for item in reader.documents("instances", **{"all-projects": "true"})
         if item.get("type", "container") == "container" and item.get("project") not in stages
     ]
-    pools = {name: reader.pool(name) for name in sorted({each.pool for each in found if each.pool})}
+    pools = dict(_pools(reader, {each.pool for each in found if each.pool}))
     with Workers(_AT_ONCE, "stagegbo survey") as threads:
         sources = list(threads.map(lambda each: _source(reader, host, pools, each), found))
     by_project: dict[str, tuple[Source, ...]] = {}
@@ -59,9 +60,16 @@ def survey(reader: Reader) -> Survey:
         networks=networks,
         host=known if known is not None else reader.host_networks(),
         pools=pools,
+        pool_names=frozenset(str(each["name"]) for each in reader.documents("storage-pools")),
         stages={name: _bridge(projects[name], networks) for name in stages},
         foreign=frozenset(projects.keys() - stages),
     )
+
+
+def _pools(reader: Reader, names: Iterable[str]) -> Iterator[tuple[str, Pool]]:
+    for name in sorted(names):
+        with contextlib.suppress(ServerRefused):  # a pool that is not available now
+            yield name, reader.pool(name)
 
 
 def _bridge(project: Project, networks: Mapping[str, Network]) -> tuple[str, str]:
@@ -194,6 +202,7 @@ def _running(process: GuestProcess, units: Mapping[str, Command]) -> Command:
         home="/root" if unit is None else unit.home,
         configured=() if unit is None else unit.argv,
         logs=() if unit is None else unit.logs,
+        requires=() if unit is None else unit.requires,
         environment=() if unit is None else unit.environment,
     )
 
