@@ -20,7 +20,7 @@ class TableReport(ABC):
     """What was measured, as one table.
 
     Args:
-        version: Of Incus.
+        version: Of Incus; empty where none was used.
     """
 
     columns: Sequence[str]
@@ -39,15 +39,18 @@ class TableReport(ABC):
     def headlines(self) -> list[str]:
         """What follows from the figures."""
 
+    def _measured_on(self) -> str:
+        return f"{self.machine}; Incus {self.version}" if self.version else str(self.machine)
+
     def print(self, console: Console) -> None:
-        console.print(f"{self.machine}; Incus {self.version}")
+        console.print(self._measured_on())
         console.print(shown_table(self.columns, self.rows(), self.left, title=self.title))
         for line in self.headlines():
             console.print(line, soft_wrap=True)
 
     def markdown(self) -> str:
         headlines = "\n".join(f"- {line[0].upper()}{line[1:]}." for line in self.headlines())
-        measured = f"Measured on {self.machine}; Incus {self.version}."
+        measured = f"Measured on {self._measured_on()}."
         return "\n\n".join((measured, headlines, markdown_table(self.columns, self.rows(), self.left)))
 
 
