@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.allowlist import at_rest_config, clone_config, violations
 from pytest_stagegbo.errors import MissingRequirement, NoRoom, NotOurs, SettingsError
-from pytest_stagegbo.facts.placement import away
+from pytest_stagegbo.facts.placement import away, refuse_away
 from pytest_stagegbo.incus.records import Member
 from pytest_stagegbo.plan.member_copy import plan_member_copy, unfit
 from pytest_stagegbo.plan.placement import Site, choose_numbers, place
@@ -355,12 +355,29 @@ class TestMemberCopy:
 
 
 @pytest.mark.parametrize(("status", "verb"), [("Offline", "start"), ("Evacuated", "restore")])
-def test_a_stage_whose_member_is_away_is_not_changed(status: str, verb: str) -> None:
-    members = (ONLINE[0], replace(ONLINE[1], status=status))
-    facts = replace(finished(SETTINGS), member="c2", members=members)
-    with pytest.raises(MissingRequirement, match=f"on cluster member c2, which is {status.lower()}") as caught:
-        make_plan(facts, SETTINGS)
+def test_a_stage_whose_member_is_away_is_not_looked_into(status: str, verb: str) -> None:
+    cluster = FakeCluster([replace(ONLINE[0], status=status), ONLINE[1]], [])
+    with pytest.raises(
+        MissingRequirement, match=f"STAGE-GBO is on cluster member c1, which is {status.lower()}"
+    ) as caught:
+        refuse_away(cluster, "STAGE-GBO")  # type: ignore[arg-type]
     assert caught.value.remedy.startswith(f"{verb} that member")
+
+
+def unknown(instance: Instance) -> Instance:
+    """As a list shows one whose member is offline (6.0.4)."""
+    return replace(instance, status="Error", config={}, devices={}, expanded_config={}, expanded_devices={})
+
+
+def test_a_slot_whose_member_is_offline_is_known_by_its_name() -> None:
+    assert locations([unknown(each) for each in slot_clones(4, "c3")], SETTINGS) == {4: "c3"}
+
+
+def test_a_copy_of_a_golden_copy_that_is_away_is_as_good_as_it_was() -> None:
+    golden = golden_clones()
+    gone = {name: unknown(each) for name, each in golden.items()}
+    assert unfit(copies(golden), gone, COPY, "c2") == []
+    assert unfit(copies(golden, **{marks.GENERATION: ""}), gone, COPY, "c2")
 
 
 def test_the_member_of_a_stage_is_away_when_it_is_not_online() -> None:

@@ -16,7 +16,7 @@ from pytest_stagegbo.errors import SourceMissing, StageMissing
 from pytest_stagegbo.facts.bridge import detached, has_address
 from pytest_stagegbo.facts.former import Former, changes_bridge, look_for_former
 from pytest_stagegbo.facts.guests import Guest, find_guests
-from pytest_stagegbo.facts.placement import choose_member
+from pytest_stagegbo.facts.placement import choose_member, refuse_away
 from pytest_stagegbo.facts.space import look
 from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.workers import Workers
@@ -171,6 +171,7 @@ def gather(
     Raises:
         SourceMissing: the source project does not exist.
         StageMissing: the stage's project does not exist.
+        MissingRequirement: the stage's member of the cluster is away.
     """
     with Workers(3, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
@@ -196,6 +197,7 @@ def gather(
         server = reader.server()
         if server.clustered:
             reader.set_member(choose_member(settings, clones, sources or production, server.name, reader.place))
+            refuse_away(reader, settings.project)
         link = pool.submit(reader.link, settings.network.name)
         host = reader.host()
         host_networks = host.networks()

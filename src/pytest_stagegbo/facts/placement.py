@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.errors import MissingRequirement
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.records import Member
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["away", "choose_member", "locator"]
+__all__ = ["away", "choose_member", "locator", "refuse_away"]
 
 
 def choose_member(
@@ -50,3 +52,16 @@ def locator(settings: Settings) -> Callable[[Reader], str]:
 def away(reader: Reader) -> Member | None:
     """The stage's member, if it is offline or evacuated."""
     return next((each for each in reader.members() if each.name == reader.member and not each.is_usable), None)
+
+
+def refuse_away(reader: Reader, project: str) -> None:
+    """Raise `MissingRequirement` if the member that a project's instances are on is away."""
+    member = away(reader)
+    if member is not None:
+        verb = "start" if member.is_missing else "restore"
+        raise MissingRequirement(
+            f"{project} is on cluster member {member.name}, which is {member.status.lower()}",
+            seen=", ".join(f"{each.name} is {each.status.lower()}" for each in reader.members()),
+            remedy=f"{verb} that member; the stage is there again then. If it is gone for good: `incus cluster remove "
+            f"--force {member.name}`, then `stagegbo provision`",
+        )

@@ -216,6 +216,8 @@ def remedy(status: int, text: str) -> str:
             "this client's certificate is restricted to some projects: a stage needs a project, a bridge and an access "
             "list of its own. On the server, `incus config trust edit` takes the restriction away"
         )
+    if "isn't ready yet" in text:
+        return "the daemon is only starting; or, on a cluster, the member that has it is away: see `incus cluster list`"
     if "notify peer" in text or "cluster member is offline" in text.lower():
         return (
             "Incus does this on all members of the cluster, or not at all: bring the one back that is away or only "

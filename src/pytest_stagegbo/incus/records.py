@@ -58,6 +58,11 @@ class Instance(Struct, frozen=True):
         return ""
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether only its name and its place are known, since its member of the cluster is offline."""
+        return self.status == "Error" and not self.config
+
+    @property
     def is_running(self) -> bool:
         return self.status in {"Running", "Ready"}
 

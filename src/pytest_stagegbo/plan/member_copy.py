@@ -29,9 +29,10 @@ def unfit(
     def fits(clone: Instance | None, source: Instance | None) -> bool:
         if clone is None or source is None or not marks.is_clone(clone, settings) or clone.location != member:
             return False
-        generation = source.config.get(marks.GENERATION, "")
+        own = clone.config.get(marks.GENERATION, "")
+        generation = own if source.is_unknown else source.config.get(marks.GENERATION, "")
         whole = clone.config.get(marks.STATE) == marks.PREPARED and clone.status == "Stopped"
-        return whole and bool(generation) and clone.config.get(marks.GENERATION) == generation
+        return whole and bool(generation) and own == generation
 
     return [each for name, each in settings.containers.items() if not fits(clones.get(name), golden.get(name))]
 
@@ -62,7 +63,10 @@ def plan_member_copy(facts: Facts, settings: Settings, parent: str) -> tuple[Ste
     after = frozenset(step.key for step in founded)
     own = {name for name, clone in facts.clones.items() if marks.is_clone(clone, settings)}
     leaving = sorted(own - settings.containers.keys() | own & {each.name for each in copying})
-    removals = [RemoveClone(subject=name, reason="the golden copy has changed", after=after) for name in leaving]
+    removals = [
+        RemoveClone(subject=name, reason="it is unfinished, or of an older golden copy", after=after)
+        for name in leaving
+    ]
     return (*founded, *removals, *(_copy(facts, settings, each, after) for each in copying))
 
 

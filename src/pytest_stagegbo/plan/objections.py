@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["costs", "refuse", "refuse_foreign", "refuse_other_stage", "refuse_relation", "shortage"]
 
 
-GONE = "If it is gone for good: `incus cluster remove --force {}`, then `stagegbo provision`"
-"""What to do about a member of a cluster."""
-
-
 def refuse(
     facts: Facts,
     settings: Settings,
@@ -53,7 +49,7 @@ def refuse(
 
     Raises:
         ProductionProtected: the stage would use what production uses.
-        MissingRequirement: the stage's member of the cluster is away, or its bridge can't be made while others are.
+        MissingRequirement: the stage's bridge can't be made while members of the cluster are offline.
         SourceMissing: a container that the settings name has no source.
         NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
         CapsuleMissing: it is an opened capsule that is not whole.
@@ -219,16 +215,8 @@ def _refuse_neighbours(facts: Facts, settings: Settings, copying: Sequence[Conta
 
 
 def _refuse_missing_members(facts: Facts, settings: Settings) -> None:
-    """Raise `MissingRequirement` when the stage's member of the cluster is away, or the bridge can't be made: a cluster
-    makes it on all of its members, or not at all."""
-    own = next((each for each in facts.members if each.name == facts.member and not each.is_usable), None)
-    if own is not None:
-        verb = "start" if own.is_missing else "restore"
-        raise MissingRequirement(
-            f"stage {settings.project} is on cluster member {own.name}, which is {own.status.lower()}",
-            seen=", ".join(f"{each.name} is {each.status.lower()}" for each in facts.members),
-            remedy=f"{verb} that member; the stage is there again then. {GONE.format(own.name)}",
-        )
+    """Raise `MissingRequirement` when the bridge can't be made: a cluster makes it on all of its members, or not at
+    all."""
     bridge = facts.networks.get(settings.network.name)
     missing = [each.name for each in facts.members if each.is_missing]
     if missing and (bridge is None or bridge.is_half_made):
@@ -236,7 +224,8 @@ def _refuse_missing_members(facts: Facts, settings: Settings) -> None:
             f"bridge {settings.network.name} can't be made while {', '.join(missing)} is offline: Incus makes it on "
             "all members of the cluster, or not at all",
             seen=", ".join(f"{each.name} is {each.status.lower()}" for each in facts.members),
-            remedy=f"bring it back. {GONE.format(missing[0])}",
+            remedy="bring it back; or, if it is gone for good, `incus cluster remove --force "
+            f"{missing[0]}`, then `stagegbo provision`",
         )
 
 

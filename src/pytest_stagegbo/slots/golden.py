@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.stage import StageEngine
-from pytest_stagegbo.errors import MissingRequirement, OperationFailed
+from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.facts.placement import away
 from pytest_stagegbo.guest.settle import settle_script
 from pytest_stagegbo.progress import task
@@ -77,16 +77,6 @@ class Golden(HeldCopy):
     def is_away(self) -> bool:
         """Whether its member of the cluster is offline or evacuated."""
         return away(self.engine.reader) is not None
-
-    def refuse_away(self) -> None:
-        """Raise `MissingRequirement` if it is away."""
-        member = away(self.engine.reader)
-        if member is not None:
-            raise MissingRequirement(
-                f"the golden copy {self.project} is on cluster member {member.name}, which is {member.status.lower()}",
-                seen="nothing can be copied from it",
-                remedy="bring that member back, then run this again",
-            )
 
     def is_fit(self) -> bool:
         """Whether every golden clone can be copied, and is as the settings want it."""

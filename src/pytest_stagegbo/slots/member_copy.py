@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.facts.placement import refuse_away
 from pytest_stagegbo.plan.member_copy import plan_member_copy, unfit
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.held import HeldCopy
@@ -63,7 +64,7 @@ class MemberCopy(HeldCopy):
         with self.engine.lock().hold("copying the golden copy to another member", self._waiting), self._moving:
             if self.is_fit():
                 return
-            self._golden.refuse_away()
+            refuse_away(self._golden.engine.reader, self._golden.project)
             text = f"golden copy for {self._member}: every byte of it is moved once"
             with task(self._progress, f"golden:{self._member}", text):
                 facts = self.engine.facts()

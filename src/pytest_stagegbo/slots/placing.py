@@ -36,7 +36,8 @@ def locations(instances: Iterable[Instance], settings: Settings) -> dict[int, st
     found: dict[int, Counter[str]] = {}
     for each in instances:
         number = number_of(settings, each.project)
-        if number is not None and each.name in settings.containers and marks.is_ours(each.config):
+        # Of an instance whose member is offline, the list has its name and its place, and no configuration.
+        if number is not None and each.name in settings.containers and (marks.is_ours(each.config) or each.is_unknown):
             found.setdefault(number, Counter())[each.location] += 1
     return {number: max(count, key=lambda member: (count[member], member)) for number, count in found.items()}
 

@@ -46,13 +46,13 @@ def slot_statuses(fleet: Fleet) -> tuple[SlotStatus, ...]:
     found = []
     leases, gone = fleet.leases(), fleet.gone()
     for number, settings in fleet.members().items():
-        there = fleet.clones(settings.project).items()
-        clones = {name: each for name, each in there if marks.is_clone(each, settings) and not is_copy(each)}
+        there = fleet.clones(settings.project)
+        clones = {name: each for name, each in there.items() if marks.is_clone(each, settings) and not is_copy(each)}
         lock = fleet.lock(settings)
         used_by = "; ".join(lock.holders()) or _elsewhere(leases.get(settings.project), lock)
         network = settings.network.name
         clean = bool(lock.clean_note())
-        member = choose_member(settings, clones, {}, "") if fleet.is_clustered else ""
+        member = choose_member(settings, there, {}, "") if fleet.is_clustered else ""
         away = member in gone
         found.append(slot_status(number, settings.project, network, clones, clean, used_by, member, away=away))
     return tuple(found)
