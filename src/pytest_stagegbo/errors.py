@@ -73,7 +73,7 @@ __all__ = [
 
 
 class StageGboError(Exception):
-    """The root. Catch it to catch everything that this package raises on purpose.
+    """An error of no special kind, and the root of all others: catch it to catch all that this package raises.
 
     Args:
         message: What failed, in one sentence.

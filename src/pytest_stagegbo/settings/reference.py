@@ -52,8 +52,8 @@ def render() -> str:
     return "\n\n".join(
         (
             _table(
-                ["key", "environment", "value", "default", "meaning"],
-                [[f"`{row.key}`", f"`{row.env}`", row.type, _code(row.default), row.text] for row in general],
+                ["key, and environment variable", "value", "default", "meaning"],
+                [[f"`{row.key}`<br>`{row.env}`", row.type, _code(row.default), row.text] for row in general],
             ),
             "A container's table `[containers.<name>]` has these keys. The environment variable of a key is "
             "`STAGEGBO_CONTAINERS__<NAME>__`, followed by the key in capitals.",
