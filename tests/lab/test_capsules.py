@@ -204,7 +204,8 @@ def test_diff_names_what_the_test_left(clean: CleanStage, capsules: Capsules, in
         assert "corrupt" not in rows[1].what
         others = {(each.kind, each.where, each.what) for each in found if each.container != "tables"}
         assert others == {("key", "db0", "balance"), ("object", "invoices", "july")}
-        assert not [name for name in clean.engine.reader.projects() if "CAPSULE" in name]
+        left = {name for name in clean.engine.reader.projects() if name.startswith(f"{PROJECT}-CAPSULE")}
+        assert left == set()
 
     in_network(check, timeout=240)
 

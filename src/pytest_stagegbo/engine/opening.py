@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["Opening", "opened", "opened_engines"]
+__all__ = ["Opening", "forget_leases", "opened", "opened_engines"]
 
 
 def opened(reader: Reader, settings: Settings) -> dict[int, str]:
@@ -50,6 +50,12 @@ def opened_engines(settings: Settings, connection: Connection, reader: Reader) -
     """The engines of all opened capsules of a stage."""
     opening = Opening(settings, connection, Silent())
     return [opening.engine(number) for number in opened(reader, settings)]
+
+
+def forget_leases(engine: StageEngine) -> None:
+    """Remove the project of the leases of an opened capsule, which is gone."""
+    if engine.settings.timeouts.lease:
+        engine.lease_store().remove_project()
 
 
 class Opening:
@@ -98,7 +104,9 @@ class Opening:
         """
         numbers = [number for number, each in opened(reader, self._settings).items() if each == word]
         for number in numbers:
-            self.engine(number).destroy()
+            engine = self.engine(number)
+            engine.destroy()
+            forget_leases(engine)
         return bool(numbers)
 
     def _number(self, reader: Reader, word: str) -> int:

