@@ -194,7 +194,7 @@ class TestRecording:
         assert (test.project, test.uses, test.resets) == ("STAGE-2", ("tables",), ("tables",))
 
     def test_a_lock_that_is_free_is_no_wait(self, recording: Recording, events: list[Event]) -> None:
-        recording.reserved(Requirements(frozenset({"cache"}), ()), 100.0, 0.0003)
+        recording.reserved(Requirements(frozenset({"cache"}), ()), 100.0, 0.05)
         assert events == []
 
     @pytest.mark.parametrize(
@@ -238,6 +238,7 @@ class TestRecording:
         self, recording: Recording, monkeypatch: pytest.MonkeyPatch, call: Callable[[Recording], Any]
     ) -> None:
         recording._test = _RunningTest("test_it", SimpleNamespace(stash={}))  # type: ignore[arg-type]
+        recording._holders = "process 7"
         recording._steps["key"] = ("text", clocks.monotonic())
         failed: list[BaseException] = []
         monkeypatch.setattr(recording, "give_up", failed.append)

@@ -293,7 +293,7 @@ class Recording:
         self._holders = ""
         project = self._process.settings().project
         test.wanted, test.project, test.reserved = wanted, project, began + seconds
-        if seconds >= SHORTEST_WAIT:
+        if holders:  # else its locks were free, and taking them took the time
             names = tuple(sorted(wanted.uses))
             self.write(Wait(test.name, project, began, began + seconds, names, holders))
 
