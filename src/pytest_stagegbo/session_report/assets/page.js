@@ -22,7 +22,12 @@
     made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
     return made;
   };
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const tints = new Map(); // asking the browser takes long, and is done for each mark
+  const colour = (name) => {
+    const root = document.documentElement, key = `${root.dataset.theme} ${name}`;
+    if (!tints.has(key)) tints.set(key, getComputedStyle(root).getPropertyValue(`--${name}`).trim());
+    return tints.get(key);
+  };
   const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
   const duration = (ms) => {
     if (ms < 1) return ms > 0 ? "< 1 ms" : "0 ms";
