@@ -74,6 +74,14 @@ class TestTreeBytes:
             file.truncate(10 * 2**30)
         assert view.tree_bytes(str(tmp_path)) == blocks(tmp_path / "sparse") < 2**20
 
+    def test_leave_times_of_access_as_they_were(self, view: HostView, tmp_path: Path) -> None:
+        folder = tmp_path / "a" / "b"
+        folder.mkdir(parents=True)
+        for each in (folder, folder.parent, tmp_path):
+            os.utime(each, (1e9, 2e9))  # so old that a listing would set it, also with relatime
+        assert view.tree_bytes(str(tmp_path))
+        assert [each.stat().st_atime for each in (folder, folder.parent, tmp_path)] == [1e9] * 3
+
     def test_do_not_follow_links(self, view: HostView, tmp_path: Path) -> None:
         outside, inside = tmp_path / "outside", tmp_path / "inside"
         outside.mkdir()

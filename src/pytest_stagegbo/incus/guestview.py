@@ -34,8 +34,9 @@ __all__ = [
     "parse_sockets",
 ]
 
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_QUIET = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# macOS has neither of the two, and no daemon that could be looked at: there this module is only imported.
+_STEP = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_QUIET = os.O_RDONLY | getattr(os, "O_NOATIME", 0) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST = 1 << 18
 """Bytes of a file that are read. Configuration is shorter."""
 _LOCAL = frozenset(

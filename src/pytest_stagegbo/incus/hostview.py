@@ -6,10 +6,12 @@ container on it gets I/O errors, production's too. `/resources` of a pool knows 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_stagegbo.incus import hostnet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from ipaddress import IPv4Address
 
     from pytest_stagegbo.incus.hostnet import HostNetwork
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["HostView"]
 
 T = TypeVar("T")
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
+"""macOS has not the last one, and no daemon."""
 
 
 class HostView:
@@ -56,7 +61,10 @@ class HostView:
             return None
 
     def tree_bytes(self, path: str) -> int | None:
-        """Bytes on disk of everything below a folder; files with several names are counted once."""
+        """Bytes on disk of everything below a folder; files with several names are counted once.
+
+        It leaves no trace: to list a folder sets its time of access, which would be a write to production.
+        """
         place = self.place(path)
         if place is None or not place.is_dir():
             return None
@@ -64,18 +72,18 @@ class HostView:
         seen: set[tuple[int, int]] = set()
         folders = [str(place)]
         while folders:
+            folder = folders.pop()
             try:
-                with os.scandir(folders.pop()) as entries:
-                    found_here = list(entries)
+                opened = os.open(folder, _FOLDER)
             except OSError:
                 continue  # vanished while production was writing
-            for entry in found_here:
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue  # likewise
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
+            try:
+                found_here = list(_entries(opened))
+            finally:
+                os.close(opened)
+            for name, found in found_here:
+                if stat.S_ISDIR(found.st_mode):
+                    folders.append(f"{folder}/{name}")
                 elif found.st_nlink > 1:
                     if (found.st_dev, found.st_ino) in seen:
                         continue
@@ -172,6 +180,14 @@ class HostView:
             return place if place.exists() else None
         except OSError:
             return None
+
+
+def _entries(folder: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Name and status of what an open folder holds, but for what vanishes meanwhile."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield entry.name, entry.stat(follow_symlinks=False)
 
 
 def _daemon_pid(endpoint: str) -> int | None:
