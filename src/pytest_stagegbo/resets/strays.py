@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pytest_stagegbo.guest.units import PREPARE
+from pytest_stagegbo.guest.units import PREPARE, UNIT_FOLDER
 from pytest_stagegbo.incus.channel import MARK
 from pytest_stagegbo.services.masking import mask
 
@@ -163,6 +163,11 @@ allowed={shlex.quote(f" {units} ")}
 known={shlex.quote(f" {processes} ")}
 slept={shlex.quote(slept)}
 {_FUNCTIONS}
+for unit in $own; do # an instance is its own if systemd made it one of the unit's, as of PostgreSQL's, for each cluster
+    for instance in "{UNIT_FOLDER}/$unit.wants/${{unit%.service}}@"*.service; do
+        [ ! -L "$instance" ] || own="$own${{instance##*/}} "
+    done
+done
 {"sleeps; slept=$now" if known and alone else ""}
 round=0 strays=''
 while :; do
@@ -239,7 +244,7 @@ scan() {{ # the processes that should not run, in $strays, and the others, in $s
         if [ $(($7 & 4)) != 0 ] && [ "${18}" -le 1 ]; then seen="$seen $key"; continue; fi
         {{ unit_of <"$folder/cgroup"; }} 2>/dev/null || continue
         case " init.scope $own $allowed " in # its own may have been down when units were looked at last
-        *" ${{unit:-none}} "* | *" ${{unit%%@*}}.service "*) seen="$seen $key"; continue ;;
+        *" ${{unit:-none}} "*) seen="$seen $key"; continue ;;
         esac
         if [ "$allowed" = '  ' ] && [ -n "$unit" ]; then seen="$seen $key"; continue; fi # not known yet
         case $unit in '' | {PREPARE})
@@ -321,9 +326,7 @@ sort_in() {{
     [ -n "$name" ] || return 0
     if [ "$finish" != 0 ] && [ "$since" -le "$finish" ]; then good="$good$name "; return; fi
     for each in $names; do
-        case $own in
-        *" $each "* | *" ${{each%%@*}}.service "*) good="$good$name "; return ;;
-        esac
+        case $own in *" $each "*) good="$good$name "; return ;; esac
     done
     late="$late $name:$(echo "$triggers" | tr ' ' ,)"
 }}
