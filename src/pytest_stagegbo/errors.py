@@ -37,10 +37,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_stagegbo.text import printable
+from pytest_stagegbo.text import did_you_mean, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BaselineMissing",
@@ -128,6 +128,17 @@ class SettingsError(StageGboError):
 
     code = "SG010"
     exit_code = 2
+
+    @classmethod
+    def unknown(cls, what: str, names: Sequence[str], known: Iterable[str]) -> SettingsError:
+        """The error about names of which there is none: what is similar to them, and all that there is.
+
+        Args:
+            what: The beginning of the message: `no container`.
+        """
+        every = tuple(known)
+        message = f"{what} {', '.join(names)}{did_you_mean(names, every)}"
+        return cls(message, remedy=f"choose from {', '.join(every)}" if every else "")
 
 
 class MissingRequirement(StageGboError):

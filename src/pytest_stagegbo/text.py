@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-__all__ = ["age_text", "bytes_text", "count_text", "printable", "printable_json"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["age_text", "bytes_text", "count_text", "did_you_mean", "nearest", "printable", "printable_json"]
 
 _CONTROL = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
@@ -51,6 +55,20 @@ def age_text(seconds: float) -> str:
 def count_text(number: int, noun: str) -> str:
     """A number of things, with an `s` unless it is one: `1 step`, `2 steps`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the known word that is most similar to `word`, or an empty text if none is similar."""
+    from difflib import get_close_matches  # what nobody has misspelt need not be imported
+
+    return next(iter(get_close_matches(word, sorted(set(known)), n=1, cutoff=cutoff)), "")
+
+
+def did_you_mean(words: Iterable[str], known: Iterable[str]) -> str:
+    """Return a clause that suggests a known word for each of these that is similar to one: `; did you mean cache?`."""
+    every = tuple(known)
+    found = [near for word in words if (near := nearest(word, every))]
+    return f"; did you mean {', '.join(found)}?" if found else ""
 
 
 def _three_digits(value: float) -> str:

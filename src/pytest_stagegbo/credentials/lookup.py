@@ -88,7 +88,7 @@ class Credentials:
             StageMissing: The container with the token does not exist.
         """
         if name not in self._settings.containers:
-            raise SettingsError(f"no container {name}", remedy="choose from " + ", ".join(self._settings.containers))
+            raise SettingsError.unknown("no container", [name], self._settings.containers)
         with self._lock:
             if name not in self._found:
                 found = self._fetch(self._settings.containers[name])

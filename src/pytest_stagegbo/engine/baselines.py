@@ -29,6 +29,7 @@ from pytest_stagegbo.processes import user_at_host
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.resets.database import prepare_baseline
 from pytest_stagegbo.services.masking import mask
+from pytest_stagegbo.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -130,7 +131,7 @@ class Baselines:
             found = self.found()
             if name not in found.folders:
                 raise BaselineMissing(
-                    f"the stage has no baseline {name}",
+                    f"the stage has no baseline {name}{did_you_mean([name], found.folders)}",
                     seen="there are " + (", ".join(sorted(found.folders)) or "none"),
                     remedy="`stagegbo baseline list` shows them",
                 )

@@ -26,7 +26,7 @@ def chosen(settings: Settings, names: Sequence[str]) -> list[ContainerSettings]:
     wanted = [name for each in names for name in (_wiped(settings) if each == "all" else [each])]
     unknown = [name for name in wanted if name not in containers]
     if unknown:
-        raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(containers))
+        raise SettingsError.unknown("no container", unknown, containers)
     keeping = [name for name in wanted if not containers[name].resettable]
     if keeping:
         raise SettingsError(

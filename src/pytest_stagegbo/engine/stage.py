@@ -324,7 +324,7 @@ class StageEngine:
     def clone(self, name: str) -> Instance:
         """The named clone; raises `SettingsError`, `StageMissing` or `NotOurs`."""
         if name not in self.settings.containers:
-            raise SettingsError(f"no container {name}", remedy="choose from " + ", ".join(self.settings.containers))
+            raise SettingsError.unknown("no container", [name], self.settings.containers)
         return reset.our_clone(self.reader.instance(self.settings.project, name), self.settings, name)
 
     def execute(self, name: str, command: Sequence[str], timeout: float | None = None) -> CommandResult:

@@ -9,6 +9,7 @@ from msgspec import MsgspecError, Struct, json
 
 from pytest_stagegbo.errors import BaselineMissing, SettingsError
 from pytest_stagegbo.guest.baselines import NEW
+from pytest_stagegbo.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +103,7 @@ def chosen(settings: Settings, names: Sequence[str]) -> list[ContainerSettings]:
     able = {each.name: each for each in keepers(settings)}
     unknown = [name for name in names if name not in settings.containers]
     if unknown:
-        raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(able))
+        raise SettingsError.unknown("no container", unknown, able)
     unable = [name for name in names if name not in able]
     if unable or not able:
         raise SettingsError(
@@ -224,7 +225,7 @@ def usable(found: Found, name: str, run: str = "") -> About:
     if about is None or (about.run and about.run != run):
         others = sorted(each for each, other in found.whole.items() if not other.run or other.run == run)
         raise BaselineMissing(
-            f"the stage has no baseline {name}"
+            f"the stage has no baseline {name}{did_you_mean([name], others)}"
             + (", but for one that another run of pytest has saved for itself" if about is not None else ""),
             seen="there are " + ", ".join(others) if others else "there is none",
             remedy=f"bring the stage into that state, then `stagegbo baseline save {name}`",

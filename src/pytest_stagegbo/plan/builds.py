@@ -11,7 +11,7 @@ from msgspec import MsgspecError, Struct, json, structs
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plan.steps import Step
-from pytest_stagegbo.text import bytes_text
+from pytest_stagegbo.text import bytes_text, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -123,7 +123,7 @@ def target(container: ContainerSettings, name: str) -> str:
     if not path.startswith("/"):
         known = ", ".join(container.deploy) or "nothing"
         raise SettingsError(
-            f"{container.name} has no artefact {name!r}",
+            f"{container.name} has no artefact {name!r}{did_you_mean([name], container.deploy)}",
             seen=f"{setting} names {known}",
             remedy=f"give its whole path in the container instead (/opt/gbo/bin/{posixpath.basename(name)}=FILE), or "
             f"name it in {setting}",

@@ -72,7 +72,7 @@ def new_exposure(settings: Settings, target: str, listen: str, length: str) -> E
 def _target(settings: Settings, target: str) -> tuple[str, int]:
     name, _, wanted = target.partition(":")
     if name not in settings.containers:
-        raise SettingsError(f"no container {name}", remedy="choose from " + ", ".join(settings.containers))
+        raise SettingsError.unknown("no container", [name], settings.containers)
     probes = settings.containers[name].probes
     if wanted.isdigit() and 1 <= int(wanted) <= 65535:
         return name, int(wanted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -161,7 +162,8 @@ def _named(words: Sequence[str], settings: Settings) -> list[str]:
     wrong = [name for name in names if name not in settings.containers or not settings.containers[name].resettable]
     if wrong:
         raise SettingsError(
-            f"{MARKER} names what cannot be reset: {', '.join(name or repr(name) for name in wrong)}",
+            f"{MARKER} names what cannot be reset: {', '.join(name or repr(name) for name in wrong)}"
+            + did_you_mean(wrong, (name for name, each in settings.containers.items() if each.resettable)),
             seen="a container that the settings do not name, or whose data they do not wipe",
             remedy=f"choose from {_choice(settings)}",
         )

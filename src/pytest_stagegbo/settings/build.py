@@ -35,6 +35,7 @@ from pytest_stagegbo.settings.model import (
     VaultSettings,
     default_containers,
 )
+from pytest_stagegbo.text import nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +202,7 @@ class _Resolution:
         address."""
         key = f"containers.{name}.address"
         if ("containers", name, "address") not in self.given and key not in self.failed:
-            near = keys.nearest(name, defaults)
+            near = nearest(name, defaults)
             hint = f"; did you mean {near}?" if near else ""
             self.problems.append(f"{self.named[name]}: a container of your own needs an `address`{hint}")
             self.failed |= {key, f"containers.{name}"}
@@ -210,7 +211,7 @@ class _Resolution:
     def _check_dropped(self, dropped: set[str], defaults: Iterable[str]) -> None:
         known = {*defaults, *(path[1] for path in self.given if path[0] == "containers" and path[-1] != "enabled")}
         for name in sorted(dropped - known):
-            near = keys.nearest(name, known)
+            near = nearest(name, known)
             hint = f"; did you mean {near}?" if near else ""
             where = self.given[("containers", name, "enabled")].where
             self.problems.append(f"{where}: there is no container {name!r} to leave out{hint}")

@@ -16,8 +16,9 @@ from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type
 import msgspec
 from msgspec import Struct, structs
 
-from pytest_stagegbo.settings.keys import NAMED, Key, nearest
+from pytest_stagegbo.settings.keys import NAMED, Key
 from pytest_stagegbo.settings.model import ProbeSettings
+from pytest_stagegbo.text import nearest
 from pytest_stagegbo.truth import truth
 
 __all__ = ["BadValue", "Fault", "convert", "type_word"]

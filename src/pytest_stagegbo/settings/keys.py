@@ -6,7 +6,6 @@ and credentials, so :data:`ANY` stands for the name in the list of keys.
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from msgspec import NODEFAULT, Struct, structs
 
 from pytest_stagegbo.settings.model import ContainerSettings, Settings
+from pytest_stagegbo.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +30,6 @@ __all__ = [
     "env_name",
     "find",
     "is_table",
-    "nearest",
     "suggest",
 ]
 
@@ -125,8 +124,3 @@ def suggest(path: KeyPath) -> str:
 
 def _is_below(key: KeyPath, table: KeyPath) -> bool:
     return len(key) > len(table) and key[: len(table)] == _generic(table) and key[len(table)] != ANY
-
-
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the known word that is most similar to `word`, or an empty text if none is similar."""
-    return next(iter(difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=cutoff)), "")

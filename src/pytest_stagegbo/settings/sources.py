@@ -16,6 +16,7 @@ from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.settings import keys
 from pytest_stagegbo.settings.keys import ANY, NAMED, PREFIX, KeyPath, dotted
 from pytest_stagegbo.settings.layers import Layer
+from pytest_stagegbo.text import nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -294,5 +295,5 @@ def _suggest(variable: str, path: KeyPath, containers: Iterable[str]) -> str:
     # One underscore instead of two is the usual slip.
     flat = {re.sub("_+", "_", name): name for name in known}
     as_deep = [name for name in known if name.count("__") == variable.count("__")]
-    near = flat.get(re.sub("_+", "_", variable)) or keys.nearest(variable, as_deep, cutoff=0.8)
+    near = flat.get(re.sub("_+", "_", variable)) or nearest(variable, as_deep, cutoff=0.8)
     return f"; did you mean ${near}?" if near else f"; settings have no such key, and {PREFIX}* is kept for them"

@@ -189,7 +189,7 @@ class Fleet:
         containers = self.settings.containers
         unknown = [name for name in names if name not in containers]
         if unknown:
-            raise SettingsError("no container " + ", ".join(unknown), remedy="choose from " + ", ".join(containers))
+            raise SettingsError.unknown("no container", unknown, containers)
         return tuple(dict.fromkeys(names)) or tuple(name for name, why in self.source_drift().items() if why)
 
     def source_drift(self) -> dict[str, str]:

@@ -87,9 +87,7 @@ class Stage:
         try:
             return self._services[name]
         except KeyError:
-            raise SettingsError(
-                f"the stage has no container {name}", remedy="choose from " + ", ".join(self._services)
-            ) from None
+            raise SettingsError.unknown("the stage has no container", [name], self._services) from None
 
     @property
     def system(self) -> Service:

@@ -75,7 +75,7 @@ def chosen(names: Sequence[str] | None) -> Sequence[Check] | None:
     known = {check.id: check for check in CHECKS}
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise SettingsError("no check " + ", ".join(unknown), remedy="choose from " + ", ".join(known))
+        raise SettingsError.unknown("no check", unknown, known)
     return [known[name] for name in dict.fromkeys(names)] if names else None
 
 
