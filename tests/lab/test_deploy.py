@@ -119,7 +119,8 @@ class Deployed:
             ),
             "version": self.version(),
             "builds": [
-                (each["sha256"], each["state"]) for each in json.loads(self.run("deploy", "--list", "--json").stdout)
+                (each["sha256"], each["state"])
+                for each in json.loads(self.run("deploy", "--list", "--json").stdout)["builds"]
             ],
         }
 
@@ -284,7 +285,7 @@ def test_of_two_deployments_at_once_the_second_waits(stage: Deployed, lab: Lab) 
     ]
     for process in started:
         assert process.wait(120) == 0
-    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)
+    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)["builds"]
     expected = {"second": "2", "third": "3"}
     (name,) = [name for name in expected if build["source"].endswith(name)]
     assert (stage.version(), build["state"]) == (expected[name], "done")
@@ -316,7 +317,7 @@ def test_a_session_deploys_before_its_first_test(stage: Deployed, lab: Lab, tmp_
         [sys.executable, "-m", "pytest", *words], env={**os.environ, **lab.environment()}, cwd=tmp_path, timeout=200
     )
     assert "2 passed" in done.stdout, done.stdout + done.stderr
-    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)
+    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)["builds"]
     assert f"system runs botserver {build['sha256'][:12]}, deployed {build['since']}" in done.stdout
     assert f'name="stage.build" value="system:botserver {build["sha256"]}"' in (tmp_path / "report.xml").read_text()
 
@@ -364,7 +365,7 @@ def test_a_database_that_is_restored_is_migrated_again(stage: Deployed, second: 
 
 
 def deployed_since(stage: Deployed) -> str:
-    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)
+    (build,) = json.loads(stage.run("deploy", "--list", "--json").stdout)["builds"]
     return str(build["since"])
 
 

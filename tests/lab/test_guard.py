@@ -392,7 +392,7 @@ def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Gro
     assert "tables: it wrote 8 MiB and " in said, "what is written is not counted"
     (warning,) = small.json("status")["warnings"]
     assert f"btrfs quota rescan -w {FOLDER}" in warning
-    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)
+    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)["findings"]
     assert [each["state"] for each in doctor if each["subject"] == f"limits on pool {POOL}"] == ["failed"]
 
     done = small.run("provision")
@@ -400,7 +400,7 @@ def test_limits_that_do_not_hold_are_red_and_provisioning_mends_them(ground: Gro
     status = small.json("status")
     assert status["warnings"] == []
     assert [text for text in status["burdens"] if f"pool {POOL} has ordinary btrfs quotas" in text]
-    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)
+    doctor = json.loads(small.run("doctor", "--json", check=False).stdout)["findings"]
     (found,) = (each for each in doctor if each["subject"] == f"quotas of pool {POOL}")
     assert found["state"] == "warning"
     assert f"btrfs quota enable --simple {FOLDER}" in found["remedy"]

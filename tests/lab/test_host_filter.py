@@ -66,7 +66,7 @@ def test_a_filter_that_drops_between_clones_is_named_before_the_first_write(stag
                 assert "chain ip filter FORWARD, policy drop" in done.stderr
                 assert COMMAND in done.stderr
         assert events == []
-        doctor = json.loads(stage.run("doctor", "--json", check=False).stdout)
+        doctor = json.loads(stage.run("doctor", "--json", check=False).stdout)["findings"]
         assert COMMAND in next(each["remedy"] for each in doctor if each["state"] == "failed")
         done = stage.run("verify", "--check", "reach.twins", "--json", check=False)
         (line,) = json.loads(done.stdout)["findings"]

@@ -69,7 +69,10 @@ def test_a_subnet_of_the_hosts_own_is_not_taken(planned: Stage, commands: list[t
             assert "the stage's subnet 10.0.44.0/24 overlaps" in done.stderr
             assert words in done.stderr
         offered = done.stderr.split('network.address = "')[1].split('"')[0]
-        found = {each["subject"]: each for each in json.loads(planned.run("doctor", "--json", check=False).stdout)}
+        found = {
+            each["subject"]: each
+            for each in json.loads(planned.run("doctor", "--json", check=False).stdout)["findings"]
+        }
         assert found["subnet 10.0.44.0/24"]["state"] == "failed"
         assert words in found["subnet 10.0.44.0/24"]["seen"]
         planned.run("provision", "--dry-run", env={"STAGEGBO_NETWORK__ADDRESS": offered})
@@ -97,7 +100,7 @@ def test_a_vpn_that_comes_up_later_is_said_at_once(stage: Stage) -> None:
     words = "leads to interface lan0 instead of stagebr0: route of interface lan0 to 10.0.3.13/32 in table main"
     with interface(stage.ground, vpn[0]):
         assert stage.json("provision")["changed"] is False
-        found = {each["subject"]: each for each in stage.json("doctor")}
+        found = {each["subject"]: each for each in stage.json("doctor")["findings"]}
         assert found["subnet 10.0.3.0/24"]["state"] == "warning"
     with interface(stage.ground, *vpn):
         done = stage.run("provision", check=False, timeout=20)

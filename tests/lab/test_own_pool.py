@@ -290,7 +290,7 @@ def test_verify_is_green_and_doctor_counts_that_pool(ground: Ground) -> None:
     found = {each["id"]: each["state"] for each in own.json("verify")["findings"]}
     assert "red" not in found.values(), found
     assert found["limits.disk"] == "green"
-    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)
+    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)["findings"]
     assert [each["state"] for each in doctor if each["subject"] == f"pool {POOL}"] == ["ok"]
 
 
@@ -329,13 +329,13 @@ def test_what_a_killed_daemon_left_of_a_copy_is_named_with_the_command_that_remo
     ground.lab_command("mkdir", f"{folder}/migration.1")
     ground.lab_command("btrfs", "subvolume", "snapshot", f"{folder}/cache", f"{folder}/migration.1/.migration-send")
     own = stage(ground)
-    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)
+    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)["findings"]
     (found,) = (each for each in doctor if "left" in each["subject"])
     assert (found["state"], "migration.1" in found["seen"]) == ("warning", True)
     command = found["remedy"].split("`")[1]
     assert command.startswith("btrfs subvolume delete ")
     ground.lab_command("sh", "-c", command)
-    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)
+    doctor = json.loads(own.run("doctor", "--json", check=False).stdout)["findings"]
     assert not [each for each in doctor if "left" in each["subject"]]
 
 

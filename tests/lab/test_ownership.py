@@ -52,7 +52,7 @@ def test_a_second_stage_by_its_name_alone_is_told_what_it_needs_and_touches_noth
                 assert f"network {BRIDGE} belongs to stage {own.project}" in done.stderr
                 for setting in ('project = "STAGE-2"', "network.name = ", "network.address = "):
                     assert setting in done.stderr
-        findings = json.loads(own.run("--project", "STAGE-2", "doctor", "--json", check=False).stdout)
+        findings = json.loads(own.run("--project", "STAGE-2", "doctor", "--json", check=False).stdout)["findings"]
         (finding,) = (each for each in findings if each["subject"] == "stage")
         assert finding["state"] == "failed"
         assert f"belongs to stage {own.project}" in finding["seen"]

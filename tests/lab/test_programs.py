@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-AWKWARD = ["plain", "two words", "it's", 'say "yes"', "$HOME `id`", "back\\slash \\n", "# none", ""]
+AWKWARD = [
+    "plain",
+    "two words",
+    "it's",
+    'say "yes"',
+    "$HOME `id`",
+    "back\\slash \\n",
+    "# none",
+    "",
+    "two\nlines $x",
+    "a=b #c",
+]
 
 
 def test_a_file_leads_programs_to_the_stage(
@@ -61,10 +72,18 @@ def test_systemd_reads_what_is_quoted(provisioned: subprocess.CompletedProcess[s
     script = r"""cd /run; printf %s "$1" >of-a-test.env
     systemd-run -q -p Type=oneshot -p EnvironmentFile=/run/of-a-test.env \
       -p StandardOutput=file:/run/of-a-test.out env -0
-    tr '\0' '\n' <of-a-test.out; rm of-a-test.*"""
+    cat of-a-test.out; rm of-a-test.*"""
     done = incus("exec", "cache", "--", "bash", "-c", script, "sh", lines, project="STAGE-GBO")
-    found = [line for line in done.stdout.splitlines() if line[:1] == "V"]
+    found = [each for each in done.stdout.split("\0") if each[:1] == "V"]
     assert found == [f"V{n}={value}" for n, value in enumerate(AWKWARD)]
+
+
+def test_direnv_reads_what_is_quoted(tmp_path: Path) -> None:
+    lines = "".join(f"V{n}={env.FORMATS['dotenv'](value)}\n" for n, value in enumerate(AWKWARD))
+    (tmp_path / "stage.env").write_text(lines)
+    argv = ["direnv", "dotenv", "json", str(tmp_path / "stage.env")]
+    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    assert [found[f"V{n}"] for n in range(len(AWKWARD))] == AWKWARD
 
 
 @contextlib.contextmanager
@@ -112,7 +131,7 @@ def test_a_command_begins_with_a_baseline(stagegbo: StageGbo, provisioned: subpr
         missing = stagegbo("run", "--baseline", "other", "--", "echo", "ran", check=False)
         assert (missing.returncode, missing.stdout) == (1, "")
         assert "no baseline other" in missing.stderr
-        (row,) = json.loads(stagegbo("baseline", "list", "--json").stdout)
+        (row,) = json.loads(stagegbo("baseline", "list", "--json").stdout)["baselines"]
         assert (row["name"], row["containers"], row["build"], row["reason"]) == ("programs", ["tables"], [], "")
         assert row["bytes"] > 1 << 20
         assert "programs" in stagegbo("baseline", "list").stdout

@@ -82,7 +82,7 @@ def test_status_of_no_stage_ends_with_1(ground: Ground) -> None:
 
 def test_endpoints_answer_where_they_say(stage: Stage) -> None:
     script = "import socket, sys\nsocket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
-    found = stage.json("endpoints")
+    found = stage.json("endpoints")["endpoints"]
     assert {each["container"] for each in found} == set(SIX)
     for each in found:
         stage.ground.inside("python3", "-c", script, each["host"], str(each["port"]))
@@ -205,7 +205,7 @@ def test_reset_of_an_unknown_container_names_those_there_are(stage: Stage) -> No
 
 
 def test_doctor_finds_nothing_wrong_with_a_finished_stage(stage: Stage) -> None:
-    findings = stage.json("doctor")
+    findings = stage.json("doctor")["findings"]
     assert {finding["state"] for finding in findings} == {"ok"}, findings
     subjects = " ".join(finding["subject"] for finding in findings)
     for part in ("daemon", "source default/tables", "pool pool", "clone vault", "unseal keys"):
@@ -215,7 +215,7 @@ def test_doctor_finds_nothing_wrong_with_a_finished_stage(stage: Stage) -> None:
 def test_doctor_names_a_missing_source_with_a_remedy(stage: Stage) -> None:
     done = stage.run("doctor", "--json", check=False, env={"STAGEGBO_CONTAINERS__LLM__SOURCE": "ollama"})
     assert done.returncode == 1
-    failed = [finding for finding in json.loads(done.stdout) if finding["state"] == "failed"]
+    failed = [finding for finding in json.loads(done.stdout)["findings"] if finding["state"] == "failed"]
     assert any("ollama" in finding["subject"] + finding["seen"] and finding["remedy"] for finding in failed)
 
 

@@ -79,7 +79,7 @@ def test_status_and_doctor_say_sealed(sealed: Stage) -> None:
     done = without_lab(sealed, "status", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["containers"][0]["state"] == "sealed"
-    findings = json.loads(without_lab(sealed, "doctor", "--json").stdout)
+    findings = json.loads(without_lab(sealed, "doctor", "--json").stdout)["findings"]
     assert "warning" in {finding["state"] for finding in findings if finding["subject"] == "unseal keys"}
 
 

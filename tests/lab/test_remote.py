@@ -154,7 +154,7 @@ def test_the_incus_client_knows_the_server_by_the_same_certificates(
 
 def test_the_room_that_can_t_be_seen_is_said_to_be_so(far: Far, alone: subprocess.CompletedProcess[str]) -> None:
     assert "the room on the file system below it can't be seen from here" in alone.stderr
-    found = json.loads(far.run("doctor", "--json").stdout)
+    found = json.loads(far.run("doctor", "--json").stdout)["findings"]
     assert {"warning"} == {each["state"] for each in found if each["subject"] == "below pool pool"}
 
 

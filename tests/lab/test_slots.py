@@ -182,7 +182,7 @@ def test_a_build_is_in_the_slot_that_it_was_deployed_to(plug: Plug, tmp_path: Pa
         assert done.returncode == 0, done.stderr
         assert found() == expected, command
     for slot, builds in ((), {}), (("--slot", "1"), {path: expected[1]}):
-        listed = json.loads(plug.stagegbo(*slot, "deploy", "--list", "--json").stdout)
+        listed = json.loads(plug.stagegbo(*slot, "deploy", "--list", "--json").stdout)["builds"]
         assert {each["path"]: each["sha256"] for each in listed} == builds
     assert plug.stagegbo("--slot", "1", "deploy", "drive", "--undo").returncode == 0
     assert found() == ["", ""]

@@ -29,7 +29,7 @@ def takes_own_networks(ground: Ground) -> Iterator[bool]:
 @pytest.fixture(scope="module")
 def found(stage: Stage) -> dict[str, dict[str, Any]]:
     """What `doctor` found, by subject."""
-    return {each["subject"]: each for each in stage.json("doctor")}
+    return {each["subject"]: each for each in stage.json("doctor")["findings"]}
 
 
 def test_networks_are_the_project_s_own_where_the_server_lets_them(

@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
 from pytest_stagegbo import cli
 from pytest_stagegbo.cli import main
 from pytest_stagegbo.cli.console import console_progress
 from pytest_stagegbo.cli.parser import parse
-from pytest_stagegbo.cli.provision import methods_json
+from pytest_stagegbo.cli.provision import methods
 from pytest_stagegbo.guest.logs import NO_CONTROLS
 from pytest_stagegbo.plan.steps import RemoveClone, RemoveProject
 from pytest_stagegbo.progress import task
@@ -103,7 +104,7 @@ def test_what_the_system_refuses_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Parsed:
-        debug = False
+        debug = verbose = False
 
         @staticmethod
         def run(_: object) -> int:
@@ -133,7 +134,7 @@ def test_what_destroy_deletes_is_named() -> None:
 
 def test_a_reset_names_its_method_and_a_reason_where_there_is_one() -> None:
     outcomes = (Outcome("cache", "hot", 0, 1), Outcome("drive", "restart", 0, 1, "something was started"))
-    assert methods_json(outcomes) == {
+    assert to_builtins(methods(outcomes)) == {
         "cache": {"method": "hot"},
         "drive": {"method": "restart", "reason": "something was started"},
     }

@@ -66,19 +66,20 @@ def read_by_shell(file: Path) -> dict[str, str]:
 
 
 def read_by_docker(file: Path) -> dict[str, str]:
-    """As Docker's documentation has it: a line a variable, the rest of the line is its value."""
-    lines = file.read_text().splitlines()
+    """As Docker's documentation has it: a line a variable, without blanks before it; lines with # are comments; the
+    rest of the line is the value, quotes included. A name without `=` would take Docker's own value of it."""
+    lines = [line.lstrip(" \t") for line in file.read_text().split("\n")]
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 @pytest.mark.parametrize("export", ["", "export "])
 @pytest.mark.parametrize("form", ["sh", "dotenv", "systemd"])
 def test_a_shell_reads_what_is_quoted(form: str, export: str, tmp_path: Path) -> None:
-    """dotenv's and systemd's quotes are a part of a shell's."""
-    file = tmp_path / "env"
-    file.write_text("".join(f"{export}V{n}={env.FORMATS[form](value)}\n" for n, value in enumerate(AWKWARD)))
+    """dotenv's and systemd's quotes are a part of a shell's, but for dotenv's way to write a line's end."""
+    file, values = tmp_path / "env", AWKWARD if form == "dotenv" else [*AWKWARD, "two\nlines $x\n", "\ttab"]
+    file.write_text("".join(f"{export}V{n}={env.FORMATS[form](value)}\n" for n, value in enumerate(values)))
     found = read_by_shell(file)
-    assert [found[f"V{n}"] for n in range(len(AWKWARD))] == AWKWARD
+    assert [found[f"V{n}"] for n in range(len(values))] == values
 
 
 def test_docker_reads_values_as_they_are(tmp_path: Path) -> None:

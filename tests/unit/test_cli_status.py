@@ -6,7 +6,7 @@ import pytest
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.console import print_table
-from pytest_stagegbo.cli.status import fault_lines, short_rows, use_lines
+from pytest_stagegbo.cli.sight import fault_lines, short_rows, use_lines
 from pytest_stagegbo.cli.verify import count_line
 from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
 from pytest_stagegbo.settings import Settings

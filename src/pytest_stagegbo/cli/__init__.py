@@ -25,14 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Errors of this package are printed with a remedy, on standard
     error."""
     open_closed_streams()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for words that fit
+        from pytest_stagegbo.cli.completion import complete
+
+        complete()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # the commands' modules are still being imported
         return INTERRUPTED
     debug = arguments.debug or truth(os.environ.get("STAGEGBO_DEBUG") or "no") is not False
-    if debug:
-        logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
-        logging.getLogger("urllib3").setLevel(logging.INFO)
+    if debug or arguments.verbose:
+        _log(logging.DEBUG if debug else logging.INFO)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -62,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if leases is not None:
             leases.close_all()
     return code
+
+
+def _log(level: int) -> None:
+    """Write what this package logs to standard error. Other packages only add their warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(relativeCreated)6d ms %(name)s: %(message)s")
+    for name in ("stagegbo", "pytest_stagegbo"):
+        logging.getLogger(name).setLevel(level)
 
 
 def _unexpected(error: Exception, debug: bool) -> int:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_report
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from pytest_stagegbo.plan.baselines import Found
 
@@ -39,7 +40,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="of save: such as tables,cache; default: all that resets bring back (tables, cache, drive and system)",
     )
     baseline.add_argument("--replace", action="store_true", help="of save: replace the baseline of that name")
-    baseline.add_argument("--json", action="store_true", help="print one JSON value")
+    baseline.add_argument("--json", action="store_true", help="print one JSON object")
     baseline.set_defaults(run=_baseline)
 
 
@@ -70,7 +71,7 @@ def _save(arguments: argparse.Namespace) -> int:
         engine.close()
     seconds = clocks.monotonic() - began
     if arguments.json:
-        print_json({"name": about.name, "containers": about.containers, "seconds": round(seconds, 3)})
+        _report(about.name, about.containers, seconds)
     else:
         print(f"baseline {about.name} has {', '.join(about.containers)}, after {seconds:.2f} s")
     return 0
@@ -86,10 +87,16 @@ def _use(arguments: argparse.Namespace) -> int:
         engine.close()
     seconds = clocks.monotonic() - began
     if arguments.json:
-        print_json({"name": arguments.name, "containers": names, "seconds": round(seconds, 3)})
+        _report(arguments.name, names, seconds)
     else:
         print(f"{', '.join(names)}: at baseline {arguments.name} and answering after {seconds:.2f} s")
     return 0
+
+
+def _report(name: str, containers: Iterable[str], seconds: float) -> None:
+    from pytest_stagegbo.cli.shapes import Baseline
+
+    print_report(Baseline(name=name, containers=list(containers), seconds=round(seconds, 3)))
 
 
 def _delete(arguments: argparse.Namespace) -> int:
@@ -97,7 +104,9 @@ def _delete(arguments: argparse.Namespace) -> int:
     engine.baselines.delete(arguments.name)
     engine.close()
     if arguments.json:
-        print_json({"deleted": arguments.name})
+        from pytest_stagegbo.cli.shapes import BaselineDeleted
+
+        print_report(BaselineDeleted(deleted=arguments.name))
     else:
         print(f"baseline {arguments.name} is deleted")
     return 0
@@ -112,7 +121,9 @@ def _list(arguments: argparse.Namespace) -> int:
     engine.close()
     rows = _rows(found)
     if arguments.json:
-        print_json(rows)
+        from pytest_stagegbo.cli.shapes import Baselines, SavedBaseline
+
+        print_report(Baselines(baselines=[SavedBaseline(**row) for row in rows]))
         return 0
     if not rows:
         print("there is no baseline: `stagegbo baseline save NAME` makes one")
@@ -141,7 +152,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _rows(found: Found) -> list[dict[str, Any]]:
-    """A JSON object for each baseline, whether it can be used or not."""
+    """What is shown of each baseline, whether it can be used or not."""
     rows = []
     for name in sorted(found.folders):
         about = found.whole.get(name)

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from rich.console import RenderableType
     from rich.progress import TaskID
+    from rich.table import Table
 
     from pytest_stagegbo.errors import StageGboError
     from pytest_stagegbo.progress import Progress
 
-__all__ = ["ask", "console_progress", "need_answer", "print_error", "print_loudly", "print_table"]
+__all__ = [
+    "Grid",
+    "Loud",
+    "Part",
+    "ask",
+    "console_progress",
+    "drawn",
+    "need_answer",
+    "print_error",
+    "print_loudly",
+    "print_parts",
+    "print_table",
+]
 
 
 class _Lines:
@@ -125,8 +140,9 @@ def console_progress(stream: TextIO | None = None, *, quiet: bool = False) -> It
         quiet: Show notes only, which may be warnings.
     """
     target = sys.stderr if stream is None else stream
-    if quiet or not target.isatty():
-        yield (_Notes if quiet else _Lines)(target)
+    logged = logging.getLogger("stagegbo").isEnabledFor(logging.INFO)  # with --verbose: the same, as it ends
+    if quiet or logged or not target.isatty():
+        yield (_Notes if quiet or logged else _Lines)(target)
         return
     with _Live() as live:
         yield live
@@ -154,6 +170,52 @@ def ask(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+class Grid(NamedTuple):
+    """A table to print."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+
+class Loud(NamedTuple):
+    """A line that is hard to overlook."""
+
+    text: str
+
+
+Part = Grid | Loud | str
+"""A table, or a line."""
+
+
+def print_parts(parts: Iterable[Part]) -> None:
+    """Print tables and lines on standard output."""
+    for part in parts:
+        if isinstance(part, Grid):
+            print_table(part.columns, part.rows, title=part.title)
+        elif isinstance(part, Loud):
+            print_loudly(part.text)
+        else:
+            print(part)
+
+
+def drawn(parts: Iterable[Part]) -> RenderableType:
+    """The same, for rich to draw and to draw again."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(
+        *(
+            _table(part)
+            if isinstance(part, Grid)
+            else Text(printable(part.text), style=LOUD)
+            if isinstance(part, Loud)
+            else Text(printable(part))
+            for part in parts
+        )
+    )
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table on standard output: aligned and coloured on a terminal, tab-separated elsewhere, one line a row."""
     if not sys.stdout.isatty():
@@ -161,24 +223,30 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
             print("\t".join("; ".join(printable(cell).replace("\t", " ").splitlines()) for cell in row))
         return
     from rich.console import Console
+
+    Console(highlight=False).print(_table(Grid(columns, rows, title)))
+
+
+def _table(grid: Grid) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in columns:
+    table = Table(title=grid.title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in grid.columns:
         table.add_column(column.upper(), overflow="fold")
-    for row in rows:
+    for row in grid.rows:
         table.add_row(*(Text(printable(cell), style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
-    Console(highlight=False).print(table)
+    return table
 
 
 def print_loudly(text: str) -> None:
     """Print a line on standard output that is hard to overlook: in colour on a terminal."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(printable(text), style="bold white on red", markup=False)
+    Console(highlight=False, soft_wrap=True).print(printable(text), style=LOUD, markup=False)
 
 
+LOUD = "bold white on red"
 STYLES = {
     "ready": "green",
     "ok": "green",

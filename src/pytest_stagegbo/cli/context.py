@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.slots.fleet import Fleet
 
 __all__ = ["Context", "open_context"]
+
+log = logging.getLogger("stagegbo.settings")
 
 OPTIONS = {
     "endpoint": "incus.endpoint",
@@ -96,6 +99,7 @@ def open_context(arguments: argparse.Namespace) -> Context:
         lab.join_network()
     config = Path(arguments.config) if arguments.config else None
     loaded = load(config, Path.cwd(), os.environ, options=layers)
+    log.info("settings of %s: stage %s", loaded.file or "defaults and environment", loaded.settings.project)
     slot = _slot(arguments)
     if not slot:
         return Context(loaded, lab, loaded.settings)

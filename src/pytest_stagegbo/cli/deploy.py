@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_report
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from pytest_stagegbo.cli.shapes import File
     from pytest_stagegbo.plan.builds import Build, BuildStep
 
-__all__ = ["builds_json", "register"]
+__all__ = ["deployed_files", "register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,8 +70,10 @@ def _deploy(arguments: argparse.Namespace) -> int:
     seconds = clocks.monotonic() - began
     builds = engine.deployments.builds()
     if arguments.json:
-        keys = [step.key for step in steps]
-        print_json({"changed": bool(steps), "steps": keys, "seconds": round(seconds, 3), "builds": builds_json(builds)})
+        from pytest_stagegbo.cli.shapes import Deploy
+
+        keys, files_now = [step.key for step in steps], deployed_files(builds)
+        print_report(Deploy(changed=bool(steps), steps=keys, seconds=round(seconds, 3), builds=files_now))
     elif not steps:
         print(f"{name} runs production's files" if arguments.undo else f"{name} runs that build: nothing to change")
     elif arguments.undo:
@@ -96,7 +99,9 @@ def _files(words: Sequence[str]) -> dict[str, Path]:
 
 def _print_plan(steps: Sequence[BuildStep], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        print_json({"steps": [{"key": each.key, "text": each.text} for each in steps]})
+        from pytest_stagegbo.cli.shapes import DeployPlan, DeployStep
+
+        print_report(DeployPlan(steps=[DeployStep(key=each.key, text=each.text) for each in steps]))
         return
     if not steps:
         print("nothing to change")
@@ -109,7 +114,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
     builds = open_context(arguments).engine().deployments.builds()
     if arguments.json:
-        print_json(builds_json(builds))
+        from pytest_stagegbo.cli.shapes import Builds
+
+        print_report(Builds(builds=deployed_files(builds)))
         return 0
     rows = [
         (name, each.name, each.path, each.sha256[:12], each.since, each.by, build.state)
@@ -123,20 +130,22 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def builds_json(builds: dict[str, Build]) -> list[dict[str, object]]:
-    """Return a JSON object for each file in the clones that is not production's."""
+def deployed_files(builds: dict[str, Build]) -> list[File]:
+    """Return what `--json` says of each file in the clones that is not production's."""
+    from pytest_stagegbo.cli.shapes import File
+
     return [
-        {
-            "container": name,
-            "artefact": each.name,
-            "path": each.path,
-            "sha256": each.sha256,
-            "size": each.size,
-            "since": each.since,
-            "by": each.by,
-            "source": each.source,
-            "state": build.state,
-        }
+        File(
+            container=name,
+            artefact=each.name,
+            path=each.path,
+            sha256=each.sha256,
+            size=each.size,
+            since=each.since,
+            by=each.by,
+            source=each.source,
+            state=build.state,
+        )
         for name, build in builds.items()
         for each in build.artefacts
     ]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_hint, print_report
 from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.text import did_you_mean
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +70,7 @@ def _env(arguments: argparse.Namespace) -> int:
     shown = found if arguments.secrets else {name: masked(name, value) for name, value in found.items()}
     hidden = [name for name in found if shown[name] != found[name]]
     if arguments.format == "json" and not arguments.output:
-        print_json(shown)
+        print_report(shown)
     else:
         text = _text(shown, arguments.format, export=arguments.export)
         if arguments.output:
@@ -78,7 +79,7 @@ def _env(arguments: argparse.Namespace) -> int:
             sys.stdout.write(text)
     if hidden:
         count = "1 credential is" if len(hidden) == 1 else f"{len(hidden)} credentials are"
-        print(f"{count} masked ({', '.join(hidden)}); --secrets shows them", file=sys.stderr)
+        print_hint(f"{count} masked ({', '.join(hidden)}); --secrets shows them", arguments)
     return 0
 
 
@@ -92,7 +93,7 @@ def chosen(variables: Iterable[Variable], names: Sequence[str], settings: Settin
     known = {name for _, name, _ in every} | set(settings.containers)
     if unknown := [name for name in names if name not in known]:
         raise SettingsError(
-            f"env: no variable and no container {', '.join(unknown)}",
+            f"env: no variable and no container {', '.join(unknown)}{did_you_mean(unknown, known)}",
             seen="containers: " + ", ".join(settings.containers),
             remedy="`stagegbo env` shows all variables; one without credentials is left out",
         )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import structs
-
 from pytest_stagegbo.cli.console import ask, need_answer
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_report
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -96,7 +94,9 @@ def _close(arguments: argparse.Namespace, context: Context) -> int:
 
 def _tell(arguments: argparse.Namespace, what: str, found: Sequence[Exposure]) -> int:
     if arguments.json:
-        print_json({what.replace(" ", "_"): [structs.asdict(each) for each in found]})
+        from pytest_stagegbo.cli.shapes import Expose, Port, shaped
+
+        print_report(Expose(action=what, ports=[shaped(Port, each) for each in found]))
     elif not found:
         print("nothing is exposed")
     for each in found if not arguments.json else ():

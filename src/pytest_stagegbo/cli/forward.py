@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import signal
 import sys
@@ -11,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json, print_variables
+from pytest_stagegbo.cli.output import print_hint, print_report, print_variables
+from pytest_stagegbo.cli.streams import end_like_ctrl_c
 from pytest_stagegbo.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="the local port for a container's first port, or for the port that is named (default: any free port)",
     )
     form = forward.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON array")
+    form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--env", action="store_true", help="print lines for a shell: NAME=value")
     forward.set_defaults(run=_forward)
 
@@ -93,7 +93,10 @@ def _forward(arguments: argparse.Namespace) -> int:
         found = _listen(settings, forwarder, targets, own)
         publish(folder, {target: each.port for target, each in zip(targets, found, strict=True)})
         if arguments.json:
-            print_json([dataclasses.asdict(endpoint) for endpoint in found])
+            from pytest_stagegbo.cli.shapes import Endpoint as Shape
+            from pytest_stagegbo.cli.shapes import Endpoints, shaped
+
+            print_report(Endpoints(endpoints=[shaped(Shape, each) for each in found]))
         elif arguments.env:
             print_variables(found)
         else:
@@ -102,7 +105,7 @@ def _forward(arguments: argparse.Namespace) -> int:
             rows = [(name, str(port), each.url) for (name, port), each in zip(targets, found, strict=True)]
             print_table(("container", "port", "here"), rows)
         sys.stdout.flush()
-        print("forwarding until Ctrl-C", file=sys.stderr, flush=True)
+        print_hint("forwarding until Ctrl-C", arguments)
         _wait()
     finally:
         withdraw(folder)
@@ -116,13 +119,7 @@ def _say(text: str) -> None:
 
 def _wait() -> None:
     """Until a signal asks for the end."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+    end_like_ctrl_c()
     try:
         while True:
             signal.pause()
@@ -160,7 +157,7 @@ def _portless(name: str, remedy: str) -> SettingsError:
 
 def _container(settings: Settings, name: str) -> ContainerSettings:
     if name not in settings.containers:
-        raise SettingsError(f"forward: no container {name}", remedy="choose from " + ", ".join(settings.containers))
+        raise SettingsError.unknown("forward: no container", [name], settings.containers)
     return settings.containers[name]
 
 

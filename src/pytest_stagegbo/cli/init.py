@@ -237,7 +237,9 @@ def _print_json(
 ) -> None:
     from msgspec import to_builtins
 
-    from pytest_stagegbo.cli.output import print_json
+    from pytest_stagegbo.cli.init_shapes import Init
+    from pytest_stagegbo.cli.output import print_report
+    from pytest_stagegbo.cli.shapes import shaped
 
     containers = [
         {
@@ -267,4 +269,4 @@ def _print_json(
         "own_pool": None if advice is None else advice.command,
         "doctor": None,
     }
-    print_json({**found, **more})
+    print_report(shaped(Init, {**found, **more}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -96,18 +95,19 @@ def _up(args: argparse.Namespace) -> int:
     with console_progress(quiet=args.quiet) as progress:
         lab.up(progress, fresh=args.fresh, quota=args.quota, pool_layout=args.pool_layout, members=args.members)
     print(f"lab {lab.paths.name} is up: {lab.socket}")
-    if not args.quiet:
-        print(
-            "next: `stagegbo --lab provision` clones its production; `pytest --stage-lab` runs tests on it",
-            file=sys.stderr,
-        )
+    from pytest_stagegbo.cli.output import print_hint
+
+    print_hint("next: `stagegbo --lab provision` clones its production; `pytest --stage-lab` runs tests on it", args)
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     status = _find(args).status()
     if args.json:
-        print(json.dumps(status.to_json(), indent=2))
+        from pytest_stagegbo.cli.output import print_report
+        from pytest_stagegbo.cli.shapes import Lab, shaped
+
+        print_report(shaped(Lab, status))
         return 0
     state = "up" if status.ready else "running, not ready" if status.running else "down"
     print(f"lab {status.name}: {state}, Incus {status.incus_version}")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.cli import shapes
     from pytest_stagegbo.engine.stage import Provisioned
     from pytest_stagegbo.plan.provision import Plan
 
-__all__ = ["plan_json", "print_plan", "print_timings", "result_json"]
+    P = TypeVar("P", bound=shapes.Plan)
+
+__all__ = ["plan_shape", "print_plan", "print_timings", "result_shape"]
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    steps = [{"key": s.key, "text": s.text, "changes": s.changes, "after": sorted(s.after)} for s in plan.steps]
-    return {"steps": steps, "notes": list(plan.notes), "details": list(plan.details)}
+def plan_shape(plan: Plan, shape: type[P]) -> P:
+    """A plan, in one of the shapes of a plan."""
+    from pytest_stagegbo.cli.shapes import Step
+
+    steps = [Step(key=s.key, text=s.text, changes=s.changes, after=sorted(s.after)) for s in plan.steps]
+    return shape(steps=steps, notes=list(plan.notes), details=list(plan.details))
 
 
 def print_plan(plan: Plan) -> None:
@@ -25,25 +31,28 @@ def print_plan(plan: Plan) -> None:
         print(f"{number:3}. {step.text}")
 
 
-def result_json(result: Provisioned) -> dict[str, Any]:
+def result_shape(result: Provisioned) -> shapes.Provisioned:
+    """What provisioning one stage has done."""
+    from pytest_stagegbo.cli import shapes
+
     containers = {
-        name: {
-            "state": found.state,
-            "answers": {str(port): str(answer) for port, answer in found.answers},
-            "warnings": list(found.warnings),
-        }
+        name: shapes.Readiness(
+            state=found.state,
+            answers={str(port): str(answer) for port, answer in found.answers},
+            warnings=list(found.warnings),
+        )
         for name, found in result.readiness.items()
     }
-    timings = [{"key": t.key, "began": round(t.began, 4), "ended": round(t.ended, 4)} for t in result.timings]
-    return {
-        "changed": result.changed,
-        "steps": [step.key for step in result.plan.changes],
-        "notes": list(result.plan.notes),
-        "containers": containers,
-        "timings": timings,
-        "seconds": round(result.seconds, 3),
-        "requests": result.requests,
-    }
+    timings = [shapes.Timing(key=t.key, began=round(t.began, 4), ended=round(t.ended, 4)) for t in result.timings]
+    return shapes.Provisioned(
+        changed=result.changed,
+        steps=[step.key for step in result.plan.changes],
+        notes=list(result.plan.notes),
+        containers=containers,
+        timings=timings,
+        seconds=round(result.seconds, 3),
+        requests=result.requests,
+    )
 
 
 def print_timings(result: Provisioned, start_up: float = 0.0) -> None:

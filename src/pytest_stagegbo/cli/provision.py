@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, structs
+
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
-from pytest_stagegbo.cli.plans import plan_json, print_plan, print_timings, result_json
+from pytest_stagegbo.cli.output import print_report
+from pytest_stagegbo.cli.plans import plan_shape, print_plan, print_timings, result_shape
 from pytest_stagegbo.processes import age
 from pytest_stagegbo.text import count_text
 
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from pytest_stagegbo.cli.shapes import Method
     from pytest_stagegbo.resets.resetter import Outcome
 
-__all__ = ["methods_json", "register"]
+__all__ = ["methods", "register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,7 +74,9 @@ def _provision(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         plan = context.engine().plan(recreate=arguments.recreate)
         if arguments.json:
-            print_json(plan_json(plan))
+            from pytest_stagegbo.cli.shapes import ProvisionPlan
+
+            print_report(plan_shape(plan, ProvisionPlan))
         else:
             print_plan(plan)
         return 0
@@ -79,7 +84,9 @@ def _provision(arguments: argparse.Namespace) -> int:
     with console_progress(quiet=arguments.quiet) as progress:
         result = context.engine(progress).provision(recreate=arguments.recreate)
     if arguments.json:
-        print_json({**result_json(result), "start_up": round(start_up, 2)})
+        from pytest_stagegbo.cli.shapes import Provision
+
+        print_report(Provision(**structs.asdict(result_shape(result)), start_up=round(start_up, 2)))
     else:
         done = count_text(len(result.plan.changes), "step") if result.changed else "nothing to change"
         states = ", ".join(f"{name} {found.state}" for name, found in result.readiness.items())
@@ -105,15 +112,19 @@ def _reset(arguments: argparse.Namespace) -> int:
     seconds = max((outcome.ended for outcome in outcomes), default=0.0)
     names = [outcome.name for outcome in outcomes]
     if arguments.json:
-        print_json({"reset": names, "methods": methods_json(outcomes), "seconds": round(seconds, 3)})
+        from pytest_stagegbo.cli.shapes import Reset
+
+        print_report(Reset(reset=names, methods=methods(outcomes), seconds=round(seconds, 3)))
     else:
         print(f"{', '.join(names)}: clean and answering after {seconds:.2f} s")
     return 0
 
 
-def methods_json(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
+def methods(outcomes: Iterable[Outcome]) -> dict[str, Method]:
     """Return the method by which each container was reset and, if a quicker one was not enough, the reason."""
-    return {each.name: {"method": each.way, **({"reason": each.doubt} if each.doubt else {})} for each in outcomes}
+    from pytest_stagegbo.cli.shapes import Method
+
+    return {each.name: Method(method=each.way, reason=each.doubt or UNSET) for each in outcomes}
 
 
 def _destroy(arguments: argparse.Namespace) -> int:

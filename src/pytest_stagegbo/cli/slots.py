@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.cli.output import print_json
-from pytest_stagegbo.cli.plans import plan_json, print_plan, print_timings, result_json
+from pytest_stagegbo.cli.output import print_report
+from pytest_stagegbo.cli.plans import plan_shape, print_plan, print_timings, result_shape
 from pytest_stagegbo.text import count_text
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
             to_replace = tuple(context.loaded.settings.containers)
         plans = fleet.plans(count, recreate=arguments.recreate, to_replace=to_replace)
         if arguments.json:
-            plans_json = {project: plan_json(plan) for project, plan in plans.items()}
-            print_json({"slots": plans_json, "arithmetic": list(found.explanation), "renewed": list(to_replace)})
+            from pytest_stagegbo.cli.shapes import Plan, SlotsPlan
+
+            shown = {project: plan_shape(plan, Plan) for project, plan in plans.items()}
+            print_report(SlotsPlan(slots=shown, arithmetic=list(found.explanation), renewed=list(to_replace)))
             return 0
         for project, plan in plans.items():
             print(f"{project}:")
@@ -55,13 +57,15 @@ def provision(context: Context, arguments: argparse.Namespace) -> int:
         result = working.provision(count, recreate=arguments.recreate, to_replace=to_replace)
     names = {number: fleet.engine(number).settings.project for number in result.slots}
     if arguments.json:
-        print_json(
-            {
-                "golden": None if result.golden is None else result_json(result.golden),
-                "slots": {names[number]: result_json(each) for number, each in result.slots.items()},
-                "renewed": list(to_replace),
-                "seconds": round(result.seconds, 3),
-            }
+        from pytest_stagegbo.cli.shapes import Slots
+
+        print_report(
+            Slots(
+                golden=None if result.golden is None else result_shape(result.golden),
+                slots={names[number]: result_shape(each) for number, each in result.slots.items()},
+                renewed=list(to_replace),
+                seconds=round(result.seconds, 3),
+            )
         )
     else:
         for number, each in result.slots.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
-__all__ = ["NOBODY_READS", "is_output_at_fault", "open_closed_streams", "silence"]
+__all__ = ["NOBODY_READS", "end_like_ctrl_c", "is_output_at_fault", "open_closed_streams", "silence"]
 
 NOBODY_READS = 141
 """What shells report for a process that wrote to a pipe which nobody reads any more: 128 and SIGPIPE."""
@@ -39,3 +40,14 @@ def is_output_at_fault() -> bool:
     except OSError:
         return True
     return False
+
+
+def end_like_ctrl_c() -> None:
+    """Have SIGTERM and SIGHUP end a command as Ctrl-C does: one that goes on until then has something to clear up."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_report
 from pytest_stagegbo.cli.remedies import aimed
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     holds = all(certificate.holds for certificate in found.values())
     first, *others = found
     if arguments.json:
-        more = {"slots": {name: _certificate_json(found[name]) for name in others}} if others else {}
-        print_json({**_certificate_json(found[first]), "holds": holds, **more})
+        from pytest_stagegbo.cli import shapes
+
+        shown = {name: shapes.shaped(shapes.Certificate, found[name]) for name in found}
+        more = {name: shown[name] for name in others}
+        print_report(shapes.Verify(**{**structs.asdict(shown[first]), "holds": holds}, slots=more))
     else:
         for certificate in found.values():
             _print_certificate(certificate, arguments)
@@ -80,10 +84,6 @@ def _stages(
             checks = [check for check in checks or chosen(AT_REST) or () if check.id in AT_REST]
         if checks is None or checks:
             yield "golden", fleet.golden.engine, checks
-
-
-def _certificate_json(certificate: Certificate) -> dict[str, Any]:
-    return {"holds": certificate.holds, **dataclasses.asdict(certificate)}
 
 
 def _print_certificate(certificate: Certificate, arguments: argparse.Namespace) -> None:
