@@ -25,7 +25,7 @@ __all__ = ["complete", "register"]
 
 SHELLS = ("bash", "zsh", "fish")
 PATIENCE = 3
-"""Seconds that a shell waits for words. Nobody wants to wait longer for a daemon."""
+"""Seconds that a shell waits for the daemon. Nobody wants to wait longer."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,13 +63,13 @@ def complete() -> None:
     words = line[:point].split(" ")[1:-1]  # the last one is yet to be completed
     parser = new_parser(command_of(words))
     _add_completers(parser)
-    signal.signal(signal.SIGALRM, _too_late)
-    signal.alarm(PATIENCE)
     CompletionFinder(always_complete_options=False)(parser)
 
 
-def _too_late(*_: object) -> None:
-    os._exit(1)  # no words are better than a shell that stands still
+def _limit() -> None:
+    """From now on this process has so many seconds. No words are better than a shell that stands still."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
+    signal.alarm(PATIENCE)
 
 
 def _add_completers(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +118,7 @@ def _connectable(context: Context) -> Iterable[str]:
 
 
 def _baselines(context: Context) -> Iterable[str]:
+    _limit()
     engine = context.engine()
     try:
         return sorted(engine.baselines.found().folders)
@@ -126,6 +127,7 @@ def _baselines(context: Context) -> Iterable[str]:
 
 
 def _slots(context: Context) -> Iterable[str]:
+    _limit()
     return [str(number) for number in context.fleet().members() if number >= 0]
 
 
