@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+import pytest_stagegbo.cli.init_shapes  # noqa: F401 (it has more of them)
 from pytest_stagegbo.cli.shapes import Report
 
 __all__ = ["FOLDER", "schemas"]

@@ -83,7 +83,7 @@ def test_nothing_similar_is_no_suggestion(capsys: pytest.CaptureFixture[str]) ->
     refused("xyzzy")
     said = capsys.readouterr().err
     assert "did you mean" not in said
-    assert "choose from provision" in said
+    assert "choose from init, provision" in said
     assert did_you_mean(["xyzzy", "cach", "tabels"], ["cache", "tables"]) == "; did you mean cache, tables?"
 
 

@@ -69,6 +69,7 @@ def test_every_command_that_is_named_is_called_stagegbo() -> None:
     named = [
         f"{path}: {text}"
         for path, found in runtime_texts().items()
+        if path.name != "examples.py"  # they begin with `stagegbo`
         for text in found
         if bare.search(re.sub(r"`stagegbo [^`]+`", "", text))
     ]
