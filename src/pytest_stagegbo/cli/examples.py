@@ -24,6 +24,7 @@ EXAMPLES = {
         "stagegbo baseline use demo-data",
         "stagegbo baseline list",
     ),
+    "capsule": ("stagegbo capsule list",),
     "status": (
         "stagegbo status",
         "stagegbo status --watch                # until Ctrl-C",
@@ -37,6 +38,7 @@ EXAMPLES = {
     "endpoints": ("stagegbo endpoints", "stagegbo endpoints --json"),
     "doctor": ("stagegbo doctor", "stagegbo --endpoint https://incus.example:8443 doctor"),
     "explain": ("stagegbo explain SG300", "stagegbo explain"),
+    "report": ("stagegbo report DIR",),
     "release": ("stagegbo release", "stagegbo release --force                # the host that has it is dead"),
     "env": (
         "stagegbo env                           # credentials as ***",
