@@ -334,7 +334,7 @@ class TestOptions:
         return found
 
     def test_none_is_left_out_here(self) -> None:
-        tested = {name for name, *_ in TABLE} | {"keep", "lab", "quiet", "verify"}
+        tested = {name for name, *_ in TABLE} | {"changes", "keep", "lab", "quiet", "verify"}
         assert tested == {*options.OPTIONS, *options.SWITCHES}
 
     @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
@@ -371,6 +371,11 @@ class TestOptions:
     def test_verify(self, pytester: pytest.Pytester) -> None:
         assert self.settings(pytester, "--stage-verify").pytest.verify is True
         assert self.settings(pytester, "-o", "stage_verify=true").pytest.verify is True
+
+    def test_changes(self, pytester: pytest.Pytester) -> None:
+        assert self.settings(pytester).pytest.changes is False
+        assert self.settings(pytester, "--stage-changes").pytest.changes is True
+        assert self.settings(pytester, "-o", "stage_changes=true").pytest.changes is True
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),

@@ -101,12 +101,14 @@ ask() {{ # DATABASE: psql, as the owner of the cluster
 """
 
 
-def first_script(target: ResetTarget, longest: int) -> str:
+def first_script(target: ResetTarget, longest: int, database: str) -> str:
     """Prints time and place of the last reset, what the clean copy's server noted, then an answer for each question
-    and the log's lines.
+    and the log's lines. Last come all relations of one database, in which most is done: another psql would take as
+    long as all of this.
 
     Args:
         longest: Bytes of the log that are read; of a longer one nothing is.
+        database: Where to begin. If it is `postgres`, that one database is looked for.
     """
     waldump = '{ pg_waldump -p "\\$WAL" -t "\\$TIMELINE" -s "\\$BEGINS" -e "\\$HERE" || echo "pg_waldump: error"; }'
     fresh = _fresh("$transaction")
@@ -130,7 +132,7 @@ done <<END
 $control
 END
 transaction=$((transaction % 4294967296))
-ask postgres <<END
+ask {shlex.quote(database)} <<END
 \\set begins $begins
 \\setenv BEGINS $begins
 \\setenv TIMELINE $timeline
@@ -151,6 +153,18 @@ select json_build_array('writing', datname) from pg_stat_activity
 where backend_xid is not null and backend_type = 'client backend' and pid <> pg_backend_pid();
 select json_build_array('shared', 'role', rolname, oid::bigint >= $oid) from pg_authid where {fresh};
 select json_build_array('shared', 'database', datname, oid::bigint >= $oid) from pg_database where {fresh};
+select current_database() = 'postgres' and main <> 'postgres' as elsewhere, main from (select coalesce((select datname
+    from pg_database where datallowconn and datname not in ('postgres', 'template1')
+    order by pg_stat_get_db_xact_commit(oid) desc limit 1), 'postgres') as main) as m \\gset
+\\if :elsewhere
+\\connect :"main"
+\\endif
+select json_build_array('in', current_database());
+{_RELATIONS}
+where relpersistence <> 'u' or added + changed + removed > 0 order by nspname, relname;
+{_SEQUENCES} order by nspname, relname;
+select json_build_array('catalogs', json_agg(pg_relation_filenode(oid)::bigint)) from pg_class
+where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and relname not in ({STATISTICS});
 END
 """
 
@@ -161,28 +175,31 @@ def _fresh(transaction: str) -> str:
     return f"xmin::text::bigint > 2 and age(xmin) < age('{transaction}'::xid)"
 
 
-def query(position: Position, log: Log | None, oid: int) -> str:
-    """What to ask in one database."""
-    files = log.files(oid) if log is not None else []
-    numbers, wanted = ", ".join(map(str, files)) or "null", "added + changed + removed > 0"
-    if log is not None:
-        wanted = f"case relpersistence when 'u' then {wanted} else file in ({numbers}) end"
-    query = f"""select json_build_array('relation', nspname, relname, file, relpersistence <> 'u', added, changed,
+_RELATIONS = """select json_build_array('relation', nspname, relname, file, relpersistence <> 'u', added, changed,
     removed)
 from (
     select c.*, nspname, pg_relation_filenode(c.oid)::bigint as file, pg_stat_get_tuples_inserted(c.oid) as added,
         pg_stat_get_tuples_updated(c.oid) as changed, pg_stat_get_tuples_deleted(c.oid) as removed
     from pg_class c join pg_namespace n on n.oid = relnamespace
     where relkind in ('r', 'm') and nspname <> 'information_schema' and nspname !~ '^pg_'
-) as tables where {wanted} order by nspname, relname;
-"""
+) as tables"""
+_SEQUENCES = """select json_build_array('sequence', nspname, relname, pg_sequence_last_value(c.oid),
+    pg_relation_filenode(c.oid)::bigint)
+from pg_class c join pg_namespace n on n.oid = relnamespace where relkind = 'S'"""
+
+
+def query(position: Position, log: Log | None, oid: int) -> str:
+    """What to ask in one database."""
+    files = log.files(oid) if log is not None else []
+    numbers, wanted = ", ".join(map(str, files)) or "null", "added + changed + removed > 0"
+    if log is not None:
+        wanted = f"case relpersistence when 'u' then {wanted} else file in ({numbers}) end"
+    query = f"{_RELATIONS} where {wanted} order by nspname, relname;\n"
     altered = f"""exists (select from pg_class where relnamespace = 'pg_catalog'::regnamespace
     and pg_relation_filenode(oid) in ({numbers}) and relname not in ({STATISTICS}))"""
     if log is None:
         altered = "true"
-    query += f"""select json_build_array('sequence', nspname, relname, pg_sequence_last_value(c.oid))
-from pg_class c join pg_namespace n on n.oid = relnamespace
-where relkind = 'S' and pg_relation_filenode(c.oid) in ({numbers}) order by nspname, relname;
+    query += f"""{_SEQUENCES} and pg_relation_filenode(c.oid) in ({numbers}) order by nspname, relname;
 select {altered} as altered \\gset
 \\if :altered
 {_schema_query(position)}\\endif

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.changes.records import ContainerChanges, FileChange, ObjectChange
 from pytest_stagegbo.resets.drive import OWN
+from pytest_stagegbo.resets.listing import inspect_script, parse_inspection
+from pytest_stagegbo.resets.target import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +30,10 @@ METADATA = "xl.meta"
 
 
 def read_files(target: ResetTarget) -> ContainerChanges:
-    """Raises `NeedsRestart` and `StageGboError`: the folders can't be looked at."""
-    inspection = target.inspection(timeout=SECONDS)
+    """Raises ValueError and `StageGboError`: the folders can't be looked at."""
     folders = target.container.wipe
+    _, output = target.run(f"exec 2>/dev/null\n{inspect_script(target.name, folders)}", SECONDS)
+    inspection = parse_inspection(output, MOST)
     if target.probe.protocol != "s3":
         return ContainerChanges(
             target.name, files=tuple(file_changes(folders, inspection)), complete=inspection.complete

@@ -313,19 +313,17 @@ class ResetTarget:
             self._process = None  # it may have been started again
             return None
 
-    def inspection(self, before: str = "", *, whole: bool = False, timeout: float | None = None) -> Inspection:
+    def inspection(self, before: str = "", *, whole: bool = False) -> Inspection:
         """What there is, once the shell commands in `before`, which print nothing, are done. Not complete where there
         is much more than the last restart left.
 
         Args:
             whole: All of it, however much.
-            timeout: Seconds; None: those of the settings.
 
         Raises:
             NeedsRestart: it can't be told.
         """
-        script = f"{before}exec 2>/dev/null\n{inspect_script(self.name, self.container.wipe)}"
-        status, output = self.run(script, timeout)
+        status, output = self.run(f"{before}exec 2>/dev/null\n{inspect_script(self.name, self.container.wipe)}")
         try:
             if status:
                 raise ValueError(f"status {status}")
