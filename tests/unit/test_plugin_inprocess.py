@@ -30,6 +30,7 @@ FIXTURES = [
     "stage_gbo",
     "stage_fresh",
     "stage_settings",
+    "stage_changes",
     "stage_credentials",
     "stage_system",
     "stage_tables",
@@ -334,7 +335,7 @@ class TestOptions:
         return found
 
     def test_none_is_left_out_here(self) -> None:
-        tested = {name for name, *_ in TABLE} | {"changes", "keep", "lab", "quiet", "verify"}
+        tested = {name for name, *_ in TABLE} | {"capsule", "changes", "keep", "lab", "quiet", "report", "verify"}
         assert tested == {*options.OPTIONS, *options.SWITCHES}
 
     @pytest.mark.parametrize(("name", "text", "path", "expected"), TABLE)
