@@ -234,7 +234,7 @@ class TestMarkers:
         "*::test_list: stage_reset takes each name as a text of its own*",
         '*write @pytest.mark.stage_reset("cache", "drive"); choose from *',
         "*::test_keyword: stage_reset takes names without a keyword*",
-        "*::TestClass::test_name: stage_reset names what cannot be reset: chache",
+        "*::TestClass::test_name: stage_reset names what cannot be reset: chache; did you mean cache*",
         "*::test_reason: stage_production_access says why in one text*",
     )
 

@@ -301,7 +301,7 @@ def test_every_problem_of_every_layer_is_listed_once_with_its_place() -> None:
         "  4. $STAGEGBO_PROJECT: 'a b' cannot name an Incus project: spaces, slashes, underscores, quotes and control "
         "characters are not allowed",
     ]
-    assert message.splitlines()[-1].startswith("what to do: correct every line above")
+    assert message.splitlines()[-2].startswith("what to do: correct every line above")
 
 
 def test_a_problem_that_is_found_twice_is_listed_once() -> None:
