@@ -285,6 +285,12 @@ class CapsuleMissing(StageGboError):
     code = "SG322"
 
 
+class BaselineInTheWay(StageGboError):
+    """A clone that another version made would be replaced, and baselines in it would be lost."""
+
+    code = "SG323"
+
+
 class CommandFailed(StageGboError):
     """A command inside a stage container ended with a status other than 0."""
 

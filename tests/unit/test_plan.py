@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, violations
+from pytest_stagegbo.desired.versions import own_version
 from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
 from pytest_stagegbo.facts.space import Room
 from pytest_stagegbo.guest import holds_services
@@ -380,6 +381,16 @@ class TestSteps:
         ("found", "reason"),
         [
             pytest.param({"fingerprint": "old"}, "the settings it was made with have changed", id="other-settings"),
+            pytest.param(
+                {"fingerprint": "old", "version": "0.1.0"},
+                f"version 0.1.0 made it, and {own_version()} prepares clones differently, or settings have changed",
+                id="other-version",
+            ),
+            pytest.param(
+                {"fingerprint": "old", "version": ""},
+                f"version 0.1.0 made it, and {own_version()} prepares clones differently, or settings have changed",
+                id="before-versions-were-marked",
+            ),
             pytest.param({"state": "building"}, "an interrupted run left it unfinished", id="building"),
             pytest.param({"state": ""}, "an interrupted run left it unfinished", id="no-state"),
             pytest.param({"status": "Error"}, "Incus reports it as broken", id="broken"),

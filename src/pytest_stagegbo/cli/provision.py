@@ -142,6 +142,8 @@ def _destroy(arguments: argparse.Namespace) -> int:
     if pool:
         lines.append(f"delete storage pool {pool}")
     if not lines:
+        if not arguments.dry_run:
+            fleet.forget_leases()  # of a stage that an earlier version removed
         print(f"there is no stage {project}: nothing to remove")
         return 0
     if not arguments.yes or arguments.dry_run:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.own_pool import clone_pool
+from pytest_stagegbo.desired.versions import own_version
 from pytest_stagegbo.guest import PLACE, boot_environment, boot_folder, boot_folder_of, confinement, identity, variable
 from pytest_stagegbo.incus.dialect import FIRST_START
 
@@ -138,6 +139,7 @@ def clone_config(
         marks.STATE: marks.BUILDING,
         marks.INSTANCE: marks.identity(settings.project, container.name),
         marks.SOURCE: f"{source.project}/{source.name}",
+        marks.VERSION: own_version(),
         marks.FINGERPRINT: marks.fingerprint(container, settings),
         marks.GENERATION: source.config.get(marks.GENERATION, "") if golden else "",
         marks.ORIGIN: (source.config.get(marks.ORIGIN) if golden else "") or marks.origin(source),

@@ -39,10 +39,12 @@ __all__ = [
     "PREPARED",
     "PROJECT",
     "PROVEN",
+    "REQUIRES",
     "SECRETS",
     "SNAPSHOT",
     "SOURCE",
     "STATE",
+    "VERSION",
     "fingerprint",
     "identity",
     "is_clone",
@@ -78,6 +80,10 @@ FAMILY = "user.stagegbo.family"
 """On a slot's or a golden copy's project, bridge and access list: the project of the stage that they belong to."""
 PROJECT = "user.stagegbo.project"
 """On a project, bridge and access list: the project of the stage or slot that they were made for."""
+REQUIRES = "user.stagegbo.requires"
+"""On a stage's project: the oldest version of this package that may change the stage, its slots and its golden copy."""
+VERSION = "user.stagegbo.version"
+"""On a clone: the version of this package that made it."""
 INSTANCE = "user.stagegbo.instance"
 """On a clone: the instance that its marks were set for; see `identity`."""
 CAPSULE = "user.stagegbo.capsule."

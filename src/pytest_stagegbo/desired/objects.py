@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.allowlist import nic, root_disk
+from pytest_stagegbo.desired.versions import OLDEST
 from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def project(settings: Settings, *, own_networks: bool, parent: str = "") -> dict
         "restricted.snapshots": "allow",
         "limits.containers": str(max(MOST_CONTAINERS, 2 * len(settings.containers))),
         "limits.virtual-machines": "0",
+        **({} if parent else {marks.REQUIRES: OLDEST}),
         **marks.of_stage(settings, parent),
     }
 

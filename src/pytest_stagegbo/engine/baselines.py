@@ -19,7 +19,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.engine.baseline_exchange import Exchange
 from pytest_stagegbo.engine.moment import at_one_moment
-from pytest_stagegbo.errors import BaselineMissing, MissingRequirement, NoRoom, StageGboError
+from pytest_stagegbo.errors import BaselineInTheWay, BaselineMissing, MissingRequirement, NoRoom, StageGboError
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.guest import baselines as guest
 from pytest_stagegbo.locks import STAGE
@@ -151,6 +151,24 @@ class Baselines:
                 if lost := [each for each in able if each in folders]:
                     engine.progress.note(f"baseline {name} is lost, since {', '.join(lost)} becomes another copy")
             engine.resetter().close()
+
+    def refuse_to_lose(self, names: Collection[str]) -> None:
+        """Raise `BaselineInTheWay` when there are baselines in clones that would be replaced although nobody asked for
+        that: another version made them."""
+        able = [each.name for each in plan.keepers(self._engine.settings) if each.name in names]
+        lost: list[str] = []
+        if able:
+            with suppress(StageGboError):  # what does not answer has nothing that could be used
+                lost = sorted(name for name, own in self.found().folders.items() if own.keys() & set(able))
+            self._engine.close()
+        if lost:
+            raise BaselineInTheWay(
+                f"{', '.join(able)} of {self._engine.settings.project} would be replaced, since another version made "
+                f"them or settings have changed; these baselines would be lost: {', '.join(lost)}",
+                seen="nothing was replaced",
+                remedy="to keep them, use the version and the settings that the stage was made with; to give them up: "
+                "`stagegbo provision --recreate`",
+            )
 
     def delete_of(self, run: str) -> None:
         """Delete the baselines that a run of pytest has saved for itself."""

@@ -10,6 +10,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.removal import refuse_unable
 from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import apply
+from pytest_stagegbo.desired.versions import outdated
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.engine.capsules import Capsules
 from pytest_stagegbo.engine.provisioned import Provisioned
@@ -119,6 +120,9 @@ class Provisioning:
                 engine.progress.note(note)
             left = () if already_locked else self._left_resets(lock, plan)
             leaving = {step.subject for step in plan.changes if isinstance(step, (RemoveClone, RefreshClone))}
+            if leaving and not recreate:
+                unasked = outdated(facts.clones, engine.settings) - set(to_replace)
+                engine.baselines.refuse_to_lose(leaving & unasked)
             engine.deployments.save(facts.clones, leaving)
             if leaving:
                 engine.baselines.note_lost(leaving)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks, objects, ownership
+from pytest_stagegbo.desired.versions import refuse_newer
 from pytest_stagegbo.facts.former import look_for_former
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.former import foreign_on, removal
@@ -25,12 +26,14 @@ def plan_destroy(reader: Reader, settings: Settings, parent: str = "") -> tuple[
         parent: The stage that this one is a slot or the golden copy of.
 
     Raises:
+        MissingRequirement: a newer version made the stage.
         NotOurs: something that this tool did not make would go with the stage, or keeps it from going.
     """
     steps: list[Step] = []
     found: list[Foreign] = []
     projects = reader.projects()
     project = projects.get(settings.project)
+    refuse_newer(projects.get(parent or settings.project))
     is_ours = project is not None and ownership.is_stage(project)
     if project is not None and is_ours:
         clones = reader.instances(settings.project)

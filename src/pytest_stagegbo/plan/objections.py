@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.own_pool import clone_pool
+from pytest_stagegbo.desired.versions import refuse_newer
 from pytest_stagegbo.errors import (
     CapsuleMissing,
     MissingRequirement,
@@ -49,12 +50,14 @@ def refuse(
 
     Raises:
         ProductionProtected: the stage would use what production uses.
-        MissingRequirement: the stage's bridge can't be made while members of the cluster are offline.
+        MissingRequirement: a newer version made the stage, or its bridge can't be made while members of the cluster
+            are offline.
         SourceMissing: a container that the settings name has no source.
         NotOurs: the stage's names are taken by something without this tool's mark, or by another stage.
         CapsuleMissing: it is an opened capsule that is not whole.
         NoRoom: the pool, or the file system under it, is too full.
     """
+    refuse_newer(facts.projects.get(parent or settings.project))
     refuse_other_stage(facts.networks, facts.acl, facts.projects, settings, parent, facts.host)
     _refuse_production(facts, settings)
     refuse_pool(facts, settings)

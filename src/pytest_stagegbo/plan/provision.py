@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, disk_limit, root_disk, unconfined
 from pytest_stagegbo.desired.own_pool import clone_pool, shares_blocks
+from pytest_stagegbo.desired.versions import stale_reason
 from pytest_stagegbo.facts.former import changes_bridge
 from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.guest import holds_services
@@ -271,7 +272,7 @@ def _stale(facts: Facts, settings: Settings, container: ContainerSettings, repla
     if clone.config.get(marks.STATE) != marks.PREPARED:
         return "an interrupted run left it unfinished"
     if clone.config.get(marks.FINGERPRINT) != marks.fingerprint(container, settings):
-        return "the settings it was made with have changed"
+        return stale_reason(clone)
     if clone.status == "Error":
         return "Incus reports it as broken"
     build = build_of(clone)

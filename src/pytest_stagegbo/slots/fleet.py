@@ -96,6 +96,7 @@ class Fleet:
         """The golden copy. Raises `SettingsError` if its names or addresses are not possible."""
         if self._golden is None:
             self._golden = Golden(self.settings, self._connection, self._progress)
+            self._golden.engine.siblings = lambda: [self.engine(each) for each in self.members() if each >= 0]
         return self._golden
 
     def engine(self, number: int, *, progress: Progress | None = None) -> StageEngine:
@@ -362,7 +363,7 @@ class Fleet:
             engine.destroy()
             if opened_number(self.settings.project, engine.settings.project) is not None:
                 forget_leases(engine)
-        self._forget_leases()
+        self.forget_leases()
 
     def _doomed(self) -> list[StageEngine]:
         """What `destroy` removes, in this order."""
@@ -379,9 +380,10 @@ class Fleet:
     def remove_pool(self) -> None:
         """Remove the stage's own pool, once everything on it is gone."""
         self._member(self.settings).remove_pool()
-        self._forget_leases()
+        self.forget_leases()
 
-    def _forget_leases(self) -> None:
+    def forget_leases(self) -> None:
+        """Remove the project in which hosts write down who has the stage, unless a host has it."""
         if self.settings.timeouts.lease:
             self._member(self.settings).lease_store().remove_project()
 

@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.versions import outdated
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.facts.placement import away
@@ -108,12 +109,21 @@ class Golden(HeldCopy):
         with self.engine.lock().hold("making the golden copy", self._waiting):
             if not to_replace and self.is_fit():
                 return None
+            if not to_replace:
+                self._refuse_to_lose()
             with task(self._progress, "golden", f"golden copy {self.project}: copy, boot once"):
                 result = self.engine.provision(to_replace=to_replace, already_locked=True)
             with task(self._progress, "golden-stop", f"golden copy {self.project}: stop cleanly"):
                 self._settle()
         self.made = result
         return result
+
+    def _refuse_to_lose(self) -> None:
+        """Raise `BaselineInTheWay` when clones would be replaced only since another version made them, and slots have
+        baselines: their clones would follow."""
+        if names := outdated(self.engine.reader.instances(self.project), self.settings):
+            for slot in self.engine.siblings():
+                slot.baselines.refuse_to_lose(names)
 
     def _settle(self) -> None:
         """Stop every clone and mark what has no generation yet."""
