@@ -24,6 +24,7 @@
     ├── NotHeld                  a test would reset what it does not keep to itself
     ├── StageMissing             the stage, or a container of it, does not exist
     ├── BaselineMissing          there is no such baseline, or it is of another build or copy of production
+    ├── BaselineInTheWay         a clone that would be replaced by another version's has baselines
     ├── CapsuleMissing           there is no such capsule, or a part of it is gone
     ├── CommandFailed            a command inside a stage container failed
     ├── BuildFailed              a build that was deployed did not come up; the one before is back
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "BaselineInTheWay",
     "BaselineMissing",
     "BuildFailed",
     "CapsuleMissing",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.lab import Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.upgrade]
 
 ROOT = Path(__file__).parents[2]
 PROJECT, NETWORK = "STAGE-UP", "upbr0"

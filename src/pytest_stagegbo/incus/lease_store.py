@@ -103,7 +103,12 @@ class LeaseStore(Gate):
         return True
 
     def remove_project(self) -> None:
-        """Delete the project of the leases, unless any is left in it."""
+        """Delete the project of the leases, unless anybody has one or waits for it. What was given back goes with it.
+        Whoever takes a lease meanwhile creates another profile, which keeps the project."""
+        for stage, seen in read_leases(self._profiles()).items():
+            if not seen.tickets and all(entry.free for entry in seen.entries):
+                for entry in seen.entries:
+                    self._answered("DELETE", f"{stage}.{entry.epoch}")
         try:
             self._send("DELETE", ("projects", self.scope.project))
         except ServerRefused as error:
@@ -130,15 +135,19 @@ class LeaseStore(Gate):
             return None
 
     def _look(self) -> Seen:
+        return read_leases(self._profiles()).get(self._stage, Seen())
+
+    def _profiles(self) -> list[dict[str, Any]]:
+        """What the project of the leases has; nothing where there is no such project."""
         try:
             path = ("profiles",)
             params: dict[str, str | int] = {"project": self.scope.project, "recursion": 1}
             found = self._connection.request("GET", path, params=params, timeout=self._timeout).metadata
         except ServerRefused as error:
             if error.status == 404:
-                return Seen()
+                return []
             raise
-        return read_leases(found).get(self._stage, Seen())
+        return list(found)
 
     def _create(self, name: str, config: Mapping[str, str]) -> bool:
         body = {"name": name, "config": dict(config), "devices": {}}
