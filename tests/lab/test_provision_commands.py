@@ -45,7 +45,8 @@ def test_recreate_is_planned_as_removing_and_copying(stage: Stage) -> None:
 
 def test_provision_prints_one_json_object(stage: Stage) -> None:
     result = stage.json("provision")
-    assert set(result) == {"changed", "steps", "notes", "containers", "timings", "seconds", "requests", "start_up"}
+    parts = {"changed", "steps", "notes", "containers", "timings", "seconds", "requests", "start_up"}
+    assert set(result) == {"schema", *parts}
     assert set(result["containers"]) == set(SIX)
     assert set(result["containers"]["system"]["answers"]) == {"5858", "5859"}
 
