@@ -53,7 +53,7 @@ def test_a_process_is_of_the_unit_that_its_control_group_names(cgroup: str, unit
 
 
 def old(path: Path) -> None:
-    """So old that any reading would set the time of access anew (mount(8), relatime)."""
+    """So old that any reading would set the time of access (mount(8), relatime)."""
     os.utime(path, (1e9, 2e9), follow_symlinks=False)
 
 
