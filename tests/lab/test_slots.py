@@ -373,7 +373,7 @@ def test_a_slot_whose_bridge_is_gone_gets_it_back_and_keeps_its_clones(plug: Plu
         assert clones(plug, GOLDEN).keys() == {"cache", "drive", "kept"}
         done = plug.stagegbo("destroy", "--yes")
         assert done.returncode == 4
-        assert f"incus delete --force kept --project {GOLDEN}" in done.stderr
+        assert any(f"incus delete --force kept --project {each}" in done.stderr for each in both)
         assert clones(plug, f"{PROJECT}-1").keys() == {"cache", "drive", "kept"}, "nothing of any slot was removed"
     finally:
         for project in both:
