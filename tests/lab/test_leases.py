@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.host_of_its_own import OWN_LOCKS, HostProgram, Line
+from tests.lab.support import run, until
 
 from pytest_stagegbo import clocks
+from pytest_stagegbo.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,8 +307,18 @@ def test_commands_and_sessions_of_two_hosts_wait_for_each_other(
     assert lab.paths.name
 
 
+def stands_still(session: subprocess.Popen[str], lab: Lab) -> bool:
+    """Stop a session, but not between connecting to the daemon and asking: it serves nobody else then."""
+    session.send_signal(signal.SIGSTOP)
+    with contextlib.suppress(LabError, subprocess.TimeoutExpired):
+        if run(lab.exec_argv(["incus", "query", "/1.0"]), check=False, timeout=5).returncode == 0:
+            return True
+    session.send_signal(signal.SIGCONT)
+    return False
+
+
 def test_a_test_whose_lease_was_lost_fails(
-    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], tmp_path: Path
+    stagegbo: StageGbo, provisioned: subprocess.CompletedProcess[str], lab: Lab, tmp_path: Path
 ) -> None:
     """Its process was frozen, and another host has had the stage."""
     assert provisioned.returncode == 0
@@ -318,10 +331,13 @@ def test_a_test_whose_lease_was_lost_fails(
         assert session.stdout is not None
         while "begun" not in session.stdout.readline():
             pass
-        session.send_signal(signal.SIGSTOP)
-        stagegbo("reset", "cache")
-        session.send_signal(signal.SIGCONT)
-        printed, _ = session.communicate("\n", timeout=60)
+        try:
+            until(lambda: stands_still(session, lab), "the session stands still, and the daemon answers")
+            stagegbo("reset", "cache")
+            session.send_signal(signal.SIGCONT)
+            printed, _ = session.communicate("\n", timeout=60)
+        finally:
+            session.kill()  # nobody waits for one that stands still
     assert "ERROR at teardown of test_it" in printed
     assert "LeaseLost: this host has lost its lease of stage STAGE-GBO" in printed
     assert "1 passed, 1 error" in printed
