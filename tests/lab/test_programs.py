@@ -79,11 +79,13 @@ def test_systemd_reads_what_is_quoted(provisioned: subprocess.CompletedProcess[s
 
 
 def test_direnv_reads_what_is_quoted(tmp_path: Path) -> None:
-    lines = "".join(f"V{n}={env.FORMATS['dotenv'](value)}\n" for n, value in enumerate(AWKWARD))
+    """But for a line feed and a dollar in one value: it replaces variables behind a backslash, too."""
+    values = [each for each in AWKWARD if not {"\n", "$"} <= set(each)]
+    lines = "".join(f"V{n}={env.FORMATS['dotenv'](value)}\n" for n, value in enumerate(values))
     (tmp_path / "stage.env").write_text(lines)
     argv = ["direnv", "dotenv", "json", str(tmp_path / "stage.env")]
     found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
-    assert [found[f"V{n}"] for n in range(len(AWKWARD))] == AWKWARD
+    assert [found[f"V{n}"] for n in range(len(values))] == values
 
 
 @contextlib.contextmanager

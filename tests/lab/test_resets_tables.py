@@ -416,7 +416,8 @@ def test_a_reset_looks_into_the_container_once(
 
 FLIP_STEPS = (
     'mv -t "$data/base" -- "$spare"/* || return 1\n', "begin;\n", "lock table pg_database in access exclusive mode;\n",
-    "    begin_compare\n", "\\echo same\n", "        begin_exchange\n", "commit;\n", "            used=$given\n",
+    "    begin_compare\n", "\\echo same\n", "        begin_exchange\n", "commit;\n",
+    "            used=$given at=$before\n",
 )  # fmt: skip
 """Of the exchange of databases: what the script does, and what the session does."""
 
