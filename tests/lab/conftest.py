@@ -71,7 +71,7 @@ def _ground_of(item: pytest.Item) -> str:
         return support.NAME
     if _is_on_the_labs_stage(item):
         return "plug" if "plug" in fixtures else "lab"
-    return "plug" if "plug" in fixtures else item.path.stem
+    return "plug" if "plug" in fixtures else getattr(module, "BESIDE", item.path.stem)
 
 
 def _is_on_the_labs_stage(item: pytest.Item) -> bool:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pytest_stagegbo.lab import Lab
 
 pytestmark = pytest.mark.lab
+BESIDE = "test_own_pool"
+"""These tests copy the lab's production, and those change it for a while: they run in one process."""
 
 OTHER, STOPPED, SPREAD, ALIKE = "PROD-OTHER", "PROD-STOPPED", "PROD-SPREAD", "PROD-ALIKE"
 STAGE = "STAGE-INIT"
