@@ -19,7 +19,8 @@ from tests.lab.inner_pytest import PROJECT, wait_until
 
 from pytest_stagegbo.apply import step_runner
 from pytest_stagegbo.desired import marks
-from pytest_stagegbo.errors import BaselineMissing
+from pytest_stagegbo.errors import BaselineMissing, ServerRefused
+from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.slots.fleet import Fleet
 from pytest_stagegbo.slots.lease import take
@@ -536,7 +537,18 @@ def test_a_session_proves_every_slot_that_its_workers_used(plug: Plug, then: str
 
     def lets_all_in(action: str) -> None:
         body = {"config": {"security.acls.default.ingress.action": action}}
-        connection.request("PATCH", ("networks", golden.network.name), params={"project": "default"}, body=body)
+        params = {"project": "default"}
+
+        def patched() -> bool:
+            try:
+                connection.request("PATCH", ("networks", golden.network.name), params=params, body=body)
+            except ServerRefused as error:
+                if dialect.lost_an_interface(error):
+                    return False
+                raise
+            return True
+
+        wait_until(patched)
 
     try:
         plug.write(
