@@ -23,6 +23,7 @@ DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md")
     for path in ROOT.glob(pattern)
+    if "node_modules" not in path.parts  # of the examples, once they have been run
 )
 
 
