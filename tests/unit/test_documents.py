@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md")
     for path in ROOT.glob(pattern)
-    if "node_modules" not in path.parts  # of the examples, once they have been run
+    if not any(part == "node_modules" or part[0] == "." for part in path.relative_to(ROOT).parts)  # left by a run
 )
 
 
