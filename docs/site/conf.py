@@ -23,7 +23,7 @@ extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "examples/**.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
-exclude_patterns = [".*", "build", "dist", "node_modules", "**/node_modules"]
+exclude_patterns = [".*", "**/.*", "build", "dist", "node_modules", "**/node_modules"]
 nitpicky = True
 myst_heading_anchors = 4
 
