@@ -45,13 +45,12 @@ CUT_ELSEWHERE = {("doctor", 80), ("doctor", 160)}
 CHANGING = [
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),  # colours and the cursor
     (re.compile(r"\r"), ""),
-    (re.compile(r"\b\d+ (?:s|min|h|days?)\b"), "AGE"),
     (re.compile(r"/\S+/unix\.socket"), "SOCKET"),
     (re.compile(r"/\S+/stagegbo\.toml"), "SETTINGS"),
     (re.compile(r"/\S+/vault-init\.json"), "KEYS"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:[KMG]iB|GB|MB)\b"), "SIZE"),
     (re.compile(r"(Python|stagegbo|pylxd|Incus|with|on Incus) \d+\.\d+[.\d]*"), r"\1 VERSION"),
-    (re.compile(r"\b\d+(?:\.\d+)? ?m?s\b"), "TIME"),
+    (re.compile(r"\b\d+(?:\.\d+)? ?(?:ms|s|min|h|days?)\b"), "TIME"),
     (re.compile(r"^=+ (\d+ (?:passed|failed|errors?) in TIME) =+$", re.MULTILINE), r"= \1 ="),
     (
         re.compile(
