@@ -14,13 +14,14 @@ from msgspec.structs import replace
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config, clone_nic, violations
 from pytest_stagegbo.desired.versions import own_version
-from pytest_stagegbo.errors import NoRoom, NotOurs, ProductionProtected, SourceMissing
+from pytest_stagegbo.errors import CapsuleMissing, NoRoom, NotOurs, ProductionProtected, SourceMissing
 from pytest_stagegbo.facts.space import Room
 from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
 from pytest_stagegbo.plan import steps
 from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
+from pytest_stagegbo.settings.opened import as_opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -766,3 +767,15 @@ class TestNotes:
         assert "features.networks=true is requested" in details(bare_host(SETTINGS))
         assert "has features.networks=false" in details(finished(SETTINGS))
         assert details(changed_project(**{"features.networks": "true"})) == ""
+
+
+@pytest.mark.parametrize("source_name", ["", "pg-main"])
+def test_an_opened_capsule_is_copied_from_clones_and_never_from_production(source_name: str) -> None:
+    """Whatever production's containers are called. What a capsule lacks can't be had from there."""
+    stage = with_container(SETTINGS, "tables", source=source_name)
+    settings = as_opened(replace(stage, project=f"{stage.project}-CAPSULE-1"))
+    with pytest.raises(CapsuleMissing, match="lacks system, tables"):
+        make_plan(bare_host(settings), settings)
+    clones = {each.source_name: clone(name, stage) for name, each in settings.containers.items()}
+    opening = replace(settings, source_project=stage.project)
+    assert "copy:tables" in changes(bare_host(opening, sources=clones), opening)

@@ -72,7 +72,7 @@ def refuse(
             "one out with `containers.NAME = false`",
         )
     refuse_foreign(facts, settings)
-    _refuse_capsule(settings, copying)
+    _refuse_capsule(facts, settings, copying)
     _refuse_neighbours(facts, settings, copying)
     for pool, cost in costs(facts, settings, copying).items():
         error = shortage(facts.rooms[pool], settings, cost)
@@ -81,9 +81,10 @@ def refuse(
             raise error
 
 
-def _refuse_capsule(settings: Settings, copying: Sequence[ContainerSettings]) -> None:
-    """Raise `CapsuleMissing` when clones of an opened capsule would be copied from production."""
-    missing = [each.name for each in copying if each.held and not each.source]
+def _refuse_capsule(facts: Facts, settings: Settings, copying: Sequence[ContainerSettings]) -> None:
+    """Raise `CapsuleMissing` when clones of an opened capsule would be copied from production, and not from clones."""
+    held = [each for each in copying if each.held]
+    missing = [each.name for each in held if not marks.is_ours(facts.sources[each.source_name].config)]
     if missing:
         raise CapsuleMissing(
             f"{settings.project} is an opened capsule that lacks {', '.join(missing)}",
