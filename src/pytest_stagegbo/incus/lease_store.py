@@ -104,7 +104,10 @@ class LeaseStore(Gate):
 
     def remove_project(self) -> None:
         """Delete the project of the leases, unless anybody has one or waits for it. What was given back goes with it.
-        Whoever takes a lease meanwhile creates another profile, which keeps the project."""
+        Whoever takes a lease meanwhile creates another profile, which keeps the project. One of that name that this
+        tool did not make stays."""
+        if not self._is_ours():
+            return
         for stage, seen in read_leases(self._profiles()).items():
             if not seen.tickets and all(entry.free for entry in seen.entries):
                 for entry in seen.entries:
@@ -114,6 +117,17 @@ class LeaseStore(Gate):
         except ServerRefused as error:
             if not (error.status == 404 or dialect.is_not_empty(error)):
                 raise
+
+    def _is_ours(self) -> bool:
+        """Whether the project of the leases is there, with the marks that it gets."""
+        try:
+            found = self._connection.request("GET", ("projects", self.scope.project), timeout=self._timeout).metadata
+        except ServerRefused as error:
+            if error.status == 404:
+                return False
+            raise
+        config = found.get("config") or {}
+        return all(config.get(key) == value for key, value in self._config.items() if key.startswith("user."))
 
     def _do(self, request: Request) -> Any:
         if isinstance(request, Look):
