@@ -57,6 +57,7 @@ class World:
     capsules: int = 0
     """How many there are; each has so many bytes."""
     capsule_bytes: int = GIB
+    dropped: threading.Event = field(default_factory=threading.Event)
 
     def guard(self, stopped: list[NoRoom] | None = None) -> DiskGuard:
         stop = (stopped if stopped is not None else []).append
@@ -64,10 +65,12 @@ class World:
         return DiskGuard(cast("StageEngine", self), stop, host=self, drop_capsule=drop, clock=lambda: self.time)
 
     def drop_capsule(self) -> bool:
+        self._ask("drop a capsule")
         if self.capsules:
             self.capsules -= 1
             self.free += self.capsule_bytes
             self.done.append("drop a capsule")
+            self.dropped.set()
             return True
         return False
 
@@ -220,9 +223,28 @@ def test_capsules_go_while_the_floor_is_near() -> None:
     world = World(free=5 * GIB + MIB, capsules=1)
     guard = started(world)
     guard._look()
-    assert guard._dropping is not None
-    guard._dropping.join(10)
+    assert world.dropped.wait(10)
+    guard.close()
     assert (world.done, world.capsules) == (["drop a capsule"], 0)
+
+
+def test_the_next_capsule_waits_until_the_room_of_the_one_before_can_be_free() -> None:
+    world = World(free=5 * GIB + MIB, capsules=3, capsule_bytes=0)
+    guard = started(world)
+    guard._look()
+    assert world.dropped.wait(10)
+    for _ in range(5):
+        guard._look()
+    guard.close()
+    assert world.capsules == 2
+
+
+def test_a_capsule_that_can_not_be_deleted_is_trouble() -> None:
+    world = World(free=4 * GIB, capsules=1, fails={"drop a capsule": refused(500)})
+    guard = world.guard()
+    with pytest.raises(NoRoom):
+        guard.check()
+    assert guard.trouble()
 
 
 def test_check_names_who_grew_by_how_much_largest_first() -> None:

@@ -14,7 +14,6 @@ depends on how fast it is filled and how often the guard looks: it looks the mor
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.facts.space import look, pool_names
+from pytest_stagegbo.session.capsule_room import RESERVE, CapsuleRoom
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import bytes_text
 from pytest_stagegbo.workers import Workers
@@ -48,10 +48,6 @@ USAGES = 3
 """Volumes that are asked about at once, at 5 to 10 ms of the daemon's each."""
 AGAIN = 60.0
 """Seconds between two rescans of a pool's quotas that this guard asks for."""
-RESERVE = 2**30
-"""Bytes above the floor at which the stage's capsules begin to go."""
-FREEING = 5.0
-"""Seconds for which room is waited for that deleted capsules had."""
 PATIENCE = 10.0
 """Seconds to wait for the daemon with each of the things done about a full pool."""
 
@@ -82,8 +78,6 @@ class DiskGuard:
         self._stop = stop
         self._interval = interval
         self._host = host
-        self._drop_capsule = drop_capsule
-        self._dropping: threading.Thread | None = None
         self._clock = clock
         self._pools: list[str] = []
         self._writer: Writer | None = None
@@ -104,6 +98,7 @@ class DiskGuard:
         self.spaces: list[Space] = []
         """What the last look has found."""
         self._closing = threading.Event()
+        self._capsules = CapsuleRoom(drop_capsule, self._closing, self._remember)
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
@@ -116,33 +111,10 @@ class DiskGuard:
         """
         full = _lowest(self._spaces())
         if full is not None and full.margin < 0:
-            full = self._without_capsules(full)
+            full = self._capsules.make(full, lambda: _lowest(self._spaces()))
         if full is not None and full.margin < 0:
             grown = self.growth()
             raise self._error(full, grown, (), self._unknown(grown))
-
-    def _without_capsules(self, full: Space) -> Space | None:
-        """The tightest place once the stage's capsules are deleted, as far as it takes."""
-        found: Space | None = full
-        while self._drops_one():
-            for _ in range(round(FREEING / NEAR)):
-                if (found := _lowest(self._spaces())) is None or found.margin >= 0:
-                    break
-                clocks.sleep(NEAR)  # a poll with a deadline: nobody tells when a file system has freed what it had
-            if found is None or found.margin >= 0:
-                break
-        return found
-
-    def _drops_one(self) -> bool:
-        with contextlib.suppress(Exception):  # what it can't free is somebody else's
-            return self._drop_capsule()
-        return False
-
-    def _drop_soon(self) -> None:
-        """Delete the oldest capsule, while this thread goes on looking."""
-        if self._dropping is None or not self._dropping.is_alive():
-            self._dropping = threading.Thread(target=self._drops_one, name="stagegbo capsules", daemon=True)
-            self._dropping.start()
 
     def start(self) -> None:
         """Note how large the stage's containers are, and watch from now on, in a thread of its own."""
@@ -229,7 +201,7 @@ class DiskGuard:
                 self._closing.set()
             return self._interval
         if lowest.margin < RESERVE:
-            self._drop_soon()
+            self._capsules.make_soon()
         now, (before, margin) = self._clock(), self._last or (self._clock(), lowest.margin)
         self._last = (now, lowest.margin)
         rate = (margin - lowest.margin) / (now - before) if now > before else 0.0
