@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 import pytest_stagegbo
 from pytest_stagegbo.cli import main
+from pytest_stagegbo.cli.init import write_whole
 from pytest_stagegbo.discovery.document import document, toml
 from pytest_stagegbo.discovery.pools import advise
 from pytest_stagegbo.discovery.programs import Command, Files, environment, service_of, unit_command
@@ -85,6 +86,44 @@ api_addr = "https://10.0.2.12:8300"
             {"/c.conf": "port 0\ntls-port 6390\ndir /srv/r\n"},
             {"protocol": "valkey", "port": 6390, "tls": True},
             id="Redis with TLS alone",
+        ),
+        pytest.param(
+            Command("postgres", ("/usr/bin/postgres", "-D", "/data/pg", "-p", "$PORT"), "pg.service"),
+            {"/data/pg/postgresql.conf": "port = %PORT%\n"},
+            {"protocol": "postgresql", "port": 5432},
+            id="PostgreSQL whose port is no number",
+        ),
+        pytest.param(
+            Command("postgres", ("/usr/bin/postgres",), "pg.service"),
+            {
+                "/etc/postgresql/15/main/postgresql.conf": "data_directory = '/srv/my data'   # here\nport = 5433\n",
+                "/etc/postgresql/15/main/x": "",
+            },
+            {"port": 5433, "data": "/srv/my data"},
+            id="PostgreSQL in a folder with a space",
+        ),
+        pytest.param(
+            Command("valkey-server", ("v", "/c.conf", "--tls-port", "x"), "v.service"),
+            {"/c.conf": 'port many\ndir "/srv/my data"\n'},
+            {"protocol": "valkey", "port": 6379, "tls": False, "data": "/srv/my data"},
+            id="Valkey with a folder in quotes, and no port",
+        ),
+        pytest.param(
+            Command(
+                "rclone",
+                ("rclone", "serve", "s3", "--cert", "/etc/x.crt", "--key=/etc/x.key", "--config", "/etc/r", "/srv/d"),
+                "r.service",
+                ports=(8080,),
+            ),
+            {},
+            {"protocol": "s3", "data": "/srv/d", "tls": True},
+            id="rclone with certificates",
+        ),
+        pytest.param(
+            Command("llama-server", ("llama-server", "--port", "99999"), "llm.service"),
+            {},
+            {"protocol": "http", "port": 8080},
+            id="a port that there is not",
         ),
         pytest.param(
             Command("vault", ("vault", "server", "-config=/v.hcl"), "vault.service", ports=(8300, 8301)),
@@ -459,6 +498,16 @@ def test_a_folder_gets_no_second_file_of_settings(folder: Path, capsys: pytest.C
     assert main(["init", "--yes"]) == 2
     assert "--output" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["pyproject.toml"]
+
+
+def test_who_may_read_the_file_stays_as_it_was(folder: Path) -> None:
+    """`vault.unseal_command` may hold a secret."""
+    mine = folder / "mine.toml"
+    mine.write_text("old")
+    mine.chmod(0o600)
+    write_whole(mine, "new")
+    assert (mine.read_text(), mine.stat().st_mode & 0o777) == ("new", 0o600)
+    assert [path.name for path in folder.iterdir()] == ["mine.toml"]
 
 
 def test_the_room_speaks_to_no_service() -> None:

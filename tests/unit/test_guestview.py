@@ -74,6 +74,29 @@ def test_reading_leaves_times_of_access_as_they_were(tmp_path: Path) -> None:
     assert [path.lstat().st_atime for path in touched] == [1e9] * len(touched)
 
 
+def test_names_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for name in (b"good.service", b"b\xffd.service", b"two\nlines.service"):
+        (tmp_path / "etc" / os.fsdecode(name)).write_text("")
+    assert GuestView(tmp_path).names("/etc") == ("good.service",)
+
+
+def test_a_mount_and_a_program_may_have_names_that_are_no_text(tmp_path: Path) -> None:
+    """The kernel cuts a program's name at 15 bytes, within a character perhaps."""
+    process, seen = tmp_path / "1", tmp_path / "root"
+    one = seen / "proc" / "7"
+    for folder in (process / "net", one / "fd"):
+        folder.mkdir(parents=True)
+    (process / "mountinfo").write_bytes(b"1 2 0:3 / /mnt/\xff rw - nfs server rw\n")
+    (process / "net" / "tcp").write_text(TCP)
+    (one / "fd" / "3").symlink_to("socket:[4711]")
+    (one / "comm").write_bytes("datenbank-für-ü".encode()[:15] + b"\n")
+    (one / "cmdline").write_bytes(b"db\0")
+    (one / "cgroup").write_text("0::/lxc.payload.x/system.slice/db.service\n")
+    (found,) = GuestView(seen, process).listeners()
+    assert (found.unit, found.ports) == ("db.service", (5432,))
+
+
 def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     view = GuestView(tmp_path)

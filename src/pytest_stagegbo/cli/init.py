@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,10 +188,14 @@ def _may_write(file: Path, *, force: bool) -> bool:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file under another name, then give it its own: it is there as a whole or not at all."""
+    """Write a file under another name, then give it its own: it is there as a whole or not at all. Who may read it
+    stays as it was."""
     file = file.resolve()  # a link stays one
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        if file.exists():  # `vault.unseal_command` may be a secret
+            partial.touch(mode=0o600)
+            partial.chmod(stat.S_IMODE(file.stat().st_mode))
         partial.write_text(text, encoding="utf-8")
         partial.replace(file)
     finally:

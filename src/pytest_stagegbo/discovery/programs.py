@@ -137,11 +137,10 @@ def environment(command: Command, files: Files) -> Environment | None:
     for path in dict.fromkeys(places):
         values = _assignments(files.text(path) or "")
         if {"VAULT_ADDR", "VAULT_TOKEN"} & values.keys():
-            port = values.get("PORT", "")
             return Environment(
                 path,
                 vault=re.sub(r"//[^/@]*@", "//", values.get("VAULT_ADDR", "")),
-                port=int(port) if re.fullmatch("[0-9]{1,5}", port) else 0,
+                port=_port(values.get("PORT", ""), 0),
                 work=values.get("WORK_DIR", ""),
             )
     return None
@@ -159,7 +158,7 @@ def _postgres(command: Command, files: Files) -> Service | None:
         data = _setting(texts, "data_directory")
         if not data and not command.runs:
             return None
-    port = command.ports[0] if command.runs else int(_setting(texts, "port") or command.option("-p") or 5432)
+    port = command.ports[0] if command.runs else _port(_setting(texts, "port"), _port(command.option("-p"), 5432))
     return _service(command, "postgresql", port, command.seen(f"data in {data}" if data else ""), data=data)
 
 
@@ -171,9 +170,9 @@ def _clusters(files: Files) -> Iterator[tuple[str, str]]:
 def _setting(texts: Sequence[str], name: str) -> str:
     """A setting of PostgreSQL's: the first file that has it wins, and in it the last line."""
     for text in texts:
-        found = re.findall(rf"^\s*{name}\s*=?\s*'?([^'\s#]+)", text, re.MULTILINE)
+        found = re.findall(rf"^\s*{name}(?:\s*=\s*|\s+)(?:'([^'\n]*)'|([^'\s#]+))", text, re.MULTILINE)
         if found:
-            return str(found[-1])
+            return "".join(found[-1])
     return ""
 
 
@@ -181,9 +180,11 @@ def _valkey(command: Command, files: Files) -> Service | None:
     words = (*command.argv[1:], *command.configured[1:])
     path = next((word for word in words if word.endswith(".conf")), "")
     text = files.text(path) if path else None
-    values = dict(re.findall(r"^\s*(port|tls-port|dir)\s+\"?([^\s\"]+)", text or "", re.MULTILINE))
-    secure = int(values.get("tls-port") or command.option("--tls-port") or 0)
-    plain = int(values.get("port") or command.option("--port") or 6379)
+    lines = re.findall(r"""^\s*(port|tls-port|dir)\s+(?:"([^"\n]*)"|'([^'\n]*)'|(\S+))""", text or "", re.MULTILINE)
+    values = {name: "".join(words) for name, *words in lines}
+    secure = _port(values.get("tls-port", ""), _port(command.option("--tls-port"), 0))
+    named = values.get("port") or command.option("--port")
+    plain = 0 if named == "0" else _port(named, 6379)
     tls = bool(secure) and (secure in command.ports and plain not in command.ports if command.runs else not plain)
     port = secure if tls else _choose(command, plain)
     data = values.get("dir", "") or (command.folder if command.runs else "")
@@ -228,9 +229,8 @@ def _minio(command: Command, files: Files) -> Service | None:
     console = _port_of(command.option("--console-address"), 0)
     ports = tuple(each for each in command.ports if each != console)
     chosen = port if port in ports or not ports else ports[0]
-    words = [word for word in command.argv[1:] if word.startswith("/")]
     valued = [command.option(name) for name in ("--certs-dir", "-S", "--config-dir", "-C")]
-    folders = [word for word in words if word not in valued]
+    folders = [word for word in command.argv[1:] if word.startswith("/") and word not in valued]
     data = folders[0] if len(folders) == 1 and "{" not in folders[0] else ""
     certificates = next(filter(None, valued[:2]), f"{command.home}/.minio/certs")
     tls = files.has(f"{certificates}/public.crt")
@@ -242,9 +242,17 @@ def _rclone(command: Command, _: Files) -> Service | None:
     if command.argv[1:3] != ("serve", "s3"):
         return None
     port = _choose(command, _port_of(command.option("--addr"), 8080))
-    data = next((word for word in command.argv[3:] if word.startswith("/")), "")
+    valued = [command.option(f"--{name}") for name in _RCLONE_PATHS]
+    data = next((word for word in command.argv[3:] if word.startswith("/") and word not in valued), "")
     tls = bool(command.option("--cert"))
     return _service(command, "s3", port, command.seen(f"data in {data}" if data else ""), tls=tls, data=data)
+
+
+_RCLONE_PATHS = (
+    *("cert", "key", "client-ca", "ca-cert", "client-cert", "client-key", "config", "cache-dir", "temp-dir"),
+    *("log-file", "htpasswd", "baseurl", "template", "filter-from", "include-from", "exclude-from", "files-from"),
+)
+"""Options whose values may be paths, and are no folder to serve."""
 
 
 def _llama(command: Command, _: Files) -> Service | None:
@@ -292,8 +300,13 @@ def _choose(command: Command, port: int) -> int:
 
 
 def _port_of(address: str, default: int) -> int:
-    found = re.search(r"(\d+)$", address)
-    return int(found[1]) if found else default
+    """The port at the end of an address."""
+    return _port(address.rpartition(":")[2], default)
+
+
+def _port(text: str, default: int) -> int:
+    """A port that a configuration names; the default where it names none: files may hold anything."""
+    return int(text) if re.fullmatch("[0-9]{1,5}", text) and 0 < int(text) < 2**16 else default
 
 
 def _split(line: str) -> list[str]:

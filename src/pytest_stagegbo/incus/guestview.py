@@ -100,13 +100,15 @@ class GuestView:
             return stream.read(_LONGEST).decode("utf-8", "replace")
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """What is in a folder, sorted; nothing where there is none that can be looked into."""
+        """What is in a folder, sorted; nothing where there is none that can be looked into. Names that can't be printed
+        are left out: no setting could have them."""
         try:
             descriptor = self._open(folder, stat.S_ISDIR)
         except (OSError, ValueError):
             return ()
         try:
-            return tuple(sorted(os.listdir(descriptor)))  # noqa: PTH208 (a descriptor)
+            found = os.listdir(descriptor)  # noqa: PTH208 (a descriptor)
+            return tuple(sorted(name for name in found if name.isprintable()))
         except OSError:
             return ()
         finally:
@@ -153,7 +155,7 @@ class GuestView:
         if self._process is not None:
             for name in ("tcp", "tcp6"):
                 try:
-                    found = parse_sockets((self._process / "net" / name).read_text())
+                    found = parse_sockets(_text(self._process / "net" / name))
                 except OSError:
                     continue
                 listening += found[0]
@@ -176,10 +178,10 @@ class GuestView:
                 return None
             words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
             return GuestProcess(
-                program=(folder / "comm").read_text().strip(),
+                program=_text(folder / "comm").strip(),
                 argv=tuple(word for word in words if word),
                 folder=_link(folder / "cwd"),
-                unit=unit_of(folder.joinpath("cgroup").read_text()),
+                unit=unit_of(_text(folder / "cgroup")),
                 ports=tuple(sorted(ports)),
             )
         except OSError:
@@ -273,6 +275,11 @@ def _socket(path: str) -> str:
     return found[1] if found else ""
 
 
+def _text(path: Path) -> str:
+    """A file of /proc, which may hold names in any encoding; one of 15 bytes may end within a character."""
+    return path.read_bytes().decode("utf-8", "replace")
+
+
 def _link(path: Path | str) -> str:
     """Where a link of /proc leads; such a link has no time of access on a disk."""
     try:
@@ -284,7 +291,7 @@ def _link(path: Path | str) -> str:
 def _remote_mounts(process: Path) -> tuple[str, ...]:
     """Where file systems are mounted that may be on another machine, or that mount something when they are entered."""
     try:
-        lines = (process / "mountinfo").read_text().splitlines()
+        lines = _text(process / "mountinfo").split("\n")
     except OSError:
         return ("/",)
     found = []
