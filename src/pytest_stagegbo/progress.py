@@ -79,7 +79,7 @@ def reset_done(
     """Tell who records it how a container was made clean, and when, by `clocks.monotonic`.
 
     Args:
-        way: As `resets.resetter.Outcome.way`; `failed`.
+        way: As `resets.outcome.Outcome.way`; `failed`.
         reason: Why the quickest way was not enough; of a failed reset, the error.
     """
     recording = getattr(progress, "reset_done", None)

@@ -158,7 +158,7 @@ def small(browser: Browser, tmp_path: Path) -> Page:
 def test_who_waited_for_whom_is_shown_over_the_wait(small: Page) -> None:
     shown = small.hover("wait", 0)
     assert "waited 4.00 s for cache" in shown
-    assert "had by gw0: tests/test_a.py::test_keeps" in shown
+    assert "held by gw0: tests/test_a.py::test_keeps" in shown
     assert "--stage-slots=2" in small.text("#advice")
     assert "tests/test_a.py::test_keeps on gw0" in small.text("#waits")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.cli.console import print_table
+from pytest_stagegbo.cli.console import Grid, print_parts, print_table
 from pytest_stagegbo.cli.sight import fault_lines, short_rows, use_lines
 from pytest_stagegbo.cli.verify import count_line
 from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
@@ -64,3 +64,8 @@ def test_what_provisioning_mends_is_said() -> None:
     found = fault_lines(stage(container("cache", "ready", "6379: ready"), container("drive", "stopped", "")))
     assert found[0].startswith("drive is stopped")
     assert found[-1] == "`stagegbo provision` makes what is missing and starts what is stopped"
+
+
+def test_what_a_service_or_another_process_says_is_text_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_parts(["drive is failed: \x1b]0;title\x07 no", Grid(("container",), [("\x1b[31mdrive",)])])
+    assert capsys.readouterr().out == "drive is failed: \\x1b]0;title\\x07 no\ncontainer\n\\x1b[31mdrive\n"

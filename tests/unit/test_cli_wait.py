@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.cli import main, wait
+from pytest_stagegbo.cli import main, wait, watch
 from pytest_stagegbo.cli.sight import Sight
 from pytest_stagegbo.cli.watch import changes, facts_of
 from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
@@ -97,3 +97,19 @@ def test_only_what_has_changed_is_a_line() -> None:
         ("warning", "no way"),
     ]
     assert [*changes(second, first)] == [("cache", "ready"), ("STAGE-GBO", "free"), ("warning", "gone")]
+
+
+def test_whatever_somebody_says_is_one_line_of_a_watch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = StageGboError("Incus is away", seen="first\nsecond\tthird \x1b[31m")
+    monkeypatch.setattr(watch, "_looks", lambda *_: iter([sight("ready"), refused]))
+    watch._print_changes(None, sight("ready"))  # type: ignore[arg-type]
+    lines = [line.split("\t")[1:] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["cache", "ready"],
+        ["STAGE-GBO", "free"],
+        ["daemon", "Incus is away: first; second third \\x1b[31m"],
+        ["cache", "gone"],
+        ["STAGE-GBO", "gone"],
+    ]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pytest_stagegbo.errors import SettingsError
 from pytest_stagegbo.plugin import live
-from pytest_stagegbo.plugin.forge import annotation, in_pipeline
+from pytest_stagegbo.plugin.forge import annotation, in_pipeline, job_summary
 from pytest_stagegbo.plugin.tracebacks import shorten
 from pytest_stagegbo.progress import Relay, Silent, expect, task
 from pytest_stagegbo.settings.size import parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_stagegbo.session.summary import Summary
 
 
 def test_without_a_terminal_there_is_a_line_for_each_kind_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +71,30 @@ def test_steps_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert [(each.name, each.getMessage().partition(":")[0]) for each in caplog.records] == [
         ("stagegbo.provision", "copy cache")
     ]
+
+
+def test_names_of_the_stage_are_text_in_a_jobs_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forge shows the summary as a page."""
+    path = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    text = "tables, since 20:31:\n  bot.public.<img src=x>|y: 1 row added"
+    report = pytest.TestReport(
+        "test_x.py::test_it[a|b]",
+        ("test_x.py", 1, "test_it"),
+        {},
+        "failed",
+        "<b>why</b>",
+        "call",
+        [("stage changes", text), ("my own: changes", "of the test")],
+    )
+    reporter = SimpleNamespace(stats={"failed": [report]})
+    summary = SimpleNamespace(broken=(), trouble=())
+    job_summary([], cast("pytest.TerminalReporter", reporter), cast("Summary", summary))
+    row = path.read_text().splitlines()[-1]
+    assert row == (
+        r"| `test_x.py::test_it[a\|b]` | &lt;b>why&lt;/b> | "
+        r"tables, since 20:31:<br>bot.public.&lt;img src=x>\|y: 1 row added |"
+    )
 
 
 def test_an_annotation_is_one_line() -> None:

@@ -98,6 +98,10 @@ class TestRecords:
         assert len(shown) <= 44
         assert "hunter" not in cut(text, mask, 1000)
 
+    def test_the_end_of_one_long_line_is_shown(self) -> None:
+        assert cut("; ".join(["row"] * 100), mask, 20) == "...\n; row; row; row; row"
+        assert "hunter" not in cut("password=hunter22222 " * 20, mask, 200)
+
 
 class TestTimeline:
     def test_a_wait_is_for_the_tests_that_had_what_it_needed(self) -> None:
@@ -170,6 +174,17 @@ class TestAdvice:
             gw1=[waited("b", 1, 5, "system"), ran("b", 1, 6, uses=("system",))],
         )
         assert "stage_quiet apart from tests that use system" in found
+
+    def test_quiet_tests_are_named_for_the_container_that_they_froze(self) -> None:
+        found = timeline(
+            gw0=[ran("a", 0, 5, quiet=("system",)), ran("c", 10, 15, quiet=("tables",))],
+            gw1=[
+                *(waited("b", 1, 5, "system"), ran("b", 1, 6, uses=("system",))),
+                *(waited("d", 11, 15, "tables"), ran("d", 11, 16, uses=("tables",))),
+            ],
+        )
+        said = {each.what.split()[-1]: each.why.split()[0] for each in advise(found) if "stage_quiet" in each.what}
+        assert said == {"system": "a", "tables": "c"}
 
     def test_clean_stages_in_stock(self) -> None:
         assert self.what(gw0=[waited("a", 0, 2), ran("a", 0, 3)]) == ["--stage-slots=3 or more"]

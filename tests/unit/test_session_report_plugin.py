@@ -100,6 +100,13 @@ class TestOption:
         result.stderr.fnmatch_lines(["ERROR: --stage-report: *test_it.py is there and is no report of a session*"])
         assert "SystemExit" in path.read_text()
 
+    def test_a_name_that_the_records_need_is_refused(self, pytester: pytest.Pytester) -> None:
+        """Else the page could not be written at the end of the session."""
+        pytester.makepyfile(test_it="def test_it(): raise SystemExit('run')")
+        result = pytester.runpytest_inprocess("--stage-report=report.records")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["ERROR: --stage-report: *report.records can't be a page: name a file*"])
+
     def test_a_run_without_tests_leaves_it_alone(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile(test_it="def test_it(): pass")
         pytester.runpytest_inprocess("--stage-report=report.html", "--collect-only")

@@ -29,6 +29,7 @@ __all__ = [
     "console_progress",
     "drawn",
     "need_answer",
+    "one_line",
     "print_error",
     "print_loudly",
     "print_parts",
@@ -196,7 +197,7 @@ def print_parts(parts: Iterable[Part]) -> None:
         elif isinstance(part, Loud):
             print_loudly(part.text)
         else:
-            print(part)
+            print(printable(part))
 
 
 def drawn(parts: Iterable[Part]) -> RenderableType:
@@ -216,11 +217,16 @@ def drawn(parts: Iterable[Part]) -> RenderableType:
     )
 
 
+def one_line(text: str) -> str:
+    """Text as one field of a line with tabs between them."""
+    return "; ".join(printable(text).replace("\t", " ").splitlines())
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table on standard output: aligned and coloured on a terminal, tab-separated elsewhere, one line a row."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            print("\t".join("; ".join(printable(cell).replace("\t", " ").splitlines()) for cell in row))
+            print("\t".join(map(one_line, row)))
         return
     from rich.console import Console
 

@@ -78,11 +78,13 @@ def _print_reports(context: Context, first: Sight) -> None:
 
 
 def _print_changes(context: Context, first: Sight) -> None:
+    from pytest_stagegbo.cli.console import one_line
+
     before: dict[str, str] = {}
     for found in _looks(context, first):
         now = {"daemon": _words(found)} if isinstance(found, StageGboError) else facts_of(found)
         for subject, state in changes(before, now):
-            print(f"{clocks.utc_text('%Y-%m-%dT%H:%M:%SZ')}\t{subject}\t{state}", flush=True)
+            print(clocks.utc_text("%Y-%m-%dT%H:%M:%SZ"), one_line(subject), one_line(state), sep="\t", flush=True)
         before = now
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.plugin.running import pass_on, said
 from pytest_stagegbo.plugin.stash import BEGAN, CAPSULE
+from pytest_stagegbo.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,8 +64,9 @@ class Capsules:
             yield
             for draft, whole, slot in drafts:
                 with _reporting(found):
-                    draft.texts["report"] = _made(report)[:MOST_TEXT]
-                    draft.texts["logs"] = "\n\n".join(f"{title}\n{text}" for title, text in found)[-MOST_TEXT:]
+                    draft.texts["report"] = printable(_made(report)[:MOST_TEXT])
+                    logs = "\n\n".join(f"{title}\n{text}" for title, text in found)
+                    draft.texts["logs"] = printable(logs[-MOST_TEXT:])
                     whole.close()
                     command = f"{self._configuration.command(slot)} capsule"
                     text = f"{command} open {draft.key}\n{command} show {draft.key}"
@@ -107,7 +109,7 @@ def _begin(
 
     marks = tuple(dict.fromkeys(mark.name for mark in item.iter_markers()))
     seed = str(getattr(item.config.option, "randomly_seed", "") or "")
-    return StageCapsules(engine).keeping(names, Occasion(item.nodeid, phase, slot, marks, seed))
+    return StageCapsules(engine).keeping(names, Occasion(printable(item.nodeid), phase, slot, marks, seed))
 
 
 def _made(report: Callable[[], str]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_stagegbo.plugin.running import pass_on, said
+from pytest_stagegbo.plugin.running import is_of_stage, pass_on, said
 from pytest_stagegbo.plugin.stash import DEMAND, TAKEN
 from pytest_stagegbo.realfiles import real_files
 
@@ -107,5 +107,6 @@ def section(changes: Changes | str, whose: str, hide: Callable[[str], str]) -> t
 
 def changed(report: pytest.TestReport) -> str:
     """What a report says that its test changed; empty: nothing about it."""
-    texts = [text for title, text in report.sections if title == TITLE or title.endswith(": changes")]
+    sections = [(title, text) for title, text in report.sections if is_of_stage(title)]  # a test may add others
+    texts = [text for title, text in sections if title == TITLE or title.endswith(": changes")]
     return "\n".join(texts)

@@ -98,7 +98,7 @@ def stage_changes(request: pytest.FixtureRequest, _stage: Stage) -> Callable[...
     def read(*names: str) -> Changes:
         demand = request.node.stash.get(DEMAND, None)
         if not names and demand is None:
-            pytest.fail("stage_changes() is to be told of which containers: this test uses none", pytrace=False)
+            pytest.fail("stage_changes() needs the name of a container, since this test uses none", pytrace=False)
         return _stage.changes(*(names or sorted(demand.uses)))
 
     return read

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["annotation", "in_pipeline", "job_summary", "pipeline_lines"]
 
 VARIABLES = ("GITHUB_ACTIONS", "FORGEJO_ACTIONS", "GITEA_ACTIONS")
+PIPE = "\\|"
+"""A `|` in a cell of a table."""
+LONGEST_REASON = 2000
+"""Characters of why a test failed."""
 ANNOTATES_TESTS = ("pytest-github-actions-annotate-failures", "pytest_github_actions_annotate_failures")
 """A plugin that annotates every failed test, whatever it uses."""
 
@@ -67,7 +71,8 @@ def job_summary(lines: Sequence[str], reporter: pytest.TerminalReporter, summary
     if reports:
         text += "\n| failed test | | changed |\n| --- | --- | --- |\n"
         text += "".join(
-            f"| `{each.nodeid}` | {_cell(_reason(each))} | {_cell(changed(each), '<br>')} |\n" for each in reports
+            f"| `{each.nodeid.replace('|', PIPE)}` | {_cell(_reason(each))} | {_cell(changed(each), '<br>')} |\n"
+            for each in reports
         )
     with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
@@ -87,13 +92,19 @@ def _reason(report: pytest.TestReport) -> str:
     text = str(crash.message if crash is not None else report.longrepr)
     from pytest_stagegbo.services.masking import Masker
 
-    return Masker().mask(text[:2000])
+    return Masker().mask(text[: 2 * LONGEST_REASON])[:LONGEST_REASON]  # a secret that is cut can't be found
 
 
 def _cell(text: str, joint: str = "") -> str:
     """The first line, or all of them with something in between."""
     lines = [line.strip() for line in text.splitlines()]
-    return joint.join(lines if joint else lines[:1]).replace("|", "\\|")
+    lines = [_plain(line) for line in (lines if joint else lines[:1])]
+    return joint.join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text of others in a cell of a table: a table of the database may be named like a tag."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", PIPE)
 
 
 def _data(text: str) -> str:

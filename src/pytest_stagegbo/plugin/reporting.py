@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["recording_of"]
 
+SUFFIX = ".records"
+"""Ends the name of the folder with the records of a page."""
+
 
 def recording_of(
     config: pytest.Config, configuration: Configuration, process: StageProcess, provisioning: Provisioning
@@ -40,4 +43,8 @@ def _places(config: pytest.Config, *, is_worker: bool) -> tuple[Path | None, Pat
     if not (option or ini) or not runs_tests(config):
         return None, None
     page = (config.invocation_params.dir / Path(option).expanduser()) if option else config.rootpath / ini
-    return page.with_suffix(".records"), page
+    if not page.name or page.suffix == SUFFIX:
+        import pytest
+
+        raise pytest.UsageError(f"--stage-report: {page} can't be a page: name a file, such as report.html")
+    return page.with_suffix(SUFFIX), page

@@ -84,19 +84,18 @@ def _markers(timeline: Timeline) -> Iterator[Advice]:
 
 def _quiet(timeline: Timeline) -> Iterator[Advice]:
     """Quiet tests, and tests that use what these have frozen."""
-    seconds: dict[str, float] = defaultdict(float)
-    tests: dict[str, float] = defaultdict(float)
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    """By container and quiet test."""
     waiting = {(case.worker, case.test.test): case.test for case in timeline.cases}
     for blocked, number in _pairs(timeline):
         holder, other = timeline.cases[number].test, waiting[blocked.worker, blocked.wait.test]
         frozen = set(holder.quiet).intersection(other.uses) | set(other.quiet).intersection(holder.uses)
         for name in sorted(frozen)[:1]:
-            seconds[name] += blocked.seconds
-            tests[holder.test if name in holder.quiet else other.test] += blocked.seconds
-    for name, waited in seconds.items():
+            seconds[name][holder.test if name in holder.quiet else other.test] += blocked.seconds
+    for name, tests in seconds.items():
         quiet = _named(sorted(tests, key=lambda test: -tests[test]))
         yield Advice(
-            waited,
+            sum(tests.values()),
             f"stage_quiet apart from tests that use {name}",
             f"{quiet} had {name} frozen, and tests that use it waited, or were waited for. Run quiet tests together "
             '(--dist loadgroup with @pytest.mark.xdist_group("quiet")), or leave stage_quiet out where nothing writes.',

@@ -109,7 +109,7 @@ class Reset(_Event, tag="reset", frozen=True):
     project: str
     container: str
     way: str
-    """As `resets.resetter.Outcome.way`; `failed`."""
+    """As `resets.outcome.Outcome.way`; `failed`."""
     began: float
     ended: float
     reason: str = ""

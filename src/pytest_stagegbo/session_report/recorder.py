@@ -83,6 +83,10 @@ def discard(folder: Path) -> None:
 
 
 def cut(text: str, mask: Callable[[str], str], longest: int = LONGEST_TEXT) -> str:
-    """The end of a text, without secrets. What the first cut goes through is not shown."""
+    """The end of a text, without secrets. A line that a cut goes through is not shown, if there are others."""
     masked = mask(text[-2 * longest :])
-    return masked if len(masked) <= longest else "...\n" + masked[-longest:].partition("\n")[2]
+    if len(masked) <= longest and len(text) <= 2 * longest:
+        return masked
+    end = masked[-longest:]
+    lines = end.partition("\n")[2]
+    return "...\n" + (lines or end if len(masked) > longest else lines)

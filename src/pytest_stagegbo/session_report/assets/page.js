@@ -158,7 +158,7 @@
     return tooltip(
       `waited ${duration(wait[2])} for ${waitedFor(wait)}`,
       data.texts[wait[7]],
-      ...(others.length ? others.slice(0, 4).map((who) => `had by ${who}`) : [data.texts[wait[6]] ? `had by ${data.texts[wait[6]]}` : null]),
+      ...(others.length ? others.slice(0, 4).map((who) => `held by ${who}`) : [data.texts[wait[6]] ? `held by ${data.texts[wait[6]]}` : null]),
       others.length > 4 ? `and ${others.length - 4} more` : null,
     );
   };
@@ -390,7 +390,7 @@
     say("frozen", names(test[QUIET]).join(", "));
     for (const place of waitsOf.get(number) || []) {
       const wait = data.waits[place], others = wait[5].slice(0, 8).flatMap((other) => [element("br"), testButton(other)]);
-      say("waited", `${duration(wait[2])} for ${waitedFor(wait)}${others.length ? ", which these tests had:" : data.texts[wait[6]] ? `: ${data.texts[wait[6]]}` : ""}`, ...others);
+      say("waited", `${duration(wait[2])} for ${waitedFor(wait)}${others.length ? ", which these tests held:" : data.texts[wait[6]] ? `: ${data.texts[wait[6]]}` : ""}`, ...others);
     }
     const failure = failureOf.get(number);
     if (failure !== undefined) say("failure", element("a", { href: `#failure-${number}`, onclick: () => openFailure(number) }, "what it said"));
@@ -456,7 +456,7 @@
     }
     const waits = data.waits.filter((wait) => wait[2] >= 1).slice(0, data.shownWaits);
     if (waits.length) {
-      table("waits", [plain("waited", true), plain("for"), plain("test"), plain("worker"), plain("who had it"), plain("at", true)], waits.map((wait) => {
+      table("waits", [plain("waited", true), plain("for"), plain("test"), plain("worker"), plain("held by"), plain("at", true)], waits.map((wait) => {
         const others = wait[5].slice(0, 3).flatMap((other, place) => [place ? element("br") : null, testButton(other), ` on ${workerName(tests[other][WORKER])}`]);
         if (wait[5].length > 3) others.push(element("br"), `and ${wait[5].length - 3} more`);
         return element("tr", {}, cell(duration(wait[2]), "number"), cell(waitedFor(wait)), cell(wait[3] >= 0 ? testButton(wait[3]) : data.texts[wait[7]], "names"), cell(workerName(wait[0])),
@@ -473,7 +473,7 @@
     }
     const rowsOf = [...grouped.values()].sort((a, b) => b.times.reduce((x, y) => x + y) - a.times.reduce((x, y) => x + y));
     if (rowsOf.length) {
-      table("resets", [plain("container"), plain("way"), plain("resets", true), plain("median", true), plain("p95", true), plain("in all", true), plain("most often because")], rowsOf.map(({ name, way, times, reasons }) => {
+      table("resets", [plain("container"), plain("method"), plain("resets", true), plain("median", true), plain("p95", true), plain("in all", true), plain("most often because")], rowsOf.map(({ name, way, times, reasons }) => {
         const reason = [...reasons].sort((a, b) => b[1] - a[1])[0];
         return element("tr", {}, cell(name), cell(element("span", { class: "outcome" }, element("span", { class: "swatch", style: `--colour: var(--${WAYS[way] || "hot"})` }), way)), cell(times.length.toLocaleString("en"), "number"),
           cell(duration(rank(times, 0.5)), "number"), cell(duration(rank(times, 0.95)), "number"), cell(duration(times.reduce((a, b) => a + b)), "number"), cell(reason ? reason[0] : "", "names"));
