@@ -155,6 +155,23 @@ def test_sequences_and_schema(changing: Changing, in_network: InNetwork) -> None
     in_network(check, timeout=120)
 
 
+@pytest.mark.both_lts
+def test_what_a_lock_keeps_back_is_not_unchanged(changing: Changing, in_network: InNetwork) -> None:
+    """psql ends at its first error, after it has answered some of the questions."""
+
+    def check() -> None:
+        changing.sql("INSERT INTO message_history (user_id, content) VALUES (1, 'x')")
+        with psycopg.connect(host=changing._host, **changing._login) as other:
+            other.execute("ALTER SEQUENCE message_history_id_seq RESTART 100000")
+            found = changing.read("tables")
+            assert found
+            assert "lock timeout" in found.unknown["tables"]
+            other.rollback()
+        assert changing.lines("tables")[0] == "botserver.public.message_history: 1 row added"
+
+    in_network(check, timeout=120)
+
+
 def test_a_log_that_is_too_long_leaves_statistics(
     changing: Changing, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_stagegbo.changes.catalog import PAGE, Relation, relation_at
+from pytest_stagegbo.changes.database_scripts import ASKED
 from pytest_stagegbo.changes.files import file_changes, object_changes
 from pytest_stagegbo.changes.keys import pattern_of
+from pytest_stagegbo.changes.reading import read_changes
 from pytest_stagegbo.changes.records import (
     Changes,
     ContainerChanges,
@@ -21,6 +24,16 @@ from pytest_stagegbo.changes.records import (
 )
 from pytest_stagegbo.changes.write_ahead import Log, parse_log
 from pytest_stagegbo.resets.listing import Entry, Inspection
+from pytest_stagegbo.resets.target import NeedsRestart
+from pytest_stagegbo.resets.valkey import key_counts, keys_in
+from pytest_stagegbo.services.resp import Refused
+from pytest_stagegbo.settings.model import default_containers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_stagegbo.resets.resetter import Resetter
+    from pytest_stagegbo.services.resp import Resp
 
 USERS = (5, 16390)
 
@@ -289,3 +302,105 @@ def test_nothing_is_claimed_that_is_not_certain() -> None:
     assert list(ALL.unknown) == ["vault", "llm"]
     with pytest.raises(KeyError):
         ALL["nobody"]
+
+
+# What is answered in part ---------------------------------------------------------------------------------------
+
+HEAD = """1000.000 0/100 700 /var/lib/pg.stagegbo-golden
+Latest checkpoint's NextOID:          20000
+=
+["now", true]
+["database", 5, "app"]
+"""
+
+
+class Answering:
+    """A container with a PostgreSQL server, whose scripts print these texts one after the other."""
+
+    name = "tables"
+    container = default_containers()["tables"]
+    probe = container.probes[0]
+
+    def __init__(self, *outputs: str) -> None:
+        self.outputs = list(outputs)
+
+    def run(self, script: str, seconds: float) -> tuple[int, bytes]:  # noqa: ARG002
+        return 0, self.outputs.pop(0).encode()
+
+    def on_targets(self, containers: Sequence[object], read: Callable[[Any], ContainerChanges]) -> list[Any]:
+        return [read(self) for _ in containers]
+
+    def changes(self) -> Changes:
+        return read_changes(cast("Resetter", self), [self.container])
+
+
+LOG = "\n".join((insert(7, 1), commit(7), ""))
+RELATION = '["relation", "public", "users", 16390, true, 1, 0, 0]'
+
+
+def test_a_database_that_answers_everything() -> None:
+    tables = Answering(f"{HEAD}{LOG}{ASKED}\n", f'["in", "app"]\n{RELATION}\n{ASKED}\n')
+    assert [str(each) for each in tables.changes()] == ["app.public.users: 1 row added"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "why"),
+    [
+        pytest.param([f"{HEAD}{LOG}ERROR:  out of memory\n"], "out of memory", id="the first script"),
+        pytest.param(
+            [f"{HEAD}{LOG}{ASKED}\n", '["in", "app"]\nERROR:  canceling statement due to statement timeout\n'],
+            "statement timeout",
+            id="the second script",
+        ),
+        pytest.param(
+            [f"{HEAD}{LOG}{ASKED}\n", f'["in", "app"]\n{RELATION}\n\\connect: connection failed\n'],
+            "connection failed",
+            id="a further database",
+        ),
+        pytest.param([""], "can't be understood", id="nothing"),
+        pytest.param(["what\n=\n"], "", id="nonsense"),
+        pytest.param([f"{HEAD}[1, 2\n{ASKED}\n"], "", id="half a line"),
+    ],
+)
+def test_what_a_database_has_not_answered_is_unknown(outputs: list[str], why: str) -> None:
+    """psql ends at its first error: silence is not the answer that nothing changed."""
+    found = Answering(*outputs).changes()
+    assert found
+    assert why in found.unknown["tables"]
+
+
+def test_a_name_with_another_line_separator_is_one_line() -> None:
+    relation = RELATION.replace("users", "us\u2028ers")
+    tables = Answering(f"{HEAD}{LOG}{ASKED}\n", f'["in", "app"]\n{relation}\n{ASKED}\n')
+    assert list(tables.changes().rows) == ["app.public.us\u2028ers"]
+
+
+class Listing:
+    """A Valkey that answers `SELECT` and `SCAN` with these."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def ask(self, *_: object) -> list[Any]:
+        return [self.answers.pop(0)]
+
+
+def test_keys_are_listed_to_the_end() -> None:
+    valkey = Listing(b"OK", [b"17", [b"a"]], [b"0", [b"b", b"a"]])
+    assert list(keys_in(cast("Resp", valkey), 0)) == [[b"a"], [b"b", b"a"]]
+    assert key_counts(b"# Keyspace\r\ndb0:keys=2,expires=0\r\ndb12:keys=30,expires=1\r\n") == {0: 2, 12: 30}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([Refused("NOPERM no")], id="SELECT"),
+        pytest.param([b"OK", Refused("NOPERM no")], id="SCAN"),
+        pytest.param([b"OK", b"what"], id="nonsense"),
+    ],
+)
+def test_a_server_that_lists_nothing_is_not_empty(answers: list[object]) -> None:
+    with pytest.raises(NeedsRestart):
+        list(keys_in(cast("Resp", Listing(*answers)), 0))
+    with pytest.raises(NeedsRestart):
+        key_counts(Refused("NOAUTH Authentication required."))

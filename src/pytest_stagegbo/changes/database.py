@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from pytest_stagegbo.changes.catalog import PAGE, relation_at
-from pytest_stagegbo.changes.database_scripts import first_script, parse_position, query, second_script
+from pytest_stagegbo.changes.database_scripts import ASKED, first_script, parse_position, query, second_script
 from pytest_stagegbo.changes.records import ContainerChanges, RowChange, SchemaChange, SequenceChange
 from pytest_stagegbo.changes.write_ahead import parse_log
 from pytest_stagegbo.services.masking import mask
@@ -53,12 +53,12 @@ def read_database(target: ResetTarget) -> ContainerChanges:
     if head.startswith("unknown "):
         return ContainerChanges(target.name, unknown=head.removeprefix("unknown ").strip())
     position = parse_position(head)
-    lines = rest.splitlines()
+    lines = rest.split("\n")
     rows = _rows(lines)
     now = next((each[1:] for each in rows if each[0] == "now"), None)
     if now is None and _busiest.pop(target, ""):  # it may have been dropped
         return read_database(target)
-    if now is None:
+    if now is None or ASKED not in lines:
         return ContainerChanges(target.name, unknown=_complaint(lines))
     is_read = bool(now[0]) and not any(line.startswith("pg_waldump: ") for line in lines)
     names = {int(each[1]): str(each[2]) for each in rows if each[0] == "database"}
@@ -74,9 +74,9 @@ def read_database(target: ResetTarget) -> ContainerChanges:
             wanted.remove(known)
     if wanted:
         script = second_script(target, {names[oid]: query(position, log, oid) for oid in wanted})
-        lines = _run(target, script).splitlines()
+        lines = _run(target, script).split("\n")
         found, database = _rows(lines), ""
-        if not found:
+        if ASKED not in lines:
             return ContainerChanges(target.name, unknown=_complaint(lines))
         for each in found:
             if each[0] == "in":
@@ -188,6 +188,8 @@ def _dropped(
     read = f"dd if={path} bs={PAGE} count=1 2>/dev/null"
     script = "".join(f"{read} skip={block} | base64 -w 0; echo\n" for block in blocks)
     pages = dict(zip(blocks, map(base64.b64decode, _run(target, script).splitlines()), strict=False))
+    if not all(pages.get(block) for block in blocks):
+        raise ValueError(f"the clean copy's file {file} can't be read, so what was dropped has no name")
     found = [relation_at(pages.get(block, b""), offset, version) for block, offset in counts.gone]
     named = [
         (_KINDS[each.kind], f"{namespaces.get(str(each.namespace), '?')}.{each.name}")
@@ -206,7 +208,7 @@ def _run(target: ResetTarget, script: str) -> str:
 
 
 def _complaint(lines: Iterable[str]) -> str:
-    said = [line for line in lines if line and not line.startswith(("[", "rmgr: "))]
+    said = [line for line in lines if line and line != ASKED and not line.startswith(("[", "rmgr: "))]
     return mask("; ".join(said)[-500:]) or "the server says nothing"
 
 

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from pytest_stagegbo.changes.write_ahead import Log
     from pytest_stagegbo.resets.target import ResetTarget
 
-__all__ = ["Position", "first_script", "parse_position", "query", "second_script"]
+__all__ = ["ASKED", "Position", "first_script", "parse_position", "query", "second_script"]
+
+ASKED = "stagegbo has asked all of it"
+"""What psql prints behind the answers that have to be there. It ends at its first error, so what is missing is unknown
+then, and not unchanged."""
 
 STATISTICS = "'pg_statistic', 'pg_statistic_ext_data'"
 """Catalogs that ANALYZE writes to, which are no part of the schema."""
@@ -153,6 +157,7 @@ select json_build_array('writing', datname) from pg_stat_activity
 where backend_xid is not null and backend_type = 'client backend' and pid <> pg_backend_pid();
 select json_build_array('shared', 'role', rolname, oid::bigint >= $oid) from pg_authid where {fresh};
 select json_build_array('shared', 'database', datname, oid::bigint >= $oid) from pg_database where {fresh};
+\\echo {ASKED}
 select current_database() = 'postgres' and main <> 'postgres' as elsewhere, main from (select coalesce((select datname
     from pg_database where datallowconn and datname not in ('postgres', 'template1')
     order by pg_stat_get_db_xact_commit(oid) desc limit 1), 'postgres') as main) as m \\gset
@@ -242,7 +247,8 @@ def second_script(target: ResetTarget, queries: Mapping[str, str]) -> str:
     )
     return f"""{_begin(target)}
 ask {shlex.quote(first)} <<'STAGEGBO_END'
-{text}STAGEGBO_END
+{text}\\echo {ASKED}
+STAGEGBO_END
 """
 
 

@@ -7,9 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo.changes.records import ContainerChanges, KeyChange
-from pytest_stagegbo.resets.cache import connected
+from pytest_stagegbo.resets.valkey import connected, key_counts, keys_in
 from pytest_stagegbo.services.masking import mask
-from pytest_stagegbo.services.resp import fields
 
 if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
@@ -21,8 +20,6 @@ SECONDS = 5.0
 """For the whole conversation."""
 MOST_KEYS = 2000
 """Whose types are asked for, in all databases together. More are counted without a pattern."""
-AT_ONCE = 1000
-_DATABASE = re.compile(r"db(\d+)")
 _MAIL = r"[^\s:/|@]+@[^\s:/|@]+"
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _HEXADECIMAL = r"(?<![0-9A-Za-z])(?=[a-fA-F]*\d)[0-9a-fA-F]{8,}(?![0-9A-Za-z])"
@@ -39,11 +36,7 @@ def pattern_of(key: bytes) -> str:
 def read_keys(target: ResetTarget) -> ContainerChanges:
     """Raises `NoAnswer` and `NeedsRestart`: the server does not answer, or lets nobody in."""
     with connected(target, ("INFO", "keyspace"), seconds=SECONDS) as (valkey, (said,)):
-        counts = {
-            int(found[1]): int(text.partition("keys=")[2].partition(",")[0])
-            for name, text in fields(said).items()
-            if (found := _DATABASE.fullmatch(name))
-        }
+        counts = key_counts(said)
         left = MOST_KEYS
         changes: list[KeyChange] = []
         for database, count in counts.items():
@@ -61,15 +54,9 @@ def read_keys(target: ResetTarget) -> ContainerChanges:
 def _patterns(valkey: Resp, database: int, most: int) -> Counter[tuple[str, str]]:
     """How many keys of a database have which pattern and type; not of all keys if there are more than `most`."""
     keys: set[bytes] = set()
-    valkey.ask(("SELECT", database))
-    cursor = "0"
-    while True:
-        (answer,) = valkey.ask(("SCAN", cursor, "COUNT", AT_ONCE))
-        if not isinstance(answer, list) or not isinstance(answer[0], bytes) or not isinstance(answer[1], list):
-            break
-        keys.update(each for each in answer[1] if isinstance(each, bytes))
-        cursor = answer[0].decode()
-        if cursor == "0" or len(keys) >= most:
+    for names in keys_in(valkey, database):
+        keys.update(names)
+        if len(keys) >= most:
             break
     chosen = sorted(keys)[:most]
     kinds = valkey.ask(*(("TYPE", key) for key in chosen)) if chosen else []

@@ -40,13 +40,19 @@ def read_changes(resetter: Resetter, containers: Sequence[ContainerSettings], cl
     def read(target: ResetTarget) -> ContainerChanges:
         try:
             found = _read(target)
-        except (StageGboError, NoAnswer, NeedsRestart, ValueError, KeyError, TypeError) as error:
-            return ContainerChanges(target.name, unknown=str(error).partition("\n")[0] or type(error).__name__)
+        except (StageGboError, NoAnswer, NeedsRestart, ValueError, LookupError, TypeError) as error:
+            return ContainerChanges(target.name, unknown=_reason(error))
         if found.since is None and not found.unknown and target.name in cleaned:
             return replace(found, since=resetter.cleaned.get(target.name))
         return found
 
     return Changes(tuple(resetter.on_targets(containers, read)) if containers else ())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (LookupError, TypeError)):  # by itself, its text says nothing: "list index out of range"
+        return f"what the container said can't be understood ({type(error).__name__}: {error})"
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _without_note(target: ResetTarget) -> str:

@@ -20,20 +20,19 @@ from typing import TYPE_CHECKING, Any
 from pytest_stagegbo import clocks
 from pytest_stagegbo.resets.listing import Entry
 from pytest_stagegbo.resets.target import NeedsRestart
+from pytest_stagegbo.resets.valkey import check_answers, connected, counts_of
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.services.resp import Refused, Resp, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_stagegbo.resets.listing import Inspection
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.services.resp import Value
 
-__all__ = ["HotCache", "check_saved", "connected", "go_on", "write_down"]
+__all__ = ["HotCache", "check_saved", "go_on", "write_down"]
 
-SECONDS = 5.0
-"""For a whole conversation."""
 QUICK = 1.0
 """For the question whether anything was done. A container that is paused does not answer, and is let go on later."""
 PAUSE_MILLISECONDS = 3000
@@ -107,7 +106,7 @@ class HotCache:
             save = [("SAVE",)] if _saves_soon(said, server[0]) else []
             answers = valkey.ask(*kills, *_flush(_databases(server[0])), *save, ("INFO", "persistence"))
             try:
-                _check(answers[len(kills) :])
+                check_answers(answers[len(kills) :])
                 _wait_written(valkey, answers[-1])
                 inspection = self._clear_files(target, note["files"])
                 found = valkey.ask(("MULTI",), _INFO, ("CLIENT", "UNPAUSE"), ("EXEC",))
@@ -119,7 +118,7 @@ class HotCache:
         if not isinstance(results, list):
             raise NeedsRestart(f"Valkey answered {results!r}")
         said = fields(results[0])
-        left = sorted(filter(_is_database, said))
+        left = [f"db{number}" for number in sorted(counts_of(said))]
         if left or said.get("run_id") != note["run_id"] or said.get("number_of_functions", "0") != "0":
             raise NeedsRestart(f"Valkey still has keys in {', '.join(left) or 'another server'}")
         check_saved(said)
@@ -169,29 +168,13 @@ def write_down(target: ResetTarget) -> None:
     to a file. Raises `NeedsRestart`, `NoAnswer`: it can't be done."""
     with connected(target, ("INFO", "persistence")) as (valkey, (said,)):
         if fields(said).get("aof_enabled") != "1":
-            _check(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
+            check_answers(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
 
 
 def go_on(target: ResetTarget) -> None:
     """Let writers go on that `write_down` has held back. They do so by themselves a while later."""
     with contextlib.suppress(NeedsRestart, NoAnswer), connected(target, ("CLIENT", "UNPAUSE")):
         pass
-
-
-@contextlib.contextmanager
-def connected(
-    target: ResetTarget, *commands: tuple[str, ...], seconds: float = SECONDS
-) -> Iterator[tuple[Resp, list[Value]]]:
-    """A connection, and the answers to commands: sent together with the password, they need no time of their own."""
-    probe, secret = target.probe, target.secret()
-    words = [str(word) for word in (secret.user, secret.password) if word] if secret.password else []
-    with Resp(target.host, probe.port, seconds, tls=probe.tls) as valkey:
-        answers = valkey.ask(*([("AUTH", *words)] if words else []), *commands)
-        answer = answers.pop(0) if words else None
-        if isinstance(answer, Refused) and "without any password" not in str(answer):
-            target.forget()
-            raise NeedsRestart(f"Valkey does not let in: {answer.code}")
-        yield valkey, answers
 
 
 def _flush(databases: int) -> list[tuple[str | int, ...]]:
@@ -212,21 +195,10 @@ def _saves_soon(said: Mapping[str, str], config: Value) -> bool:
     numbers = [int(word) for word in words.split()] if isinstance(words, bytes) else []
     now = int(said.get("server_time_usec", "0")) // 10**6 or int(clocks.now())
     age = now - int(said.get("rdb_last_save_time", "0"))
-    keys = sum(int(text.partition("=")[2].partition(",")[0]) for name, text in said.items() if _is_database(name))
+    keys = sum(counts_of(said).values())
     changes = int(said.get("rdb_changes_since_last_save", "0")) + keys + FLUSHING
     points = zip(numbers[::2], numbers[1::2], strict=False)
     return any(changes >= needed and age + min(SOON, seconds / 2) >= seconds for seconds, needed in points)
-
-
-def _is_database(name: str) -> bool:
-    return name[:2] == "db" and name[2:].isdigit()
-
-
-def _check(answers: Sequence[Value]) -> None:
-    flat = [each for answer in answers for each in (answer if isinstance(answer, list) else [answer])]
-    refused = next((each for each in flat if isinstance(each, Refused)), None)
-    if refused is not None:
-        raise NeedsRestart(f"Valkey refused: {refused.code}")
 
 
 def _wait_written(valkey: Resp, persistence: Value) -> None:
