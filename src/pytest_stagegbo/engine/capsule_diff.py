@@ -7,7 +7,6 @@ database is the copy of it that resets go to.
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,11 @@ from pytest_stagegbo.guest.capsules import folders_of
 from pytest_stagegbo.guest.comparing import compare_script
 from pytest_stagegbo.plan.steps import AwaitClone
 from pytest_stagegbo.progress import task
+from pytest_stagegbo.resets.target import NeedsRestart
+from pytest_stagegbo.resets.valkey import connected, key_counts, keys_in
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.services.buckets import Buckets
 from pytest_stagegbo.services.masking import mask
-from pytest_stagegbo.services.resp import Resp, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,11 +72,14 @@ def diff(opening: Opening, stage: StageEngine, capsule: Capsule) -> list[Differe
     try:
         found: list[Difference] = []
         for name in capsule.about.containers:
-            container = engine.settings.containers[name]
+            container = engine.settings.containers.get(name)
+            if container is None:
+                found.append(Difference(name, "unknown", "", "", "the settings have no such container any more"))
+                continue
             with task(engine.progress, f"diff:{name}", f"{name}: compared with a clean one"):
                 try:
                     found += _differences(engine, container)
-                except (StageGboError, NoAnswer) as error:
+                except (StageGboError, NoAnswer, NeedsRestart) as error:
                     found.append(Difference(name, "unknown", "", "", mask(str(error).partition("\n")[0])))
         return found
     finally:
@@ -106,31 +109,20 @@ def _rows(engine: StageEngine, container: ContainerSettings) -> list[Difference]
             mask((result.stdout + result.stderr).strip()[-300:]) or f"comparing ended with status {result.status}"
         )
     found = []
-    for line in result.stdout.splitlines():
-        kind, where, sign, what = line.split("\t", 3)
-        found.append(Difference(container.name, kind, sign, where, mask(what)))
+    for line in result.stdout.split("\n"):
+        kind, *fields = line.split("\t", 3)
+        if len(fields) == 3:
+            where, sign, what = fields
+            found.append(Difference(container.name, kind, sign, mask(where), mask(what)))
+        elif line:  # of a table or a database with a line break in its name
+            found.append(Difference(container.name, "unknown", "", "", mask(line)))
     return found
 
 
 def _keys(target: ResetTarget) -> Iterator[Difference]:
-    secret, probe = target.secret(), target.probe
-    words = [str(word) for word in (secret.user, secret.password) if word] if secret.password else []
-    with Resp(target.host, probe.port, SECONDS, tls=probe.tls) as valkey:
-        if words:
-            valkey.ask(("AUTH", *words))
-        (said,) = valkey.ask(("INFO", "keyspace"))
-        databases = [int(name[2:]) for name in fields(said) if re.fullmatch(r"db\d+", name)]
-        for database in sorted(databases):
-            valkey.ask(("SELECT", database))
-            names, cursor = set[bytes](), b"0"
-            while True:
-                (answer,) = valkey.ask(("SCAN", cursor.decode(), "COUNT", 1000))
-                if not isinstance(answer, list) or not isinstance(answer[0], bytes) or not isinstance(answer[1], list):
-                    break
-                names.update(each for each in answer[1] if isinstance(each, bytes))
-                cursor = answer[0]
-                if cursor == b"0":
-                    break
+    with connected(target, ("INFO", "keyspace"), seconds=SECONDS) as (valkey, (said,)):
+        for database in sorted(key_counts(said)):
+            names = {name for some in keys_in(valkey, database) for name in some}
             shown = [name.decode("utf-8", "backslashreplace") for name in sorted(names)]
             yield from _named(target.name, "key", f"db{database}", shown)
 
@@ -145,9 +137,13 @@ def _objects(target: ResetTarget) -> Iterator[Difference]:
 
 def _files(engine: StageEngine, container: ContainerSettings) -> Iterator[Difference]:
     for folder in container.wipe:
-        script = f"cd {shlex.quote(folder)} 2>/dev/null || exit 0; find . -mindepth 1 ! -type d -printf '%P\\n' | sort"
-        names = engine.execute(container.name, ["sh", "-c", script]).stdout.splitlines()
-        yield from _named(container.name, "file", folder, names)
+        script = (
+            f"[ ! -d {shlex.quote(folder)} ] || find {shlex.quote(f'{folder}/')} -mindepth 1 ! -type d -printf '%P\\0'"
+        )
+        result = engine.execute(container.name, ["sh", "-c", script])
+        if result.status:
+            raise CommandFailed(mask(result.stderr.strip()[-300:]) or f"{folder} can't be listed")
+        yield from _named(container.name, "file", folder, sorted(filter(None, result.stdout.split("\0"))))
 
 
 def _named(container: str, kind: str, where: str, names: list[str]) -> Iterator[Difference]:

@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.errors import SettingsError
+from pytest_stagegbo.errors import CommandFailed, SettingsError
 from pytest_stagegbo.guest.capsules import folders_of
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.services.masking import mask
@@ -46,11 +46,20 @@ def write_data(folder: Path, engine: StageEngine, capsule: Capsule) -> None:
     """Write a tar archive for each container of an opened capsule."""
     writer = engine.clone_writer()
     for name in capsule.about.containers:
-        container = engine.settings.containers[name]
+        container = engine.settings.containers.get(name)
+        if container is None:
+            engine.progress.note(f"{name}: its data is left out, since the settings have no such container any more")
+            continue
         folders = " ".join(shlex.quote(path.lstrip("/")) for path in folders_of(container))
         script = f"cd / && tar --ignore-failed-read --xattrs --numeric-owner --sort=name -cf - -- {folders}"
         with task(engine.progress, f"export:{name}", f"{name}: data of capsule {capsule.key}"):
-            size = int(engine.execute(name, ["sh", "-c", f"({script}) 2>/dev/null | wc -c"]).stdout)
+            measured = engine.execute(name, ["sh", "-c", f"({script}) 2>/dev/null | wc -c"]).stdout.strip()
+            size = int(measured) if measured.isdecimal() else 0
+            if not size:  # an archive of nothing has bytes, too
+                raise CommandFailed(
+                    f"{name}: tar prints nothing",
+                    remedy=f"look inside: `stagegbo --project {engine.settings.project} exec {name} -- tar --version`",
+                )
             descriptor = os.open(folder / f"{name}.tar", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 for piece in writer.output(name, f"{script} 2>/dev/null", size, patience=PATIENCE):

@@ -64,35 +64,44 @@ until before postgres "SELECT 1" >/dev/null 2>&1; do
     kill -0 "$started" 2>/dev/null && [ "$tries" -lt 600 ] || {{ tail -n 5 "$own/log"; exit 1; }}
     sleep 0.05
 done
-databases="SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+databases="SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
+# Temporary tables of sessions that are gone are there until somebody clears them away, and nobody else may read them.
 tables="SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables
-    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+    WHERE schemaname <> 'information_schema' AND schemaname !~ '^pg_'"
+plain() {{ printf %s "$*" | tr '\\t' ' '; }} # a tab separates fields
 say() {{ # DATABASE TABLE SIGN FILE
     [ -s "$4" ] || return 0
-    printf 'rows\\t%s %s\\t%s\\t%s\\n' "$1" "$2" "$3" "$(wc -l <"$4")"
-    head -n {MOST_ROWS} "$4" | while IFS= read -r row; do printf 'row\\t%s %s\\t%s\\t%s\\n' "$1" "$2" "$3" "$row"; done
+    where=$(plain "$1 $2")
+    printf 'rows\\t%s\\t%s\\t%s\\n' "$where" "$3" "$(wc -l <"$4")"
+    head -n {MOST_ROWS} "$4" | while IFS= read -r row; do printf 'row\\t%s\\t%s\\t%s\\n' "$where" "$3" "$row"; done
 }}
-now postgres "$databases" | sort >"$own/now"
-before postgres "$databases" | sort >"$own/before"
-comm -23 "$own/now" "$own/before" | sed 's/^/table\\t&\\t+\\t/; s/$/(database)/'
-comm -13 "$own/now" "$own/before" | sed 's/^/table\\t&\\t-\\t/; s/$/(database)/'
-for database in $(comm -12 "$own/now" "$own/before"); do
-    now "$database" "$tables" | sort >"$own/tables.now"
-    before "$database" "$tables" | sort >"$own/tables.before"
-    comm -23 "$own/tables.now" "$own/tables.before" | while IFS= read -r each; do
-        printf 'table\\t%s\\t+\\t%s\\n' "$database" "$each"
-    done
-    comm -13 "$own/tables.now" "$own/tables.before" | while IFS= read -r each; do
-        printf 'table\\t%s\\t-\\t%s\\n' "$database" "$each"
-    done
-    comm -12 "$own/tables.now" "$own/tables.before" | while IFS= read -r table; do
-        query="COPY (SELECT each::text FROM ONLY $table each) TO STDOUT"
-        now "$database" "$query" </dev/null | sort >"$own/rows.now"
-        before "$database" "$query" </dev/null | sort >"$own/rows.before"
-        comm -23 "$own/rows.now" "$own/rows.before" >"$own/added"
-        comm -13 "$own/rows.now" "$own/rows.before" >"$own/removed"
-        say "$database" "$table" + "$own/added"
-        say "$database" "$table" - "$own/removed"
-    done
-done
+both() {{ # DATABASE QUERY NAME: the answers of both servers, sorted, as NAME.now and NAME.before
+    # In a pipe, a server that refuses to answer would be one that has nothing.
+    now "$1" "$2" </dev/null >"$own/answer"
+    sort "$own/answer" >"$own/$3.now"
+    before "$1" "$2" </dev/null >"$own/answer"
+    sort "$own/answer" >"$own/$3.before"
+    comm -23 "$own/$3.now" "$own/$3.before" >"$own/$3.added"
+    comm -13 "$own/$3.now" "$own/$3.before" >"$own/$3.removed"
+    comm -12 "$own/$3.now" "$own/$3.before" >"$own/$3"
+}}
+whole() {{ # SIGN FILE [DATABASE]: databases, or tables of one, that only one of the servers has
+    while IFS= read -r each; do
+        if [ -n "${{3-}}" ]; then name=$(plain "$each"); else name='(database)'; fi
+        printf 'table\\t%s\\t%s\\t%s\\n' "$(plain "${{3-$each}}")" "$1" "$name"
+    done <"$2"
+}}
+both postgres "$databases" databases
+whole + "$own/databases.added"
+whole - "$own/databases.removed"
+while IFS= read -r database; do
+    both "$database" "$tables" tables
+    whole + "$own/tables.added" "$database"
+    whole - "$own/tables.removed" "$database"
+    while IFS= read -r table; do
+        both "$database" "COPY (SELECT each::text FROM ONLY $table each) TO STDOUT" rows
+        say "$database" "$table" + "$own/rows.added"
+        say "$database" "$table" - "$own/rows.removed"
+    done <"$own/tables"
+done <"$own/databases"
 """
