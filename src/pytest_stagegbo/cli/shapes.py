@@ -107,7 +107,9 @@ class Slots(Report, tag="stagegbo.provision-slots/1"):
 class Method(Part):
     """How a container was reset."""
 
-    method: Annotated[str, Meta(description="`untouched`, `hot`, `restart` or `restore`")]
+    method: Annotated[
+        str, Meta(description="`untouched`, `hot`, `restart`, `restore`, or of a database `spare` or `database`")
+    ]
     reason: Annotated[str, Meta(description="why a quicker method was not enough")] | UnsetType = UNSET
 
 
@@ -251,10 +253,18 @@ class ExposedPort(Port):
 class Slot(Part):
     """A slot."""
 
-    number: Annotated[int, Meta(description="-1: the golden copy")]
+    number: Annotated[
+        int, Meta(description="-1: the golden copy; below that: its copies on further members of a cluster")
+    ]
     project: str
     network: str
-    state: Annotated[str, Meta(description="`running`, `stopped`, `partly running`, `unfinished` or `empty`")]
+    state: Annotated[
+        str,
+        Meta(
+            description="`running`, `stopped`, `partly running`, `unfinished` or `empty`; `away`: its member of the "
+            "cluster is offline or evacuated"
+        ),
+    ]
     copied: Moment
     clean: Annotated[bool, Meta(description="proven to be clean, and not used since")]
     used_by: Annotated[str, Meta(description="who holds it, for people; empty: nobody")]
