@@ -9,7 +9,6 @@ which it brings up and deletes again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs as a script, and its modules are found by type checkers too
 
-from benchmarks._bench_lab import BenchLab, bench_lab
 from benchmarks._bench_stage import Bench
-from benchmarks._finish import add_outputs, finish
+from benchmarks._finish import measure_rounds
 from benchmarks._measure import ProcessorTime, idle_line, percentile
 from benchmarks._table import TableReport
 
 from pytest_stagegbo.engine.capsules import Capsules, Occasion
 
 if TYPE_CHECKING:
+    from benchmarks._bench_lab import BenchLab
     from rich.console import Console
 
 SETS = {
@@ -115,20 +114,5 @@ def _measure(lab: BenchLab, console: Console, rounds: int) -> Report:
     return report
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30, help="of each set of containers (default 30)")
-    add_outputs(parser)
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
-
-    def measure(console: Console) -> Report:
-        with bench_lab(keep=arguments.keep) as lab:
-            return _measure(lab, console, arguments.rounds)
-
-    return finish(measure, arguments, "capsule")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_rounds(__doc__, "capsule", _measure, rounds=30, of="each set of containers"))

@@ -6,7 +6,6 @@ Needs root; brings up a lab of its own with a stage in it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._bench_lab import bench_lab
-from benchmarks._finish import add_outputs, finish
+from benchmarks._finish import measure_rounds
 from benchmarks._measure import ProcessorTime, idle_line, percentile
 from benchmarks._table import TableReport
 
@@ -114,20 +112,5 @@ def _measure(lab: BenchLab, console: Console, rounds: int) -> Report:
     return Report(runs, idle, lab.lab.status().incus_version)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help="of each command (default 20)")
-    add_outputs(parser)
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
-
-    def measure(console: Console) -> Report:
-        with bench_lab(keep=arguments.keep) as lab:
-            return _measure(lab, console, arguments.rounds)
-
-    return finish(measure, arguments, "commands")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_rounds(__doc__, "commands", _measure, rounds=20, of="each command"))

@@ -1,10 +1,11 @@
-"""What the plugin adds to pytest when the stage is already there: to a run, to a test, and with each reset.
+"""What the plugin adds to pytest when the stage is already there: to a run, to a test, with each reset, with a report.
 
     sudo python benchmarks/session.py [--rounds N] [--tests N] [--resets N] [--json FILE]
                                       [--markdown docs/benchmarks.md] [--keep]
 
-The same test files are run by pytest without the plugin, where `stage_gbo` is a fixture that gives nothing, and with
-`--stage-lab`. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`), which it brings up and deletes again.
+The same test files are run by pytest without the plugin, where `stage_gbo` is a fixture that gives nothing, with
+`--stage-lab`, and with `--stage-report` as well. Runs on a lab of its own (or `$STAGEGBO_LAB_NAME`), which it brings up
+and deletes again.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ class Ways:
     def stage(self) -> Round:
         return self._round("stage", "--stage-lab")
 
+    def recorded(self) -> Round:
+        return self._round("stage", "--stage-lab", "--stage-report=report.html")
+
     def resets(self, count: int, test: str = RESETTING) -> dict[str, list[float]]:
         """Seconds of each reset, by what was reset."""
         place = self._folder / "stage"
@@ -150,13 +154,13 @@ class Report:
     """What all rounds say together.
 
     Args:
-        rounds: Without and with the stage.
+        rounds: Without the stage, with it, and with a report of the session as well.
         tests: How many tests the larger runs had more than the smaller ones.
         resets: Seconds, by what was reset.
     """
 
     def __init__(
-        self, rounds: Sequence[tuple[Round, Round]], tests: int, resets: dict[str, list[float]], version: str
+        self, rounds: Sequence[tuple[Round, Round, Round]], tests: int, resets: dict[str, list[float]], version: str
     ) -> None:
         self.rounds = rounds
         self.tests = tests
@@ -166,30 +170,40 @@ class Report:
 
     def session(self) -> list[float]:
         """Seconds that a session of one test takes longer with the stage, round by round."""
-        return [own.one.seconds - plain.one.seconds for plain, own in self.rounds]
+        return [own.one.seconds - plain.one.seconds for plain, own, _ in self.rounds]
 
     def test(self) -> list[float]:
         """Seconds that one further test takes longer with the stage, round by round."""
-        return [
-            ((own.many.seconds - own.one.seconds) - (plain.many.seconds - plain.one.seconds)) / self.tests
-            for plain, own in self.rounds
-        ]
+        return [self._further(own, plain, "seconds") for plain, own, _ in self.rounds]
+
+    def _further(self, way: Round, beside: Round, what: str) -> float:
+        """What one further test takes longer in one way than in another: `seconds`, or seconds of `cpu`."""
+        more, less = (getattr(each.many, what) - getattr(each.one, what) for each in (way, beside))
+        return float(more - less) / self.tests
 
     def sections(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Title, columns and rows of each table."""
-        plain, own = [plain for plain, _ in self.rounds], [own for _, own in self.rounds]
+        plain, own, _ = zip(*self.rounds, strict=True)
         many = f"{1 + self.tests} tests"
         runs = [
             _run_row("1 test", [r.one for r in plain], [r.one for r in own]),
             _run_row(many, [r.many for r in plain], [r.many for r in own]),
         ]
-        cpu_session = [own.one.cpu - plain.one.cpu for plain, own in self.rounds]
-        cpu_test = [
-            ((own.many.cpu - own.one.cpu) - (plain.many.cpu - plain.one.cpu)) / self.tests for plain, own in self.rounds
-        ]
+        cpu_session = [own.one.cpu - plain.one.cpu for plain, own, _ in self.rounds]
+        cpu_test = [self._further(own, plain, "cpu") for plain, own, _ in self.rounds]
         costs = [
             _cost_row("a session", self.session(), cpu_session, AIM_SESSION),
             _cost_row("a test without a reset", self.test(), cpu_test, AIM_TEST),
+            _cost_row(
+                "a session with --stage-report, besides",
+                [recorded.one.seconds - own.one.seconds for _, own, recorded in self.rounds],
+                [recorded.one.cpu - own.one.cpu for _, own, recorded in self.rounds],
+            ),
+            _cost_row(
+                "a test of it, besides",
+                [self._further(recorded, own, "seconds") for _, own, recorded in self.rounds],
+                [self._further(recorded, own, "cpu") for _, own, recorded in self.rounds],
+            ),
         ]
         resets = [
             [name, str(len(times)), _ms(percentile(times, 50)), _ms(percentile(times, 95))]
@@ -211,7 +225,7 @@ class Report:
         return [
             f"a warm session costs {_ms(percentile(self.session(), 50))} over plain pytest (median; aim "
             f"{_ms(AIM_SESSION)}), a test without a reset {_ms(percentile(self.test(), 50))} (aim {_ms(AIM_TEST)})",
-            idle_line([each.idle_before for pair in self.rounds for each in pair]),
+            idle_line([each.idle_before for ways in self.rounds for each in ways]),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -221,8 +235,9 @@ class Report:
             "tests": self.tests,
             "session": self.session(),
             "test": self.test(),
-            "plain": [asdict(plain) for plain, _ in self.rounds],
-            "stage": [asdict(own) for _, own in self.rounds],
+            "plain": [asdict(plain) for plain, _, _ in self.rounds],
+            "stage": [asdict(own) for _, own, _ in self.rounds],
+            "recorded": [asdict(recorded) for _, _, recorded in self.rounds],
             "resets": self.resets,
         }
 
@@ -248,8 +263,9 @@ def _run_row(name: str, plain: Sequence[Run], own: Sequence[Run]) -> list[str]:
     return [name, *(f"{figure:.2f} s" for figure in figures), f"{figures[2] / figures[0]:.2f}"]
 
 
-def _cost_row(name: str, wall: Sequence[float], cpu: Sequence[float], aim: float) -> list[str]:
-    return [name, _ms(percentile(wall, 50)), _ms(percentile(wall, 95)), _ms(percentile(cpu, 50)), f"< {_ms(aim)}"]
+def _cost_row(name: str, wall: Sequence[float], cpu: Sequence[float], aim: float | None = None) -> list[str]:
+    figures = [_ms(percentile(wall, 50)), _ms(percentile(wall, 95)), _ms(percentile(cpu, 50))]
+    return [name, *figures, "" if aim is None else f"< {_ms(aim)}"]
 
 
 def _ms(seconds: float) -> str:
@@ -280,7 +296,7 @@ def _measure(lab: BenchLab, console: Console, rounds: int, tests: int, resets: i
         ways.plain(), ways.stage()  # writes bytecode, and warms the caches
         done = []
         for plain, own in alternate(rounds, ways.plain, ways.stage):
-            done.append((plain, own))
+            done.append((plain, own, ways.recorded()))
             console.print(
                 f"round {len(done)}: 1 test {plain.one.seconds:.2f} and {own.one.seconds:.2f} s, "
                 f"{1 + tests} tests {plain.many.seconds:.2f} and {own.many.seconds:.2f} s "
