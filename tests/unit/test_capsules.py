@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import CapsuleMissing, SettingsError
 from pytest_stagegbo.guest.capsules import folders_of
-from pytest_stagegbo.plan.capsules import About, Capsule, chosen, due, files_id, resolve
+from pytest_stagegbo.plan.capsules import About, Capsule, Pinned, chosen, due, files_id, resolve
 from pytest_stagegbo.settings import ContainerSettings, Settings, load
 from pytest_stagegbo.settings.opened import MOST_OPENED, as_opened, opened_number
 
@@ -77,19 +77,22 @@ def test_marks_that_are_no_capsules_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "room", "gone"),
+    ("limits", "pinned", "gone"),
     [
-        pytest.param({"count": 3, "size": 100}, 0, "", id="all"),
-        pytest.param({"count": 3, "size": 100}, 1, "3", id="one-more"),
-        pytest.param({"count": 1, "size": 100}, 0, "32", id="count"),
-        pytest.param({"count": 3, "size": 20}, 0, "3", id="size"),
-        pytest.param({"count": 3, "size": 100, "age": 25.0}, 0, "3", id="age"),
+        pytest.param({"count": 3, "size": 100}, [], "", id="all"),
+        pytest.param({"count": 1, "size": 100}, [], "32", id="count"),
+        pytest.param({"count": 3, "size": 20}, [], "3", id="size"),
+        pytest.param({"count": 3, "size": 100, "age": 25.0}, [], "3", id="age"),
+        pytest.param({"count": 3, "size": 30}, [("3", 1)], "3", id="pinned"),
+        pytest.param({"count": 3, "size": 30}, [("32", 11)], "32", id="pinned by two"),
+        pytest.param({"count": 3, "size": 30}, [("0", 100)], "", id="pinned by none of them"),
     ],
 )
-def test_the_oldest_go_first(limits: dict[str, float], room: int, gone: str) -> None:
+def test_the_oldest_go_first(limits: dict[str, float], pinned: list[tuple[str, int]], gone: str) -> None:
     found = [Capsule(about(str(each), age=each * 10.0, size=10), {}, ()) for each in (3, 2, 1)]
     settings = replace(SETTINGS.capsules, count=int(limits["count"]))
-    keys = due(found, settings, NOW, age=limits.get("age", 1e9), size=int(limits["size"]), room=room)
+    held = [Pinned(frozenset(keys), size) for keys, size in pinned]
+    keys = due(found, settings, NOW, age=limits.get("age", 1e9), size=int(limits["size"]), pinned=held)
     assert "".join(keys) == gone
 
 

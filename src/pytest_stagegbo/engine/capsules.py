@@ -30,6 +30,7 @@ from pytest_stagegbo.processes import user_at_host
 from pytest_stagegbo.services.masking import mask
 from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.settings.duration import parse_duration
+from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -76,21 +77,22 @@ class Capsules:
 
     @contextlib.contextmanager
     def keeping(self, names: Collection[str], occasion: Occasion) -> Iterator[Draft]:
-        """Keep what containers hold at this moment. It is a capsule once the block has ended well. The oldest ones make
-        room for it.
+        """Keep what containers hold at this moment. It is a capsule once the block has ended well. The oldest ones are
+        deleted in that moment, as far as the limits ask for it: what is kept shares its blocks, so it needs no room
+        before.
 
         Args:
             names: Containers that the caller uses. What has no state, or does not run, is left out.
 
         Raises:
-            MissingRequirement: nothing can be kept of any of them.
+            MissingRequirement: nothing can be kept of any of them, or it is more than all capsules may have.
             StageGboError: anything else in its tree. There is no new capsule.
         """
         engine, resetter = self.engine, self.engine.resetter()
         with self._alone():
             instances = self._instances()
             containers, left_out = self._able(names, instances)
-            capsules = self._drop_due(instances, room=1)
+            capsules = plan.resolve(instances, engine.settings)
             key, known = secrets.token_hex(4), [each.key for each in capsules]
             engine.check_lease()  # what follows goes over kept shells
             since = datetime.fromtimestamp(clocks.now(), timezone.utc).isoformat(timespec="milliseconds")
@@ -125,7 +127,18 @@ class Capsules:
                 seed=occasion.seed,
                 left_out=left_out,
             )
-            engine.clone_writer().set_instance_config(first, {marks.CAPSULE + key: json.encode(about).decode()})
+            most = parse_size(engine.settings.capsules.size)
+            if about.size > most:
+                resetter.on_targets(containers, lambda target: target.run(guest.drop_script(target.container, [key])))
+                raise MissingRequirement(
+                    f"what the test left is {bytes_text(about.size)}, and all capsules of a stage may have "
+                    f"{bytes_text(most)}",
+                    seen=", ".join(f"{name} {bytes_text(size)}" for name, size in about.sizes.items()),
+                    remedy="raise capsules.size",
+                )
+            kept = plan.Capsule(about, {name: name for name in wanted}, ())
+            due = self._due(instances, [*capsules, kept])
+            self._drop(instances, capsules, due, new=(first, about))
 
     def _able(
         self, names: Collection[str], instances: Mapping[str, Instance]
@@ -180,9 +193,14 @@ class Capsules:
         killed runs left of copies. Returns their keys."""
         with self._alone():
             instances = self._instances()
-            before = plan.resolve(instances, self.engine.settings)
-            left = self._drop_due(instances, age=age, lost=not only_old)
-            return tuple(each.key for each in before if each not in left)
+            capsules = plan.resolve(instances, self.engine.settings)
+            gone = set(self._due(instances, capsules, age))
+            if not only_old:
+                gone |= {each.key for each in capsules if each.lost}
+                self._sweep(instances, [each.key for each in capsules])
+            if gone or not only_old:
+                self._drop(instances, capsules, gone)
+            return tuple(each.key for each in capsules if each.key in gone)
 
     def drop_oldest(self) -> bool:
         """Delete the oldest capsule, to make room; whether there was one. Does not wait while one is being kept."""
@@ -195,43 +213,80 @@ class Capsules:
             self._drop(instances, capsules, [each.key for each in capsules[:1]])
             return bool(capsules)
 
-    def _drop_due(
-        self, instances: Mapping[str, Instance], *, room: int = 0, age: float | None = None, lost: bool = False
-    ) -> list[Capsule]:
-        """Delete what has to go; what is left."""
-        limits = self.engine.settings.capsules
-        capsules = plan.resolve(instances, self.engine.settings)
+    def _due(
+        self, instances: Mapping[str, Instance], capsules: Sequence[Capsule], age: float | None = None
+    ) -> tuple[str, ...]:
+        """The capsules that have to go. A request for each copy of a clone that was replaced."""
+        engine, limits = self.engine, self.engine.settings.capsules
         longest = float(parse_duration(limits.age)) if age is None else age
-        gone = set(plan.due(capsules, limits, clocks.now(), age=longest, size=parse_size(limits.size), room=room))
-        gone |= {each.key for each in capsules if lost and each.lost}
-        if gone or lost:
-            self._drop(instances, capsules, gone)
-        return [each for each in capsules if each.key not in gone]
+        pinned = [
+            plan.Pinned(held, engine.reader.volume_usage(copy.pool, copy.project, copy.name) or 0)
+            for copy in plan.copies(instances.values(), engine.settings)
+            if (held := plan.held_by(copy))
+        ]
+        size = parse_size(limits.size)
+        return plan.due(capsules, limits, clocks.now(), age=longest, size=size, pinned=pinned)
 
-    def _drop(self, instances: Mapping[str, Instance], capsules: Sequence[Capsule], keys: Collection[str]) -> None:
+    def _drop(
+        self,
+        instances: Mapping[str, Instance],
+        capsules: Sequence[Capsule],
+        keys: Collection[str],
+        *,
+        new: tuple[str, plan.About] | None = None,
+    ) -> None:
+        """Delete capsules, and copies that nobody needs any more, or whose maker was killed.
+
+        Args:
+            new: Becomes a capsule at the same time: the container to mark. Its kept shells are used, too.
+        """
         engine = self.engine
         gone = [each for each in capsules if each.key in keys]
-        unmarked: dict[str, dict[str, str]] = {}
+        changed: dict[str, dict[str, str]] = {}
         parts: dict[str, list[str]] = {}
         for each in gone:
             for name in each.marked:
-                unmarked.setdefault(name, {})[marks.CAPSULE + each.key] = ""
+                changed.setdefault(name, {})[marks.CAPSULE + each.key] = ""
             for name, holder in each.holders.items():
                 if name == holder and name in engine.settings.containers and instances[name].is_running:
                     parts.setdefault(name, []).append(each.key)
-        writer = engine.clone_writer() if gone else None
-        for name, config in unmarked.items():
-            assert writer is not None
-            writer.set_instance_config(name, config)
-        for name, own in parts.items():
-            assert writer is not None
-            script = guest.drop_script(engine.settings.containers[name], own)
-            with suppress(StageGboError):  # the next capsule's beginning deletes what nobody knows
-                writer.execute(name, ["sh", "-c", script], timeout=DELETING)
+        if new is not None:  # last, so that there are never more than the limits allow
+            first, about = new
+            changed[first] = {**changed.pop(first, {}), marks.CAPSULE + about.key: json.encode(about).decode()}
+        for name, config in changed.items():
+            engine.clone_writer().set_instance_config(name, config)
+
+        containers = {name: engine.settings.containers[name] for name in parts}
+        scripts = {name: guest.drop_script(containers[name], own) for name, own in parts.items()}
+        if new is None:
+            self._run_in(scripts)
+        elif scripts:
+            with suppress(StageGboError):
+                engine.resetter().on_targets([*containers.values()], lambda target: target.run(scripts[target.name]))
         left = {each.key for each in capsules if each not in gone}
         for copy in plan.copies(instances.values(), engine.settings):
-            if not left.intersection(copy.config.get(marks.HOLDS, "").split()):
+            if not left & plan.held_by(copy):
                 remove_clone(engine.reader, engine.clone_writer(), engine.settings, copy.name)
+
+    def _sweep(self, instances: Mapping[str, Instance], known: Collection[str]) -> None:
+        """Delete what killed runs have left of capsules in clones."""
+        settings = self.engine.settings
+        self._run_in(
+            {
+                name: guest.sweep_script(container, known)
+                for name, container in settings.containers.items()
+                if guest.folders_of(container)
+                and name in instances
+                and marks.is_clone(instances[name], settings)
+                and instances[name].is_running
+            }
+        )
+
+    def _run_in(self, scripts: Mapping[str, str]) -> None:
+        """Run a script in each of some containers. What one leaves, the beginning of the next capsule deletes."""
+        for name, script in scripts.items():
+            with suppress(StageGboError):
+                self.engine.clone_writer().execute(name, ["sh", "-c", script], timeout=DELETING)
 
     # -- clones that are replaced
 

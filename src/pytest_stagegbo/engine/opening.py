@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.apply.await_clone import await_clone
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.engine.removal import remove_rest
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import CapsuleMissing, CommandFailed, MissingRequirement
 from pytest_stagegbo.facts import inventory
@@ -27,6 +28,8 @@ from pytest_stagegbo.settings.opened import MOST_OPENED, opened_number, opened_p
 from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from pytest_stagegbo.incus import Reader
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.plan.capsules import Capsule
@@ -47,9 +50,17 @@ def opened(reader: Reader, settings: Settings) -> dict[int, str]:
 
 
 def opened_engines(settings: Settings, connection: Connection, reader: Reader) -> list[StageEngine]:
-    """The engines of all opened capsules of a stage."""
+    """The engines of all opened capsules of a stage, also of those that a killed run has left something of."""
     opening = Opening(settings, connection, Silent())
-    return [opening.engine(number) for number in opened(reader, settings)]
+    return [opening.engine(number) for number in sorted({*opened(reader, settings), *_bridged(reader, settings)})]
+
+
+def _bridged(reader: Reader, settings: Settings) -> set[int]:
+    """The numbers of the opened capsules of a stage that have a bridge, or an access list."""
+    configs = [each.config for each in reader.networks().values()]
+    configs += [each.get("config") or {} for each in reader.acls().values()]
+    projects = [config.get(marks.PROJECT, "") for config in configs if marks.is_ours(config)]
+    return {number for each in projects if (number := opened_number(settings.project, each)) is not None}
 
 
 def forget_leases(engine: StageEngine) -> None:
@@ -102,7 +113,33 @@ class Opening:
         Args:
             word: The capsule's identifier, with the purpose behind it.
         """
-        numbers = [number for number, each in opened(reader, self._settings).items() if each == word]
+        return self._close(reader, lambda each: each == word)
+
+    def close_all(self, reader: Reader, key: str) -> bool:
+        """Remove every stage that a capsule is open as, for whatever purpose, and what killed runs have left of stages
+        like it; whether there was one."""
+        found = self._close(reader, lambda each: _key_in(each) == key)
+        self._close_rests(reader)
+        return found
+
+    def close_left(self, reader: Reader, known: Collection[str]) -> None:
+        """Remove what killed runs have opened for a purpose of theirs, of capsules that are gone, and what they left.
+
+        Args:
+            known: The identifiers of all capsules of the stage and its slots.
+        """
+        self._close(reader, lambda each: each != _key_in(each) and _key_in(each) not in known)
+        self._close_rests(reader)
+
+    def _close_rests(self, reader: Reader) -> None:
+        """Remove bridges and access lists whose project is gone."""
+        for number in sorted(_bridged(reader, self._settings) - set(opened(reader, self._settings))):
+            engine = self.engine(number)
+            remove_rest(engine)
+            forget_leases(engine)
+
+    def _close(self, reader: Reader, wanted: Callable[[str], bool]) -> bool:
+        numbers = [number for number, each in opened(reader, self._settings).items() if wanted(each)]
         for number in numbers:
             engine = self.engine(number)
             engine.destroy()
@@ -191,6 +228,11 @@ class Opening:
             known = {**marks.of_instance(clone), marks.BOOTED: clone.last_used_at, marks.PROVEN: "true"}
             writer.set_instance_config(name, {marks.STATE: marks.PREPARED, **known, marks.OPENED: word})
             engine.unconfirmed.discard(name)
+
+
+def _key_in(word: str) -> str:
+    """The identifier of the capsule that a mark names, without a purpose."""
+    return word.partition("-")[0]
 
 
 def _not_put_back(capsule: Capsule, name: str, seen: str) -> CapsuleMissing | CommandFailed:

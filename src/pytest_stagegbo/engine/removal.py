@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.engine.stage import StageEngine
 
-__all__ = ["destroy", "plan", "remove_clones", "remove_pool"]
+__all__ = ["destroy", "plan", "remove_clones", "remove_pool", "remove_rest"]
 
 
 def plan(engine: StageEngine) -> tuple[Step, ...]:
@@ -35,13 +35,22 @@ def destroy(engine: StageEngine) -> tuple[Timing, ...]:
     return timings
 
 
+def remove_rest(engine: StageEngine) -> None:
+    """Remove what a run that was killed has left of a stage whose project is gone: its bridge and access list. A stage
+    that is made meanwhile stays."""
+    _remove(engine, rest=True)
+    _forget_leases(engine)
+
+
 def _forget_leases(engine: StageEngine) -> None:
     if engine.lease is not None:
         engine.lease.wipe()
 
 
-def _remove(engine: StageEngine) -> tuple[Timing, ...]:
+def _remove(engine: StageEngine, *, rest: bool = False) -> tuple[Timing, ...]:
     with engine.lock().hold("destroy", engine.waiting):
+        if rest and engine.settings.project in engine.reader.projects():
+            return ()
         steps = plan(engine)
         if not steps:
             return ()

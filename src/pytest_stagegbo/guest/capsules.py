@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["begin_script", "drop_script", "finish_script", "folders_of", "keep_script", "put_back_script", "text_path"]
+__all__ = [
+    "begin_script",
+    "drop_script",
+    "finish_script",
+    "folders_of",
+    "keep_script",
+    "put_back_script",
+    "sweep_script",
+    "text_path",
+]
 
 CAPSULES = ".stagegbo-capsules"
 """What is behind the name of a container's first folder for the folder with all its parts."""
@@ -63,15 +72,18 @@ done
 
 def begin_script(container: ContainerSettings, key: str, known: Iterable[str]) -> str:
     """POSIX shell that makes the place for a new part, and deletes parts of capsules that are not known."""
-    return f"""set -eu
-[ -d {shlex.quote(_place(container))} ] || mkdir -m 700 {shlex.quote(_place(container))}
-cd {shlex.quote(_place(container))}
+    place = shlex.quote(_place(container))
+    return f"set -eu\n[ -d {place} ] || mkdir -m 700 {place}\n{sweep_script(container, known)}mkdir -m 700 {key}\n"
+
+
+def sweep_script(container: ContainerSettings, known: Iterable[str]) -> str:
+    """POSIX shell that deletes parts of capsules that are not known."""
+    return f"""cd {shlex.quote(_place(container))} 2>/dev/null || exit 0
 left=
 for part in *; do
     case " {" ".join(known)} " in *" $part "*) ;; *) left="$left $part" ;; esac
 done
-{_sweep("$left")}mkdir -m 700 {key}
-"""
+{_sweep("$left")}"""
 
 
 def keep_script(container: ContainerSettings, key: str) -> str:

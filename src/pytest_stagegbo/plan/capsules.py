@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.settings.model import CapsuleSettings
 
-__all__ = ["About", "Capsule", "chosen", "copies", "due", "files_id", "is_copy", "resolve"]
+__all__ = ["About", "Capsule", "Pinned", "chosen", "copies", "due", "files_id", "held_by", "is_copy", "resolve"]
 
 COPIES = 12
 """Most copies of replaced clones in a stage: its project has room for twice as many containers."""
@@ -96,6 +96,13 @@ def is_copy(instance: Instance) -> bool:
     return marks.KEPT_FROM in instance.config and marks.is_ours(instance.config)
 
 
+def held_by(copy: Instance) -> frozenset[str]:
+    """The capsules that a copy has parts of. One that is not finished has none: whoever made it was killed."""
+    if copy.config.get(marks.STATE) != marks.PREPARED:
+        return frozenset()
+    return frozenset(copy.config.get(marks.HOLDS, "").split())
+
+
 def copies(instances: Iterable[Instance], settings: Settings) -> list[Instance]:
     """The copies among a stage's instances, whether they are finished or not."""
     return [each for each in instances if is_copy(each) and marks.is_clone(each, settings)]
@@ -118,7 +125,7 @@ def resolve(instances: Mapping[str, Instance], settings: Settings) -> list[Capsu
                 abouts[about.key] = about
                 marked.setdefault(about.key, []).append(instance.name)
         if is_copy(instance):
-            for key in instance.config.get(marks.HOLDS, "").split():
+            for key in held_by(instance):
                 parts[key, instance.config[marks.KEPT_FROM]] = instance.name
     found = []
     for key, about in abouts.items():
@@ -140,22 +147,42 @@ def _about(text: str) -> About | None:
         return None
 
 
+class Pinned(Struct, frozen=True):
+    """What a copy of a replaced clone keeps from being freed, beside the parts of capsules in it."""
+
+    capsules: frozenset[str]
+    """The copy is there as long as one of them is."""
+    size: int
+    """Bytes that the copy alone has."""
+
+
 def due(
-    capsules: Sequence[Capsule], limits: CapsuleSettings, now: float, *, age: float, size: int, room: int = 0
+    capsules: Sequence[Capsule],
+    limits: CapsuleSettings,
+    now: float,
+    *,
+    age: float,
+    size: int,
+    pinned: Sequence[Pinned] = (),
 ) -> tuple[str, ...]:
     """The capsules that have to go, the oldest first.
 
     Args:
         now: Epoch seconds.
         age: Seconds after which one goes.
-        size: Bytes that all of them may have.
-        room: How many more are about to be kept.
+        size: Bytes that all of them may have, with what copies pin for them.
+        pinned: By copies of replaced clones.
     """
     old = [each.key for each in capsules if now - each.about.moment > age]
     left = [each for each in capsules if each.key not in old]
-    while left and (len(left) + room > limits.count or sum(each.about.size for each in left) > size):
+    while left and (len(left) > limits.count or _size(left, pinned) > size):
         old.append(left.pop(0).key)
     return tuple(old)
+
+
+def _size(capsules: Sequence[Capsule], pinned: Sequence[Pinned]) -> int:
+    keys = {each.key for each in capsules}
+    return sum(each.about.size for each in capsules) + sum(each.size for each in pinned if keys & each.capsules)
 
 
 def chosen(capsules: Sequence[Capsule], word: str) -> Capsule:

@@ -174,7 +174,8 @@ class CapsuleSettings(Struct, frozen=True):
     count: int = 10
     """Most capsules that a stage has. Each slot has its own."""
     size: str = "10GB"
-    """Most space that they may take. Blocks that they share with the containers are counted, too, so they take less."""
+    """Most space that they may take, with copies of replaced containers that are kept for them. Blocks that they share
+    with the containers are counted, too, so they take less."""
     age: str = "7d"
     """How long one is kept: a number and `s`, `m`, `h` or `d`. Older ones go at the beginning of a session with
     capsules, and with `stagegbo capsule prune`."""
