@@ -1,4 +1,4 @@
-"""Writes docs/schemas, JSON schemas of what `--json` prints: from `cli/shapes.py` and `cli/init_shapes.py`.
+"""Writes docs/schemas, JSON schemas of what `--json` prints: from `cli/shapes.py` and its neighbours.
 
 python docs/schemas.py
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-import pytest_stagegbo.cli.init_shapes  # noqa: F401 (it has more of them)
+import pytest_stagegbo.cli.capsule_shapes
+import pytest_stagegbo.cli.init_shapes  # noqa: F401 (both have more of them)
 from pytest_stagegbo.cli.shapes import Report
 
 __all__ = ["FOLDER", "schemas"]

@@ -150,12 +150,12 @@ class Plug:
         with (self.folder / "stagegbo.toml").open("a") as file:
             file.write(more)
 
-    def run(self, *args: str) -> pytest.RunResult:
-        """Run pytest to its end."""
+    def run(self, *args: str, patience: float = PATIENCE) -> pytest.RunResult:
+        """Run pytest to its end, which comes within seconds of `patience`."""
         basetemp = self.folder.parent / f"{self.folder.name}-basetemp"
         argv = [sys.executable, "-m", "pytest", f"--basetemp={basetemp}", "--stage-lab", "-p", "no:cacheprovider"]
         began = time.monotonic()
-        done = forkserver.run([*argv, *args], cwd=self.folder, timeout=PATIENCE)
+        done = forkserver.run([*argv, *args], cwd=self.folder, timeout=patience)
         assert "INTERNALERROR" not in done.stdout
         print(done.stdout, done.stderr, sep="\n")
         seconds = time.monotonic() - began

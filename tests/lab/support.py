@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from filelock import FileLock
 from tests.lab import forkserver
@@ -43,7 +44,17 @@ SIX = ("system", "tables", "vault", "cache", "drive", "llm")
 TRAPS = "PROD-GBO1"
 OWNER = "user.stagegbo.owner"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+"""Of what `--json` prints."""
 VOLATILE = ("volatile.", "user.stagegbo.made", "user.stagegbo.production")
+
+
+def held(text: str) -> dict[str, Any]:
+    """A command's output, which holds the schema that it names."""
+    found: dict[str, Any] = json.loads(text)
+    name = found["schema"].removeprefix("stagegbo.").partition("/")[0]
+    jsonschema.validate(found, json.loads((SCHEMAS / f"{name}.json").read_text()))
+    return found
 
 
 class Ground:

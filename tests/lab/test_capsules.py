@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -12,14 +11,20 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
+from tests.lab import forkserver
 from tests.lab.small_stage import PROJECT, THREE, CleanStage
+from tests.lab.support import held, until
 
 from pytest_stagegbo.engine.capsule_diff import diff
 from pytest_stagegbo.engine.capsules import Capsules, Occasion
 from pytest_stagegbo.engine.opening import Opening
+from pytest_stagegbo.engine.stage import StageEngine
+from pytest_stagegbo.errors import MissingRequirement
 from pytest_stagegbo.guest.capsules import folders_of, text_path
 from pytest_stagegbo.incus.connection import Connection
 from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.settings.opened import opened_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,22 +72,35 @@ def capsules(clean: CleanStage, in_network: InNetwork) -> Iterator[Capsules]:
 
 
 @pytest.fixture
-def empty(plug: Plug) -> Plug:
-    """Sessions with a stage that has no capsule yet."""
-    for each in listed(plug):
-        plug.stagegbo("capsule", "drop", each["id"])
-    return plug
+def empty(plug: Plug) -> Iterator[Plug]:
+    """Sessions with a stage that has no capsule before and afterwards."""
+    drop_all(plug)
+    yield plug
+    drop_all(plug)
 
 
 def listed(plug: Plug) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(plug.stagegbo("capsule", "list", "--json").stdout)
+    found: list[dict[str, Any]] = held(plug.stagegbo("capsule", "list", "--json").stdout)["capsules"]
     return found
+
+
+def drop_all(plug: Plug) -> None:
+    for each in listed(plug):
+        plug.stagegbo("capsule", "drop", each["id"])
 
 
 def keep(capsules: Capsules, *names: str) -> str:
     with capsules.keeping(names, OCCASION) as draft:
         draft.texts["report"] = "it failed"
     return draft.key
+
+
+@contextlib.contextmanager
+def limited(clean: CleanStage, size: int) -> Iterator[Capsules]:
+    """The capsules of the small stage, of which all together may have so many bytes."""
+    settings = replace(clean.settings, capsules=replace(clean.settings.capsules, size=str(size)))
+    with contextlib.closing(StageEngine(settings, Connection(settings.incus))) as engine:
+        yield Capsules(engine)
 
 
 def parts(clean: CleanStage, name: str) -> set[str]:
@@ -109,39 +127,45 @@ def test_a_failed_test_can_be_looked_into_later(empty: Plug) -> None:
     told = plug.stagegbo("capsule", "show", key[:4]).stdout
     assert "AssertionError" in told
     assert "hush" not in told
-    opened = json.loads(plug.stagegbo("capsule", "open", key, "--json").stdout)
+    opened = held(plug.stagegbo("capsule", "open", key, "--json").stdout)
     project = opened["project"]
     units = "systemctl is-active valkey.service"
     assert plug.stagegbo("--project", project, "exec", "cache", "--", "sh", "-c", units).stdout == "inactive\n"
     plug.run("test_look.py", f"--stage-project={project}", "--stage-verify", "-pno:xdist").assert_outcomes(passed=1)
-    again = json.loads(plug.stagegbo("capsule", "open", key, "--start", "--json").stdout)
+    again = held(plug.stagegbo("capsule", "open", key, "--start", "--json").stdout)
     assert again["project"] == project
-    dropped = plug.stagegbo("capsule", "drop", key)
-    assert dropped.returncode == 0, dropped.stderr
+    compared = held(plug.stagegbo("capsule", "diff", key, "--json").stdout)
+    assert ("key", "balance") in {(each["kind"], each["what"]) for each in compared["differences"]}
+    assert held(plug.stagegbo("capsule", "drop", key, "--json").stdout)["dropped"] == [key]
     assert project not in plug.engine.reader.projects()
     assert listed(plug) == []
 
 
-def test_a_test_that_fails_in_its_teardown_is_kept_and_one_that_passes_is_not(empty: Plug) -> None:
+def test_tests_that_fail_in_setup_or_teardown_are_kept_and_one_that_passes_is_not(empty: Plug) -> None:
     plug = empty
     plug.write(
         test_one="""
+            @pytest.fixture
+            def early(keys):
+                keys("SET", "balance", "early")
+                raise KeyError
             @pytest.fixture
             def late(keys):
                 yield keys
                 keys("SET", "balance", "late")
                 raise ValueError
             def test_passes(keys): pass
+            def test_begins_badly(early): pass
             def test_ends_badly(late): pass
         """
     )
     result = plug.run("test_one.py", "--stage-capsule=failed", "-pno:xdist")
-    result.assert_outcomes(passed=2, errors=1)
-    (found,) = listed(plug)
+    result.assert_outcomes(passed=2, errors=2)
+    begun, found = listed(plug)
+    assert (begun["test"], begun["phase"]) == ("test_one.py::test_begins_badly", "setup")
     assert (found["test"], found["phase"]) == ("test_one.py::test_ends_badly", "teardown")
-    told = json.loads(plug.stagegbo("capsule", "show", found["id"], "--json").stdout)
+    told = held(plug.stagegbo("capsule", "show", found["id"], "--json").stdout)
     assert "ValueError" in told["report"]
-    plug.stagegbo("capsule", "drop", found["id"])
 
 
 @pytest.mark.both_lts
@@ -172,7 +196,9 @@ def test_it_outlives_the_clones_that_have_it(clean: CleanStage, capsules: Capsul
         assert clean.sql("SELECT to_regclass('words') IS NULL") == "t", "the stage itself is clean"
         engine.close()
         assert opening.close(clean.engine.reader, key)
-        capsules.drop([key])
+        assert capsules.prune() == ()
+        with limited(clean, capsule.about.size) as fewer:
+            assert fewer.prune() == (key,), "the copies have something, too"
         assert set(clean.engine.reader.instances(PROJECT)) == set(FOUR)
 
     in_network(check, timeout=240)
@@ -241,16 +267,23 @@ with capsules.keeping(["cache", "drive"], Occasion("x")):
 """
 
 
-@pytest.mark.parametrize("word", ["mkdir -m 700", "kill -STOP", "cp -a", "du -s"])
+@pytest.mark.parametrize(
+    ("word", "pruned"), [("mkdir -m 700", False), ("kill -STOP", True), ("cp -a", False), ("du -s", True)]
+)
 def test_a_run_that_is_killed_leaves_no_part_of_a_capsule(
-    clean: CleanStage, capsules: Capsules, in_network: InNetwork, word: str
+    clean: CleanStage, capsules: Capsules, in_network: InNetwork, word: str, pruned: bool
 ) -> None:
+    """Once the next capsule is kept, or capsules are pruned."""
+
     def check() -> None:
         argv = [sys.executable, "-c", KILLED, str(clean.file), word]
         done = subprocess.run(argv, capture_output=True, text=True, env=dict(os.environ), timeout=60, check=False)
         assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
         clean.wait("cache", "drive")
         assert capsules.found() == []
+        if pruned:
+            assert capsules.prune() == ()
+            assert [parts(clean, name) for name in ("cache", "drive")] == [set()] * 2
         key = keep(capsules, "cache", "drive")
         assert [each.key for each in capsules.found()] == [key]
         assert [parts(clean, name) for name in ("cache", "drive")] == [{key}] * 2
@@ -268,6 +301,23 @@ def test_the_oldest_make_room_for_new_ones(clean: CleanStage, capsules: Capsules
         assert set(capsules.prune(age=0.0)) == set(keys[4:])
         assert parts(clean, "cache") == set()
         assert not capsules.drop_oldest()
+
+    in_network(check, timeout=120)
+
+
+def test_what_is_too_much_for_all_capsules_is_none(
+    clean: CleanStage, capsules: Capsules, in_network: InNetwork
+) -> None:
+    """It takes no other one's room."""
+
+    def check() -> None:
+        key = keep(capsules, "cache")
+        (least,) = (each.about.size for each in capsules.found())
+        left = "what the test left is .* all capsules of a stage may have"
+        with limited(clean, least - 1) as fewer, pytest.raises(MissingRequirement, match=left):
+            keep(fewer, "cache")
+        assert [each.key for each in capsules.found()] == [key]
+        assert parts(clean, "cache") == {key}
 
     in_network(check, timeout=120)
 
@@ -311,8 +361,9 @@ def test_destroy_takes_capsules_and_what_they_are_open_as(empty: Plug) -> None:
     plug.write(test_one=FAILING)
     plug.run("test_one.py", "--stage-capsule=failed", "-pno:xdist")
     (found,) = listed(plug)
-    exported = plug.stagegbo("capsule", "export", found["id"], "out", "--data")
+    exported = plug.stagegbo("capsule", "export", found["id"], "out", "--data", "--json")
     assert exported.returncode == 0, exported.stderr
+    assert held(exported.stdout)["folder"] == "out"
     files = {each.name: each.stat().st_mode & 0o777 for each in (plug.folder / "out").iterdir()}
     wanted = {"capsule.json", "report.txt", "logs.txt", "cache.tar", "drive.tar"}
     assert files == dict.fromkeys(wanted, 0o600)
@@ -320,3 +371,159 @@ def test_destroy_takes_capsules_and_what_they_are_open_as(empty: Plug) -> None:
     done = plug.stagegbo("destroy", "--yes")
     assert done.returncode == 0, done.stderr
     assert [name for name in plug.engine.reader.projects() if name.startswith("STAGE-PLUG")] == []
+
+
+def test_a_session_that_ends_at_its_first_failure_keeps_the_stage_and_a_capsule(empty: Plug) -> None:
+    plug = empty
+    plug.write(test_one=FAILING)
+    result = plug.run("test_one.py", "--stage-capsule=failed", "--stage-keep", "-x", "-pno:xdist")
+    result.assert_outcomes(failed=1)
+    (found,) = listed(plug)
+    result.stdout.fnmatch_lines_random([f"*stage capsule {found['id']} has*", "*stage kept as the test left it*"])
+    assert plug.stagegbo("exec", "drive", "--", "cat", "/opt/gbo/data/minio/plug").stdout == "wrong, too"
+
+
+MANY = """
+    @pytest.mark.parametrize("number", range(100))
+    def test_fails(stage_cache, number):
+        there = stage_cache.exec("sh", "-c", "ls /opt/gbo/data/valkey.stagegbo-capsules 2>/dev/null | wc -l")
+        note(there.stdout.strip())
+        size = "6M" if number >= 50 else "0"
+        stage_cache.exec("sh", "-c", f"head -c {size} /dev/urandom >/opt/gbo/data/valkey/left")
+        assert number < 0
+"""
+"""The first fifty leave next to nothing, the others some megabytes each, which are others each time."""
+
+
+def test_a_hundred_failures_in_a_row_stay_within_the_limits(empty: Plug) -> None:
+    """The count of capsules is the limit first, then their size; and what is deleted is free again."""
+    plug = empty
+    plug.settings('[capsules]\ncount = 6\nsize = "30MB"')
+    plug.stagegbo("provision")
+    clone = plug.engine.reader.instances(plug.engine.settings.project)["cache"]
+
+    def used() -> int:
+        return plug.engine.reader.volume_usage(clone.pool, clone.project, clone.name) or 0
+
+    before = used()
+    plug.write(test_one=MANY)
+    plug.run("test_one.py", "--stage-capsule=failed", "-pno:xdist", patience=900).assert_outcomes(failed=100)
+    found = listed(plug)
+    assert [each["test"] for each in found] == [f"test_one.py::test_fails[{number}]" for number in range(96, 100)]
+    assert sum(each["bytes"] for each in found) <= 30_000_000
+    there = [int(each) for each in plug.notes]
+    assert there[:50] == [*range(6), *[6] * 44]
+    assert max(there[50:]) == 6
+    assert there[-40:] == [4] * 40
+    until(lambda: used() - before < 100_000_000, "blocks of deleted capsules are free")
+
+
+ON_ITS_OWN = """
+    import time
+    from pathlib import Path
+    @pytest.mark.parametrize("own", ["one", "two"])
+    def test_side_by_side(own, keys, files, stage_gbo):
+        files.put(f"of {stage_gbo.project}")
+        Path(f"met-{own}").touch()
+        deadline = time.monotonic() + 60
+        while len(list(Path().glob("met-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not stage_gbo.project.endswith("-1")
+"""
+FRESH = """
+    from conftest import Files
+    def test_fresh(stage_fresh):
+        Files(stage_fresh.drive).put(f"fresh {stage_fresh.project}")
+        note(stage_fresh.project)
+        raise AssertionError
+"""
+
+
+def test_slots_and_fresh_stages_have_their_own(empty: Plug) -> None:
+    """What a test has left in slot 1 is opened as slot 1 had it, whatever the stage and the fresh one had."""
+    plug = empty
+    plug.write(test_slots=ON_ITS_OWN, test_fresh=FRESH)
+    result = plug.run("-n", "2", "--stage-slots=2", "--stage-capsule=failed", "test_slots.py")
+    result.assert_outcomes(passed=1, failed=1)
+    (found,) = listed(plug)
+    assert (found["slot"], found["containers"]) == (1, ["cache", "drive"])
+    result.stdout.fnmatch_lines(f"*stagegbo*--slot 1*capsule open {found['id']}*")
+    plug.run("--stage-slots=2", "--stage-capsule=failed", "-pno:xdist", "test_fresh.py").assert_outcomes(failed=1)
+    (fresh,) = (each for each in listed(plug) if each["id"] != found["id"])
+    assert plug.notes == [f"STAGE-PLUG-{fresh['slot']}".removesuffix("-0")]
+    for each, left in ((found, "of STAGE-PLUG-1"), (fresh, f"fresh {plug.notes[0]}")):
+        opened = held(plug.stagegbo("capsule", "open", each["id"], "--json").stdout)
+        look = ("exec", "drive", "--", "cat", "/opt/gbo/data/minio/plug")
+        assert plug.stagegbo("--project", opened["project"], *look).stdout == left
+
+
+KILLED_AFTER = """
+import os, signal, sys
+from pytest_stagegbo.cli import main
+from pytest_stagegbo.incus.connection import Connection
+
+left, words = int(sys.argv[1]), sys.argv[2:]
+original = Connection.request
+
+def request(self, method, path, **options):
+    global left
+    reply = original(self, method, path, **options)
+    if method != "GET" and options.get("counted", True):  # others are of the lease
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return reply
+
+Connection.request = request
+sys.exit(main(words))
+"""
+"""A command that is killed once the daemon has answered so many requests that write."""
+
+
+def kill_again_and_again(plug: Plug, after: range, *words: str) -> Iterator[None]:
+    """Run a command that is killed after a few more requests each time, since it does again what is half done, until it
+    comes to its end. Yields after each kill."""
+    for number in after:
+        argv = [sys.executable, "-c", KILLED_AFTER, str(number), "--lab", *words]
+        done = forkserver.run(argv, cwd=plug.folder, timeout=120)
+        if done.returncode == 0:
+            return
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        yield
+    pytest.fail("it never came to its end")
+
+
+def test_commands_that_are_killed_at_each_step_are_finished_by_the_next(empty: Plug) -> None:
+    """Of an opening, of a deletion, and of a comparison, which nobody finishes: `drop` takes what it has left."""
+    plug = empty
+    plug.write(test_one=FAILING)
+    plug.run("test_one.py", "--stage-capsule=failed", "-pno:xdist")
+    (found,) = listed(plug)
+    key = found["id"]
+
+    def opened() -> set[str]:
+        return {name for name in plug.engine.reader.projects() if opened_number("STAGE-PLUG", name)}
+
+    seen = [listed(plug) for _ in kill_again_and_again(plug, range(3, 100, 6), "capsule", "open", key)]
+    assert len(seen) > 2
+    assert all(each == [found] for each in seen), "it is whole, whatever becomes of its opening"
+    assert opened() == {"STAGE-PLUG-CAPSULE-1"}
+    project = ("--project", "STAGE-PLUG-CAPSULE-1")
+    assert plug.stagegbo(*project, "exec", "drive", "--", "cat", "/opt/gbo/data/minio/plug").stdout == "wrong, too"
+    next(kill_again_and_again(plug, range(12, 13), "capsule", "diff", key))
+    assert opened() == {"STAGE-PLUG-CAPSULE-1", "STAGE-PLUG-CAPSULE-2"}
+    seen = []
+    for _ in kill_again_and_again(plug, range(1, 50, 2), "capsule", "drop", key):
+        seen.append(listed(plug))
+        if not seen[-1]:
+            break
+    assert len(seen) > 2
+    assert all(each == [found] for each in seen[:-1])
+    assert plug.stagegbo("capsule", "prune").returncode == 0
+    assert listed(plug) == []
+    assert opened() == set()
+    assert not [name for name in (*plug.engine.reader.networks(), *plug.engine.reader.acls()) if "plugbrc" in name]
+    for name, place in (("cache", "valkey"), ("drive", "minio")):
+        wait = "while ls -d .gone-* >/dev/null 2>&1; do sleep 0.01; done"
+        look = ["sh", "-c", f"cd /opt/gbo/data/{place}.stagegbo-capsules && {wait}; ls"]
+        assert plug.engine.execute(name, look).stdout == ""

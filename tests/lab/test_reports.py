@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
+from tests.lab.support import held
 
 from pytest_stagegbo.session_report.events import Reset, Room, Test, Usage
 from pytest_stagegbo.session_report.reading import find, read
@@ -14,6 +15,8 @@ from pytest_stagegbo.session_report.timeline import joined
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
+
+    from tests.lab.conftest import StageGbo
 
 pytestmark = pytest.mark.lab
 
@@ -101,7 +104,7 @@ def look_at_records(folder: Path) -> None:
 
 
 def test_the_report_shows_who_waited_for_whom_and_what_was_frozen(
-    provisioned: subprocess.CompletedProcess[str], pytester: pytest.Pytester
+    provisioned: subprocess.CompletedProcess[str], stagegbo: StageGbo, pytester: pytest.Pytester
 ) -> None:
     assert provisioned.returncode == 0
     pytester.makepyfile(test_it=WAITING)
@@ -114,3 +117,5 @@ def test_the_report_shows_who_waited_for_whom_and_what_was_frozen(
     assert {holder, blocked.wait.test} == {f"test_it.py::test_alone[{number}]" for number in (1, 2)}
     (frozen,) = (each for _, each in timeline.freezes)
     assert (frozen.names, frozen.test) == (("system",), "test_it.py::test_quiet")
+    joined_again = held(stagegbo("report", str(pytester.path / "stage.records"), "--json").stdout)
+    assert (joined_again["sessions"], joined_again["tests"]) == (1, 3)

@@ -14,13 +14,18 @@ import jsonschema
 import pytest
 from msgspec import to_builtins
 
+from pytest_stagegbo.cli import capsule_shapes
+from pytest_stagegbo.cli.capsule import _fields
 from pytest_stagegbo.cli.command import parsers_in
 from pytest_stagegbo.cli.expose import _tell
 from pytest_stagegbo.cli.parser import new_parser
+from pytest_stagegbo.cli.shapes import shaped
 from pytest_stagegbo.cli.sight import Sight, shape_of
 from pytest_stagegbo.desired.exposure import Exposure
+from pytest_stagegbo.engine.capsule_diff import Difference
 from pytest_stagegbo.engine.status import ContainerStatus, StageStatus
 from pytest_stagegbo.plan.builds import Artefact
+from pytest_stagegbo.plan.capsules import About, Capsule
 from pytest_stagegbo.slots.statuses import SlotStatus
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +70,7 @@ def test_every_command_with_json_has_a_shape() -> None:
     documented = " ".join(printed for _, _, _, printed in TABLE)
     found = [name for command, _, parser in parsers_in(new_parser("")) for name in with_json(parser, command)]
     assert {"status", "lab status"} <= set(found)
-    assert [name for name in found if f"`{name} " not in documented] == ["capsule", "report"], "those without a version"
+    assert [name for name in found if f"`{name} " not in documented] == []
 
 
 def test_only_shapes_are_printed() -> None:
@@ -105,3 +110,17 @@ def test_an_exposed_port_holds_its_schema(capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     jsonschema.validate(found, made()["expose"])
     assert (found["action"], found["ports"][0]["listen"]) == ("would expose", "198.51.100.7")
+
+
+def test_capsules_hold_their_schemas() -> None:
+    about = About("12ab0000", "test_x.py::test_it", "2026-07-01T00:00:00+00:00", "a@b", ("cache",), {}, {"cache": 7})
+    fields = _fields(Capsule(about, {}, ()))
+    difference = shaped(capsule_shapes.Difference, Difference("cache", "key", "+", "db0", "balance"))
+    for found in (
+        capsule_shapes.Capsules(capsules=[capsule_shapes.KeptCapsule(**fields)]),
+        capsule_shapes.Capsule(**fields, report="it failed", logs=""),
+        capsule_shapes.CapsuleDiff(id=about.key, differences=[difference]),
+    ):
+        value = to_builtins(found)
+        jsonschema.validate(value, made()[value["schema"].removeprefix("stagegbo.").partition("/")[0]])
+    assert (fields["bytes"], fields["lost"]) == (7, ["cache"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.cli.context import open_context
-from pytest_stagegbo.cli.output import print_json
+from pytest_stagegbo.cli.output import print_report
 from pytest_stagegbo.cli.remedies import aimed
 from pytest_stagegbo.errors import CapsuleMissing, SettingsError
 from pytest_stagegbo.settings.duration import parse_duration
@@ -68,7 +68,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help="of export: also the folders of the containers, which hold production's data",
     )
-    capsule.add_argument("--json", action="store_true", help="print one JSON value")
+    capsule.add_argument("--json", action="store_true", help="print one JSON object")
     capsule.set_defaults(run=_capsule)
 
 
@@ -120,13 +120,14 @@ def _find(context: Context, word: str) -> tuple[Capsules, Capsule]:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import Capsules, KeptCapsule
     from pytest_stagegbo.cli.console import print_table
-    from pytest_stagegbo.engine.capsules import Capsules
+    from pytest_stagegbo.engine import capsules
     from pytest_stagegbo.text import age_text, bytes_text
 
-    found = [capsule for engine in _stages(open_context(arguments)) for capsule in Capsules(engine).found()]
+    found = [each for engine in _stages(open_context(arguments)) for each in capsules.Capsules(engine).found()]
     if arguments.json:
-        print_json([_json(each) for each in found])
+        print_report(Capsules(capsules=[KeptCapsule(**_fields(each)) for each in found]))
         return 0
     if not found:
         print("there is no capsule: `pytest --stage-capsule=failed` keeps one of each failed test")
@@ -143,12 +144,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import Capsule
     from pytest_stagegbo.text import bytes_text, printable
 
     capsules, capsule = _find(open_context(arguments), arguments.names[0])
     report, logs = capsules.text(capsule, "report"), capsules.text(capsule, "logs")
     if arguments.json:
-        print_json({**_json(capsule), "report": report, "logs": logs})
+        print_report(Capsule(**_fields(capsule), report=report, logs=logs))
         return 0
     about = capsule.about
     rows = [
@@ -174,6 +176,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _open(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import CapsuleOpened
     from pytest_stagegbo.cli.console import console_progress
 
     context, began = open_context(arguments), clocks.monotonic()
@@ -183,7 +186,7 @@ def _open(arguments: argparse.Namespace) -> int:
             engine.provision()
     project, seconds = engine.settings.project, clocks.monotonic() - began
     if arguments.json:
-        print_json({"project": project, "started": arguments.start, "seconds": round(seconds, 3)})
+        print_report(CapsuleOpened(project=project, started=arguments.start, seconds=round(seconds, 3)))
         return 0
     state = "its services answer" if arguments.start else "its services wait (--start starts them)"
     print(f"open as stage {project} after {seconds:.2f} s; {state}")
@@ -208,9 +211,9 @@ def _opened(context: Context, word: str, progress: Progress) -> StageEngine:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from msgspec import to_builtins
-
+    from pytest_stagegbo.cli.capsule_shapes import CapsuleDiff, Difference
     from pytest_stagegbo.cli.console import console_progress
+    from pytest_stagegbo.cli.shapes import shaped
     from pytest_stagegbo.engine.capsule_diff import diff
     from pytest_stagegbo.text import printable
 
@@ -219,13 +222,14 @@ def _diff(arguments: argparse.Namespace) -> int:
     with console_progress(quiet=arguments.quiet) as progress:
         found = diff(_opening(context, progress), capsules.engine, capsules.whole(capsule.key))
     if arguments.json:
-        print_json(to_builtins(found))
+        print_report(CapsuleDiff(id=capsule.key, differences=[shaped(Difference, each) for each in found]))
     else:
         print("\n".join(printable(str(each)) for each in found) or "nothing differs from a clean stage")
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import CapsuleExported
     from pytest_stagegbo.cli.console import console_progress, print_loudly
     from pytest_stagegbo.engine.capsule_files import write_data, write_texts
 
@@ -233,19 +237,21 @@ def _export(arguments: argparse.Namespace) -> int:
     capsules, capsule = _find(context, arguments.names[0])
     folder = Path(arguments.names[1] if arguments.names[1:] else f"capsule-{capsule.key}")
     texts = {name: capsules.text(capsule, name) for name in ("report", "logs")}
-    write_texts(folder, _json(capsule), texts)
+    write_texts(folder, _fields(capsule), texts)
     if arguments.data:
         with console_progress(quiet=arguments.quiet) as progress:
             write_data(folder, _opened(context, capsule.key, progress), capsule)
         print_loudly(f"{folder} holds production's data, with its secrets")
     if arguments.json:
-        print_json({"folder": str(folder), "data": arguments.data})
+        print_report(CapsuleExported(folder=str(folder), data=arguments.data))
     else:
         print(f"capsule {capsule.key} is in {folder}")
     return 0
 
 
 def _drop(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import CapsulesDropped
+
     context = open_context(arguments)
     found, missing = {}, []
     for word in arguments.names:
@@ -254,11 +260,12 @@ def _drop(arguments: argparse.Namespace) -> int:
             found[capsule.key] = capsules
         except CapsuleMissing as error:
             missing.append(error)
+    opening = _opening(context)
     for key, capsules in found.items():
+        opening.close_all(capsules.engine.reader, key)  # first: whoever is killed here can still name the capsule
         capsules.drop([key])
-        _opening(context).close(capsules.engine.reader, key)
     if arguments.json:
-        print_json({"dropped": list(found)})
+        print_report(CapsulesDropped(dropped=list(found)))
     else:
         for key in found:
             print(f"capsule {key} is deleted")
@@ -268,19 +275,28 @@ def _drop(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
+    from pytest_stagegbo.cli.capsule_shapes import CapsulesDropped
     from pytest_stagegbo.engine.capsules import Capsules
 
+    context = open_context(arguments)
     gone: list[str] = []
-    for engine in _stages(open_context(arguments)):
-        gone += Capsules(engine).prune(age=arguments.older_than)
+    left: list[str] = []
+    stages = _stages(context)
+    for engine in stages:
+        capsules = Capsules(engine)
+        gone += capsules.prune(age=arguments.older_than)
+        left += [each.key for each in capsules.found()]
+    if not context.slot:  # else capsules of other slots are not known
+        _opening(context).close_left(stages[0].reader, left)
     if arguments.json:
-        print_json({"dropped": gone})
+        print_report(CapsulesDropped(dropped=gone))
     else:
         print("\n".join(f"capsule {key} is deleted" for key in gone) or "no capsule had to go")
     return 0
 
 
-def _json(capsule: Capsule) -> dict[str, Any]:
+def _fields(capsule: Capsule) -> dict[str, Any]:
+    """What programs are told of a capsule: see `capsule_shapes.KeptCapsule`."""
     about = capsule.about
     return {
         "id": about.key,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import to_builtins
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.cli.shapes import Report
     from pytest_stagegbo.settings.addresses import Endpoint
 
-__all__ = ["print_hint", "print_json", "print_report", "print_variables"]
+__all__ = ["print_hint", "print_report", "print_variables"]
 
 
 def print_report(report: Report | Mapping[str, str], *, line: bool = False) -> None:
@@ -29,11 +29,6 @@ def print_report(report: Report | Mapping[str, str], *, line: bool = False) -> N
     """
     text = json.dumps(to_builtins(report), indent=None if line else 2, ensure_ascii=False)
     print(printable_json(text), flush=line)
-
-
-def print_json(value: Any) -> None:
-    """One JSON value whose shape nobody has promised yet: of `capsule` and `report`."""
-    print(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_hint(text: str, arguments: argparse.Namespace) -> None:
