@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+import warnings
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -97,6 +98,7 @@ class Daemon(Patient, socketserver.ThreadingUnixStreamServer):
         self.path = path
         self.answers: dict[tuple[str, str], list[Answer]] = {("GET", "/1.0"): [sync(HELLO)]}
         self.requests: list[Request] = []
+        self.connections = 0
         self.silence = threading.Event()
         """Until it is set, requests to `/1.0/silent` get no answer."""
         daemon = self
@@ -126,6 +128,10 @@ class Daemon(Patient, socketserver.ThreadingUnixStreamServer):
             def log_message(self, format: str, *args: object) -> None: ...
 
         super().__init__(path, Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.connections += 1
+        return super().verify_request(request, client_address)
 
     def answer(self, method: str, path: str) -> Answer:
         answers = self.answers.get((method, path), [error(404, "not laid out")])
@@ -195,6 +201,32 @@ class TestFindEndpoint:
         (folder / "other").touch()
         environ = {"INCUS_SOCKET": "", "INCUS_DIR": ""}
         assert find_endpoint(IncusSettings(), environ) == str(folder / "other")
+
+
+class TestConnections:
+    def test_a_connection_is_made_for_a_request_and_serves_all_that_follow(
+        self, daemon: Daemon, connection: Connection
+    ) -> None:
+        """Incus takes no other client while one has connected and said nothing."""
+        paths = [("instances",), ("networks",), ("networks", "a"), ("instances",)]
+        for path in paths:
+            daemon.lay_out("GET", "/1.0/" + "/".join(path), sync({}))
+        for path in paths:
+            connection.get(*path)
+        assert len(daemon.requests) == 1 + len(paths)
+        assert daemon.connections == 1
+
+    def test_no_socket_is_left_open(self, daemon: Daemon, connection: Connection) -> None:
+        nowhere = Connection(IncusSettings(endpoint=daemon.path + ".gone"), environ={})
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            connection.server()
+            connection.let_go()
+            with pytest.raises(ServerUnreachable) as caught:
+                nowhere.server()
+            gc.collect()
+        assert caught.value.seen.startswith("[Errno 2] No such file or directory")
+        assert [str(each.message) for each in found if issubclass(each.category, ResourceWarning)] == []
 
 
 class TestRequest:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -24,7 +23,7 @@ import requests
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import ServerRefused, ServerUnreachable
 from pytest_stagegbo.forked import let_go_in_children
-from pytest_stagegbo.incus import dialect, operations, remote
+from pytest_stagegbo.incus import dialect, operations, remote, unix_socket
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import Reply, Server
 from pytest_stagegbo.incus.unreachable import unreachable
@@ -248,7 +247,12 @@ class Connection:
                 seen=f"{status} {error}",
                 remedy=dialect.remedy(status, str(error)),
             ) from None
-        except (pylxd.exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
+        except (
+            pylxd.exceptions.ClientConnectionFailed,
+            requests.RequestException,
+            unix_socket.CannotConnect,
+            OSError,
+        ) as error:
             self._client = None  # who answers next may be another daemon, or a newer one
             seconds = clocks.monotonic() - started
             raise unreachable(self._settings, self.endpoint, f"{method} {shown}", error, seconds) from None
@@ -356,14 +360,7 @@ class Connection:
         """A session that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        if not self.is_local:
-            return remote.session(self._settings)
-        with socket.socket(socket.AF_UNIX) as trial:  # pylxd leaves one open that can't be connected
-            trial.settimeout(_REQUEST_SECONDS)
-            trial.connect(self.endpoint)
-        session: requests.Session = pylxd.client.get_session_for_url(self._url)
-        session.trust_env = False  # no proxy and no password of ~/.netrc, looked for each time, is for a socket
-        return session
+        return unix_socket.session(self.endpoint) if self.is_local else remote.session(self._settings)
 
     @property
     def _url(self) -> str:
