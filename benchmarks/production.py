@@ -96,7 +96,7 @@ class Combination:
         own = {} if self.layout == "shared" else {"STAGEGBO_STORAGE__POOL": STAGE_POOL}
         without = {f"STAGEGBO_CONTAINERS__{name.upper()}": "false" for name in SIX if name not in containers}
         # The lab's pool is small, and eight slots are to fit: none of them grows here.
-        return {"STAGEGBO_SLOTS__DISK": "400MB", **own, **without}
+        return {"STAGEGBO_SLOTS__DISK": "150MB", **own, **without}
 
 
 @dataclass(frozen=True, slots=True)

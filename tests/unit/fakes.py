@@ -155,7 +155,11 @@ def finished(settings: Settings, **changes: Any) -> Facts:
         projects={**facts.projects, settings.project: stage},
         networks={**facts.networks, bridge.name: bridge},
         acl={"name": objects.acl_name(settings), **objects.acl(settings)},
-        profile={"name": "default", "config": {}, "devices": objects.profile_devices(settings, "tank", managed=True)},
+        profile={
+            "name": "default",
+            "config": objects.profile_config(settings),
+            "devices": objects.profile_devices(settings, "tank", managed=True),
+        },
         clones={name: clone(name, settings) for name in settings.containers},
     )
     return replace(facts, **changes)

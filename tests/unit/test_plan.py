@@ -20,8 +20,8 @@ from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
 from pytest_stagegbo.plan import steps
 from pytest_stagegbo.plan.provision import Plan, make_plan
-from pytest_stagegbo.settings import ContainerSettings, NetworkSettings, Settings
 from pytest_stagegbo.settings.opened import as_opened
+from pytest_stagegbo.settings import ContainerSettings, LimitSettings, NetworkSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +101,8 @@ class World:
                 self.facts = replace(facts, networks={**facts.networks, step.subject: made}, bridge_works=True)
             case steps.SetProfile():
                 devices = objects.profile_devices(settings, step.pool, managed=self.managed)
-                self.facts = replace(facts, profile={"name": "default", "config": {}, "devices": devices})
+                profile = {"name": "default", "config": objects.profile_config(settings), "devices": devices}
+                self.facts = replace(facts, profile=profile)
             case steps.RemoveClone():
                 assert marks.is_clone(facts.clones[step.subject], settings)
                 left = {name: found for name, found in facts.clones.items() if name != step.subject}
@@ -241,6 +242,9 @@ STARTS: list[Any] = [
         lambda: finished(SETTINGS, profile={"name": "default", "config": {}, "devices": {}}),
         SETTINGS,
         id="bare-profile",
+    ),
+    pytest.param(
+        lambda: finished(replace(SETTINGS, limits=LimitSettings(processes=7))), SETTINGS, id="other-limits-of-clones"
     ),
     pytest.param(lambda: changed_project(restricted="false"), SETTINGS, id="unrestricted-project"),
     pytest.param(lambda: changed_project(**{"features.networks": "true"}), SETTINGS, id="project-with-own-networks"),

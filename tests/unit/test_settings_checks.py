@@ -146,6 +146,20 @@ def test_the_defaults_have_no_problem() -> None:
             {"disk_floor_share": -0.1}, "f disk_floor_share: -0.1 is not a part of 1, such as 0.1", id="negative-share"
         ),
         pytest.param(
+            {"limits.cpu_allowance": "half"},
+            "f limits.cpu_allowance: 'half' is neither a percentage such as 50% nor a time such as 25ms/100ms",
+            id="allowance",
+        ),
+        pytest.param(
+            {"limits.cpu_priority": 11}, "f limits.cpu_priority: 11 is not a number from 0 to 10", id="cpu-priority"
+        ),
+        pytest.param(
+            {"limits.disk_priority": -1}, "f limits.disk_priority: -1 is not a number from 0 to 10", id="disk-priority"
+        ),
+        pytest.param(
+            {"limits.processes": -1}, "f limits.processes: -1 is not a number from 0 to 4194304", id="processes"
+        ),
+        pytest.param(
             {"containers.llm.disk_limit": "0GB"},
             "f containers.llm.disk_limit: '0GB' leaves no room at all",
             id="container-limit",

@@ -93,11 +93,11 @@ class Foundations:
             if device.get("type") != "nic" or {device.get("network", ""), device.get("parent", "")} <= bridges
         }
         if kept != devices:
-            self._writer.replace_default_profile({}, kept, objects.DESCRIPTION)
+            self._writer.replace_default_profile(profile.get("config") or {}, kept, objects.DESCRIPTION)
 
     def set_profile(self, step: steps.SetProfile) -> None:
         devices = objects.profile_devices(self._settings, step.pool, managed=self.managed)
-        self._writer.replace_default_profile({}, devices, objects.DESCRIPTION)
+        self._writer.replace_default_profile(objects.profile_config(self._settings), devices, objects.DESCRIPTION)
 
     @functools.cached_property
     def managed(self) -> bool:

@@ -35,7 +35,15 @@ __all__ = [
     "violations",
 ]
 
-KEPT_PREFIXES = ("environment.", "image.", "limits.cpu", "limits.memory", "limits.processes", "limits.kernel.")
+KEPT_PREFIXES = (
+    "environment.",
+    "image.",
+    "limits.cpu",
+    "limits.disk.priority",
+    "limits.kernel.",
+    "limits.memory",
+    "limits.processes",
+)
 """Describe what runs or how much it may use; none of them reaches out of the container."""
 
 LOW_LEVEL = frozenset({"limits.memory.swap", "limits.memory.oom_priority"})

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Device
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["DESCRIPTION", "acl", "acl_name", "managed_nics", "network", "profile_devices", "project", "rejected"]
+__all__ = [
+    "DESCRIPTION",
+    "acl",
+    "acl_name",
+    "managed_nics",
+    "network",
+    "profile_config",
+    "profile_devices",
+    "project",
+    "rejected",
+]
 
 DESCRIPTION = "Made by pytest-stagegbo; removed by `stagegbo destroy`"
 
@@ -154,3 +164,18 @@ def network(settings: Settings, parent: str = "") -> dict[str, str]:
 def profile_devices(settings: Settings, pool: str, *, managed: bool) -> dict[str, Device]:
     """The default profile's devices: a limited root disk on production's pool, a NIC on the stage's bridge."""
     return {"root": root_disk(pool, settings.disk_limit), "eth0": nic(settings, managed=managed)}
+
+
+def profile_config(settings: Settings) -> dict[str, str]:
+    """The default profile's config: what a clone may use of the host unless it has a limit of production's.
+
+    What Incus takes for granted is left out, since a kernel without the control group refuses even that.
+    """
+    limits = settings.limits
+    wanted = {
+        "limits.cpu.allowance": limits.cpu_allowance,
+        "limits.cpu.priority": str(limits.cpu_priority) if limits.cpu_priority != 10 else "",
+        "limits.disk.priority": str(limits.disk_priority) if limits.disk_priority != 5 else "",
+        "limits.processes": str(limits.processes) if limits.processes else "",
+    }
+    return {key: value for key, value in wanted.items() if value}

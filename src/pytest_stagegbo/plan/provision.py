@@ -158,8 +158,12 @@ def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> li
         after = frozenset({f"project:{settings.project}", f"access-list:{objects.acl_name(settings)}"})
         steps.append(SetNetwork(subject=settings.network.name, create=network is None, after=after))
     managed = project is not None and objects.managed_nics(dict(project.config))
-    wanted = objects.profile_devices(settings, pool, managed=managed)
-    if project is None or facts.profile is None or facts.profile.get("devices") != wanted:
+    profile = facts.profile or {}
+    if (
+        project is None
+        or profile.get("devices") != objects.profile_devices(settings, pool, managed=managed)
+        or profile.get("config") != objects.profile_config(settings)
+    ):
         after = frozenset({f"project:{settings.project}", f"network:{settings.network.name}", f"pool:{pool}"})
         steps.append(SetProfile(subject="default", create=False, pool=pool, after=after))
     return steps

@@ -11,6 +11,7 @@ from pytest_stagegbo.settings.load import load
 from pytest_stagegbo.settings.model import (
     ContainerSettings,
     IncusSettings,
+    LimitSettings,
     NetworkSettings,
     ProbeSettings,
     PytestSettings,
@@ -26,6 +27,7 @@ __all__ = [
     "ContainerSettings",
     "IncusSettings",
     "Layer",
+    "LimitSettings",
     "Loaded",
     "NetworkSettings",
     "ProbeSettings",

@@ -26,6 +26,7 @@ from pytest_stagegbo.settings.model import (
     ContainerSettings,
     ExposeSettings,
     IncusSettings,
+    LimitSettings,
     NetworkSettings,
     PytestSettings,
     Settings,
@@ -114,6 +115,7 @@ class _Resolution:
             capsules=CapsuleSettings(**self._fields(CapsuleSettings, ("capsules",))),
             slots=SlotSettings(**self._fields(SlotSettings, ("slots",))),
             storage=StorageSettings(**self._fields(StorageSettings, ("storage",))),
+            limits=LimitSettings(**self._fields(LimitSettings, ("limits",))),
         )
         settings = structs.replace(
             settings,

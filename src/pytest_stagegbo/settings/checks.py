@@ -140,6 +140,23 @@ def sizes(settings: Settings) -> Iterator[Problem]:
         yield Problem(f"{settings.disk_floor_share:g} is not a part of 1, such as 0.1", ("disk_floor_share",))
 
 
+_ALLOWANCE = re.compile(r"(?:[1-9]\d?|100)%|[1-9]\d*ms/[1-9]\d*ms")
+MOST_PROCESSES = 1 << 22
+"""The most that Linux has (`PID_MAX_LIMIT`)."""
+
+
+def limits(settings: Settings) -> Iterator[Problem]:
+    found = settings.limits
+    if found.cpu_allowance and not _ALLOWANCE.fullmatch(found.cpu_allowance):
+        text = f"{found.cpu_allowance!r} is neither a percentage such as 50% nor a time such as 25ms/100ms"
+        yield Problem(text, ("limits.cpu_allowance",))
+    for name, priority in (("cpu_priority", found.cpu_priority), ("disk_priority", found.disk_priority)):
+        if not 0 <= priority <= 10:
+            yield Problem(f"{priority} is not a number from 0 to 10", (f"limits.{name}",))
+    if not 0 <= found.processes <= MOST_PROCESSES:
+        yield Problem(f"{found.processes} is not a number from 0 to {MOST_PROCESSES}", ("limits.processes",))
+
+
 def timeouts(settings: Settings) -> Iterator[Problem]:
     limits = settings.timeouts
     for name, seconds in (("ready", limits.ready), ("lock", limits.lock), ("operation", limits.operation)):
@@ -309,6 +326,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (
     endpoint,
     certificates,
     sizes,
+    limits,
     timeouts,
     expose,
     unseal,

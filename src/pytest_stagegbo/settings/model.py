@@ -29,6 +29,7 @@ __all__ = [
     "ContainerSettings",
     "ExposeSettings",
     "IncusSettings",
+    "LimitSettings",
     "NetworkSettings",
     "ProbeSettings",
     "Protocol",
@@ -231,6 +232,24 @@ class StorageSettings(Struct, frozen=True):
         return "" if self.pool == "auto" else self.pool
 
 
+class LimitSettings(Struct, frozen=True):
+    """What each clone may use of the host, beside its disk. A limit that production's container has is kept instead."""
+
+    cpu_allowance: str = "50%"
+    """Incus's `limits.cpu.allowance`. A percentage is a weight: where cores are wanted by others, production and the
+    daemon included, a clone gets so much less, and idle cores are all its own. `25ms/100ms` is a hard limit. If empty,
+    there is none."""
+    cpu_priority: int = 10
+    """Incus's `limits.cpu.priority`, from 0 to 10. Its effect is close to none; `cpu_allowance` is the one that
+    helps."""
+    disk_priority: int = 5
+    """Incus's `limits.disk.priority`, from 0 to 10. Incus refuses any other value than 5 if the kernel has no
+    `blkio.weight` (or `io.weight`)."""
+    processes: int = 10000
+    """Processes and threads that each clone may have, Incus's `limits.processes`. With 0, there is no limit: a test
+    that starts processes without end then takes those of production, too."""
+
+
 class Settings(Struct, frozen=True):
     """Everything that can be set, built once and never changed."""
 
@@ -255,6 +274,7 @@ class Settings(Struct, frozen=True):
     capsules: CapsuleSettings = field(default_factory=CapsuleSettings)
     slots: SlotSettings = field(default_factory=SlotSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     containers: Mapping[str, ContainerSettings] = field(default_factory=default_containers)
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Credentials by container, such as `password_env = "MY_PW"`. They take precedence over those in Vault. A key that
