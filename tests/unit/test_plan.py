@@ -20,8 +20,8 @@ from pytest_stagegbo.guest import holds_services
 from pytest_stagegbo.incus import Project
 from pytest_stagegbo.plan import steps
 from pytest_stagegbo.plan.provision import Plan, make_plan
-from pytest_stagegbo.settings.opened import as_opened
 from pytest_stagegbo.settings import ContainerSettings, LimitSettings, NetworkSettings, Settings
+from pytest_stagegbo.settings.opened import as_opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
