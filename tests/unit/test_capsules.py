@@ -72,6 +72,9 @@ def test_a_part_of_a_clone_that_was_replaced_is_in_the_copy_that_was_kept() -> N
 def test_marks_that_are_no_capsules_are_none() -> None:
     cache = clone("cache", SETTINGS)
     assert resolve({"cache": marked(cache, **{marks.CAPSULE + "00000001": "{"})}, SETTINGS) == []
+    one = about("00000001", cache=cache)
+    for changed in (replace(one, since="yesterday"), replace(one, containers=())):
+        assert resolve({"cache": marked(cache, changed)}, SETTINGS) == []
     foreign = replace(cache, config={**marked(cache, about("00000001", cache=cache)).config, marks.OWNER: ""})
     assert resolve({"cache": foreign}, SETTINGS) == []
 

@@ -241,7 +241,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.data:
         with console_progress(quiet=arguments.quiet) as progress:
             write_data(folder, _opened(context, capsule.key, progress), capsule)
-        print_loudly(f"{folder} holds production's data, with its secrets")
+        print_loudly(f"{folder} holds production's data, with its secrets", beside=arguments.json)
     if arguments.json:
         print_report(CapsuleExported(folder=str(folder), data=arguments.data))
     else:

@@ -245,11 +245,15 @@ def _table(grid: Grid) -> Table:
     return table
 
 
-def print_loudly(text: str) -> None:
-    """Print a line on standard output that is hard to overlook: in colour on a terminal."""
+def print_loudly(text: str, *, beside: bool = False) -> None:
+    """Print a line that is hard to overlook: in colour on a terminal.
+
+    Args:
+        beside: On standard error, since standard output has JSON.
+    """
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(printable(text), style=LOUD, markup=False)
+    Console(stderr=beside, highlight=False, soft_wrap=True).print(printable(text), style=LOUD, markup=False)
 
 
 LOUD = "bold white on red"

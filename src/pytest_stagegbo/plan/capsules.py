@@ -141,10 +141,13 @@ def resolve(instances: Mapping[str, Instance], settings: Settings) -> list[Capsu
 
 
 def _about(text: str) -> About | None:
+    """What a mark says; None: somebody has changed it, so it is no capsule's."""
     try:
-        return json.decode(text, type=About)
-    except MsgspecError:
+        found = json.decode(text, type=About)
+        is_whole = bool(found.containers) and found.moment > 0
+    except (MsgspecError, ValueError):
         return None
+    return found if is_whole else None
 
 
 class Pinned(Struct, frozen=True):
