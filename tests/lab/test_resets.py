@@ -187,13 +187,41 @@ def test_what_a_test_started_does_not_live_on(clean: CleanStage, in_network: InN
     in_network(check, timeout=120)
 
 
+def test_an_instance_with_the_name_of_an_own_unit_does_not_live_on(clean: CleanStage, in_network: InNetwork) -> None:
+    """systemd did not make it one of valkey.service's when it booted."""
+    loop = shlex.quote(STRAY.format(dirty=DIRTY["cache"]))
+
+    def check() -> None:
+        clean.reset("cache")
+        clean.shell("cache", f"systemd-run -q --unit=valkey@left.service sh -c {loop}")
+        assert clean.ways("cache")["cache"] != "untouched"
+        threading.Event().wait(0.5)  # longer than it takes to show
+        assert clean.shell("cache", "systemctl list-units --all --plain --no-legend 'valkey@*'") == ""
+        assert residues(clean.place) == []
+
+    in_network(check)
+
+
+def test_a_name_that_a_test_gave_to_a_unit_is_free_again(clean: CleanStage, in_network: InNetwork) -> None:
+    """systemd keeps a transient unit that has failed, and refuses its name."""
+
+    def check() -> None:
+        clean.reset("cache")
+        for _ in range(2):
+            clean.shell("cache", "systemd-run -q --unit=job sh -c 'sleep 0.1; exit 3'")
+            until(lambda: clean.execute("cache", ["systemctl", "is-failed", "-q", "job"]).status == 0, "it has failed")
+            clean.reset("cache")
+
+    in_network(check)
+
+
 RUNNING = """systemctl list-units --plain --no-legend --type=service,timer,scope --state=active | cut -d ' ' -f 1
 pgrep -f 'while : *; d[o]' || true"""
 
 
 def test_what_cannot_be_ended_is_named(clean: CleanStage, in_network: InNetwork) -> None:
     """With the test that left it. What it is ends by itself after a while."""
-    start = "systemd-run -q --unit=stray --on-active=2 --timer-property=RefuseManualStop=yes true"
+    start = "systemd-run -q --unit=stray --on-active=6 --timer-property=RefuseManualStop=yes true"
 
     def check() -> None:
         clean.shell("cache", start)

@@ -37,7 +37,8 @@ _MOST = 1 << 12
 """Bytes of one read."""
 _SLEPT = "voluntary_ctxt_switches:"
 _TYPES = "service,timer,path,socket,scope"
-_STATES = "active,activating,reloading,deactivating"
+_STATES = "active,activating,reloading,deactivating,failed"
+"""One that has failed runs no more, but `systemd-run --unit=NAME` refuses its name to the next test."""
 
 
 class StrayReport(Struct, frozen=True):
