@@ -35,6 +35,10 @@ class World:
     free: int = 100 * GIB
     seen: int | None = None
     """Free bytes that the host itself sees."""
+    counted: bool = False
+    """Whether the host itself sees what each volume uses."""
+    known: dict[str, Pool] = field(default_factory=dict)
+    """What provisioning has seen of the pools."""
     below: int | None = None
     unwritten: int = 0
     metadata: int = 0
@@ -87,6 +91,9 @@ class World:
     def clone_writer(self) -> World:
         return self
 
+    def known_pools(self) -> dict[str, Pool]:
+        return self.known
+
     # freezer
     @property
     def freezer(self) -> World:
@@ -136,6 +143,12 @@ class World:
     def used_bytes(self, pool: Pool) -> int | None:
         assert pool.name == "tank"
         return None if self.seen is None else pool.total - self.seen
+
+    def exclusive_bytes(self, pool: Pool, volume: str) -> int | None:
+        assert pool.name == "tank"
+        project, _, name = volume.rpartition("_")
+        assert project == self.settings.project
+        return self.used[name] if self.counted else None
 
     def unwritten_bytes(self, pool: Pool) -> int:
         assert pool.name == "tank"
@@ -304,7 +317,26 @@ def test_pools_are_those_of_the_clones_and_of_production_before_there_are_any() 
     assert world.asked == ["instances STAGE-GBO", "instances default"]
 
 
+def test_a_pool_that_provisioning_has_seen_is_asked_of_nobody_but_the_host() -> None:
+    world = World(seen=50 * GIB, known={"tank": pool()})
+    guard = world.guard()
+    guard.check()
+    assert world.asked == ["instances STAGE-GBO"]
+    assert [space.free for space in guard.spaces] == [50 * GIB]
+
+
 # -- growth
+
+
+def test_growth_that_the_host_sees_is_asked_of_nobody_else() -> None:
+    world = World(counted=True)
+    guard = world.guard()
+    guard.check()
+    guard._begin()
+    world.used.update(cache=3 * MIB, drive=None)
+    world.asked.clear()
+    assert guard.growth() == {"system": 0, "tables": 0, "vault": 0, "cache": 2 * MIB, "llm": 0}
+    assert world.asked == ["instances STAGE-GBO", "usage drive"]
 
 
 def test_growth_is_counted_from_the_start() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_stagegbo import locks
 from pytest_stagegbo.apply.await_clone import Readiness
-from pytest_stagegbo.engine.stage import Provisioned, StageEngine
+from pytest_stagegbo.engine.provisioned import Provisioned
 from pytest_stagegbo.errors import (
     CommandFailed,
     LockTimeout,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_stagegbo.engine.stage import StageEngine
     from pytest_stagegbo.plan.steps import Step
 
 AT_ONCE = 0.001

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field, replace  # noqa: TID251 (of a dataclass)
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import SERVER, Ended, Sent, StrictConnection, refused
-from msgspec import structs
+from msgspec.structs import force_setattr, replace
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
@@ -363,8 +363,8 @@ class TestEveryMethod:
     def test_sends_nothing_to_a_stage_that_is_production(self, name: str) -> None:
         """A scope can't be made so; one that was tampered with still opens nothing."""
         scope = WriterScope("STAGE-GBO", "stagebr0", "stagebr0-isolation", "PROD-GBO", frozenset())
-        object.__setattr__(scope, "source_project", "STAGE-GBO")
-        object.__setattr__(scope, "production_networks", frozenset({"stagebr0"}))
+        force_setattr(scope, "source_project", "STAGE-GBO")
+        force_setattr(scope, "production_networks", frozenset({"stagebr0"}))
         connection = StrictConnection(CASES[name].answers())
         with pytest.raises(ProductionProtected):
             CASES[name].call(writer_on(connection, scope))
@@ -408,7 +408,7 @@ class TestOwnPool:
     def test_no_other_pool_is_written_to(self, pool: str) -> None:
         """A scope can't be made so; one that was tampered with still opens nothing."""
         scope = replace(SCOPE, pool="")
-        object.__setattr__(scope, "pool", pool)
+        force_setattr(scope, "pool", pool)
         connection = StrictConnection()
         for call in (lambda w: w.create_pool("btrfs", {}, ""), Writer.delete_pool):
             with pytest.raises(ProductionProtected):
@@ -603,6 +603,11 @@ class TestExecute:
             ("DELETE", "exec_7.stderr", STAGE),
         ]
 
+    def test_output_that_nobody_wants_is_neither_recorded_nor_asked_for(self) -> None:
+        connection = StrictConnection({("POST", "instances/cache/exec"): {"return": 5, "output": None}})
+        assert writer_on(connection).execute("cache", ["x"], record=False) == CommandResult(5, "", "")
+        assert [(sent.method, sent.body["record-output"]) for sent in connection.sent] == [("POST", False)]
+
     def test_has_a_time_limit_of_its_own(self) -> None:
         connection = StrictConnection({("POST", "instances/cache/exec"): {"return": 0}})
         writer_on(connection).execute("cache", ["id"], timeout=0)
@@ -753,7 +758,7 @@ class OnlyGet:
         self.asked: list[tuple[tuple[str, ...], dict[str, Any]]] = []
 
     def server(self) -> Server:
-        return structs.replace(SERVER, clustered=True, name="c2")
+        return replace(SERVER, clustered=True, name="c2")
 
     def events(self) -> str:
         return "events"

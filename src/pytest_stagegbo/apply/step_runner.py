@@ -51,7 +51,8 @@ class StepRunner:
     """Does steps, from several threads at once.
 
     Attributes:
-        limits: Of the pools that it copies on.
+        pools: That it copies on, by name, as the facts have them.
+        limits: Of these.
         readiness: What each awaited container answered, by name.
         unconfirmed: Names of clones that this run has copied whole and prepared, and that are marked as prepared only
             once their first boot is proven, or known to have failed: a mark is a write of its own. A run that comes
@@ -79,8 +80,8 @@ class StepRunner:
         self._progress = progress
         self._parent = parent
         self._host = reader.host()
-        pools = [room.pool for room in facts.rooms.values()]
-        self.limits = Limits(self._host, pools, progress, settings.timeouts.ready)
+        self.pools = {name: room.pool for name, room in facts.rooms.items()}
+        self.limits = Limits(self._host, self.pools.values(), progress, settings.timeouts.ready)
         self.readiness: dict[str, Readiness] = {}
         self._started: set[str] = set()
         self._checked: dict[str, Instance] = {}
@@ -217,8 +218,7 @@ class StepRunner:
     @property
     def burdens_production(self) -> bool:
         """Whether a clone that is deleted makes production wait."""
-        pools = [room.pool for room in self._facts.rooms.values()]
-        return any(burdens(pool, self._host.quotas(pool), self._settings) for pool in pools)
+        return any(burdens(pool, self._host.quotas(pool), self._settings) for pool in self.pools.values())
 
     def copy_in_place(self, planned: Iterable[steps.Step]) -> bool:
         """Make a slot's clone what its golden clone is, without deleting its volume; whether that was done. Where it

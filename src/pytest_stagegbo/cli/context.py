@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import argparse
 
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.lab import Lab
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Loaded, Settings
@@ -40,8 +41,8 @@ OPTIONS = {
 }
 
 
-class Context(Struct, frozen=True):
-    """The settings, the lab and the slot of one command. It connects when it is asked for an engine."""
+class Context(Struct):
+    """The settings, the lab and the slot of one command. It connects when it is first asked for an engine."""
 
     loaded: Loaded
     """Settings of the slot that the command line names."""
@@ -49,11 +50,19 @@ class Context(Struct, frozen=True):
     stage: Settings
     """Settings of slot 0."""
     slot: int = 0
+    _connection: Connection | None = None
+
+    def connection(self) -> Connection:
+        """The command's connection, which all its engines share. pylxd is imported here, and not before."""
+        if self._connection is None:
+            from pytest_stagegbo.incus.connection import Connection
+
+            self._connection = Connection(self.stage.incus)
+        return self._connection
 
     def engine(self, progress: Progress | None = None) -> StageEngine:
-        """Connect, and return the engine of the stage. pylxd is imported here, and not before."""
+        """Return the engine of the stage."""
         from pytest_stagegbo.engine.stage import StageEngine
-        from pytest_stagegbo.incus.connection import Connection
 
         if self.slot:
             fleet = self.fleet(progress)
@@ -68,14 +77,13 @@ class Context(Struct, frozen=True):
             return fleet.engine(self.slot)
         if self.stage.storage.own:
             return self.fleet(progress).engine(0)
-        return StageEngine(self.loaded.settings, Connection(self.loaded.settings.incus), progress=progress)
+        return StageEngine(self.loaded.settings, self.connection(), progress=progress)
 
     def fleet(self, progress: Progress | None = None) -> Fleet:
-        """Connect, and return the stage with all its slots."""
-        from pytest_stagegbo.incus.connection import Connection
+        """Return the stage with all its slots."""
         from pytest_stagegbo.slots.fleet import Fleet
 
-        return Fleet(self.stage, Connection(self.stage.incus), progress=progress)
+        return Fleet(self.stage, self.connection(), progress=progress)
 
 
 def open_context(arguments: argparse.Namespace) -> Context:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pytest_stagegbo.cli import shapes
-    from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.engine.provisioned import Provisioned
     from pytest_stagegbo.plan.provision import Plan
 
     P = TypeVar("P", bound=shapes.Plan)

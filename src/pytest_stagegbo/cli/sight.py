@@ -41,10 +41,15 @@ def look(context: Context, *, whole: bool) -> Sight:
         whole: Ask for disk use and changes in production as well, which takes most of the requests.
     """
     from pytest_stagegbo.slots.statuses import slot_statuses
+    from pytest_stagegbo.workers import Workers
 
-    status = context.engine().status(disk=whole)
-    fleet = context.fleet()
-    return Sight(status, slot_statuses(fleet), fleet.source_drift() if whole else {})
+    engine, fleet = context.engine(), context.fleet()
+    engine.reader.server()  # one that does not answer is waited for once
+    with Workers(2, "stagegbo look") as threads:  # Incus takes its time over lists of networks and access lists
+        slots = threads.submit(slot_statuses, fleet)
+        drift = threads.submit(fleet.source_drift) if whole else None
+        status = engine.status(disk=whole)
+        return Sight(status, slots.result(), drift.result() if drift is not None else {})
 
 
 def shape_of(sight: Sight) -> shapes.Status:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.errors import NotOurs, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Network, Project
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["belongs", "is_free_for", "is_stage", "owners", "with_marks"]
+__all__ = ["belongs", "is_free_for", "is_stage", "owners", "refuse_relation", "with_marks"]
 
 
 def is_stage(project: Project) -> bool:
@@ -65,3 +66,33 @@ def with_marks(network: Network, acl: Mapping[str, Any] | None) -> Network:
     return replace(
         network, config={key: config[key] for key in (marks.OWNER, marks.PROJECT, marks.FAMILY) if key in config}
     )
+
+
+def refuse_relation(project: Project | None, parent: str) -> None:
+    """Raise an error if the project is a stage of its own, and the settings mean a slot or a golden copy, or vice
+    versa. The two have different addresses.
+
+    Args:
+        parent: The stage whose slot or golden copy the settings mean. Empty: they mean a stage of its own.
+
+    Raises:
+        SettingsError: the project is a slot, or the golden copy, of another stage.
+        NotOurs: it is a stage of its own.
+    """
+    if project is None or not marks.is_ours(project.config):
+        return
+    found = project.config.get(marks.FAMILY, "")
+    if parent and not found:
+        raise NotOurs(
+            f"project {project.name} is a stage of its own, and no slot or golden copy of {parent}",
+            seen=f"it has no mark {marks.FAMILY}={parent}",
+            remedy=f"give one of the two another name (the setting project): the slots of {parent} are {parent}-1, "
+            f"{parent}-2 and so on, its golden copy is {parent}-GOLDEN. `stagegbo --project {project.name} destroy` "
+            "removes that stage",
+        )
+    if found != parent:
+        raise SettingsError(
+            f"project {project.name} is a slot of stage {found}, or its golden copy",
+            seen=f"its mark {marks.FAMILY}={found}",
+            remedy=f'set project = "{found}", and choose its slot with --slot N; pytest chooses slots itself',
+        )

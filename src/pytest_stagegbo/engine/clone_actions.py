@@ -71,7 +71,7 @@ class CloneActions:
         assert engine.clone_source is not None  # slots are reset by engines that know their golden copy
         with engine.clone_source.held():
             facts = engine.facts()
-            plan = engine.plan_for(facts, to_replace=[container.name])
+            plan = engine.provisioning.plan_for(facts, to_replace=[container.name])
             own = [step for step in plan.steps if step.subject == container.name or isinstance(step, AwaitRoom)]
             runner = engine.new_runner(facts, None)
             made: tuple[type[Step], ...] = (RemoveClone, AwaitRoom, CopyClone, PrepareClone)

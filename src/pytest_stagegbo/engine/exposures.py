@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_stagegbo.desired.exposure import forward_body, over
+from pytest_stagegbo.desired.exposure import forward_body, over, read_forward
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.facts.facts import host_addresses
@@ -39,7 +39,8 @@ class Exposures:
 
     def __init__(self, engine: StageEngine) -> None:
         self._engine = engine
-        self._seen: tuple[Exposure, ...] = ()
+        self._seen: tuple[Exposure, ...] | None = None
+        """None: nobody has looked yet."""
 
     def observe(self, facts: Facts) -> None:
         """Remember what the facts know, for `close_over`."""
@@ -83,7 +84,10 @@ class Exposures:
     def close_over(self) -> bool:
         """Close what was seen last and is over by now; whether there was any. For who holds the stage's lock, shared at
         least."""
-        if not over(self._seen):
+        engine = self._engine
+        if self._seen is None and not any(map(read_forward, engine.reader.forwards(engine.settings.network.name))):
+            self._seen = ()  # one request, where a stage's facts are a dozen
+        if not over(engine.facts().exposed if self._seen is None else self._seen):
             return False
         with self._changing("closing what is exposed", already_locked=True):
             self.close_what_is_over_in(self._engine.facts())

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks, notes
-from pytest_stagegbo.apply.removal import patiently
 from pytest_stagegbo.errors import (
     LockTimeout,
     MissingRequirement,
@@ -106,6 +105,8 @@ class Freezer:
         """
         left = [name for name in (self._engine.settings.containers if names is None else names) if self._has_note(name)]
         if left:
+            from pytest_stagegbo.apply.removal import patiently  # most processes find nothing frozen
+
             with self._one_at_a_time():
                 for name in left:
                     patiently(lambda name=name: self._thaw(name), self._engine.settings.timeouts.operation)  # type: ignore[misc]
@@ -178,7 +179,7 @@ class Freezer:
         self._write(name, WANTED, doing)
         try:
             self._freeze_group(name)
-            patiently(lambda: writer.set_state(name, "freeze"), self._engine.settings.timeouts.operation)
+            self._set_frozen(writer, name)
         except (OperationFailed, ServerRefused):
             clone = self._clone(name)
             if clone is not None and clone.is_running:
@@ -187,6 +188,11 @@ class Freezer:
             return
         self._write(name, FROZEN, doing)
         self._looked[name] = clocks.monotonic()
+
+    def _set_frozen(self, writer: Writer, name: str) -> None:
+        from pytest_stagegbo.apply.removal import patiently
+
+        patiently(lambda: writer.set_state(name, "freeze"), self._engine.settings.timeouts.operation)
 
     def _freeze_group(self, name: str) -> None:
         project, host = self._engine.settings.project, self._engine.reader.host()
@@ -203,7 +209,7 @@ class Freezer:
         writer = self._writer()
         if self._read(name).get("state") != FROZEN:  # its process died: the kernel may know of it, and not the daemon
             with contextlib.suppress(OperationFailed, ServerRefused):
-                patiently(lambda: writer.set_state(name, "freeze"), self._engine.settings.timeouts.operation)
+                self._set_frozen(writer, name)
         try:
             writer.set_state(name, "unfreeze")
         except (OperationFailed, ServerRefused):

@@ -180,7 +180,7 @@ class Opening:
             later: The engine of those who use it, whose production is the real one.
         """
         facts = engine.facts()
-        plan = engine.plan_for(facts)
+        plan = engine.provisioning.plan_for(facts)
         if plan.changes:
             refuse_dropped(engine.reader, engine.settings)
             before = inventory.take(later.reader, later.settings, later.facts())

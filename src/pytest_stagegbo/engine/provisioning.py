@@ -20,6 +20,7 @@ from pytest_stagegbo.facts.host_path import refuse_dropped
 from pytest_stagegbo.locks import AWAKE, STAGE
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.former import foreign_on
+from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.plan.provision import Plan, make_plan
 from pytest_stagegbo.plan.resets import with_resets
 from pytest_stagegbo.plan.steps import (
@@ -61,7 +62,7 @@ class Provisioning:
     def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
         engine = self._engine
-        engine.refuse_elsewhere(recreate, to_replace)
+        self.refuse_elsewhere(recreate, to_replace)
         plan = self.plan_for(engine.facts(), recreate, to_replace)
         if plan.changes:
             refuse_dropped(engine.reader, engine.settings)
@@ -77,6 +78,14 @@ class Provisioning:
         for detail in plan.details if plan.changes else ():
             log.debug("%s", detail)
         return plan
+
+    def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
+        """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
+        that anybody would miss."""
+        engine, settings = self._engine, self._engine.settings
+        if settings.storage.own and engine.clone_source is not None:
+            replacing = settings.containers if recreate else to_replace
+            refuse_elsewhere(engine.reader.instances(settings.project), settings, tuple(replacing))
 
     def provision(
         self,

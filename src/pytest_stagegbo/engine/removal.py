@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from pytest_stagegbo.apply.removal import refuse_unable, remove_clone
 from pytest_stagegbo.apply.scheduler import Timing, apply
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired.own_pool import removable_pool
+from pytest_stagegbo.desired.ownership import refuse_relation
 from pytest_stagegbo.facts.former import Former
 from pytest_stagegbo.plan.destroy import plan_destroy
-from pytest_stagegbo.plan.objections import refuse_relation
 from pytest_stagegbo.plan.steps import RemoveAcl, RemoveNetwork, RemoveProject, Step
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["destroy", "plan", "remove_clones", "remove_pool", "remove_rest"]
 
 
 def plan(engine: StageEngine) -> tuple[Step, ...]:
-    """See `StageEngine.plan_destroy`."""
+    """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
     refuse_relation(engine.reader.projects().get(engine.settings.project), engine.parent)
     return plan_destroy(engine.reader, engine.settings, engine.parent)
 
@@ -66,9 +67,9 @@ def _remove(engine: StageEngine, *, rest: bool = False) -> tuple[Timing, ...]:
 
 
 def remove_pool(engine: StageEngine) -> None:
-    """See `StageEngine.remove_pool`."""
+    """Remove the stage's own pool, which nothing is on any more. Raises as `removable_pool` does."""
     with engine.lock().hold("destroy", engine.waiting):
-        if engine.own_pool(()):
+        if removable_pool(engine.reader, engine.settings, ()):
             engine.writer(engine.facts(need_source=False)).delete_pool()
     _forget_leases(engine)
 

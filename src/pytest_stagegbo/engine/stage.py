@@ -10,28 +10,17 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_stagegbo.apply.step_runner import StepRunner
-from pytest_stagegbo.credentials.replacements import read_replacements
-from pytest_stagegbo.desired import objects
-from pytest_stagegbo.desired.own_pool import removable_pool
+from pytest_stagegbo.desired import objects, ownership
 from pytest_stagegbo.engine import leasing, reset
-from pytest_stagegbo.engine.clone_actions import CloneActions
-from pytest_stagegbo.engine.deploy import Deployments, Ways
-from pytest_stagegbo.engine.exposures import Exposures
 from pytest_stagegbo.engine.freezer import Freezer
-from pytest_stagegbo.engine.provisioned import Provisioned
-from pytest_stagegbo.engine.status import StageStatus, stage_status
 from pytest_stagegbo.errors import SettingsError, StageMissing
-from pytest_stagegbo.facts.facts import Facts, gather
 from pytest_stagegbo.facts.placement import locator
+from pytest_stagegbo.facts.surroundings import look_around
 from pytest_stagegbo.forward.way import StageWay
 from pytest_stagegbo.incus import Reader, Writer, WriterScope
 from pytest_stagegbo.locks import STAGE, StageLock
-from pytest_stagegbo.plan.objections import refuse_relation
-from pytest_stagegbo.plan.pool_objections import refuse_elsewhere
 from pytest_stagegbo.progress import Silent
 from pytest_stagegbo.services import dial
-from pytest_stagegbo.services.unseal import read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,23 +28,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_stagegbo.apply.scheduler import Timing
+    from pytest_stagegbo.apply.step_runner import StepRunner
     from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.engine.baselines import Baselines
+    from pytest_stagegbo.engine.clone_actions import CloneActions
     from pytest_stagegbo.engine.clone_source import CloneSource
+    from pytest_stagegbo.engine.deploy import Deployments
+    from pytest_stagegbo.engine.exposures import Exposures
+    from pytest_stagegbo.engine.provisioned import Provisioned
     from pytest_stagegbo.engine.provisioning import Provisioning
-    from pytest_stagegbo.incus import CommandResult, Instance
+    from pytest_stagegbo.engine.status import StageStatus
+    from pytest_stagegbo.facts.facts import Facts
+    from pytest_stagegbo.facts.surroundings import Surroundings
+    from pytest_stagegbo.incus import CommandResult, Instance, Pool
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.lease_store import LeaseStore
     from pytest_stagegbo.incus.message_socket import MessageSocket
     from pytest_stagegbo.leases.host import HostLease
     from pytest_stagegbo.plan.provision import Plan
-    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.resets.resetter import Outcome, Resetter
     from pytest_stagegbo.services.unseal import UnsealKeys
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["Provisioned", "StageEngine"]
+__all__ = ["StageEngine"]
 
 _unconfirmed: dict[tuple[str, str], set[str]] = {}
 """By daemon and project, of this process."""
@@ -89,15 +85,11 @@ class StageEngine:
         self._connection = connection
         self._environ = environ
         self._clone_runner: StepRunner | None = None
+        self._clone_writer: Writer | None = None
         self._resetter: Resetter | None = None
         self.clone_source = origin
         self.parent = parent
-        self.exposures = Exposures(self)
         self.freezer = Freezer(self)
-        self.clones = CloneActions(self)
-        self.deployments = Deployments(
-            self, Ways(self.clones.start, self.reset_clones, self.clones.restore, self.clones.await_ready)
-        )
         self.lease: HostLease | None = None
         """This host's lease of the stage, once anything was locked."""
         self.siblings: Callable[[], Sequence[StageEngine]] = tuple
@@ -109,16 +101,11 @@ class StageEngine:
 
     def facts(self, *, need_source: bool = True, need_stage: bool = False) -> Facts:
         """Read the world. Raises as `gather` and `refuse_relation` do."""
-        golden = self.clone_source.project if self.clone_source is not None else ""
-        facts = gather(
-            self.reader,
-            self.settings,
-            need_source=need_source,
-            need_stage=need_stage,
-            golden=golden,
-            parent=self.parent,
-        )
-        refuse_relation(facts.projects.get(self.settings.project), self.parent)
+        from pytest_stagegbo.facts.facts import gather
+
+        needs = {"need_source": need_source, "need_stage": need_stage}
+        facts = gather(self.reader, self.settings, golden=self._golden, parent=self.parent, **needs)
+        ownership.refuse_relation(facts.projects.get(self.settings.project), self.parent)
         self.exposures.observe(facts)
         return facts.with_running(self.freezer.frozen())
 
@@ -145,34 +132,52 @@ class StageEngine:
         Raises:
             StageGboError: anything in its tree; what was done until then stays and the next run goes on from it.
         """
-        self.refuse_elsewhere(recreate, to_replace)
+        self.provisioning.refuse_elsewhere(recreate, to_replace)
         before = self._connection.requests
         with self.clone_source.held() if self.clone_source is not None else nullcontext():
-            result = self._provisioning.provision(
+            result = self.provisioning.provision(
                 recreate, to_replace, already_locked, missing, limiter or nullcontext()
             )
         return replace(result, requests=self._connection.requests - before)
 
     @functools.cached_property
-    def _provisioning(self) -> Provisioning:
-        from pytest_stagegbo.engine import provisioning  # with all that a plan is made of
+    def provisioning(self) -> Provisioning:
+        """Makes the stage what the settings say."""
+        from pytest_stagegbo.engine.provisioning import Provisioning
 
-        return provisioning.Provisioning(self)
+        return Provisioning(self)
 
     def plan(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """What `provision` would do now, without a lock and without a write."""
-        return self._provisioning.plan(recreate=recreate, to_replace=to_replace)
+        return self.provisioning.plan(recreate=recreate, to_replace=to_replace)
 
-    def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
-        """The way from these facts to the stage of the settings. Raises an error if foreign things would be lost."""
-        return self._provisioning.plan_for(facts, recreate, to_replace)
+    @property
+    def _golden(self) -> str:
+        return self.clone_source.project if self.clone_source is not None else ""
 
-    def refuse_elsewhere(self, recreate: bool = False, to_replace: Collection[str] = ()) -> None:
-        """Raise `NotOurs` when clones that stay are on another pool than the stage's own. A golden copy has nothing
-        that anybody would miss."""
-        if self.settings.storage.own and self.clone_source is not None:
-            replacing = self.settings.containers if recreate else to_replace
-            refuse_elsewhere(self.reader.instances(self.settings.project), self.settings, tuple(replacing))
+    # What only some commands need is imported with its module.
+
+    @functools.cached_property
+    def exposures(self) -> Exposures:
+        """Ports of the clones that others may reach for a while."""
+        from pytest_stagegbo.engine.exposures import Exposures
+
+        return Exposures(self)
+
+    @functools.cached_property
+    def clones(self) -> CloneActions:
+        """What resets and deployments have done to a clone."""
+        from pytest_stagegbo.engine.clone_actions import CloneActions
+
+        return CloneActions(self)
+
+    @functools.cached_property
+    def deployments(self) -> Deployments:
+        """Builds in place of production's files."""
+        from pytest_stagegbo.engine.deploy import Deployments, Ways
+
+        clones = self.clones
+        return Deployments(self, Ways(clones.start, self.reset_clones, clones.restore, clones.await_ready))
 
     @functools.cached_property
     def baselines(self) -> Baselines:
@@ -223,9 +228,8 @@ class StageEngine:
         Args:
             baselines: By container, the key of the baseline that is its clean state.
         """
-        resetter = self.resetter()  # for which the facts are read, exposures among them
         self.exposures.close_over()
-        return resetter.reset(containers, left_by, baselines)
+        return self.resetter().reset(containers, left_by, baselines)
 
     def resetter(self) -> Resetter:
         """What resets this stage's containers. It keeps shells open in them until `close`."""
@@ -235,7 +239,7 @@ class StageEngine:
             self._resetter = Resetter(
                 self.settings,
                 self.reader,
-                self.runner().writer,
+                self.clone_writer(),
                 self.progress,
                 start=self.clones.start,
                 restore=self.clones.restore,
@@ -263,20 +267,30 @@ class StageEngine:
             self._clone_runner = self.new_runner(self.facts(), self.unseal_keys(), self.replacements())
         return self._clone_runner
 
+    def known_pools(self) -> Mapping[str, Pool]:
+        """The pools that were looked at for `runner`, by name. What they use is of that time."""
+        return {} if self._clone_runner is None else self._clone_runner.pools
+
     def keep_runner(self, runner: StepRunner) -> None:
         """Have `runner` return this one from now on: its facts are newer."""
         self._clone_runner = runner
 
     def unseal_keys(self) -> UnsealKeys | None:
         """The keys that open Vault; None: there are none. Raises as `read_keys` does."""
+        from pytest_stagegbo.services.keys import read_keys
+
         return read_keys(self.settings.vault, self._environ)
 
     def replacements(self) -> Replacements | None:
         """What replaces production's secrets; None: nothing does. Raises as `read_replacements` does."""
+        from pytest_stagegbo.credentials.replacements import read_replacements
+
         return read_replacements(self.settings, self._environ)
 
     def new_runner(self, facts: Facts, keys: UnsealKeys | None, replacements: Replacements | None = None) -> StepRunner:
         """A runner for the steps of a plan that was made from these facts."""
+        from pytest_stagegbo.apply.step_runner import StepRunner
+
         return StepRunner(
             self.reader,
             self.writer(facts),
@@ -289,36 +303,16 @@ class StageEngine:
             unconfirmed=self.unconfirmed,
         )
 
-    def plan_destroy(self) -> tuple[Step, ...]:
-        """What `destroy` would remove. Raises `SettingsError` for a slot that was not asked for as one."""
-        from pytest_stagegbo.engine import removal
-
-        return removal.plan(self)
-
     def destroy(self) -> tuple[Timing, ...]:
         """Remove everything of the stage that carries this tool's mark. Nothing there is fine."""
         from pytest_stagegbo.engine import removal
 
         return removal.destroy(self)
 
-    def own_pool(self, members: Collection[str]) -> str:
-        """The name of the pool that was created for this stage, if it is there and only these projects use it;
-        empty: it is not there.
-
-        Raises:
-            SettingsError: the settings name no pool of the stage's own.
-            NotOurs: somebody else created it, or has something on it.
-        """
-        return removable_pool(self.reader, self.settings, members)
-
-    def remove_pool(self) -> None:
-        """Remove the stage's own pool, which nothing is on any more. Raises as `own_pool` does."""
-        from pytest_stagegbo.engine import removal
-
-        removal.remove_pool(self)
-
     def status(self, *, disk: bool = True) -> StageStatus:
         """What the stage is like right now; asks every service once."""
+        from pytest_stagegbo.engine.status import stage_status
+
         return stage_status(self.reader, self.settings, self.parent, disk=disk, frozen=self.freezer.frozen())
 
     def clone(self, name: str) -> Instance:
@@ -342,8 +336,13 @@ class StageEngine:
         return clone
 
     def clone_writer(self) -> Writer:
-        """To write to clones that are there; what it has to know of production is read once."""
-        return self.runner().writer
+        """To write to clones that are there; what it has to know of production is read once. Raises as `look_around`
+        and `writer` do."""
+        if self._clone_runner is not None:
+            return self._clone_runner.writer
+        if self._clone_writer is None:
+            self._clone_writer = self.writer(look_around(self.reader, self.settings, self._golden, self.parent))
+        return self._clone_writer
 
     def lock(self, timeout: float | None = None) -> StageLock:
         """The lock of this stage; see `StageLock.hold`. `timeout`: seconds, instead of the settings'."""
@@ -378,7 +377,7 @@ class StageEngine:
         with suppress(OSError):
             self.lock().mark_dirty()
 
-    def writer(self, facts: Facts) -> Writer:
+    def writer(self, facts: Facts | Surroundings) -> Writer:
         """The only way to write. Raises `ProductionProtected` when the stage's names are production's."""
         scope = WriterScope(
             project=self.settings.project,

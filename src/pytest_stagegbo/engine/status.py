@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.exposure import Exposure, exposures
 from pytest_stagegbo.facts import space
 from pytest_stagegbo.facts.host_path import find_trouble
 from pytest_stagegbo.facts.quotas import burden, remedy, unseen
+from pytest_stagegbo.facts.usage import used_bytes
 from pytest_stagegbo.plan.builds import Artefact, build_of
 from pytest_stagegbo.services import ask
 from pytest_stagegbo.workers import Workers
@@ -25,8 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ContainerStatus", "StageStatus", "stage_status"]
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatus:
+class ContainerStatus(Struct, frozen=True):
     """One clone."""
 
     name: str
@@ -52,8 +54,7 @@ class ContainerStatus:
         return self.state == "ready" or bool(self.frozen_by)
 
 
-@dataclass(frozen=True, slots=True)
-class StageStatus:
+class StageStatus(Struct, frozen=True):
     """The whole stage."""
 
     project: str
@@ -94,24 +95,27 @@ def stage_status(
         disk: Ask what each clone has for itself, one request for each.
         frozen: By container, the test that has frozen it.
     """
-    projects = reader.projects()
-    project = projects.get(settings.project)
-    clones = reader.instances(settings.project) if project is not None else {}
-    server = reader.server()
-    acl = reader.acl(objects.acl_name(settings)) if project is not None else None
-    own = project is not None
-    if acl is not None:
-        own = ownership.belongs(acl.get("config") or {}, settings, parent, projects)
-
-    host = reader.host()
-    rooms = [space.look(reader, name, host) for name in space.pool_names(reader, settings)] if clones else []
 
     def look(container: ContainerSettings) -> ContainerStatus:
         by = frozen.get(container.name, "")
-        return _container(reader, settings, container, clones.get(container.name), disk=disk, frozen_by=by)
+        return _container(settings, container, clones.get(container.name), frozen_by=by)
 
-    with Workers(len(settings.containers) or 1, "stagegbo status") as threads:
-        containers = tuple(threads.map(look, settings.containers.values()))
+    with Workers(len(settings.containers) + 2, "stagegbo status") as threads:
+        asked_list = threads.submit(reader.acl, objects.acl_name(settings))
+        forwards = threads.submit(reader.forwards, settings.network.name)
+        projects = reader.projects()
+        project = projects.get(settings.project)
+        clones = reader.instances(settings.project) if project is not None else {}
+        looks = threads.map(look, settings.containers.values())  # begun here
+        server, host = reader.server(), reader.host()
+        pools = space.pool_names(reader, settings, clones) if clones else []
+        rooms = [space.look(reader, name, host) for name in pools]
+        used = used_bytes(reader, host, {room.pool.name: room.pool for room in rooms}, clones.values() if disk else ())
+        containers = tuple(replace(each, disk_used=used.get(each.name)) for each in looks)
+        acl = asked_list.result() if project is not None else None
+    own = project is not None
+    if acl is not None:
+        own = ownership.belongs(acl.get("config") or {}, settings, parent, projects)
     return StageStatus(
         project=settings.project,
         exists=project is not None,
@@ -122,7 +126,7 @@ def stage_status(
         warnings=tuple(text for room in rooms for text in _warnings(room, settings)),
         burdens=tuple(text for room in rooms if (text := burden(room.pool, room.quotas, settings))),
         unseen=tuple(text for room in rooms if (text := unseen(room))),
-        exposed=exposures(reader.forwards(settings.network.name), acl) if own else (),
+        exposed=exposures(forwards.result(), acl) if own else (),
         trouble=_trouble(reader, settings) if any(each.state in {"failed", "starting"} for each in containers) else "",
     )
 
@@ -143,15 +147,9 @@ def _trouble(reader: Reader, settings: Settings) -> str:
 
 
 def _container(
-    reader: Reader,
-    settings: Settings,
-    container: ContainerSettings,
-    clone: Instance | None,
-    *,
-    disk: bool,
-    frozen_by: str,
+    settings: Settings, container: ContainerSettings, clone: Instance | None, *, frozen_by: str
 ) -> ContainerStatus:
-    state, answers, used = "missing", [], None
+    state, answers = "missing", []
     build = build_of(clone)
     if clone is not None:
         if not marks.is_clone(clone, settings):
@@ -167,7 +165,6 @@ def _container(
             state = "ready" if not states else "sealed" if "sealed" in states else "failed"
             state = "starting" if states == {"starting"} else state
             state = "deploying" if build is not None and build.unfinished else state
-        used = reader.volume_usage(clone.pool, settings.project, clone.name) if disk else None
     return ContainerStatus(
         name=container.name,
         address=str(container.address),
@@ -175,7 +172,7 @@ def _container(
         answers=tuple(answers),
         source=f"{settings.source_project}/{container.source_name}",
         created_at=clone.created_at if clone is not None else "",
-        disk_used=used,
+        disk_used=None,
         disk_limit=container.disk_limit or settings.disk_limit,
         deployed=build.artefacts if build is not None else (),
         frozen_by=frozen_by if state == "frozen" else "",

@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from pytest_stagegbo.desired import marks, objects, ownership
 from pytest_stagegbo.desired.exposure import Exposure, exposures
 from pytest_stagegbo.desired.own_pool import clone_pool, shares_blocks
-from pytest_stagegbo.errors import SourceMissing, StageMissing
+from pytest_stagegbo.errors import StageMissing
 from pytest_stagegbo.facts.bridge import detached, has_address
 from pytest_stagegbo.facts.former import Former, changes_bridge, look_for_former
 from pytest_stagegbo.facts.guests import Guest, find_guests
 from pytest_stagegbo.facts.placement import choose_member, refuse_away
 from pytest_stagegbo.facts.space import look
+from pytest_stagegbo.facts.surroundings import bridges_of, pools_of, refuse_no_source
+from pytest_stagegbo.facts.usage import volume_name
 from pytest_stagegbo.incus.localhost import pool_folder
 from pytest_stagegbo.workers import Workers
 
@@ -97,12 +99,12 @@ class Facts(Struct, frozen=True):
     @property
     def production_networks(self) -> frozenset[str]:
         """Bridges that instances of the source project hang on."""
-        return _bridges(self.production_instances)
+        return bridges_of(self.production_instances.values())
 
     @property
     def production_pools(self) -> frozenset[str]:
         """Storage pools that instances of the source project are on."""
-        return frozenset(each.pool for each in self.production_instances.values() if each.pool)
+        return pools_of(self.production_instances.values())
 
     def with_prepared(self, names: Collection[str]) -> Facts:
         """As they will be once these clones' first boots are proven."""
@@ -173,40 +175,40 @@ def gather(
         StageMissing: the stage's project does not exist.
         MissingRequirement: the stage's member of the cluster is away.
     """
-    with Workers(3, "stagegbo facts") as pool:
+    server = reader.server()
+    with Workers(4, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
         bridge = pool.submit(reader.network, settings.network.name)
         acl = pool.submit(reader.acl, objects.acl_name(settings))
+        stage = pool.submit(reader.instances, settings.project)
         forwards = pool.submit(reader.forwards, settings.network.name)
+        link = None if server.clustered else pool.submit(reader.link, settings.network.name)
+        asked_profile = pool.submit(reader.profile, settings.project)
         projects = reader.projects()
-        if need_source and settings.source_project not in projects:
-            raise SourceMissing(
-                f"there is no project {settings.source_project} to copy production from",
-                seen="projects: " + ", ".join(sorted(projects)),
-                remedy="name production's project with the setting source_project",
-            )
+        if need_source:
+            refuse_no_source(settings, projects)
         if need_stage and settings.project not in projects:
             raise StageMissing(f"there is no project {settings.project}", remedy="run `stagegbo provision`")
         production = reader.instances(settings.source_project)
         exists = settings.project in projects
-        clones = reader.instances(settings.project) if exists else {}
+        clones = stage.result() if exists else {}
         sources = production
         if golden:
             copied = reader.instances(golden)
             sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
-        server = reader.server()
         if server.clustered:
             reader.set_member(choose_member(settings, clones, sources or production, server.name, reader.place))
             refuse_away(reader, settings.project)
-        link = pool.submit(reader.link, settings.network.name)
+        if link is None:  # of the interface on the stage's member
+            link = pool.submit(reader.link, settings.network.name)
         host = reader.host()
         host_networks = host.networks()
         found = bridge.result()
         if found is not None:
             found = ownership.with_marks(found, acl.result())
         own = _is_own(found, settings, parent, projects)
-        networks = pool.submit(_networks, reader, settings, found, _bridges(production), own=own)
-        profile = reader.profile(settings.project) if exists else None
+        networks = pool.submit(_networks, reader, settings, found, bridges_of(production.values()), own=own)
+        profile = asked_profile.result() if exists else None
         rooms = _rooms(reader, host, settings, sources)
         former = Former()
         if found is None or changes_bridge(projects.get(settings.project), settings):
@@ -244,15 +246,6 @@ def gather(
         )
 
 
-def _bridges(instances: Mapping[str, Instance]) -> frozenset[str]:
-    names: set[str] = set()
-    for instance in instances.values():
-        for device in instance.expanded_devices.values():
-            if device.get("type") == "nic":
-                names.update(filter(None, (device.get("network"), device.get("parent"))))
-    return frozenset(names)
-
-
 def _is_own(bridge: Network | None, settings: Settings, parent: str, projects: Mapping[str, Project]) -> bool:
     return bridge is not None and ownership.belongs(bridge.config, settings, parent, projects)
 
@@ -278,7 +271,7 @@ def _neighbours(reader: Reader, settings: Settings, bridge: Network | None) -> t
     return tuple(
         f"{each.project}/{each.name}"
         for each in reader.instances_of_all_projects()
-        if bridge.name in _bridges({each.name: each})
+        if bridge.name in bridges_of([each])
         and not (each.project == settings.project and marks.is_clone(each, settings))
     )
 
@@ -337,13 +330,13 @@ def _full_copies(
             continue
         if not shares_blocks(source, target, reader.member):
             found = reader.pool(source.pool)
-            size = host.tree_bytes(f"{pool_folder(found)}/containers/{_volume_name(source)}")
+            size = host.tree_bytes(f"{pool_folder(found)}/containers/{volume_name(source)}")
             known = reader.volume_usage(source.pool, source.project, source.name) if size is None else size
             full_copies[source.name] = known
             continue
         pool = rooms[source.pool].pool
         if not pool.copy_on_write:
-            folder = f"{pool.source}/containers/{_volume_name(source)}"
+            folder = f"{pool.source}/containers/{volume_name(source)}"
             full_copies[source.name] = host.tree_bytes(folder)
     return full_copies
 
@@ -364,8 +357,3 @@ def host_addresses(reader: Reader) -> tuple[str, ...]:
 
 def _addresses(networks: Iterable[HostNetwork]) -> tuple[str, ...]:
     return tuple(map(str, sorted({each.address for each in networks if each.address is not None})))
-
-
-def _volume_name(instance: Instance) -> str:
-    """Incus prefixes the volumes of instances outside project `default` with their project."""
-    return instance.name if instance.project == "default" else f"{instance.project}_{instance.name}"

@@ -11,7 +11,9 @@ from pytest_stagegbo.settings import parse_size
 from pytest_stagegbo.text import bytes_text
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.incus import Pool, Reader
+    from collections.abc import Mapping
+
+    from pytest_stagegbo.incus import Instance, Pool, Reader
     from pytest_stagegbo.incus.localhost import Host, Quotas
     from pytest_stagegbo.settings import Settings
 
@@ -94,9 +96,13 @@ def floor_bytes(settings: Settings, pool: Pool) -> int:
     return max(parse_size(settings.disk_floor), int(settings.disk_floor_share * pool.total))
 
 
-def pool_names(reader: Reader, settings: Settings) -> list[str]:
-    """The pools that the stage's containers live on; before there are any, those of production's."""
-    found = reader.instances(settings.project)
+def pool_names(reader: Reader, settings: Settings, clones: Mapping[str, Instance] | None = None) -> list[str]:
+    """The pools that the stage's containers live on; before there are any, those of production's.
+
+    Args:
+        clones: Instances of the stage's project, by name, where they are known.
+    """
+    found = reader.instances(settings.project) if clones is None else clones
     names = {found[name].pool for name in settings.containers if name in found}
     own = settings.storage.own
     if not names and own:

@@ -6,8 +6,9 @@ not sent, whatever the settings or the caller say: production has no name that p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
 from pytest_stagegbo.incus import dialect
@@ -27,8 +28,7 @@ NETWORK_TRIES = 5
 """How often a network is asked for, or to go, since something else on the host may change meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriterScope:
+class WriterScope(Struct, frozen=True):
     """The only names that a `Writer` may write to.
 
     Raises:

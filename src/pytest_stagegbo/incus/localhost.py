@@ -83,6 +83,14 @@ class Host(Protocol):
     def quotas(self, pool: Pool) -> Quotas | None:
         """How a pool counts; None when it is not btrfs, or this process can't know."""
 
+    def exclusive_bytes(self, pool: Pool, volume: str) -> int | None:
+        """Bytes that a container's volume has for itself, as the daemon would count them; None when this process can't
+        know.
+
+        Args:
+            volume: Its name as the driver has it, with the project.
+        """
+
     def rescan(self, pool: Pool) -> bool:
         """Have btrfs count again, without waiting for it; whether it does. Needs root on the daemon's host."""
 
@@ -227,6 +235,9 @@ class LocalHost(HostView):
     def referenced(self, pool: Pool, volume: str) -> int | None:
         """Bytes that a container's volume references, shared ones included; None when this process can't know."""
         return self._counted(pool, volume, "referenced") or None
+
+    def exclusive_bytes(self, pool: Pool, volume: str) -> int | None:
+        return self._counted(pool, volume, "exclusive") or None
 
     def _counted(self, pool: Pool, volume: str, what: str) -> int | None:
         folder, place = self._folder(pool), self.place(f"{pool_folder(pool)}/containers/{volume}")

@@ -284,7 +284,8 @@ class Lab:
         Raises:
             LabError: the lab is not up.
         """
-        self._require_running()
+        if not (self._host.namespace.exists() and self._host.answers()):
+            raise self._not_up()
         try:
             enter(self.paths.netns_file)
         except OSError as error:
@@ -293,9 +294,12 @@ class Lab:
     def _require_running(self) -> int:
         init = self._host.namespace.init()
         if init is None or not self._host.answers():
-            seen = f"no Incus at {self.socket}"
-            raise LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `stagegbo lab up`")
+            raise self._not_up()
         return init
+
+    def _not_up(self) -> LabError:
+        seen = f"no Incus at {self.socket}"
+        return LabError(f"the lab {self.paths.name} is not up", seen=seen, remedy="run `stagegbo lab up`")
 
     @contextlib.contextmanager
     def _locked(self, progress: Progress | None) -> Iterator[None]:

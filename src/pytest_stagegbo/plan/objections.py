@@ -13,7 +13,6 @@ from pytest_stagegbo.errors import (
     NoRoom,
     NotOurs,
     ProductionProtected,
-    SettingsError,
     SourceMissing,
 )
 from pytest_stagegbo.facts.space import floor_bytes
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.hostnet import HostNetwork
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["costs", "refuse", "refuse_foreign", "refuse_other_stage", "refuse_relation", "shortage"]
+__all__ = ["costs", "refuse", "refuse_foreign", "refuse_other_stage", "shortage"]
 
 
 def refuse(
@@ -90,36 +89,6 @@ def _refuse_capsule(facts: Facts, settings: Settings, copying: Sequence[Containe
             f"{settings.project} is an opened capsule that lacks {', '.join(missing)}",
             seen="opening it was interrupted, the settings have changed since, or there is no such capsule",
             remedy="`stagegbo capsule list` shows the capsules, and `stagegbo capsule open ID` opens one",
-        )
-
-
-def refuse_relation(project: Project | None, parent: str) -> None:
-    """Raise an error if the project is a stage of its own, and the settings mean a slot or a golden copy, or vice
-    versa. The two have different addresses.
-
-    Args:
-        parent: The stage whose slot or golden copy the settings mean. Empty: they mean a stage of its own.
-
-    Raises:
-        SettingsError: the project is a slot, or the golden copy, of another stage.
-        NotOurs: it is a stage of its own.
-    """
-    if project is None or not marks.is_ours(project.config):
-        return
-    found = project.config.get(marks.FAMILY, "")
-    if parent and not found:
-        raise NotOurs(
-            f"project {project.name} is a stage of its own, and no slot or golden copy of {parent}",
-            seen=f"it has no mark {marks.FAMILY}={parent}",
-            remedy=f"give one of the two another name (the setting project): the slots of {parent} are {parent}-1, "
-            f"{parent}-2 and so on, its golden copy is {parent}-GOLDEN. `stagegbo --project {project.name} destroy` "
-            "removes that stage",
-        )
-    if found != parent:
-        raise SettingsError(
-            f"project {project.name} is a slot of stage {found}, or its golden copy",
-            seen=f"its mark {marks.FAMILY}={found}",
-            remedy=f'set project = "{found}", and choose its slot with --slot N; pytest chooses slots itself',
         )
 
 

@@ -21,10 +21,10 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NoRoom
 from pytest_stagegbo.facts.space import look, pool_names
+from pytest_stagegbo.facts.usage import used_bytes
 from pytest_stagegbo.session.capsule_room import RESERVE, CapsuleRoom
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import bytes_text
-from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,8 +44,6 @@ SUDDEN = 2 * 2**30
 """Bytes a second at which a pool may begin to fill from one look to the next: what memory takes, not what disks do."""
 SMALLEST_GROWTH = 2**20
 """Bytes that a container's volume may grow by without being said to have grown."""
-USAGES = 3
-"""Volumes that are asked about at once, at 5 to 10 ms of the daemon's each."""
 AGAIN = 60.0
 """Seconds between two rescans of a pool's quotas that this guard asks for."""
 PATIENCE = 10.0
@@ -84,7 +82,7 @@ class DiskGuard:
         self._base: dict[str, tuple[str, int]] | None = None
         self._began = clock()
         self._last: tuple[float, int] | None = None
-        self._known: dict[str, Pool] = {}
+        self._known: dict[str, Pool] = dict(engine.known_pools())
         """Pools as they were at the last look: a daemon that is busy is asked as little as can be."""
         self._room: dict[str, int] = {}
         """By pool, its free bytes when the guard began."""
@@ -102,7 +100,7 @@ class DiskGuard:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Look once, now: two requests a pool, or none where the host itself tells.
+        """Look once, now: two requests a pool, or none where the host itself tells and the pool is known.
 
         Raises:
             NoRoom: a floor is passed; says who grew by how much since the guard began.
@@ -183,7 +181,8 @@ class DiskGuard:
             self._base = self._usage(clones)
             if not self._closing.is_set():  # else a short session would wait for it at its end
                 self._writer = engine.clone_writer()
-                engine.freezer.prepare(each for each in engine.settings.containers if each in clones)
+                names = (each for each in engine.settings.containers if each in clones)
+                engine.freezer.prepare(each for each in names if not self._closing.is_set())
         except Exception as error:
             self._remember(error)
 
@@ -313,12 +312,9 @@ class DiskGuard:
 
     def _usage(self, clones: Mapping[str, Instance]) -> dict[str, tuple[str, int]]:
         """When each of the stage's containers was made and what its volume uses, where the driver counts it."""
-        settings, reader = self._engine.settings, self._engine.reader
-        there = [clones[name] for name in settings.containers if name in clones]
-        with Workers(USAGES, "stagegbo usage") as pool:
-            used = pool.map(lambda clone: reader.volume_usage(clone.pool, settings.project, clone.name), there)
-            pairs = zip(there, used, strict=True)
-            return {clone.name: (clone.created_at, size) for clone, size in pairs if size is not None}
+        there = [clones[name] for name in self._engine.settings.containers if name in clones]
+        used = used_bytes(self._engine.reader, self._host_now(), self._known, there)
+        return {each.name: (each.created_at, size) for each in there if (size := used[each.name]) is not None}
 
     def _error(self, full: Space, grown: Mapping[str, int], stopped: Iterable[str], unknown: str) -> NoRoom:
         names = ", ".join(stopped)

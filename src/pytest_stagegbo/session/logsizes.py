@@ -35,6 +35,7 @@ def remember(engine: StageEngine, names: Sequence[str]) -> None:
         for name in names:  # one by one: a thread for each, with a client of its own, holds up the tests
             with contextlib.suppress(Exception):  # one that fails keeps none of the others from it
                 if name in clones and our_clone(clones[name], settings, name).is_running:
-                    writer.execute(name, ["sh", "-c", remember_script(settings.containers[name])], timeout=SECONDS)
+                    script = remember_script(settings.containers[name])
+                    writer.execute(name, ["sh", "-c", script], timeout=SECONDS, record=False)
     except StageGboError:
         pass

@@ -12,9 +12,10 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks, ownership
 from pytest_stagegbo.desired.objects import acl_name
+from pytest_stagegbo.desired.own_pool import removable_pool
+from pytest_stagegbo.engine import removal
 from pytest_stagegbo.engine.leasing import leases
 from pytest_stagegbo.engine.opening import forget_leases, opened_engines
-from pytest_stagegbo.engine.removal import remove_clones
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.facts.placement import locator
@@ -22,11 +23,12 @@ from pytest_stagegbo.facts.space import pool_names
 from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.plan import foreign
-from pytest_stagegbo.plan.objections import refuse_other_stage, refuse_relation
+from pytest_stagegbo.plan.objections import refuse_other_stage
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.opened import opened_number
 from pytest_stagegbo.settings.size import parse_size
+from pytest_stagegbo.slots.bridges import bridges_of_slots, is_of
 from pytest_stagegbo.slots.capacity import Capacity, capacity
 from pytest_stagegbo.slots.golden import Golden
 from pytest_stagegbo.slots.host import measure
@@ -40,7 +42,7 @@ from pytest_stagegbo.workers import at_once
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.engine.provisioned import Provisioned
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.leases.protocol import Seen
@@ -132,7 +134,7 @@ class Fleet:
             return
         projects, parent = self._reader.projects(), self.settings.project
         for each in (*wanted, golden_settings(self.settings)):
-            refuse_relation(projects.get(each.project), parent)
+            ownership.refuse_relation(projects.get(each.project), parent)
             if each.project not in projects:  # where it is there, its own plan looks at these
                 bridge, acl = self._reader.network(each.network.name), self._reader.acl(acl_name(each))
                 networks = {} if bridge is None else {bridge.name: ownership.with_marks(bridge, acl)}
@@ -176,7 +178,7 @@ class Fleet:
     def count_there(self) -> int:
         """Return the highest number of a slot that exists, plus one."""
         projects, parent = self._reader.projects(), self.settings.project
-        slots = [name for name, project in projects.items() if _is_of(project.config, parent)]
+        slots = [name for name, project in projects.items() if is_of(project.config, parent)]
         highest = max((number_of(self.settings, name) or 0 for name in slots), default=0)
         return highest + 1 if highest > 0 or parent in projects else 0
 
@@ -204,7 +206,7 @@ class Fleet:
     def has_golden(self) -> bool:
         """Whether there is a golden copy, usable or not."""
         project = self._reader.projects().get(f"{self.settings.project}-{GOLDEN}")
-        return project is not None and _is_of(project.config, self.settings.project)
+        return project is not None and is_of(project.config, self.settings.project)
 
     def golden_runs(self) -> bool:
         """Whether any clone of the golden copy is not stopped."""
@@ -231,10 +233,9 @@ class Fleet:
         return bool(count > 1 or self.settings.storage.own or self.has_golden())
 
     def _refuse_elsewhere(self, numbers: Iterable[int], recreate: bool, to_replace: Collection[str]) -> None:
-        """Raise an error before production is copied if a slot is on another pool: see
-        `StageEngine.refuse_elsewhere`."""
+        """As `Provisioning.refuse_elsewhere`, for each slot, before production is copied."""
         for number in numbers:
-            self.engine(number).refuse_elsewhere(recreate, to_replace)
+            self.engine(number).provisioning.refuse_elsewhere(recreate, to_replace)
 
     def _refuse_to_lose(self, numbers: Collection[int], names: Collection[str]) -> None:
         """Raise `NotOurs` when clones of these names, which are replaced one slot after the other, have snapshots that
@@ -310,7 +311,7 @@ class Fleet:
             return self.golden.make(recreate=recreate, to_replace=to_replace)
         except NoRoom:
             for engine in engines:
-                remove_clones(engine, self.settings.containers if recreate else to_replace)
+                removal.remove_clones(engine, self.settings.containers if recreate else to_replace)
             return self.golden.make(recreate=recreate, to_replace=to_replace)
 
     # -- what is there
@@ -318,19 +319,7 @@ class Fleet:
     def members(self) -> dict[int, Settings]:
         """Return the settings of slot 0, of every other slot that exists, and of the golden copy if it exists (-1). In
         a cluster, its copies on further members follow (-2, ...)."""
-        reader, parent = self._reader, self.settings.project
-        bridges: dict[str, str] = {}
-        """By project."""
-        for list_name, acl in reader.acls().items():
-            config = acl.get("config") or {}
-            if _is_of(config, parent):
-                bridges[config.get(marks.PROJECT, "")] = list_name.removesuffix("-isolation")
-        for name, network in reader.networks().items():
-            if _is_of(network.config, parent):
-                bridges[network.config.get(marks.PROJECT, "")] = name
-        for name, project in reader.projects().items():
-            if _is_of(project.config, parent):
-                bridges[name] = project.config.get("restricted.networks.access") or bridges.get(name, "")
+        bridges = bridges_of_slots(self._reader, self.settings.project)
         found = {0: self.settings}
         numbers = {name: number_of(self.settings, name) for name in bridges}
         copies = sorted(name for name in bridges if is_member_copy(self.settings, name))
@@ -353,7 +342,7 @@ class Fleet:
 
     def plan_destroy(self) -> dict[str, Sequence[Step]]:
         """Return, by project, the steps of `destroy`. What has nothing to remove is left out."""
-        plans = {engine.settings.project: engine.plan_destroy() for engine in self._doomed()}
+        plans = {engine.settings.project: removal.plan(engine) for engine in self._doomed()}
         return {project: steps for project, steps in plans.items() if steps}
 
     def destroy(self) -> None:
@@ -373,13 +362,13 @@ class Fleet:
         return [*found, *(self._member(members[number]) for number in order)]
 
     def own_pool(self) -> str:
-        """Return the stage's own pool if `destroy` may remove it. Raises what `StageEngine.own_pool` raises."""
+        """Return the stage's own pool if `destroy` may remove it. Raises what `removable_pool` raises."""
         projects = [settings.project for settings in self.members().values()]
-        return self._member(self.settings).own_pool(projects)
+        return removable_pool(self._reader, self.settings, projects)
 
     def remove_pool(self) -> None:
         """Remove the stage's own pool, once everything on it is gone."""
-        self._member(self.settings).remove_pool()
+        removal.remove_pool(self._member(self.settings))
         self.forget_leases()
 
     def forget_leases(self) -> None:
@@ -394,7 +383,3 @@ class Fleet:
     def _member(self, settings: Settings) -> StageEngine:
         parent = "" if settings.project == self.settings.project else self.settings.project
         return StageEngine(settings, self._connection, progress=self._progress, parent=parent)
-
-
-def _is_of(config: Mapping[str, str], parent: str) -> bool:
-    return marks.is_ours(config) and config.get(marks.FAMILY) == parent

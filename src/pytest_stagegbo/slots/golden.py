@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from contextlib import AbstractContextManager
 
-    from pytest_stagegbo.engine.stage import Provisioned
+    from pytest_stagegbo.engine.provisioned import Provisioned
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings

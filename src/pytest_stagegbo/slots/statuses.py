@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.facts.placement import choose_member
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SlotStatus", "slot_status", "slot_statuses"]
 
 
-@dataclass(frozen=True, slots=True)
-class SlotStatus:
+class SlotStatus(Struct, frozen=True):
     """One slot, or the golden copy."""
 
     number: int
