@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["age_text", "bytes_text", "count_text", "did_you_mean", "nearest", "printable", "printable_json"]
+__all__ = [
+    "age_text",
+    "bytes_text",
+    "count_text",
+    "did_you_mean",
+    "nearest",
+    "printable",
+    "printable_json",
+    "printable_name",
+]
 
 _CONTROL = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
@@ -22,6 +31,11 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _CONTROL.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def printable_name(text: str) -> str:
+    """The same of a name within a line: what would end the line, or begin another field of it, is an escape, too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def printable_json(text: str) -> str:

@@ -288,6 +288,12 @@ def test_secrets_are_taken_out_of_the_text() -> None:
     assert "users" not in "\n".join(ALL.lines(hide=lambda text: text.replace("users", "***")))
 
 
+def test_a_name_is_part_of_one_line() -> None:
+    """Else a key may add a line to a report, as if something else had changed."""
+    odd = ContainerChanges("cache", keys=(KeyChange(0, "a\n  b: 1 key\tadded \x1b[31m", "string", 1),))
+    assert Changes((odd,)).lines()[1:] == ["  a\\n  b: 1 key\\tadded \\x1b[31m: 1 key added (string)"]
+
+
 def test_a_record_survives_json() -> None:
     assert Changes.from_json(ALL.to_json()) == ALL
 

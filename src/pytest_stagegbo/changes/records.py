@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
-from pytest_stagegbo.text import count_text, printable
+from pytest_stagegbo.text import count_text, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,10 +168,10 @@ class ContainerChanges(Struct, frozen=True):
 
     def lines(self, most: int = SHOWN, hide: Callable[[str], str] = str) -> list[str]:
         """What changed as text, if it can be told: a line that says since when, and a line for each change."""
-        changes = [hide(printable(str(each))) for each in self]
+        changes = [hide(printable_name(str(each))) for each in self]
         since = f"since {_time(self.since)}" if self.since is not None else "since it was emptied last"
         head = f"{self.container}, {since}:"
-        notes = [f"  ({hide(printable(each))})" for each in self.notes]
+        notes = [f"  ({hide(printable_name(each))})" for each in self.notes]
         if not changes:
             return [f"{head} nothing{'' if self.complete else ' that could be looked at'}", *notes]
         left = [f"  and {len(changes) - most} more"] if len(changes) > most else []
@@ -249,7 +249,10 @@ class Changes(Struct, frozen=True):
         for name, reason in self.unknown.items():
             alike.setdefault(reason, []).append(name)
         told = [line for each in self.containers if not each.unknown for line in each.lines(most, hide)]
-        return [*told, *(f"{', '.join(names)}: can't be told: {hide(printable(why))}" for why, names in alike.items())]
+        return [
+            *told,
+            *(f"{', '.join(names)}: can't be told: {hide(printable_name(why))}" for why, names in alike.items()),
+        ]
 
     def to_json(self) -> str:
         """All of it, for `from_json`. Names of tables, files and objects are as they are."""

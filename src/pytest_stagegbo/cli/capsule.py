@@ -215,7 +215,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     from pytest_stagegbo.cli.console import console_progress
     from pytest_stagegbo.cli.shapes import shaped
     from pytest_stagegbo.engine.capsule_diff import diff
-    from pytest_stagegbo.text import printable
+    from pytest_stagegbo.text import printable_name
 
     context = open_context(arguments)
     capsules, capsule = _find(context, arguments.names[0])
@@ -224,7 +224,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_report(CapsuleDiff(id=capsule.key, differences=[shaped(Difference, each) for each in found]))
     else:
-        print("\n".join(printable(str(each)) for each in found) or "nothing differs from a clean stage")
+        print("\n".join(printable_name(str(each)) for each in found) or "nothing differs from a clean stage")
     return 0
 
 
