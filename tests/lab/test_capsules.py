@@ -305,6 +305,43 @@ def test_the_oldest_make_room_for_new_ones(clean: CleanStage, capsules: Capsules
     in_network(check, timeout=120)
 
 
+BEHIND = """
+exec 9>/run/stagegbo-reset
+flock 9
+cat >/run/behind <<'END'
+cd /opt/gbo/data/pgdata/base
+read -r pid rest </proc/self/stat
+set -- $rest
+shift 20
+echo "$pid $1" >/run/stagegbo/tables.server.behind
+while :; do
+    mkdir 99
+    for each in 1 2 3 4 5 6 7 8 9; do : >99/$each; done
+    rm -rf 99
+done
+END
+setsid env STAGEGBO_OWN=1 timeout 60 sh /run/behind >/dev/null 2>&1 &
+until [ "$(cat /proc/$(cut -d ' ' -f 1 /run/stagegbo/tables.server.behind)/comm)" = sh ]; do sleep 0.01; done
+"""
+"""What removes folders of databases behind a reset, again and again."""
+
+
+def test_what_works_behind_a_reset_is_held_too(clean: CleanStage, capsules: Capsules, in_network: InNetwork) -> None:
+    """A test may fail as soon as it has begun. A folder that vanishes while it is copied would leave no capsule."""
+
+    def check() -> None:
+        clean.reset("tables")
+        clean.shell("tables", BEHIND)
+        try:
+            for _ in range(3):
+                keep(capsules, "tables")
+        finally:
+            clean.shell("tables", "read -r pid rest </run/stagegbo/tables.server.behind; kill -9 $pid")
+            clean.shell("tables", "rm -rf /opt/gbo/data/pgdata/base/99 /run/stagegbo/tables.server.behind /run/behind")
+
+    in_network(check, timeout=120)
+
+
 def test_what_is_too_much_for_all_capsules_is_none(
     clean: CleanStage, capsules: Capsules, in_network: InNetwork
 ) -> None:

@@ -3,6 +3,9 @@ moment can be kept while all of them are held.
 
 Processes are stopped by SIGSTOP, from inside: the daemon's freezer would stop the shell that copies, too. A hold ends
 by itself: whoever asked for it may be killed.
+
+This tool's own processes go on, but for what works behind a reset of a database: it removes folders of databases that
+were used before, which a copy would miss halfway.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ LONGEST = 10
 """Seconds after which a hold ends by itself."""
 _HELD = "/run/stagegbo-held"
 """What is held: a line for each process, with its start."""
+_BEHIND = "/run/stagegbo/*.server.behind"
+"""Notes of what works behind resets of databases: see `resets.database`."""
 
 _FUNCTIONS = rf"""held={_HELD}
-seen() {{ # PID: a process, in $state and $started
+seen() {{ # PID: a process, in $state, $parent and $started
     {{ read -r line <"/proc/$1/stat"; }} 2>/dev/null || return 1
     set -- ${{line##*) }}
-    state=$1 started=${{20}}
+    state=$1 parent=$2 started=${{20}}
 }}
 
 let_go() {{ # whether all of them were held until now
@@ -53,27 +58,40 @@ rm -f "$held.guard"
     if seen $!; then echo "$! $started" >"$held.guard"; fi
     if wait $!; then let_go || true; fi # it was not ended by `let_go`
 ) </dev/null >/dev/null 2>&1 &
-until [ -s "$held.guard" ]; do sleep 0.001; done
-known=' ' round=0
+behind=
+for note in {_BEHIND}; do
+    {{ read -r pid since <"$note"; }} 2>/dev/null && seen "$pid" && [ "$started" = "$since" ] || continue
+    behind="$behind $pid "
+done
+known=' ' ours=' ' round=0 end='
+'
 while :; do
-    own=" $(grep -lsa '{MARK}=' /proc/[0-9]*/environ | tr '\\n' ' ')"
-    busy=
+    busy= own=
     for folder in /proc/[0-9]*; do
         pid=${{folder#/proc/}}
         [ "$pid" != 1 ] && seen "$pid" || continue
         case $state in Z | X | T | t) continue ;; esac
-        case $own in *" $folder/environ "*) continue ;; esac
+        case $known in *" $pid:$started "*) busy=1 && continue ;; esac
+        case $ours in *" $pid:$started "*) continue ;; esac
+        case $behind in
+        *" $pid "* | *" $parent "*) ;;
+        *)
+            [ -n "$own" ] || own="$end$(grep -lsa '{MARK}=' /proc/[0-9]*/environ || true)$end" # some end meanwhile
+            case $own in *"$end$folder/environ$end"*) ours="$ours$pid:$started " && continue ;; esac
+            ;;
+        esac
         busy=1
-        case $known in *" $pid:$started "*) continue ;; esac
+        until [ -s "$held.guard" ]; do sleep 0.001; done # before anything is stopped: it goes on whatever happens
         known="$known$pid:$started "
-        echo "$pid $started" >>"$held" # before it is stopped, so that it goes on whatever happens
+        echo "$pid $started" >>"$held" # likewise
         kill -STOP "$pid" 2>/dev/null || true
     done
     [ -n "$busy" ] || break
     round=$((round + 1))
     [ "$round" -lt 1000 ] || {{ echo "process $pid can't be stopped"; exit 1; }}
-    sleep 0.002
+    [ "$round" -lt 2 ] || sleep 0.002 # most stop at once
 done
+until [ -s "$held.guard" ]; do sleep 0.001; done
 """
 
 
