@@ -8,6 +8,7 @@
     ├── LabError                 the lab could not be brought up or taken down
     ├── ServerUnreachable        no Incus daemon answered
     ├── ServerRefused            Incus answered a request with an error
+    ├── MemberAway               the cluster member that the stage is on does not answer, or is evacuated
     ├── OperationFailed          an Incus operation was accepted and then failed, or never ended
     ├── ProductionProtected      a request would have reached production
     ├── ProductionAccessError    a test would have connected to production
@@ -54,6 +55,7 @@ __all__ = [
     "LeaseLost",
     "LimitTooSmall",
     "LockTimeout",
+    "MemberAway",
     "MissingRequirement",
     "NoRoom",
     "NotHeld",
@@ -172,6 +174,13 @@ class ServerRefused(StageGboError):
         super().__init__(message, seen=seen, remedy=remedy)
         self.status = status
         """HTTP status of the answer; 0 when there was none."""
+
+
+class MemberAway(ServerRefused):
+    """The cluster member that a stage is on is offline or evacuated, or its daemon does not answer."""
+
+    code = "SG103"
+    exit_code = 3
 
 
 class OperationFailed(StageGboError):

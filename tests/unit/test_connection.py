@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.cli.doctor import examine
 from pytest_stagegbo.cli.parser import parse
 from pytest_stagegbo.engine.saved_builds import SavedBuilds
-from pytest_stagegbo.errors import OperationFailed, ServerRefused, ServerUnreachable, StageMissing
+from pytest_stagegbo.errors import MemberAway, OperationFailed, ServerRefused, ServerUnreachable, StageMissing
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus import endpoint as endpoints
 from pytest_stagegbo.incus.connection import Connection
@@ -542,6 +542,96 @@ class TestWait:
         assert caught.value.seen == "operation 77 is Running"
         assert "timeouts.operation" in caught.value.remedy
         assert time.monotonic() - began < PATIENCE
+
+
+class TestMemberAway:
+    """A request to a cluster that fails, and whose member can be asked for."""
+
+    PATH = ("instances", "cache", "exec")
+    STATE = "/1.0/cluster/members/c2/state"
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, daemon: Daemon, connection: Connection) -> None:
+        environment = {**HELLO["environment"], "server_clustered": True, "server_name": "c1"}
+        daemon.lay_out("GET", "/1.0", sync({**HELLO, "environment": environment}))
+        daemon.lay_out("GET", "/1.0/instances", sync([{"name": "cache", "location": "c2"}]))
+        daemon.lay_out("POST", "/1.0/instances/cache/exec", error(503, "Server isn't ready yet"))
+        daemon.lay_out("GET", self.STATE, sync({}))
+        self.has(daemon, c2="Online")
+        connection.server()
+
+    def has(self, daemon: Daemon, **status: str) -> None:
+        found = [{"server_name": name, "status": each} for name, each in {"c1": "Online", **status}.items()]
+        daemon.lay_out("GET", "/1.0/cluster/members", sync(found))
+
+    def execute(self, connection: Connection) -> ServerRefused:
+        with pytest.raises(ServerRefused) as caught:
+            connection.request("POST", self.PATH, params={"project": "STAGE-GBO-4"})
+        return caught.value
+
+    @pytest.mark.parametrize("status", ["Offline", "Evacuated"])
+    def test_one_that_the_cluster_misses_is_named(self, daemon: Daemon, connection: Connection, status: str) -> None:
+        self.has(daemon, c2=status)
+        found = self.execute(connection)
+        assert isinstance(found, MemberAway)
+        assert found.message == f"STAGE-GBO-4 is on cluster member c2, which is {status.lower()}"
+        assert "Server isn't ready yet" in found.seen
+        assert "incus cluster remove --force c2" in found.remedy
+        assert found.status == 503
+        assert daemon.requests[-2].params == {"project": "STAGE-GBO-4", "recursion": "1"}
+
+    def test_one_that_the_cluster_does_not_miss_yet_is_asked_itself(
+        self, daemon: Daemon, connection: Connection
+    ) -> None:
+        daemon.lay_out("GET", self.STATE, error(500, "no route to host"))
+        assert self.execute(connection).message == "STAGE-GBO-4 is on cluster member c2, which does not answer"
+
+    def test_one_that_answers_is_not_the_reason(self, daemon: Daemon, connection: Connection) -> None:
+        assert type(self.execute(connection)) is ServerRefused
+        assert daemon.requests[-1].path == self.STATE
+
+    def test_nor_is_one_that_this_client_may_not_ask(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", self.STATE, error(403, "Forbidden"))
+        assert type(self.execute(connection)) is ServerRefused
+
+    def test_what_can_not_be_found_out_leaves_the_error_as_it_is(self, daemon: Daemon, connection: Connection) -> None:
+        daemon.lay_out("GET", "/1.0/cluster/members", error(500, "no leader"))
+        assert type(self.execute(connection)) is ServerRefused
+
+    @pytest.mark.parametrize(("path", "status"), [(PATH, 404), (("profiles", "lease"), 500), (("instances",), 500)])
+    def test_nobody_is_asked_about_another_refusal(
+        self, daemon: Daemon, connection: Connection, path: tuple[str, ...], status: int
+    ) -> None:
+        """Of what is not there, or is on no member."""
+        self.has(daemon, c2="Offline")
+        daemon.lay_out("POST", f"/1.0/{'/'.join(path)}", error(status, "no"))
+        before = len(daemon.requests)
+        with pytest.raises(ServerRefused) as caught:
+            connection.request("POST", path)
+        assert type(caught.value) is ServerRefused
+        assert len(daemon.requests) == before + 1
+
+    def test_one_that_a_request_is_aimed_at(self, daemon: Daemon, connection: Connection) -> None:
+        self.has(daemon, c2="Offline")
+        daemon.lay_out("GET", "/1.0/storage-pools/pool", error(500, "no route to host"))
+        with pytest.raises(MemberAway, match=r"^cluster member c2 is offline"):
+            connection.get("storage-pools", "pool", target="c2")
+
+    def test_one_with_a_file(self, daemon: Daemon, connection: Connection) -> None:
+        self.has(daemon, c2="Offline")
+        daemon.lay_out("GET", "/1.0/instances/cache/files", error(500, "EOF"))
+        with pytest.raises(MemberAway):
+            connection.read_bytes("instances", "cache", "files", project="STAGE-GBO-4", path="/x")
+
+    @pytest.mark.parametrize("answer", [error(500, "EOF"), operation(400, err="EOF")], ids=["refused", "failed"])
+    def test_one_that_dies_under_an_operation(self, daemon: Daemon, connection: Connection, answer: Answer) -> None:
+        started = Answer(202, {"type": "async", "operation": "/1.0/operations/77", "metadata": {}})
+        daemon.lay_out("POST", "/1.0/instances/cache/exec", started)
+        daemon.lay_out("GET", "/1.0/operations/77/wait", answer)
+        reply = connection.request("POST", self.PATH, params={"project": "STAGE-GBO-4"})
+        self.has(daemon, c2="Offline")
+        with pytest.raises(MemberAway, match="STAGE-GBO-4 is on cluster member c2"):
+            connection.wait(reply, "sh in cache", PATIENCE)
 
 
 class TestDoctor:

@@ -16,6 +16,7 @@ EXIT_CODES = {
     "SettingsError": 2,
     "MissingRequirement": 3,
     "ServerUnreachable": 3,
+    "MemberAway": 3,
     "ProductionProtected": 4,
     "ProductionAccessError": 4,
     "NotOurs": 4,

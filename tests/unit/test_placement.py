@@ -6,14 +6,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import bare_host, clone, copied, finished, source
+from fakes import bare_host, clone, copied, finished, network, source
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.allowlist import at_rest_config, clone_config, violations
-from pytest_stagegbo.errors import MissingRequirement, NoRoom, NotOurs, SettingsError
+from pytest_stagegbo.engine.reset import our_clone
+from pytest_stagegbo.errors import MemberAway, NoRoom, NotOurs, SettingsError
 from pytest_stagegbo.facts.placement import away, refuse_away
 from pytest_stagegbo.incus.records import Member
 from pytest_stagegbo.plan.member_copy import plan_member_copy, unfit
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_stagegbo.facts.facts import Facts
-    from pytest_stagegbo.incus import Instance
+    from pytest_stagegbo.incus import Instance, Network
 
 SETTINGS = Settings()
 GOLDEN = golden_settings(SETTINGS)
@@ -181,9 +182,10 @@ class FakeCluster:
         self.asked["instances"] += 1
         return self._instances
 
-    def networks(self) -> dict[str, None]:
+    def networks(self) -> dict[str, Network]:
         self.asked["networks"] += 1
-        return dict.fromkeys(self._bridges)
+        pending = replace(network("stagebr3", ""), status="Pending")  # its member went away while it was made
+        return {"stagebr3": pending, **{name: network(name, "") for name in self._bridges}}
 
 
 def placing(
@@ -357,11 +359,23 @@ class TestMemberCopy:
 @pytest.mark.parametrize(("status", "verb"), [("Offline", "start"), ("Evacuated", "restore")])
 def test_a_stage_whose_member_is_away_is_not_looked_into(status: str, verb: str) -> None:
     cluster = FakeCluster([replace(ONLINE[0], status=status), ONLINE[1]], [])
-    with pytest.raises(
-        MissingRequirement, match=f"STAGE-GBO is on cluster member c1, which is {status.lower()}"
-    ) as caught:
+    with pytest.raises(MemberAway, match=f"STAGE-GBO is on cluster member c1, which is {status.lower()}") as caught:
         refuse_away(cluster, "STAGE-GBO")  # type: ignore[arg-type]
     assert caught.value.remedy.startswith(f"{verb} that member")
+    assert caught.value.seen == f"c1 is {status.lower()}, c2 is online"
+
+
+def test_nor_is_one_whose_member_does_not_answer_and_has_yet_to_be_missed() -> None:
+    """The list of instances shows it before the cluster counts the member as offline."""
+    cluster = FakeCluster(list(ONLINE[:2]), [])
+    refuse_away(cluster, "STAGE-GBO", slot_clones(0, "c1"))  # type: ignore[arg-type]
+    with pytest.raises(MemberAway, match="STAGE-GBO is on cluster member c1, which does not answer"):
+        refuse_away(cluster, "STAGE-GBO", [unknown(each) for each in slot_clones(0, "c1")])  # type: ignore[arg-type]
+
+
+def test_a_clone_of_which_only_the_name_is_known_is_not_taken_for_somebody_elses() -> None:
+    with pytest.raises(MemberAway, match="STAGE-GBO is on cluster member c3, which does not answer"):
+        our_clone(unknown(slot_clones(0, "c3")[0]), SETTINGS, "tables")
 
 
 def unknown(instance: Instance) -> Instance:

@@ -779,6 +779,7 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
     "server": (lambda r: r.server(), None, []),
     "host": (lambda r: r.host(), None, []),
     "set_member": (lambda r: r.set_member("c1"), None, []),
+    "why_away": (lambda r: r.why_away(), None, []),
     "members": (
         lambda r: r.members(),
         [{"server_name": "c1", "status": "Online", "url": "https://10.99.0.1:8443"}],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.errors import NotOurs, SettingsError, StageMissing
+from pytest_stagegbo.incus.away import SILENT, member_away
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +46,12 @@ def our_clone(clone: Instance | None, settings: Settings, name: str) -> Instance
     """The clone, if it is there and this tool's.
 
     Raises:
+        MemberAway: it is on a member of the cluster that does not answer.
         StageMissing: it is not there, or was never finished.
         NotOurs: this tool did not make it, or it is a copy.
     """
+    if clone is not None and clone.is_unknown:
+        raise member_away(clone.location, SILENT, settings.project)
     if clone is None or clone.config.get(marks.STATE, marks.PREPARED) != marks.PREPARED:
         raise StageMissing(
             f"{settings.project} has no {'finished ' if clone else ''}container {name}",

@@ -173,7 +173,7 @@ def gather(
     Raises:
         SourceMissing: the source project does not exist.
         StageMissing: the stage's project does not exist.
-        MissingRequirement: the stage's member of the cluster is away.
+        MemberAway: the stage's member of the cluster is away.
     """
     server = reader.server()
     with Workers(4, "stagegbo facts") as pool:
@@ -198,7 +198,7 @@ def gather(
             sources = {c.source_name: copied[c.name] for c in settings.containers.values() if c.name in copied}
         if server.clustered:
             reader.set_member(choose_member(settings, clones, sources or production, server.name, reader.place))
-            refuse_away(reader, settings.project)
+            refuse_away(reader, settings.project, clones.values())
         if link is None:  # of the interface on the stage's member
             link = pool.submit(reader.link, settings.network.name)
         host = reader.host()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.errors import MissingRequirement
+from pytest_stagegbo.incus.away import SILENT, member_away
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_stagegbo.incus import Instance, Reader
     from pytest_stagegbo.incus.records import Member
@@ -54,14 +54,16 @@ def away(reader: Reader) -> Member | None:
     return next((each for each in reader.members() if each.name == reader.member and not each.is_usable), None)
 
 
-def refuse_away(reader: Reader, project: str) -> None:
-    """Raise `MissingRequirement` if the member that a project's instances are on is away."""
+def refuse_away(reader: Reader, project: str, clones: Iterable[Instance] = ()) -> None:
+    """Raise `MemberAway` if the member that a project's instances are on is away.
+
+    Args:
+        clones: Instances of the project. Of those on a member that does not answer, nothing is known but the name.
+    """
     member = away(reader)
-    if member is not None:
-        verb = "start" if member.is_missing else "restore"
-        raise MissingRequirement(
-            f"{project} is on cluster member {member.name}, which is {member.status.lower()}",
-            seen=", ".join(f"{each.name} is {each.status.lower()}" for each in reader.members()),
-            remedy=f"{verb} that member; the stage is there again then. If it is gone for good: `incus cluster remove "
-            f"--force {member.name}`, then `stagegbo provision`",
-        )
+    state = f"is {member.status.lower()}" if member is not None else ""
+    if not state and any(each.is_unknown for each in clones):
+        state = SILENT
+    if state:
+        seen = ", ".join(f"{each.name} is {each.status.lower()}" for each in reader.members())
+        raise member_away(reader.member, state, project, seen=seen)

@@ -21,11 +21,11 @@ import pylxd.exceptions
 import requests
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import ServerRefused, ServerUnreachable
+from pytest_stagegbo.errors import ServerRefused, ServerUnreachable, StageGboError
 from pytest_stagegbo.forked import let_go_in_children
-from pytest_stagegbo.incus import dialect, operations, remote, unix_socket
+from pytest_stagegbo.incus import away, dialect, operations, remote, unix_socket
 from pytest_stagegbo.incus.endpoint import find_endpoint
-from pytest_stagegbo.incus.records import Reply, Server
+from pytest_stagegbo.incus.records import About, Reply, Server
 from pytest_stagegbo.incus.unreachable import unreachable
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class Connection:
 
     def read_pieces(self, *path: str, **params: str | int) -> Iterator[bytes]:
         """As `read_bytes`, one piece after the other, so that it need not be in memory whole. Raises as `request`."""
-        response, session = self._send("GET", path, params, is_api=False, stream=True)
+        with self.naming(About(path, params)):
+            response, session = self._send("GET", path, params, is_api=False, stream=True)
         with contextlib.closing(response):
             pieces = response.iter_content(_PIECE)
             while True:
@@ -183,6 +184,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout: float = _REQUEST_SECONDS,
         counted: bool = True,
+        about: About | None = None,
     ) -> Reply:
         """One request.
 
@@ -191,20 +193,23 @@ class Connection:
             body: Sent as JSON.
             data: Sent as it is, instead of `body`.
             counted: False for a write that causes no events but those of its own object; see `writing`.
+            about: Of the request that began what this one asks about, if it is another one.
 
         Raises:
             ServerUnreachable: the daemon does not answer.
             ServerRefused: it answers with an error; carries the HTTP status.
+            MemberAway: the member of a cluster that it is about is away.
         """
+        about = about or About(path, params or {})
         arguments: dict[str, Any] = {"headers": dict(headers)} if headers else {}
         if data is not None:
             arguments["data"] = data
         elif body is not None:
             arguments["json"] = body
-        with self._write() if counted and method != "GET" else contextlib.nullcontext():
+        with self.naming(about), self._write() if counted and method != "GET" else contextlib.nullcontext():
             response, session = self._send(method, path, params, timeout, **arguments)
             self._idle.append(session)
-            return _reply(response)
+            return Reply.of(response, about)
 
     def _send(
         self,
@@ -231,6 +236,16 @@ class Connection:
                 raise
         log.debug("%s %s %s -> %d", method, _shown(path), dict(params or {}), response.status_code)
         return response, session
+
+    @contextlib.contextmanager
+    def naming(self, about: About) -> Iterator[None]:
+        """Have errors of the block, on a cluster, name the member that a request was about, if that is away."""
+        try:
+            yield
+        except StageGboError as error:
+            if self._server is None or not self._server.clustered:  # one that never answered is not asked again
+                raise
+            raise away.named(self, about, error) from None
 
     @contextlib.contextmanager
     def _failures(self, method: str, shown: str, params: Mapping[str, str | int] | None = None) -> Iterator[None]:
@@ -373,13 +388,3 @@ class Connection:
 
 def _shown(path: Sequence[str]) -> str:
     return "/1.0/" + "/".join(path)
-
-
-def _reply(response: Any) -> Reply:
-    etag = str(response.headers.get("ETag", ""))
-    try:
-        decoded = response.json()
-    except ValueError:
-        return Reply(response.content, etag, response.headers)
-    operation = str(decoded.get("operation") or "") if decoded.get("type") == "async" else ""
-    return Reply(decoded.get("metadata"), etag, response.headers, operation)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.errors import OperationFailed, ServerRefused
+from pytest_stagegbo.errors import MemberAway, OperationFailed, ServerRefused
 from pytest_stagegbo.incus import dialect
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ def wait(
         left = deadline - clocks.monotonic()
         portion = max(1, min(longest, int(left) + 1))
         try:
-            answer = connection.request("GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0)
+            answer = connection.request(
+                "GET", (*segments, "wait"), params={"timeout": portion}, timeout=portion + 30.0, about=reply.about
+            )
             operation = answer.metadata
+        except MemberAway:
+            raise
         except ServerRefused as error:
             if error.status == 404:
                 return None
@@ -56,7 +60,8 @@ def wait(
         if code >= 400 and "return" in (operation.get("metadata") or {}):  # a command that ended with 126 or 127
             return operation["metadata"]
         if code >= 400:
-            raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
+            with connection.naming(reply.about):
+                raise OperationFailed(f"{what} failed", seen=str(operation.get("err") or operation.get("status")))
         if on_progress is not None:
             seen = str((operation.get("metadata") or {}).get("fs_progress", ""))
             if seen != progress:

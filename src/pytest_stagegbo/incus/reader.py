@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pytest_stagegbo.errors import ServerRefused
-from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.incus import away, dialect
 from pytest_stagegbo.incus.hostnet import HostNetwork
-from pytest_stagegbo.incus.records import Instance, Member, Network, Pool, Project
+from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.events import EventSource
     from pytest_stagegbo.incus.localhost import LocalHost
-    from pytest_stagegbo.incus.records import Server
+    from pytest_stagegbo.incus.records import Member, Server
 
 __all__ = ["Reader"]
 
@@ -74,14 +74,12 @@ class Reader:
 
     def members(self) -> tuple[Member, ...]:
         """Of the cluster, by name. Empty: the server is no cluster."""
-        if not self.server().clustered:
-            return ()
-        found = self._connection.get("cluster", "members", recursion=1)
-        members = (
-            Member(each["server_name"], each.get("status", ""), urlsplit(each.get("url", "")).hostname or "")
-            for each in found
-        )
-        return tuple(sorted(members, key=lambda member: member.name))
+        return away.members(self._connection) if self.server().clustered else ()
+
+    def why_away(self) -> str:
+        """In words, why nothing can be done on the stage's member. Empty: something can, or the server is no cluster.
+        That member itself is asked."""
+        return away.why_away(self._connection, self.member) if self.member else ""
 
     def _there(self) -> dict[str, str]:
         """Parameters that aim a request at the stage's member."""

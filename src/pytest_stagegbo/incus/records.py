@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["CommandResult", "Device", "Instance", "Member", "Network", "Pool", "Project", "Reply", "Server"]
+__all__ = ["About", "CommandResult", "Device", "Instance", "Member", "Network", "Pool", "Project", "Reply", "Server"]
 
 Device = dict[str, str]
 
@@ -130,6 +130,13 @@ class Pool(Struct, frozen=True):
         return self.driver in {"btrfs", "zfs", "ceph", "lvm", "lvmcluster", "truenas", "linstor"}
 
 
+class About(Struct, frozen=True):
+    """What a request is about: the segments of its path, and its parameters."""
+
+    path: Sequence[str] = ()
+    params: Mapping[str, str | int] = {}
+
+
 class Reply(Struct, frozen=True):
     """An answer of the daemon."""
 
@@ -139,6 +146,19 @@ class Reply(Struct, frozen=True):
     headers: Mapping[str, str]
     operation: str = ""
     """Path of the background operation, when the daemon started one."""
+    about: About = field(default_factory=About)
+    """Of the request that this answers."""
+
+    @classmethod
+    def of(cls, response: Any, about: About) -> Reply:
+        """Read what `requests` got."""
+        etag = str(response.headers.get("ETag", ""))
+        try:
+            decoded = response.json()
+        except ValueError:
+            return cls(response.content, etag, response.headers, about=about)
+        operation = str(decoded.get("operation") or "") if decoded.get("type") == "async" else ""
+        return cls(decoded.get("metadata"), etag, response.headers, operation, about)
 
 
 class Member(Struct, frozen=True):

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.errors import OperationFailed, ServerRefused
+from pytest_stagegbo.errors import MemberAway, OperationFailed, ServerRefused
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.gate import HOST_PROJECT
 from pytest_stagegbo.incus.instance_writer import InstanceWriter
@@ -258,7 +258,8 @@ class Writer(InstanceWriter):
         except (OperationFailed, ServerRefused) as error:
             if action == "stop" and dialect.is_stopped_already(error):
                 return
-            if action not in {"start", "restart"} or dialect.is_busy(error) or dialect.runs_already(error):
+            told = isinstance(error, MemberAway) or dialect.is_busy(error) or dialect.runs_already(error)
+            if told or action not in {"start", "restart"}:
                 raise
             raise not_started(self._connection, self.scope.project, name, error) from None
 

@@ -129,6 +129,8 @@ class Reservations:
 
         provisioning = self._provisioning
         provisioning.begin(item.session)
+        if self._process.assignment is not None:  # also of a test that does not get what it wants there
+            item.user_properties.append(("stage.slot", self._process.assignment.number))
         try:
             if provisioning.no_stage is None:
                 if provisioning.guard is not None and wanted.resets:
@@ -142,9 +144,9 @@ class Reservations:
             return error
 
     def _note(self, item: pytest.Item, wanted: Requirements) -> None:
-        """Reserve, and store at the test its slot, its wait and its resets, which reports show."""
+        """Reserve, and store at the test its wait and its resets, which reports show."""
         session, recording = self._process.session(), self._process.recording
-        summary, assignment = self._process.summary(), self._process.assignment
+        summary = self._process.summary()
         waits, before = len(summary.waits), {names: len(times) for names, times in summary.resets.items()}
         began = clocks.monotonic()
         try:
@@ -153,8 +155,6 @@ class Reservations:
             if recording is not None:
                 waited = sum(summary.waits[waits:]) if len(summary.waits) > waits else clocks.monotonic() - began
                 recording.reserved(wanted, began, waited)
-        if assignment is not None:
-            item.user_properties.append(("stage.slot", assignment.number))
         item.user_properties += [("stage.waited", round(seconds, 3)) for seconds in summary.waits[waits:]]
         for names, times in summary.resets.items():
             for seconds in times[before.get(names, 0) :]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo import clocks
 from pytest_stagegbo.engine.reset import our_clone
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.facts.placement import away
 from pytest_stagegbo.guest.logs import Wanted, fetch_script, parse, remember_script, show, token
 from pytest_stagegbo.session.parallel import run_parallel
 from pytest_stagegbo.text import printable
@@ -68,14 +67,14 @@ def sections(
 def away_text(engine: StageEngine) -> str:
     """What happened to a stage whose member of the cluster is away; empty: nothing did. Never raises."""
     try:
-        member = away(engine.reader)
+        state = engine.reader.why_away()
     except Exception:  # the sections that follow say what the daemon says
         return ""
-    if member is None:
+    if not state:
         return ""
     return (
-        f"{engine.settings.project} is on cluster member {member.name}, which is {member.status.lower()}. Stages and "
-        "slots on other members go on; `stagegbo status` shows which these are"
+        f"{engine.settings.project} is on cluster member {engine.reader.member}, which {state}. Stages and slots on "
+        "other members go on; `stagegbo status` shows which these are"
     )
 
 

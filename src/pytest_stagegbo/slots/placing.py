@@ -91,11 +91,11 @@ class Placing:
         return {number: found.get(number, "") for number in numbers}
 
     def _possible(self) -> list[int]:
-        """Numbers that a slot can have now. Incus makes no bridge while a member is offline."""
+        """Numbers that a slot can have now. Incus makes no bridge while a member is offline, and finishes none."""
         numbers = list(range(MOST_SLOTS))
         if not any(each.is_missing for each in self._members):
             return numbers
-        bridges = self._reader.networks()
+        bridges = {name for name, each in self._reader.networks().items() if not each.is_half_made}
         return [number for number in numbers if slot_settings(self._settings, number).network.name in bridges]
 
     def _away_lines(self) -> list[str]:
