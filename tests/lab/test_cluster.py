@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from tests.cluster_model import SESSION_REQUESTS
 from tests.lab import clusters
 from tests.lab.support import Ground, Stage, until
 
@@ -315,6 +316,7 @@ def test_slots_are_on_both_members_and_used_from_one(seen: Seen) -> None:
     used = ground.get(f"{pool}/cache/state", project="STAGE-GBO-1")["usage"]["used"]
     assert used < 100 << 20  # copy-on-write, of the golden copy there
     (stage.config.parent / "test_slots.py").write_text(SLOTS)
+    (stage.config.parent / "conftest.py").write_text(COUNTING)
     words = ["-n", "2", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--stage-lab", "--stage-slots", "2"]
     argv = [sys.executable, "-m", "pytest", *words, "--stage-config", str(stage.config), "test_slots.py"]
     ran = subprocess.run(
@@ -323,6 +325,7 @@ def test_slots_are_on_both_members_and_used_from_one(seen: Seen) -> None:
     assert "4 passed" in ran.stdout, ran.stdout
     hosts = {path.name.split(".", 1)[1] for path in stage.config.parent.glob("seen.*")}
     assert hosts == {"127.0.0.1", "10.0.4.13"}
+    assert len((stage.config.parent / "requests").read_text()) < 2 * SESSION_REQUESTS * 1.5
     stage.destroy()
     assert clusters.whole_cluster(ground, ONLINE) == before
 
@@ -339,6 +342,20 @@ def test_one(stage_cache, number):
         assert connection.recv(100).startswith(b"-NOAUTH")
     assert stage_cache.exec("test", "-e", "/opt/gbo/data/valkey/left", check=False).status
     stage_cache.exec("touch", "/opt/gbo/data/valkey/left")
+"""
+
+
+COUNTING = """
+from pytest_stagegbo.incus.connection import Connection
+
+send = Connection._send
+
+def counting(self, *args, **options):
+    with open("requests", "a") as file:
+        file.write(".")
+    return send(self, *args, **options)
+
+Connection._send = counting
 """
 
 
