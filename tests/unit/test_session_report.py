@@ -251,6 +251,8 @@ class TestPage:
         with pytest.raises(SettingsError, match="no session has been recorded") as caught:
             write_report(tmp_path / "report.html", [tmp_path])
         assert "pytest --stage-report=report.html" in str(caught.value)
+        with pytest.raises(SettingsError, match="there is no folder"):
+            write_report(tmp_path / "report.html", [tmp_path / "none"])
 
     def test_its_script_makes_no_markup_of_texts(self) -> None:
         from importlib.resources import files

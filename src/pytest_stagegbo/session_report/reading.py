@@ -35,9 +35,15 @@ class Records(Struct):
 
 
 def find(places: Iterable[Path]) -> list[Path]:
-    """All files of events in and below folders, and those that are named themselves."""
+    """All files of events in and below folders, and those that are named themselves.
+
+    Raises:
+        SettingsError: there is no such folder or file.
+    """
     found: dict[Path, None] = {}
     for place in places:
+        if not place.exists():
+            raise SettingsError(f"there is no folder {place}", remedy="name one with records, in it or below it")
         paths = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else [place]
         found.update(dict.fromkeys(paths))
     return list(found)
