@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import shlex
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_stagegbo.resets import database
 from pytest_stagegbo.resets.database_build import drop_build, keep_build
+from pytest_stagegbo.resets.database_in_place import IN_PLACE
 from pytest_stagegbo.resets.target import ResetTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.lab.conftest import InNetwork
     from tests.lab.small_stage import CleanStage
@@ -129,7 +131,7 @@ STEPS = (
 
 def test_an_exchange_that_ended_anywhere_is_made_good(clean: CleanStage, in_network: InNetwork) -> None:
     """Whatever state it left the server and its folder in."""
-    whole = database._IN_PLACE
+    whole = IN_PLACE
     container = clean.settings.containers["tables"]
 
     def check() -> None:
@@ -152,7 +154,7 @@ def test_a_server_that_ends_instead_of_going_on_is_started(
     clean: CleanStage, in_network: InNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with `restart_after_crash = off`."""
-    monkeypatch.setattr(database, "_IN_PLACE", database._IN_PLACE.replace("kill -HUP", 'kill -9 "$pid"; kill -HUP'))
+    monkeypatch.setattr(database, "IN_PLACE", IN_PLACE.replace("kill -HUP", 'kill -9 "$pid"; kill -HUP'))
 
     def check() -> None:
         clean.reset("tables")
@@ -348,6 +350,136 @@ def test_a_reset_makes_what_it_does_not_find(clean: CleanStage, in_network: InNe
     in_network(check, timeout=120)
 
 
+def test_used_databases_serve_again(clean: CleanStage, in_network: InNetwork) -> None:
+    """What was changed in them is copied again, also by somebody who sets times back; nothing else is."""
+    data = clean.settings.containers["tables"].data
+    oid = "runuser -u postgres -- psql -XqAtc \"select oid from pg_database where datname = 'botserver'\""
+    live = f"{data}/base/$({oid})"
+    differ = f"""exec 9>/run/stagegbo-reset; flock 9; ls {data}.stagegbo-spare; golden={data}.stagegbo-golden
+        oids=$(sed -n "s/^.set oids '\\(.*\\)'/\\1/p" $golden.clean)
+        for set in {data}.stagegbo-spare/*; do
+            number=${{set##*/}}
+            for oid in $oids; do diff -r $golden/base/$oid $set/$number; number=$((number + 1)); done
+            ls $set/* | wc -l
+        done; find {data}.stagegbo-spare -name PG_VERSION -printf '%i '"""
+    changes = (
+        ("true", True),
+        (
+            f"cd {live}; touch -r 1259 /t; dd if=/dev/zero of=1259 bs=1 count=9 conv=notrunc; touch -r /t 1259; rm /t",
+            True,
+        ),
+        (f"cd {live}; rm 1249; echo >left; mkdir folder; chmod 750 .", False),
+        (f"cd {live}; chmod 640 1249; ln 1259 'a link'", False),
+    )
+
+    def check() -> None:
+        clean.reset("tables")
+        clean.sql("DELETE FROM message_history")
+        assert clean.ways("tables") == {"tables": "spare"}
+        before = clean.sql(CONTENT)
+        for change, serves in changes:
+            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+            used = clean.shell("tables", f"stat -c %i {live}/PG_VERSION")
+            clean.sql("DELETE FROM message_history; CREATE TABLE left_over AS SELECT 1")
+            clean.shell("tables", f"{{ {change}; }} 2>/dev/null")
+            assert clean.ways("tables") == {"tables": "spare"}, change
+            *sets, counts, inodes = clean.shell("tables", differ).splitlines()
+            assert (len(sets), counts) == (3, sets[-1]), f"{change}: {sets}"
+            assert (used in inodes.split()) == serves, change
+            assert clean.sql(CONTENT) == before, change
+
+    in_network(check, timeout=120)
+
+
+NOTE = "/run/stagegbo/tables.server"
+
+
+def test_an_untouched_database_is_skipped(clean: CleanStage, in_network: InNetwork) -> None:
+    """For as long as nothing happens in its container, and nothing to its files. What happens is ended as ever."""
+    container = clean.settings.containers["tables"]
+    data = container.data
+    file = clean.place.rootfs["tables"] / f"{data.lstrip('/')}/PG_VERSION"
+    content = file.read_text()
+
+    def has_settled() -> bool:
+        """Whether the last reset has left word that all is clean."""
+        assert clean.engine._resetter is not None
+        target = clean.engine._resetter._target(container)
+        assert target._process is not None
+        assert isinstance(target.mark, tuple)
+        last, ends = target._process / f"root{NOTE}.last", time.monotonic() + 5
+        while time.monotonic() < ends:
+            if last.exists() and last.read_text().startswith(target.mark[1]):
+                return True
+            time.sleep(0.02)
+        return False
+
+    def is_skipped() -> bool:
+        """Several times: the server starts processes by itself, now and then."""
+        for _ in range(5):
+            clean.reset("tables")
+            if has_settled() and [clean.ways("tables")["tables"] for _ in range(3)] == ["untouched"] * 3:
+                return True
+        return False
+
+    touches: tuple[Callable[[], object], ...] = (
+        lambda: clean.shell("tables", "true"),
+        lambda: clean.sql("SELECT nextval('message_history_id_seq')"),
+        lambda: clean.wait("tables"),
+        lambda: file.write_text(content),
+    )
+
+    def check() -> None:
+        clean.reset("tables")
+        before = clean.sql(CONTENT)
+        for touch in touches:
+            assert is_skipped()
+            touch()
+            assert clean.ways("tables") == {"tables": "spare"}
+        assert clean.sql(CONTENT) == before
+
+    in_network(check, timeout=120)
+
+
+def test_what_happens_before_a_database_counts_as_untouched_is_seen(clean: CleanStage, in_network: InNetwork) -> None:
+    """Between the reset and the look behind it."""
+    container = clean.settings.containers["tables"]
+    look = "settle || true\n"
+    base = f"{container.data}/base"
+    changes = (
+        "SELECT nextval('message_history_id_seq')",
+        "CREATE UNLOGGED TABLE left_over AS SELECT 1",
+        "ALTER SYSTEM SET work_mem = '7MB'",
+        "SELECT pg_create_physical_replication_slot('left_over')",
+        f"COPY (SELECT 1) TO PROGRAM 'echo >$(ls -d {base}/2* | head -n 1)/left'",
+        f"COPY (SELECT 1) TO PROGRAM 'cd $(ls -d {base}/2* | head -n 1); cat 1259 >1; mv 1 1259'",
+        "(runuser -u postgres -- psql -Xqc 'SELECT pg_sleep(600)' >/dev/null 2>&1 &)",
+    )
+
+    def check() -> None:
+        clean.reset("tables")
+        assert clean.engine._resetter is not None
+        target = clean.engine._resetter._target(container)
+        for change in changes:
+            clean.reset("tables")
+            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9; rm -f /run/go /run/stagegbo/tables.server.last")
+            script = database._script(target, mark="test")
+            assert script.count(look) == 1
+            script = script.replace(look, f"until [ -e /run/go ]; do sleep 0.01; done\n{look}")
+            target.run(script, behind=True)
+            if change.startswith("("):
+                clean.shell("tables", change)
+            else:
+                clean.sql(change)
+            seen = clean.shell(
+                "tables", f"touch /run/go; exec 9>/run/stagegbo-reset; flock 9; cat {NOTE}.last 2>/dev/null || true"
+            )
+            assert seen == "", change
+        clean.reset("tables")
+
+    in_network(check, timeout=120)
+
+
 def test_a_session_waits_for_the_next_reset(clean: CleanStage, in_network: InNetwork) -> None:
     """A reset that finds it starts none, and ends it. One whose server has ended it, or that is gone, is replaced."""
     container = clean.settings.containers["tables"]
@@ -415,7 +547,8 @@ def test_a_reset_looks_into_the_container_once(
 
 
 FLIP_STEPS = (
-    'mv -t "$data/base" -- "$spare"/* || return 1\n', "begin;\n", "lock table pg_database in access exclusive mode;\n",
+    'mv -t "$data/base" -- "$spare/$first"/* || return 1\n', "begin;\n",
+    "lock table pg_database in access exclusive mode;\n",
     "    begin_compare\n", "\\echo same\n", "        begin_exchange\n", "commit;\n",
     "            used=$given at=$before\n",
 )  # fmt: skip

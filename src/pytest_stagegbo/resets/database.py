@@ -27,7 +27,9 @@ from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.baselines import NEW
 from pytest_stagegbo.guest.keeping import BASELINES, BUILD, GOLDEN
 from pytest_stagegbo.incus.channel import MARK
+from pytest_stagegbo.resets.database_in_place import IN_PLACE
 from pytest_stagegbo.resets.database_spare import FLIP, MOST, RECORD, STEP
+from pytest_stagegbo.resets.database_untouched import SETTLE, new_mark
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services import ask
@@ -38,12 +40,12 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["SPARE", "WHOLE", "prepare_baseline", "prepare_database", "reset_database"]
+__all__ = ["SPARE", "UNTOUCHED", "WHOLE", "prepare_baseline", "prepare_database", "reset_database"]
 
 log = logging.getLogger("stagegbo.reset")
 
-SPARE, WHOLE = "spare", "database"
-"""Ways: spare databases took the place of the used ones; what the whole folder holds was exchanged."""
+UNTOUCHED, SPARE, WHOLE = "untouched", "spare", "database"
+"""Ways: nothing; spare databases took the place of the used ones; what the whole folder holds was exchanged."""
 _SAID = "stagegbo: "
 _DOUBT = {"production": "another state than the clean one was asked for"}
 SHORT = 1.0
@@ -66,17 +68,20 @@ def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, 
         NeedsRestart: there is no copy, or the cluster has parts elsewhere. A restore is the way then.
         StageGboError: the container can't be reached.
     """
+    known = target.mark[1] if isinstance(target.mark, tuple) and target.mark[0] == base else ""
+    mark = new_mark()
     target.forget()
     said: tuple[str, str] | None = None
     for _ in range(TRIES):
         try:
-            status, output = target.run(_script(target, base), behind=True)
+            status, output = target.run(_script(target, base, known, mark), behind=True)
         except StageGboError as error:
             raise NeedsRestart(error.text) from None
         if status:
             raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
         said = said or _way(output)
-        if _answers(target):
+        if said[0] == UNTOUCHED or _answers(target):
+            target.mark = {UNTOUCHED: (base, known), SPARE: (base, mark)}.get(said[0])
             return *said, True
     return *(said or (WHOLE, "")), False
 
@@ -140,13 +145,13 @@ def _units(container: ContainerSettings) -> str:
     return " ".join(map(shlex.quote, container.units))
 
 
-def _begin(container: ContainerSettings, base: str) -> str:
-    """What every script begins with: the lock, the folders, the functions."""
+def _begin(container: ContainerSettings, base: str, unlocked: str = "") -> str:
+    """What every script begins with: the folders, the functions, what is done without the lock, the lock."""
     data = shlex.quote(container.data.rstrip("/"))
     part = f"$data{BASELINES}/{base}"
     chosen = {
         "clean": 'if [ -d "$build" ]; then golden=$build; fi',
-        "production": 'if [ -d "$build" ]; then rm -rf "$next" "$spare" "$spare.new"; fi',
+        "production": 'if [ -d "$build" ]; then rm -rf "$next" "$spare"; fi',
     }.get(
         base,
         f"""part={part}
@@ -159,10 +164,10 @@ golden=$part/0 next=$part/next spare=$part/spare
     # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old taken={data}.stagegbo-taken
-note={NOTES}/{container.name}.server build={data}{BUILD} program=
+note={NOTES}/{container.name}.server build={data}{BUILD} program= listed= more= mark=
 fail() {{ echo "$1"; exit 1; }}
-{_IN_PLACE}{RECORD}{FLIP}
-exec 9>/run/stagegbo-reset
+{IN_PLACE}{RECORD}{FLIP}{SETTLE}
+{unlocked}exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null && ! flock -n 9; then
     hasten
     flock 9
@@ -182,9 +187,12 @@ may_end() {{ # A reset that needs it goes on with what is left, at its own prior
 
 behind() {{ # all that is there for the next reset, once the server runs
     may_end
+    listed=1
     prepare "$first" || true
-    forget_used
+    forget_used || true
     [ -e "$next" ] || copy_next
+    [ -z "$more" ] || prepare $((first + step)) || true
+    remove_old
 }}
 
 copy_next() {{
@@ -227,16 +235,17 @@ recover() {{
 """
 
 
-def _script(target: ResetTarget, base: str = "clean") -> str:
+def _script(target: ResetTarget, base: str = "clean", known: str = "", mark: str = "") -> str:
     units = _units(target.container)
-    return f"""{_begin(target.container, base)}
+    untouched = f'if is_untouched {known}; then echo "{_SAID}{UNTOUCHED}"; exit 0; fi\n' if known else ""
+    return f"""{_begin(target.container, base, untouched)}
 recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
 [ ! -e "$note.clean" ] || : >"$note.clean"
-used= at= doubt={shlex.quote(_DOUBT.get(base, ""))}
+used= at= mark={mark} doubt={shlex.quote(_DOUBT.get(base, ""))}
 {":" if base == "production" else "flip || true"}
-exec 7>&- 8<&-
+exec 5>&- 7>&- 8<&-
 if [ -n "$used" ]; then
     :
 elif in_place; then
@@ -279,119 +288,9 @@ fi
 keep_session "$first" || true
 lower
 [ -n "$used" ] || rm -rf "$old" "$taken"
+more=1
 behind
+settle || true
 exec 9>&-
 wait
-"""
-
-
-_IN_PLACE = r"""
-look_at() { # PID: a process, in $state, $parent and $started
-    { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
-    set -- ${line##*) }
-    state=$1 parent=$2 started=${20}
-}
-
-others() { # what runs in the server's cgroup beside the server and the process that holds it up, in $left
-    left=
-    while read -r each; do
-        case $each in "$pid" | "$held" | 0) ;; *) left="$left $each" ;; esac
-    done <"$group"
-}
-
-find_group() { # the list of processes in the server's cgroup, in $group
-    group=
-    while IFS=: read -r number controllers path; do
-        case $number:$controllers in 0: | *:name=systemd) ;; *) continue ;; esac
-        case $path in *.service) ;; *) continue ;; esac
-        for folder in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
-            [ -e "$folder$path/cgroup.procs" ] || continue
-            while read -r each; do
-                if [ "$each" = "$pid" ]; then group=$folder$path/cgroup.procs; return 0; fi
-            done <"$folder$path/cgroup.procs"
-        done
-    done <"/proc/$pid/cgroup"
-    return 1
-}
-
-find_held() { # the checkpointer, which the server waits for when another of its processes has crashed
-    held=
-    others
-    for each in $left; do
-        title=
-        { read -r title <"/proc/$each/cmdline" || true; } 2>/dev/null
-        case $title in *checkpointer*) ;; *) continue ;; esac
-        look_at "$each" && [ "$parent" = "$pid" ] && held=$each && return 0
-    done
-    return 1
-}
-
-wait_until() { # COMMAND...: polls with a deadline, as nothing tells when a process has ended
-    round=0
-    until "$@"; do
-        round=$((round + 1))
-        [ "$round" -lt 1500 ] || return 1
-        sleep 0.001
-    done
-}
-
-all_ended() {
-    others
-    [ -z "$left" ] || kill -9 $left 2>/dev/null || true
-    for each in $killed $left; do
-        [ ! -e "/proc/$each" ] || return 1
-    done
-}
-
-is_alone() { # the server is stopped, so that it starts nothing more, and does not reap
-    look_at "$pid" && [ "$state" = T ] || return 1
-    others
-    [ -n "$left" ] || return 0
-    kill -9 $left 2>/dev/null || true
-    return 1
-}
-
-goes_on() { # START: the server is the same, and has started processes again
-    look_at "$pid" && [ "$started" = "$1" ] && others && [ -n "$left" ]
-}
-
-empty_tablespaces() { # the cluster's own part of those that were made since: it would refuse to make them there again
-    version=
-    read -r version <"$golden/PG_VERSION" || return 1
-    for link in "$data"/pg_tblspc/*; do
-        [ -L "$link" ] || continue
-        rm -rf "$(readlink "$link")"/PG_"$version"_[0-9]* || return 1
-    done
-}
-
-move_all() { # FROM TO: everything but what says which server works in the folder
-    from=$1 to=$2
-    set --
-    for each in "$from"/* "$from"/.[!.]*; do
-        case ${each##*/} in postmaster.pid | postmaster.opts) continue ;; esac
-        if [ -e "$each" ] || [ -L "$each" ]; then set -- "$@" "$each"; fi
-    done
-    mv -t "$to" -- "$@"
-}
-
-in_place() { # what the folder holds is exchanged while the server holds still between two lives
-    [ -e "$note" ] && [ ! -e "$taken" ] || return 1
-    [ -e "$next" ] || copy_next || return 1
-    { read -r pid since rest <"$note"; } 2>/dev/null && look_at "$pid" && [ "$started" = "$since" ] || return 1
-    [ "/proc/$pid/cwd" -ef "$data" ] || return 1
-    { read -r each <"$data/postmaster.pid"; } 2>/dev/null && [ "$each" = "$pid" ] || return 1
-    set -- $(stat -c %a:%u:%g "$data" "$golden")
-    [ "$1" = "$2" ] || return 1
-    held=
-    find_group && find_held || return 1
-    # From here on nobody but this way knows what state the folder is in, until the note is written again.
-    : >"$note" && mv "$next" "$taken" && mkdir "$old" || return 1
-    # The server sees its processes crash, lets nobody in, and waits for the last of them, which can't end.
-    kill -STOP "$held" && others && killed=$left && [ -n "$killed" ] || return 1
-    wait_until all_ended || return 1
-    kill -STOP "$pid" && wait_until is_alone || return 1
-    empty_tablespaces && move_all "$data" "$old" && move_all "$taken" "$data" || return 1
-    # Then it reads its settings, makes new memory, and starts on what is now in the folder.
-    kill -HUP "$pid" && kill -9 "$held" && kill -CONT "$pid"
-}
 """

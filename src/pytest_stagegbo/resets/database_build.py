@@ -53,7 +53,7 @@ if ! cp -a --reflink=always "$data" "$build.new"; then rm -rf "$build.new"; syst
 if [ -e "$build" ]; then rm -rf "$before"; mv "$build" "$before"; fi
 rm -f "$build.clean"
 mv "$build.new" "$build"
-rm -rf "$data.stagegbo-next" "$data.stagegbo-spare" "$data.stagegbo-spare.new" {NOTES}/{target.name}.server.clean
+rm -rf "$data.stagegbo-next" "$data.stagegbo-spare" {NOTES}/{target.name}.server.clean
 systemctl start {units} 9>&-
 """)
 
@@ -74,11 +74,7 @@ def drop_build(target: ResetTarget, *, to: Literal["production", "before", "buil
         "before": 'if [ -e "$before" ]; then rm -rf "$build" "$build.clean"; mv "$before" "$build"; fi',
         "build": 'rm -rf "$before"',
     }[to]
-    stale = (
-        ""
-        if to == "build"
-        else 'rm -rf "$build.new" "$data.stagegbo-next" "$data.stagegbo-spare" "$data.stagegbo-spare.new"'
-    )
+    stale = "" if to == "build" else 'rm -rf "$build.new" "$data.stagegbo-next" "$data.stagegbo-spare"'
     target.run_checked(f"""set -eu
 data={data} build={data}{BUILD} before={data}{BUILD}-before
 exec 9>/run/stagegbo-reset

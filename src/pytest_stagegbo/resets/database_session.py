@@ -2,7 +2,8 @@
 
 A psql of its own that a reset starts takes 25 ms: its libraries, a process of the server, and the plans of statements
 that read many catalogs. So one is started behind the reset before, plans everything, and waits for a reader's end of a
-named pipe to be opened. A reset that finds none starts one, and waits for it.
+named pipe to be opened. A reset that finds none starts one, and waits for it. Another pipe comes before that one, for
+the look with which a reset ends (`database_untouched.py`): the next reset ends its wait there.
 
 It ends by itself after `IDLE` seconds, and when the shell of a reset ends that speaks to it: the pipe is closed then,
 and the server takes back what the session has not committed. The note about it says process and start, the first OID
@@ -22,7 +23,7 @@ IDLE = 60
 
 _END_SESSIONS = """do $$ begin
     for round in 1..300 loop
-        perform pg_terminate_backend(pid) from pg_stat_activity
+        perform pg_terminate_backend(pid) from pg_stat_get_activity(null)
             where pid <> pg_backend_pid() and (datid is not null or backend_type = 'walsender');
         if not found then return; end if;
         perform pg_sleep(0.001);
@@ -40,7 +41,8 @@ lock table pg_database in access exclusive mode;
 """
 """Answered with `alone`: no session is left, and none begins until the end of the transaction."""
 
-_COMPARE = r"""execute compare(:'golden') \gset
+_COMPARE = r"""select pg_reload_conf() \g /dev/null
+execute compare(:'golden') \gset
 \if :same
 \echo same
 \else
@@ -48,11 +50,14 @@ _COMPARE = r"""execute compare(:'golden') \gset
 \q
 \endif
 """
-"""Answered with `same`, or with `differs` and the fingerprint; the session has ended then."""
+"""Answered with `same`, or with `differs` and the fingerprint; the session has ended then.
+
+The server reads its settings again meanwhile, rather than when its first answer is waited for: nobody is left who could
+change its files.
+"""
 
 _EXCHANGE = r"""execute exchange(:first, :'databases', :'dependencies');
 commit;
-select pg_reload_conf() \g /dev/null
 \echo done
 \q
 """
@@ -63,7 +68,9 @@ transaction's number; with `used` and the OIDs of the used databases; then with 
 def _plans(fingerprint: str) -> str:
     """The statements that open a session, with `fingerprint` as a query: answered with `ready`.
 
-    Each statement is planned, and what only reads is done once, so that the catalogs are in the session's memory.
+    Each statement is planned, and what only reads is done once, so that the catalogs are in the session's memory: also
+    the end of sessions, of no process. Nothing is written: so `txid_current`, which planning would call, is in a query
+    of its own.
     """
     return rf"""\set ON_ERROR_STOP on
 \set QUIET on
@@ -93,9 +100,9 @@ with wanted as (
     select new, (s ->> 1)::oid, (s ->> 2)::oid, (s ->> 3)::int, (s ->> 4)::oid, (s ->> 5)::oid, (s ->> 6)::"char"
     from jsonb_array_elements($3) s join wanted on n = (s ->> 0)::int
 )
-select unnest(array['at ' || pg_current_wal_insert_lsn() || ' ' || txid_current(),
+select unnest(array['at ' || pg_current_wal_insert_lsn() || ' ' || (select txid_current()),
     'used ' || string_agg(old::text, ' ')]) from wanted;
-execute compare(:'golden') \g /dev/null
+{_END_SESSIONS.replace("pid <> pg_backend_pid()", "pid = 0")}execute compare(:'golden') \g /dev/null
 explain execute exchange(:first, :'databases', :'dependencies') \g /dev/null
 \echo ready
 """
@@ -139,7 +146,7 @@ ask_server() {{ # ARGUMENT...: becomes psql, as the owner of the cluster; for a 
 end_session() {{ # the one of the note, if it is there still
     {{ read -r other born rest <"$note.session"; }} 2>/dev/null || return 0
     if look_at "$other" && [ "$started" = "$born" ]; then kill "$other" 2>/dev/null || true; fi
-    rm -f "$note.session" "${{rest##* }}.ask" "${{rest##* }}.told"
+    rm -f "$note.session" "${{rest##* }}.ask" "${{rest##* }}.told" "${{rest##* }}.look"
 }}
 
 keep_session() {{ # FIRST: a session that can give the server the spare databases from this number on
@@ -147,7 +154,8 @@ keep_session() {{ # FIRST: a session that can give the server the spare database
     end_session
     read -r inner rest </proc/self/stat
     name=$note.$1.$inner copy=$(copy_of "$golden")
-    (umask 077; mkfifo "$name.ask" "$name.told") && chown "$(stat -c %u:%g "$golden")" "$name.ask" || return 1
+    (umask 077; mkfifo "$name.look" "$name.ask" "$name.told") &&
+        chown "$(stat -c %u:%g "$golden")" "$name.look" "$name.ask" || return 1
     newer=
     read -r version <"$golden/PG_VERSION"
     [ "$version" -lt 15 ] || newer="union all select 'settings', to_jsonb(x)::text from pg_parameter_acl x"
@@ -157,8 +165,8 @@ keep_session() {{ # FIRST: a session that can give the server the spare database
         look_at "$inner"
         echo "$inner $started $1 $copy $name" >"$note.session"
         bound='timeout -s KILL {idle}'
-        ask_server -v first="$1" -v newer="$newer" -f "$golden.clean" -f - -f "$name.ask"
-    ) 9>&- 7>&- 8<&- >&6 6>&- <<'END' &
+        ask_server -v first="$1" -v newer="$newer" -f "$golden.clean" -f - -f "$name.look" -f "$name.ask"
+    ) 9>&- 5>&- 7>&- 8<&- >&6 6>&- <<'END' &
 {plans}END
     exec 6>&-
 }}
@@ -179,9 +187,10 @@ hear() {{ # WORD...: reads up to a line that begins with one of them, in $said; 
 
 begin_alone() {{ # has all other sessions ended, and lets none begin; meanwhile, spare databases get to the others
     # A pipe that is opened for both does not wait for its other end. 8 ends with psql, which has it open too.
-    exec 6<>"$name.told" 7<>"$name.ask" 8<"$name.told" 6>&-
+    exec 5<>"$name.look" 6<>"$name.told" 7<>"$name.ask" 8<"$name.told" 6>&-
+    printf '%s\n' '\q' >&5 # it need not look any more
     printf %s {alone} >&7
-    [ ! -d "$spare/$first" ] || mv -t "$data/base" -- "$spare"/* || return 1
+    [ ! -d "$spare/$first/$first" ] || mv -t "$data/base" -- "$spare/$first"/* || return 1
     hear alone
 }}
 

@@ -12,6 +12,7 @@ exchanges the whole folder (`database.py`).
 
 from __future__ import annotations
 
+from pytest_stagegbo.resets.database_making import MAKING
 from pytest_stagegbo.resets.database_session import session
 
 __all__ = ["FLIP", "MOST", "RECORD", "STEP"]
@@ -119,7 +120,9 @@ recorded() { # what the server's program has answered, as psql's variables
 
 FLIP = (
     r"""
-spare=$data.stagegbo-spare
+spare=$data.stagegbo-spare step="""
+    + f"{STEP}"
+    + r"""
 
 read_recorded() { # the databases of the copy, in $oids; empty: they can't be exchanged while the server goes on
     oids= each= start="""
@@ -129,32 +132,8 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
         case $word:$each in '\set:oids') oids=${value#?} oids=${oids%?} ;; esac
     done <"$golden.clean"
     for each in $oids; do # that of a build has such numbers already
-        [ "$each" -lt "$start" ] || start=$(((each / """
-    + f"{STEP} + 1) * {STEP}"
-    + r"""))
+        [ "$each" -lt "$start" ] || start=$(((each / step + 1) * step))
     done
-}
-
-prepare() { # FIRST: a set of spare databases; goes on with what of it is there
-    [ -n "$oids" ] || return 1
-    [ ! -d "$spare/$1" ] || return 0
-    of=.$1-$(copy_of "$golden") # not of another copy, should it have come meanwhile
-    if [ ! -d "$spare.new/$of" ]; then
-        rm -rf "$spare" "$spare.new"
-        mkdir -m 700 "$spare.new" && mkdir "$spare.new/$of" || return 1
-    fi
-    number=$1
-    for each in $oids; do
-        if [ ! -d "$spare.new/$number" ]; then
-            rm -rf "$spare.new/.part"
-            cp -a --reflink=always "$golden/base/$each" "$spare.new/.part" &&
-                mv "$spare.new/.part" "$spare.new/$number" || return 1
-        fi
-        number=$((number + 1))
-    done
-    [ "$number" -le $(($1 + """
-    + f"{STEP}"
-    + r""")) ] && rm -rf "$spare" && mv "$spare.new" "$spare"
 }
 
 hasten() { # the lock is wanted: ends what works behind a test, if it may be ended
@@ -252,16 +231,7 @@ differs() { # names what is not as in the copy, in $doubt
     done
     doubt="${doubt:-something that databases share} changed"
 }
-
-forget_used() { # Nothing in the server's memory or log may need a folder any more that is removed.
-    [ -s "$note.used" ] && (ask_server -c 'set statement_timeout = 0' -c checkpoint) >/dev/null || return 0
-    while read -r used; do
-        for each in $used; do
-            case $each in *[!0-9]*) ;; *) rm -rf "$data/base/$each" ;; esac
-        done
-    done <"$note.used"
-    rm -f "$note.used"
-}
 """
+    + MAKING
     + session(_FINGERPRINT.replace("@NEWER@", ":newer"))
 )
