@@ -15,6 +15,7 @@ from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.exposure import Exposure, forward_body
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import MissingRequirement, NotOurs, ProductionProtected, SettingsError, SourceMissing
+from pytest_stagegbo.services import dial
 from pytest_stagegbo.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ SETTINGS = Settings()
 FORWARDS = f"networks/{SETTINGS.network.name}/forwards"
 EXPOSED = Exposure("tables", "10.0.3.11", 5432, "192.0.2.7", 15432, until=int(clocks.now()) + 3600)
 MARKED = {marks.OWNER: marks.OWNER_VALUE}
+
+
+@pytest.fixture(autouse=True)
+def no_way_to_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process connect to the same addresses."""
+    monkeypatch.setattr(dial, "_ways", {})
 
 
 class Daemon(StrictConnection):

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from pytest_stagegbo import clocks
-from pytest_stagegbo.apply.diagnostics import diagnostics
 from pytest_stagegbo.apply.first_boot import own_stamp
-from pytest_stagegbo.apply.unit_watch import UnitWatch
 from pytest_stagegbo.errors import NotReady
-from pytest_stagegbo.facts.host_path import HostWay
-from pytest_stagegbo.facts.reach import Reach, how_to_reach
 from pytest_stagegbo.guest import STAMP, SYSTEM_LOGS
-from pytest_stagegbo.services.dial import way_to
 from pytest_stagegbo.services.readiness import wait_ready
-from pytest_stagegbo.services.unseal import unseal
-from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
+    from pytest_stagegbo.apply.outlook import Outlook
     from pytest_stagegbo.incus import Instance, Reader, Writer
     from pytest_stagegbo.services import Answer
     from pytest_stagegbo.services.unseal import UnsealKeys
@@ -66,48 +61,30 @@ def await_clone(
         VaultSealed: the keys given do not open Vault.
     """
     began = clocks.monotonic()
-    host = str(container.address)
-    far = None if reader.is_here or way_to(host) is not None else Reach(writer, container)
-    near = HostWay(reader, writer, settings, container, ran=running)
-    units = UnitWatch(writer, container, running=running, crashes=crashes)
 
-    def still_alive() -> str | None:
-        if interrupted():
-            return "it was interrupted"
-        clone = reader.instance(settings.project, container.name)
-        if clone is None:
-            return "the container is gone"
-        if not clone.is_running:
-            return f"the container is {clone.status.lower()}"
-        reason = units.look()
-        # A unit may have failed because of what is in its way.
-        way = near.look(at_once=reason is not None) if far is None else far.look()
-        return way or reason
+    @cache
+    def outlook() -> Outlook:
+        from pytest_stagegbo.apply.outlook import Outlook  # a clone that runs answers at once
+
+        return Outlook(reader, writer, settings, container, running=running, crashes=crashes)
 
     def opened(probe: ProbeSettings, answer: Answer) -> Answer:
         return answer if keys is None else _open(settings, container, probe, keys)
-
-    def why() -> str:
-        if interrupted() or near.remedy or (far is not None and far.lost):
-            return ""  # there is nothing wrong with the clone
-        return diagnostics(reader, writer, settings.project, container)
 
     try:
         answers = dict(
             wait_ready(
                 container.name,
-                host,
+                str(container.address),
                 container.probes,
                 timeout=settings.timeouts.ready,
                 opened=opened,
-                still_alive=still_alive,
-                diagnostics=why,
+                still_alive=lambda: outlook().look(),
+                diagnostics=lambda: outlook().evidence(),
             )
         )
     except NotReady as error:
-        remedy = near.remedy or units.remedy
-        if far is not None and far.lost:
-            remedy = how_to_reach(settings, container, reader.endpoint)
+        remedy = outlook().remedy
         if not remedy:
             raise
         raise NotReady(error.message, seen=error.seen, remedy=remedy) from None
@@ -118,6 +95,8 @@ def await_clone(
 
 
 def _open(settings: Settings, container: ContainerSettings, probe: ProbeSettings, keys: UnsealKeys) -> Answer:
+    from pytest_stagegbo.services.unseal import unseal
+
     return unseal(
         str(container.address), probe.port, probe.tls, keys, settings.timeouts.ready, container=container.name
     )

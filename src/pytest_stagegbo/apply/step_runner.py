@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.apply import hooks, secrets
-from pytest_stagegbo.apply.attach import attach
 from pytest_stagegbo.apply.await_clone import await_clone
-from pytest_stagegbo.apply.copying import Copies
 from pytest_stagegbo.apply.first_boot import make_safe, own_identity, own_stamp
-from pytest_stagegbo.apply.foundations import Foundations
-from pytest_stagegbo.apply.in_place import note_changes
 from pytest_stagegbo.apply.removal import let_stop, patiently, remove_clone
-from pytest_stagegbo.apply.room import await_room
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import root_disk, violations
 from pytest_stagegbo.desired.own_pool import pool_config
@@ -28,13 +23,15 @@ from pytest_stagegbo.errors import (
 from pytest_stagegbo.facts.quotas import Limits, burdens
 from pytest_stagegbo.guest import boot_file, boot_folder_of, holds_services, release
 from pytest_stagegbo.incus import dialect
-from pytest_stagegbo.plan import destroy, steps
+from pytest_stagegbo.plan import steps
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_stagegbo.apply.await_clone import Readiness
+    from pytest_stagegbo.apply.copying import Copies
+    from pytest_stagegbo.apply.foundations import Foundations
     from pytest_stagegbo.credentials.replacements import Replacements
     from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus import Instance, Reader, Writer
@@ -88,9 +85,22 @@ class StepRunner:
         """Stopped clones as they were found fit to be started, until they are."""
         self._booted: dict[str, Instance] = {}
         """New clones that this run has started, as they were just before."""
-        self._foundations = Foundations(reader, writer, facts, settings, parent)
-        self._copies = Copies(reader, writer, facts, settings, self._host, self.limits, progress, parent)
         self.unconfirmed: set[str] = set() if unconfirmed is None else unconfirmed
+
+    # What only some steps need is imported with its module: mostly a stage is as it should be.
+
+    @cached_property
+    def _foundations(self) -> Foundations:
+        from pytest_stagegbo.apply.foundations import Foundations
+
+        return Foundations(self._reader, self.writer, self._facts, self._settings, self._parent)
+
+    @cached_property
+    def _copies(self) -> Copies:
+        from pytest_stagegbo.apply.copying import Copies
+
+        shared = self._reader, self.writer, self._facts, self._settings
+        return Copies(*shared, self._host, self.limits, self._progress, self._parent)
 
     def do(self, step: steps.Step) -> None:
         """Do one step.
@@ -134,15 +144,21 @@ class StepRunner:
             case steps.AwaitClone():
                 self.await_clone(step)
             case steps.CheckSecrets():
+                from pytest_stagegbo.apply import secrets
+
                 assert self._replacements is not None
                 for text in secrets.replace_secrets(
                     self._reader, self.writer, self._settings, step, self._replacements
                 ):
                     self._progress.note(text)
             case steps.RunHooks():
+                from pytest_stagegbo.apply import hooks
+
                 snapshot = step.container.may_restore and not self._parent
                 hooks.run_hooks(self._reader, self.writer, self._settings, step, snapshot=snapshot)
             case steps.RemoveProject():
+                from pytest_stagegbo.plan import destroy
+
                 destroy.refuse_foreign(self._reader, self._settings)  # somebody may have come between
                 self.writer.delete_project()
             case steps.RemoveForward():
@@ -166,6 +182,8 @@ class StepRunner:
         self.writer.set_instance_config(step.subject, {**marks.of_instance(self._clone(step.subject)), **known})
 
     def await_room(self, step: steps.AwaitRoom) -> None:
+        from pytest_stagegbo.apply.room import await_room
+
         missing = await_room(self._reader, self._host, self._settings, step.subject, step.cost, removed=True)
         if missing is not None:
             missing.remedy += "; the old clones are gone, and `stagegbo provision` makes them again"
@@ -231,6 +249,8 @@ class StepRunner:
         generation = golden.config.get(marks.GENERATION) if golden is not None else ""
         if clone is None or golden is None or not generation or clone.config.get(marks.GENERATION) != generation:
             return False
+        from pytest_stagegbo.apply.in_place import note_changes
+
         if not note_changes(self.writer, clone, golden):
             return False
         refresh = steps.RefreshClone(subject=copy.subject, copy=copy, reason="reset")
@@ -244,6 +264,8 @@ class StepRunner:
         return True
 
     def attach_clone(self, step: steps.AttachClone) -> None:
+        from pytest_stagegbo.apply.attach import attach
+
         def attempt() -> None:
             attach(self.writer, self._clone(step.subject), step, self._settings, managed=self._foundations.managed)
 

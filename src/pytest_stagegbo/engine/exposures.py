@@ -10,11 +10,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.desired.exposure import forward_body, over, read_forward
 from pytest_stagegbo.engine import reset
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.facts.facts import host_addresses
-from pytest_stagegbo.facts.guests import find_guests
 from pytest_stagegbo.locks import STAGE
-from pytest_stagegbo.plan.access_list import access_list
-from pytest_stagegbo.plan.exposure_request import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -55,6 +51,10 @@ class Exposures:
         Raises:
             SettingsError, ProductionProtected, NotOurs, StageMissing: it can't be, and nothing was changed.
         """
+        from pytest_stagegbo.facts.facts import host_addresses
+        from pytest_stagegbo.facts.guests import find_guests
+        from pytest_stagegbo.plan.exposure_request import refuse
+
         engine, settings = self._engine, self._engine.settings
         with self._changing(f"expose {wanted.container}"):
             clone = engine.reader.instance(settings.project, wanted.container)
@@ -134,6 +134,8 @@ def _close(writer: Writer, facts: Facts, settings: Settings, closing: Collection
 
 def _access_list(facts: Facts, settings: Settings, exposed: Collection[Exposure]) -> dict[str, Any]:
     """With the marks that the list has: whose slot the stage is does not matter here."""
+    from pytest_stagegbo.plan.access_list import access_list
+
     marks = (facts.acl or {}).get("config")
     wanted = access_list(facts, settings, exposed)
     return {**wanted, "config": dict(marks)} if marks else wanted

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo import clocks
 from pytest_stagegbo.apply.removal import refuse_unable
-from pytest_stagegbo.apply.room import await_rooms
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.desired.versions import outdated
 from pytest_stagegbo.engine import reset
-from pytest_stagegbo.engine.capsules import Capsules
 from pytest_stagegbo.engine.provisioned import Provisioned
+from pytest_stagegbo.engine.saved_builds import SavedBuilds
 from pytest_stagegbo.errors import NoRoom, OperationFailed, StageMissing
 from pytest_stagegbo.facts import inventory
-from pytest_stagegbo.facts.host_path import refuse_dropped
 from pytest_stagegbo.locks import AWAKE, STAGE
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.former import foreign_on
@@ -65,8 +63,13 @@ class Provisioning:
         self.refuse_elsewhere(recreate, to_replace)
         plan = self.plan_for(engine.facts(), recreate, to_replace)
         if plan.changes:
-            refuse_dropped(engine.reader, engine.settings)
+            self._refuse_dropped()
         return plan
+
+    def _refuse_dropped(self) -> None:
+        from pytest_stagegbo.facts.host_path import refuse_dropped  # mostly there is nothing to change
+
+        refuse_dropped(self._engine.reader, self._engine.settings)
 
     def plan_for(self, facts: Facts, recreate: bool = False, to_replace: Collection[str] = ()) -> Plan:
         """The way from these facts to the stage of the settings. Raises an error if foreign things would be lost."""
@@ -103,7 +106,7 @@ class Provisioning:
         for warning in keys.warnings if keys is not None else ():
             engine.progress.note(warning)
         lock = engine.lock()
-        due = lock.unfinished(engine.settings.containers) or engine.deployments.has_saved
+        due = lock.unfinished(engine.settings.containers) or SavedBuilds(lock.folder.name).exist
         if not (missing or recreate or to_replace or already_locked or due):
             looking = lock.hold("looking at the stage", engine.waiting, shared=(STAGE, AWAKE), exclusive=())
             # Both are looked at once more when nobody else uses the stage.
@@ -121,10 +124,12 @@ class Provisioning:
             try:
                 plan = self.plan_for(facts, recreate, to_replace)
             except NoRoom as short:  # what was deleted before may be on its way back
+                from pytest_stagegbo.apply.room import await_rooms
+
                 await_rooms(engine.reader, engine.settings, facts.rooms, engine.progress, short)
                 plan = self.plan_for(facts := engine.facts(), recreate, to_replace)
             if plan.changes:
-                refuse_dropped(engine.reader, engine.settings)
+                self._refuse_dropped()
             for note in plan.notes if plan.changes else ():
                 engine.progress.note(note)
             left = () if already_locked else self._left_resets(lock, plan)
@@ -135,6 +140,8 @@ class Provisioning:
             engine.deployments.save(facts.clones, leaving)
             if leaving:
                 engine.baselines.note_lost(leaving)
+                from pytest_stagegbo.engine.capsules import Capsules
+
                 Capsules(engine).preserve(facts.clones, leaving)
             result = self._carry_out(facts, plan, keys, replacements, began, left)
             engine.clones.prepare_resets({each.subject for each in plan.changes if isinstance(each, NEW)})

@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagegbo.engine import local_files
 from pytest_stagegbo.errors import StageMissing
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ class SavedBuilds:
 
     def has(self, artefact: Artefact) -> bool:
         """Whether the artefact's file is kept, whole."""
+        from pytest_stagegbo.engine import local_files
+
         return local_files.has(self.file(artefact.sha256), artefact.sha256)
 
     def fetch(self, reader: Reader, clone: Instance, artefact: Artefact) -> None:

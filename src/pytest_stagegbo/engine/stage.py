@@ -155,8 +155,6 @@ class StageEngine:
     def _golden(self) -> str:
         return self.clone_source.project if self.clone_source is not None else ""
 
-    # What only some commands need is imported with its module.
-
     @functools.cached_property
     def exposures(self) -> Exposures:
         """Ports of the clones that others may reach for a while."""
@@ -283,6 +281,8 @@ class StageEngine:
 
     def replacements(self) -> Replacements | None:
         """What replaces production's secrets; None: nothing does. Raises as `read_replacements` does."""
+        if not self.settings.secrets:
+            return None
         from pytest_stagegbo.credentials.replacements import read_replacements
 
         return read_replacements(self.settings, self._environ)
