@@ -14,7 +14,7 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.desired import marks
 from pytest_stagegbo.desired.exposure import Exposure, forward_body
 from pytest_stagegbo.engine.stage import StageEngine
-from pytest_stagegbo.errors import MissingRequirement, NotOurs, ProductionProtected, SettingsError, SourceMissing
+from pytest_stagegbo.errors import MemberAway, NotOurs, ProductionProtected, SettingsError, SourceMissing
 from pytest_stagegbo.services import dial
 from pytest_stagegbo.settings import Settings
 
@@ -108,7 +108,7 @@ def test_nothing_is_written_to_a_stage_whose_member_is_away() -> None:
     daemon = Daemon(
         {**replies(**MARKED), "instances": instances, "cluster/members": members}, replace(SERVER, clustered=True)
     )
-    with pytest.raises(MissingRequirement, match="second, which is offline"):
+    with pytest.raises(MemberAway, match="second, which is offline"):
         engine(daemon).clone_writer()
 
 

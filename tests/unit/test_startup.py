@@ -110,3 +110,25 @@ def test_a_command_that_starts_up_imports_nothing_for_others(tmp_path: Path) -> 
     )
     assert [name for name in sorted(of_this) if name.startswith(unwanted)] == []
     assert found & {"rich.progress", "psycopg", "boto3", "hvac", "pytest", "netrc", "asyncio"} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        pytest.param(
+            "engine.provisioning",
+            ("apply.copying", "apply.hooks", "apply.outlook", "changes", "engine.capsules", "engine.deploy", "resets"),
+            id="a-stage-that-is-as-it-should-be",
+        ),
+        pytest.param(
+            "resets.resetter",
+            ("credentials.lookup", "resets.cache", "resets.database", "resets.drive", "resets.work"),
+            id="a-reset-before-it-knows-what-of",
+        ),
+    ],
+)
+def test_what_only_some_need_is_imported_with_them(module: str, unwanted: tuple[str, ...]) -> None:
+    found = loaded(f"import pytest_stagegbo.{module}, pytest_stagegbo.apply.step_runner")
+    assert f"pytest_stagegbo.{module}" in found
+    names = tuple(f"pytest_stagegbo.{name}" for name in unwanted)
+    assert [name for name in sorted(found) if name.startswith(names)] == []

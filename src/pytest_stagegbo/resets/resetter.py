@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed, Residue, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
-from pytest_stagegbo.resets.cache import HotCache
-from pytest_stagegbo.resets.database import reset_database
-from pytest_stagegbo.resets.drive import HotDrive
+from pytest_stagegbo.resets.hot import hot_way
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.outcome import Outcome, record
 from pytest_stagegbo.resets.restart import SHOWN, restart
-from pytest_stagegbo.resets.secrets import find_secret
 from pytest_stagegbo.resets.stall_watch import StallWatch
 from pytest_stagegbo.resets.target import HotReset, NeedsRestart, ResetTarget
-from pytest_stagegbo.resets.work import HotWork
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.workers import Workers, at_once
 
@@ -28,17 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_stagegbo.credentials.secret import Secret
     from pytest_stagegbo.incus import Reader, Writer
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["HOT", "Outcome", "Resetter"]
+__all__ = ["Outcome", "Resetter"]
 
 T = TypeVar("T")
 log = logging.getLogger("stagegbo.reset")
 
-HOT: Mapping[str, HotReset] = MappingProxyType({"valkey": HotCache(), "s3": HotDrive(), "http": HotWork()})
-"""By the protocol of a container's first probe."""
 STALLED = 1.0
 """Seconds of a reset after which it is worth a request whether the container is paused."""
 TRIES = 2
@@ -188,11 +183,16 @@ class Resetter:
                 self._settings,
                 container,
                 self._writer,
-                lambda each: find_secret(each, self._reader),
+                self._find_secret,
                 lambda: self._find_process(container),
             )
             self._targets[container.name] = target
         return target
+
+    def _find_secret(self, target: ResetTarget) -> Secret:
+        from pytest_stagegbo.resets.secrets import find_secret
+
+        return find_secret(target, self._reader)
 
     def _find_process(self, container: ContainerSettings) -> Path | None:
         """The container's first process, as the daemon sees it: that may be in a namespace of its own. None where this
@@ -212,7 +212,7 @@ class Resetter:
         Args:
             calm: Gets the container's name when nothing runs in it that may have to be ended.
         """
-        target, hot = self._targets.get(container.name), _hot(container)
+        target, hot = self._targets.get(container.name), hot_way(container)
         if target is None or hot is None or not target.connected or not target.is_settled or target.way_changed:
             return None
         began = clocks.monotonic() - origin
@@ -268,7 +268,7 @@ class Resetter:
                 seen=f"containers.{container.name}.wipe is empty",
                 remedy=f'name folders in that setting, or set containers.{container.name}.reset = "restore"',
             )
-        hot = _hot(container)
+        hot = hot_way(container)
         doubt = ""
         found = () if calm else self._end_strays(target, left_by)
         if hot is not None and baseline:
@@ -324,6 +324,8 @@ class Resetter:
             log.debug("%s: no hot reset next time: %s", target.name, error)
 
     def _database(self, target: ResetTarget, left_by: str, baseline: str) -> tuple[str, str]:
+        from pytest_stagegbo.resets.database import reset_database
+
         try:
             way, doubt, answered = reset_database(target, baseline or "clean")
         except NeedsRestart as reason:
@@ -346,12 +348,6 @@ class Resetter:
         self._bring_back(target.container)
         self._start(target.container)
         self._wait(target.container, True)
-
-
-def _hot(container: ContainerSettings) -> HotReset | None:
-    """The hot way to reset a container; None: there is none, or it was not asked for."""
-    hot = container.reset == "hot" and container.wipe and not container.data and container.probes
-    return HOT.get(container.probes[0].protocol) if hot else None
 
 
 def _untouched(hot: HotReset, target: ResetTarget) -> bool:

@@ -9,7 +9,6 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from pytest_stagegbo.credentials.lookup import Credentials
 from pytest_stagegbo.credentials.secret import Secret
 from pytest_stagegbo.errors import StageGboError
 
@@ -42,6 +41,8 @@ def find_secret(target: ResetTarget, reader: Reader) -> Secret:
         found = {"access_key": access, "secret_key": secret} if access and secret else {}
     if found:
         return Secret(found, f"the configuration of {target.name}")
+    from pytest_stagegbo.credentials.lookup import Credentials  # most services are found to say it themselves
+
     try:
         return Credentials(target.settings, reader)[target.name]
     except StageGboError:
