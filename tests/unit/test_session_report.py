@@ -85,6 +85,16 @@ class TestRecords:
                 tmp_path / "file"
             ).write_text("") == 0 else None
 
+    def test_a_record_that_is_written_in_part_is_the_last_one(self, tmp_path: Path) -> None:
+        """Else the next one would be part of its line."""
+        recorder = open_recorder(tmp_path, "run", "main", workers=1, package="0", pytest="9")
+        recorder._write = lambda file, line: os.write(file, line[:9])
+        recorder.write(Notice(1.0, "note", "so"))
+        recorder.write(Notice(2.0, "note", "so"))
+        assert "in part" in recorder.trouble
+        (records,) = read(find([tmp_path]))
+        assert (records.events, records.unread) == ([], 1)
+
     def test_a_forked_child_writes_nothing(self, tmp_path: Path) -> None:
         recorder = open_recorder(tmp_path, "run", "main", workers=1, package="0", pytest="9")
         recorder._getpid = lambda: 1

@@ -48,8 +48,8 @@ class Recorder:
         try:
             line = self._encode(event) + b"\n"
             with self._lock:
-                if self._file is not None:
-                    self._write(self._file, line)
+                if self._file is not None and self._write(self._file, line) < len(line):
+                    raise OSError("a record was written in part: the disk is full, perhaps")
         except Exception as error:
             self.give_up(error)
 

@@ -53,7 +53,8 @@ def derive(settings: Settings, project: str, bridge: str, address: IPv4Interface
             f"{what} of {settings.project} has names or addresses that are not possible: "
             + "; ".join(dict.fromkeys(problems)),
             seen=f"project {project}, bridge {bridge}, address {address}",
-            remedy="set slots.network, slots.address and slots.golden_address, or choose another network.address",
+            remedy="set slots.network, slots.address and slots.golden_address, or of an opened capsule "
+            "capsules.address, or choose another network.address",
         )
     return derived
 
@@ -67,5 +68,8 @@ def moved(address: IPv4Interface, subnets: int) -> IPv4Interface:
 def _shifted(address: IPv4Address, by: int) -> IPv4Address:
     place = int(address) + by
     if not 0 < place < 2**32:
-        raise SettingsError(f"there is no address {by} after {address}", remedy="set slots.address")
+        raise SettingsError(
+            f"there is no address {by} after {address}",
+            remedy="set slots.address, or of an opened capsule capsules.address",
+        )
     return IPv4Address(place)
