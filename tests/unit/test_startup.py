@@ -113,6 +113,22 @@ def test_a_command_that_starts_up_imports_nothing_for_others(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("arguments", "spared"), [("", "True"), ('["explain", "SG101"]', "False")], ids=["own", "other"]
+)
+def test_a_command_looks_for_no_garbage_in_what_it_imports_unless_the_process_is_another_s(
+    arguments: str, spared: str
+) -> None:
+    code = f"""import gc, sys
+from pytest_stagegbo.cli import main
+sys.argv = ["stagegbo", "explain", "SG101"]
+before = gc.get_threshold()
+assert main({arguments}) == 0
+print((gc.get_freeze_count() > 1000) is (gc.get_threshold() > before) is {spared}, end="")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.endswith("True")
+
+
+@pytest.mark.parametrize(
     ("module", "unwanted"),
     [
         pytest.param(
