@@ -155,6 +155,28 @@ def test_sequences_and_schema(changing: Changing, in_network: InNetwork) -> None
     in_network(check, timeout=120)
 
 
+def test_what_is_no_table_is_seen_as_well(changing: Changing, in_network: InNetwork) -> None:
+    """Large objects, types, comments, what was dropped. A temporary table is no change."""
+
+    def check() -> None:
+        for statement, named in (
+            ("SELECT lo_from_bytea(0, 'x')", "botserver.pg_catalog.pg_largeobject: catalog altered"),
+            ("CREATE TYPE mood AS ENUM ('sad')", "botserver.public.mood: type created"),
+            ("CREATE TYPE pair AS (a int)", "botserver.public.pair: type created"),
+            ("COMMENT ON TABLE users IS 'x'", "botserver.pg_catalog.pg_description: catalog altered"),
+        ):
+            changing.reset("tables")
+            changing.sql("CREATE TEMPORARY TABLE own (a int)", "INSERT INTO own VALUES (1)")
+            assert not changing.read("tables")
+            changing.sql(statement)
+            assert named in changing.lines("tables")
+        changing.reset("tables")
+        changing.clean.sql("DROP EXTENSION plpgsql")
+        assert "botserver.pg_catalog.pg_extension: catalog altered" in changing.lines("tables")
+
+    in_network(check, timeout=180)
+
+
 @pytest.mark.both_lts
 def test_what_a_lock_keeps_back_is_not_unchanged(changing: Changing, in_network: InNetwork) -> None:
     """psql ends at its first error, after it has answered some of the questions."""

@@ -135,6 +135,9 @@ def _changes(
                 if kind != "index" or word == "created":  # what is done to a table is done to its indexes
                     schema.append(SchemaChange(database, kind, values[1], what))
         schema += [SchemaChange(database, kind, name, "dropped") for kind, name in dropped.get(database, ())]
+        if not any(each.database == database for each in schema):  # else these may be part of it
+            touched = [values[0] for word, *values in found if word == "touched"]
+            schema += [SchemaChange(database, "catalog", f"pg_catalog.{name}", "altered") for name in touched]
     if log is None:
         notes.append(
             "the write-ahead log is too long or gone, so rows are counted by the server's statistics: each write "

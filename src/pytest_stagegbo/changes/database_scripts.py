@@ -30,6 +30,11 @@ then, and not unchanged."""
 
 STATISTICS = "'pg_statistic', 'pg_statistic_ext_data'"
 """Catalogs that ANALYZE writes to, which are no part of the schema."""
+READ = (
+    "'pg_attrdef', 'pg_attribute', 'pg_class', 'pg_constraint', 'pg_depend', 'pg_index', 'pg_inherits', "
+    "'pg_namespace', 'pg_rewrite', 'pg_sequence', 'pg_trigger', 'pg_type'"
+)
+"""Catalogs whose rows are read for what is created and altered, or go with these. Temporary tables are in them, too."""
 
 
 class Position(Struct, frozen=True):
@@ -207,12 +212,13 @@ def query(position: Position, log: Log | None, oid: int) -> str:
     query += f"""{_SEQUENCES} and pg_relation_filenode(c.oid) in ({numbers}) order by nspname, relname;
 select {altered} as altered \\gset
 \\if :altered
-{_schema_query(position)}\\endif
+{_schema_query(position, numbers)}\\endif
 """
     return query
 
 
-def _schema_query(position: Position) -> str:
+def _schema_query(position: Position, numbers: str) -> str:
+    """`numbers`: of the files in which something was done."""
     fresh = _fresh(str(position.transaction))
     created = f"case when {{oid}}::bigint >= {position.next_oid} then 'created' else 'altered' end"
     return f"""with touched as (
@@ -228,6 +234,12 @@ from pg_proc p join pg_namespace n on n.oid = pronamespace where {_fresh_of("p",
 select json_build_array({created.format(oid="oid")}, 'schema', nspname, 0) from pg_namespace
 where {fresh} and nspname !~ '^pg_' order by nspname;
 select json_build_array({created.format(oid="oid")}, 'extension', extname, 0) from pg_extension where {fresh};
+select json_build_array({created.format(oid="t.oid")}, 'type', nspname || '.' || typname, 0)
+from pg_type t join pg_namespace n on n.oid = typnamespace left join pg_class c on c.oid = typrelid
+where {_fresh_of("t", fresh)} and nspname !~ '^pg_' and coalesce(relkind, 'c') = 'c' and typcategory <> 'A'
+order by nspname, typname;
+select json_build_array('touched', relname) from pg_class where relnamespace = 'pg_catalog'::regnamespace
+and pg_relation_filenode(oid) in ({numbers}) and relname not in ({READ}, {STATISTICS}) order by relname;
 select json_build_array('catalog', pg_relation_filenode('pg_class'::regclass)::bigint,
     current_setting('server_version_num')::int,
     (select json_object_agg(oid::text, nspname) from pg_namespace));
