@@ -410,6 +410,12 @@ def test_remember_asks_running_containers_and_never_raises() -> None:
     remember(World(fails=refused(500)).engine, ["cache"])
 
 
+def test_remember_asks_no_further_container_once_the_session_is_over() -> None:
+    world = World()
+    remember(world.engine, ["cache", "llm", "tables"], lambda: len(world.commands) == 2)
+    assert [command[0] for command in world.commands] == ["cache", "llm"]
+
+
 def test_together_gives_results_and_exceptions_by_name() -> None:
     def fail() -> int:
         raise ValueError("no")

@@ -49,6 +49,8 @@ class Provisioning:
         self._production = production
         self._reports = reports
         self._begun = False
+        self._over = threading.Event()
+        """Set when the last test has ended."""
         self.no_stage: StageGboError | None = None
         """Why no test can have the stage."""
         self.guard: DiskGuard | None = None
@@ -71,6 +73,7 @@ class Provisioning:
         try:
             return (yield)
         finally:
+            self._over.set()
             for each in (self.fresh, self.guard, self._process.opened):
                 if each is not None:
                     with self._process.noting_trouble("the stage could not be let go of"):
@@ -105,7 +108,9 @@ class Provisioning:
             self.no_stage = StageGboError("the stage can't be used", seen=said(error))
             return
         used = sorted(frozenset().union(*(item.stash[DEMAND].uses for item in session.items if DEMAND in item.stash)))
-        threading.Thread(target=remember, args=(engine, used), name="stagegbo log sizes", daemon=True).start()
+        threading.Thread(
+            target=remember, args=(engine, used, self._over.is_set), name="stagegbo log sizes", daemon=True
+        ).start()
 
     def _prepare_fresh(self, session: pytest.Session, *, others_only: bool) -> None:
         with contextlib.suppress(Exception):  # the first test that wants a stage reports it

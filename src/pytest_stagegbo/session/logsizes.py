@@ -13,7 +13,7 @@ from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.guest.logs import remember_script
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_stagegbo.engine.stage import StageEngine
 
@@ -23,18 +23,21 @@ SECONDS = 5.0
 """For one container."""
 
 
-def remember(engine: StageEngine, names: Sequence[str]) -> None:
+def remember(engine: StageEngine, names: Sequence[str], is_over: Callable[[], bool] = lambda: False) -> None:
     """Have the containers note the sizes of their log files, for files without times. One command in each.
 
     Waits for them, so call it in a thread of its own when a session begins. Never raises: without it a report
     shows the last lines of such files, and says so.
+
+    Args:
+        is_over: Whether the session has ended, so that nobody will read the notes of containers that are left.
     """
     try:
         settings = engine.settings
         clones, writer = engine.reader.instances(settings.project), engine.clone_writer()
         for name in names:  # one by one: a thread for each, with a client of its own, holds up the tests
             with contextlib.suppress(Exception):  # one that fails keeps none of the others from it
-                if name in clones and our_clone(clones[name], settings, name).is_running:
+                if name in clones and not is_over() and our_clone(clones[name], settings, name).is_running:
                     script = remember_script(settings.containers[name])
                     writer.execute(name, ["sh", "-c", script], timeout=SECONDS, record=False)
     except StageGboError:
