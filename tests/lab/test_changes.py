@@ -171,6 +171,9 @@ def test_what_is_no_table_is_seen_as_well(changing: Changing, in_network: InNetw
             changing.sql(statement)
             assert named in changing.lines("tables")
         changing.reset("tables")
+        changing.clean.sql(f"GRANT pg_monitor TO {changing._login['user']}")
+        assert changing.lines("tables") == ["pg_catalog.pg_auth_members: catalog altered"]
+        changing.reset("tables")
         changing.clean.sql("DROP EXTENSION plpgsql")
         assert "botserver.pg_catalog.pg_extension: catalog altered" in changing.lines("tables")
 

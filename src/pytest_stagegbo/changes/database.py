@@ -119,6 +119,10 @@ def _changes(
     rows: list[RowChange] = []
     sequences: list[SequenceChange] = []
     schema = [SchemaChange("", str(each[1]), str(each[2]), _what(each[3])) for each in shared if each[0] == "shared"]
+    if not schema and log is not None:  # of roles and databases, only those that are there were listed
+        files = [(str(each[1]), each[2]) for each in shared if each[0] == "file"]
+        touched = [name for name, file in files if (counts := log.rows.get((0, file))) is not None and counts.any]
+        schema += [SchemaChange("", "catalog", f"pg_catalog.{name}", "altered") for name in touched]
     notes: list[str] = []
     for database, found in answers.items():
         for word, *values in found:

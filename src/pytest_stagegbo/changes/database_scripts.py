@@ -30,6 +30,8 @@ then, and not unchanged."""
 
 STATISTICS = "'pg_statistic', 'pg_statistic_ext_data'"
 """Catalogs that ANALYZE writes to, which are no part of the schema."""
+SHARED = "'pg_authid', 'pg_auth_members', 'pg_parameter_acl', 'pg_tablespace'"
+"""Catalogs that databases share, but for those that resets write to."""
 READ = (
     "'pg_attrdef', 'pg_attribute', 'pg_class', 'pg_constraint', 'pg_depend', 'pg_index', 'pg_inherits', "
     "'pg_namespace', 'pg_rewrite', 'pg_sequence', 'pg_trigger', 'pg_type'"
@@ -162,6 +164,8 @@ select json_build_array('writing', datname) from pg_stat_activity
 where backend_xid is not null and backend_type = 'client backend' and pid <> pg_backend_pid();
 select json_build_array('shared', 'role', rolname, oid::bigint >= $oid) from pg_authid where {fresh};
 select json_build_array('shared', 'database', datname, oid::bigint >= $oid) from pg_database where {fresh};
+select json_build_array('file', relname, pg_relation_filenode(oid)::bigint) from pg_class
+where relnamespace = 'pg_catalog'::regnamespace and relname in ({SHARED});
 \\echo {ASKED}
 select current_database() = 'postgres' and main <> 'postgres' as elsewhere, main from (select coalesce((select datname
     from pg_database where datallowconn and datname not in ('postgres', 'template1')
