@@ -56,6 +56,15 @@ def member_status(lab: Lab, member: str) -> str:
     return str({each["server_name"]: each["status"] for each in listed}[member])
 
 
+def answers(lab: Lab, member: str) -> bool:
+    """Whether the first member gets an answer of another one, which may be online and only starting."""
+    try:
+        api.get(lab.socket, f"/1.0/cluster/members/{member}/state")
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def stopped(lab: Lab, member: str) -> Iterator[None]:
     """While the block runs, the cluster knows that a member is away. Afterwards it is there again."""
@@ -66,6 +75,7 @@ def stopped(lab: Lab, member: str) -> Iterator[None]:
     finally:
         lab.change_member(member, "start", Silent())
         until(lambda: set(lab.status().members.values()) == {"online"}, f"{member} is online", 30)
+        until(lambda: answers(lab, member), f"{member} answers", 60)
 
 
 def whole_cluster(ground: Ground, members: Collection[str]) -> dict[str, Any]:

@@ -617,6 +617,16 @@ class TestMemberAway:
         with pytest.raises(MemberAway, match=r"^cluster member c2 is offline"):
             connection.get("storage-pools", "pool", target="c2")
 
+    def test_one_that_a_bridge_can_not_be_made_on(self, daemon: Daemon, connection: Connection) -> None:
+        """Incus names its address. That of `c1` begins like it."""
+        urls = {"c1": "https://10.99.0.1:8443", "c2": "https://10.99.0.12:8443"}
+        found = [{"server_name": name, "status": "Online", "url": url} for name, url in urls.items()]
+        daemon.lay_out("GET", "/1.0/cluster/members", sync(found))
+        daemon.lay_out("GET", self.STATE, error(500, "no route to host"))
+        daemon.lay_out("POST", "/1.0/networks", error(500, "failed to notify peer 10.99.0.12:8443: connection refused"))
+        with pytest.raises(MemberAway, match=r"^cluster member c2 does not answer"):
+            connection.request("POST", ("networks",))
+
     def test_one_with_a_file(self, daemon: Daemon, connection: Connection) -> None:
         self.has(daemon, c2="Offline")
         daemon.lay_out("GET", "/1.0/instances/cache/files", error(500, "EOF"))

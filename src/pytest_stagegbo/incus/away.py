@@ -7,10 +7,12 @@ and the daemon there whether it answers.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_stagegbo.errors import MemberAway, ServerRefused, ServerUnreachable, StageGboError
+from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.records import Member
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def named(connection: Connection, about: About, error: StageGboError) -> StageGb
     if isinstance(error, ServerRefused) and (error.status < 500 or isinstance(error, MemberAway)):
         return error  # what is refused for a reason of its own was looked at
     try:
-        member = _member(connection, about)
+        member = _member(connection, about, error)
         state = why_away(connection, member) if member else ""
     except StageGboError:  # the first error says more than that of a question about it
         return error
@@ -68,8 +70,12 @@ def named(connection: Connection, about: About, error: StageGboError) -> StageGb
     return member_away(member, state, str(about.params.get("project", "")), error)
 
 
-def _member(connection: Connection, about: About) -> str:
-    """The member that a request is about; empty: it is about no single one, or about what is on none."""
+def _member(connection: Connection, about: About, error: StageGboError) -> str:
+    """The member that a request is about, or that it failed for; empty: it is about no single one, or about what is on
+    none."""
+    if dialect.could_not_tell_a_member(error):  # a bridge is made on all of them
+        found = (each for each in members(connection) if re.search(rf"\b{re.escape(each.address)}\b", error.seen))
+        return next((each.name for each in found), "")
     if "target" in about.params:
         return str(about.params["target"])
     if len(about.path) < 2 or about.path[0] != "instances":

@@ -15,7 +15,7 @@ from msgspec import Struct
 from pytest_stagegbo.errors import ServerUnreachable
 
 if TYPE_CHECKING:
-    from pytest_stagegbo.errors import OperationFailed, ServerRefused
+    from pytest_stagegbo.errors import OperationFailed, ServerRefused, StageGboError
     from pytest_stagegbo.incus.records import Server
 
 __all__ = [
@@ -207,6 +207,11 @@ def ended_like_a_command_that_is_missing(error: ServerRefused) -> bool:
     """Whether a command in an instance ended with status 126 or 127, its own or for there being no such program. The
     operation counts as failed then, and has the command's status and output all the same."""
     return "Command not found" in error.seen or "Command not executable" in error.seen
+
+
+def could_not_tell_a_member(error: StageGboError) -> bool:
+    """Whether something was not done since a member of the cluster could not be told of it; its address is named."""
+    return "notify peer" in error.seen
 
 
 def remedy(status: int, text: str) -> str:
