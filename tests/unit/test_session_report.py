@@ -88,7 +88,7 @@ class TestRecords:
     def test_a_record_that_is_written_in_part_is_the_last_one(self, tmp_path: Path) -> None:
         """Else the next one would be part of its line."""
         recorder = open_recorder(tmp_path, "run", "main", workers=1, package="0", pytest="9")
-        recorder._write = lambda file, line: os.write(file, line[:9])
+        recorder._write = lambda file, line: os.write(file, bytes(line)[:9])
         recorder.write(Notice(1.0, "note", "so"))
         recorder.write(Notice(2.0, "note", "so"))
         assert "in part" in recorder.trouble
