@@ -7,10 +7,15 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.support import SIX, client_settings, run
+from tests.lab.support import SIX, client_settings, run, until
+
+from pytest_stagegbo.facts.usage import volume_name
+from pytest_stagegbo.incus import Reader
 
 if TYPE_CHECKING:
     from tests.lab.support import Ground, Stage
+
+    from pytest_stagegbo.incus import Instance, Pool
 
 pytestmark = pytest.mark.lab
 
@@ -63,6 +68,20 @@ def test_status_tells_of_each_clone(stage: Stage) -> None:
     assert found["cache"]["address"] == "10.0.3.13"
     assert found["cache"]["source"] == "default/cache"
     assert 0 < found["cache"]["disk_used"] < 1 << 30
+
+
+@pytest.mark.both_lts
+def test_the_kernel_says_of_disk_use_what_the_daemon_says(stage: Stage) -> None:
+    reader = Reader(stage.ground.connection)
+    host = reader.host()
+    for clone in reader.instances("STAGE-GBO").values():
+        pool = reader.pool(clone.pool)
+
+        def agree(clone: Instance = clone, pool: Pool = pool) -> bool:  # its services write in between
+            seen = host.exclusive_bytes(pool, volume_name(clone))
+            return seen is not None and seen == reader.volume_usage(pool.name, clone.project, clone.name)
+
+        until(agree, f"the kernel and the daemon count {clone.name} alike")
 
 
 def test_status_is_one_line_a_container(stage: Stage) -> None:
