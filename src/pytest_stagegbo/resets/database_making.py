@@ -32,8 +32,8 @@ prepare() { # FIRST: a set of spare databases, in $spare/FIRST; goes on with wha
         fi
         number=$((number + 1))
     done
-    [ "$number" -le $(($1 + step)) ] && { [ -z "$listed" ] || list_made "$1"; } || return 1
-    rm -rf "$spare/$1" && mv "$spare/new" "$spare/$1"
+    [ "$number" -le $(($1 + step)) ] && { [ -z "$listed" ] || list_made "$1"; } &&
+        rm -rf "$spare/$1" && mv "$spare/new" "$spare/$1"
 }
 
 list_files() { # FOLDER...: of databases, each with its inode and time of change; not what is only a cache
