@@ -56,6 +56,8 @@ class Production:
         with task(progress, "import", "production's network, pool and image"), Workers(1, "stagegbo lab") as aside:
             files = (str(image.metadata), str(image.rootfs))
             words = ("image", "import", *files, "--alias", _ALIAS)
+            # The first client of all writes its configuration, and one that begins meanwhile may find half of it (7.0).
+            incus("query", "/1.0", what="asking the lab's Incus")
             imported = aside.submit(incus, *words, what="importing the image")  # takes the longer, and needs no pool
             incus("admin", "init", "--preseed", what="setting up the lab's Incus", stdin=json.dumps(_preseed()))
             if quota != "ordinary":  # those are Incus's own doing
