@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests import cluster_model
 from tests.cluster_model import Cluster
@@ -34,6 +35,7 @@ def test_the_document_says_what_comes_out(sentence: str) -> None:
     assert sentence in DOCUMENT
 
 
+@hypothesis_settings(deadline=None)  # a busy machine takes its time
 @given(st.integers(1, 100), st.integers(1, 256), st.integers(1, 6))
 def test_more_members_make_slots_sooner_until_the_leader_limits(members: int, slots: int, containers: int) -> None:
     found = Cluster(members=members, slots=slots, containers=containers)
@@ -42,6 +44,7 @@ def test_more_members_make_slots_sooner_until_the_leader_limits(members: int, sl
     assert found.slots_seconds >= slots / found.leader_slots - 1e-9
 
 
+@hypothesis_settings(deadline=None)  # a busy machine takes its time
 @given(st.integers(1, 100), st.integers(1, 256))
 def test_every_slot_is_in_a_stage_and_every_member_in_one(members: int, slots: int) -> None:
     found = Cluster(members=members, slots=slots)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import bare_host, clone, copied, finished, network, source
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -54,6 +55,7 @@ numbers = st.lists(st.integers(0, 30), unique=True, max_size=20)
 
 
 class TestPlace:
+    @hypothesis_settings(deadline=None)  # a busy machine takes its time
     @given(numbers, existing, sites)
     def test_a_slot_that_exists_stays_where_it_is(
         self, numbers: list[int], there: dict[int, str], sites: list[Site]
@@ -61,6 +63,7 @@ class TestPlace:
         places = place(numbers, there, sites)
         assert {n: places[n] for n in numbers if n in there} == {n: there[n] for n in numbers if n in there}
 
+    @hypothesis_settings(deadline=None)  # a busy machine takes its time
     @given(numbers, existing, sites)
     def test_no_member_gets_more_than_fits_and_no_room_is_left_unused(
         self, numbers: list[int], there: dict[int, str], sites: list[Site]
@@ -72,6 +75,7 @@ class TestPlace:
         if set(numbers) - places.keys():
             assert all(used[site.name] >= site.most for site in sites)
 
+    @hypothesis_settings(deadline=None)  # a busy machine takes its time
     @given(numbers, existing, sites)
     def test_what_was_placed_is_placed_there_again(
         self, numbers: list[int], there: dict[int, str], sites: list[Site]
@@ -105,6 +109,7 @@ class TestPlace:
 
 
 class TestNumbers:
+    @hypothesis_settings(deadline=None)  # a busy machine takes its time
     @given(st.integers(0, 10), st.sets(st.integers(0, 20)))
     def test_slots_that_are_away_are_replaced_by_the_next(self, count: int, away: set[int]) -> None:
         found = choose_numbers(count, range(64), away)
