@@ -103,7 +103,8 @@ def test_resets_go_to_the_state_that_is_asked_for(clean: CleanStage, content: Co
         assert content.get() == everywhere("two")
         clean.engine.reset(FOUR, baseline="two")
         ways = {each.name: each.way for each in clean.engine.reset(FOUR, baseline="two")}
-        assert ways == {**dict.fromkeys(THREE, "untouched"), "tables": "spare"}
+        assert ways.pop("tables") in {"spare", "untouched"}, "it is known once the work behind the last reset is done"
+        assert ways == dict.fromkeys(THREE, "untouched")
 
     in_network(check, timeout=120)
 

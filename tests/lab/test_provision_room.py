@@ -155,6 +155,22 @@ def test_a_clone_on_a_pool_without_copy_on_write_works_and_verify_says_that_noth
     assert (limits["state"], "past its limit of 10GB" in " ".join(limits["evidence"])) == ("red", True), limits
 
 
+MANY = "sh -c 'i=0; while [ $i -lt 400 ]; do sleep 5 & i=$((i + 1)); done; echo all' 2>&1; true"
+
+
+def test_a_clone_starts_no_processes_without_end(ground: Ground) -> None:
+    """Not on the lab of Incus 7.0: in its control groups, of version 2, this kernel counts no processes."""
+    stage = ground.stage("STAGE-MANY", "stagemany0", 18, "[limits]\nprocesses = 300\n" + ONLY_CACHE)
+    stage.run("provision")
+    try:
+        assert "fork" in stage.exec("cache", "sh", "-c", MANY)
+        stage.config.write_text(stage.config.read_text().replace("processes = 300", "processes = 3000"))
+        stage.run("provision")
+        assert stage.exec("cache", "sh", "-c", MANY) == "all\n"
+    finally:
+        stage.destroy()
+
+
 # -- production
 
 
