@@ -291,6 +291,22 @@ def test_a_run_that_is_killed_leaves_no_part_of_a_capsule(
     in_network(check, timeout=120)
 
 
+def test_leases_of_an_opened_capsule_that_is_gone_are_removed(clean: CleanStage, in_network: InNetwork) -> None:
+    """By `drop`, `prune` and `destroy`. A run that is killed as it closes one leaves them."""
+
+    def check() -> None:
+        opening = Opening(clean.settings, Connection(clean.settings.incus), Silent())
+        engine = opening.engine(2)
+        with engine.lock().hold("a test", engine.waiting):
+            pass
+        name = f"{engine.settings.project}-LEASES"
+        assert name in clean.engine.reader.projects()
+        opening.close_left(clean.engine.reader, [])
+        assert name not in clean.engine.reader.projects()
+
+    in_network(check, timeout=120)
+
+
 def test_the_oldest_make_room_for_new_ones(clean: CleanStage, capsules: Capsules, in_network: InNetwork) -> None:
     def check() -> None:
         keys = [keep(capsules, "cache") for _ in range(13)]

@@ -507,11 +507,13 @@ def test_what_happens_before_a_database_counts_as_untouched_is_seen(clean: Clean
         target = clean.engine._resetter._target(container)
         for change in changes:
             clean.reset("tables")
-            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9; rm -f /run/go /run/stagegbo/tables.server.last")
+            clean.shell("tables", f"exec 9>/run/stagegbo-reset; flock 9; rm -f /run/at /run/go {NOTE}.last")
             script = database._script(target, mark="test")
             assert script.count(look) == 1
-            script = script.replace(look, f"until [ -e /run/go ]; do sleep 0.01; done\n{look}")
+            script = script.replace(look, f"touch /run/at; until [ -e /run/go ]; do sleep 0.01; done\n{look}")
             target.run(script, behind=True)
+            # Until then folders of used databases are beside those in use.
+            clean.shell("tables", "until [ -e /run/at ]; do sleep 0.01; done")
             if change.startswith("("):
                 clean.shell("tables", change)
             else:

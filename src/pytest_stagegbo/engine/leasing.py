@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.leases.protocol import Entry, Seen
     from pytest_stagegbo.settings import Settings
 
-__all__ = ["host_lease_of", "leases", "project_of", "release", "store_of"]
+__all__ = ["ENDING", "host_lease_of", "leases", "project_of", "release", "store_of"]
 
 ENDING = "LEASES"
 """Ends the name of the project that has the leases of a stage, its slots and its golden copy."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pytest_stagegbo.apply.await_clone import await_clone
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.engine.leasing import ENDING
 from pytest_stagegbo.engine.removal import remove_rest
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import CapsuleMissing, CommandFailed, MissingRequirement
@@ -52,14 +53,17 @@ def opened(reader: Reader, settings: Settings) -> dict[int, str]:
 def opened_engines(settings: Settings, connection: Connection, reader: Reader) -> list[StageEngine]:
     """The engines of all opened capsules of a stage, also of those that a killed run has left something of."""
     opening = Opening(settings, connection, Silent())
-    return [opening.engine(number) for number in sorted({*opened(reader, settings), *_bridged(reader, settings)})]
+    return [opening.engine(number) for number in sorted({*opened(reader, settings), *_rests(reader, settings)})]
 
 
-def _bridged(reader: Reader, settings: Settings) -> set[int]:
-    """The numbers of the opened capsules of a stage that have a bridge, or an access list."""
+def _rests(reader: Reader, settings: Settings) -> set[int]:
+    """The numbers of the opened capsules of a stage that have a bridge, an access list or leases."""
     configs = [each.config for each in reader.networks().values()]
     configs += [each.get("config") or {} for each in reader.acls().values()]
     projects = [config.get(marks.PROJECT, "") for config in configs if marks.is_ours(config)]
+    projects += [
+        name.removesuffix(f"-{ENDING}") for name, each in reader.projects().items() if marks.is_ours(each.config)
+    ]
     return {number for each in projects if (number := opened_number(settings.project, each)) is not None}
 
 
@@ -132,8 +136,8 @@ class Opening:
         self._close_rests(reader)
 
     def _close_rests(self, reader: Reader) -> None:
-        """Remove bridges and access lists whose project is gone."""
-        for number in sorted(_bridged(reader, self._settings) - set(opened(reader, self._settings))):
+        """Remove bridges, access lists and leases whose project is gone."""
+        for number in sorted(_rests(reader, self._settings) - set(opened(reader, self._settings))):
             engine = self.engine(number)
             remove_rest(engine)
             forget_leases(engine)
