@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """The capsules of a stage, as far as they are told what to keep."""
+    """Stands for the capsules of a stage, and notes what it has to keep."""
 
     draft = Draft("00000001", {})
     occasion = Occasion("")

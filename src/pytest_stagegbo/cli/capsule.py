@@ -296,7 +296,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _fields(capsule: Capsule) -> dict[str, Any]:
-    """What programs are told of a capsule: see `capsule_shapes.KeptCapsule`."""
+    """What programs read about a capsule: see `capsule_shapes.KeptCapsule`."""
     about = capsule.about
     return {
         "id": about.key,
