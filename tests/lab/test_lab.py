@@ -19,6 +19,7 @@ from tests.lab.support import Ground, until
 from pytest_stagegbo.errors import LabError
 from pytest_stagegbo.lab import Lab
 from pytest_stagegbo.lab.cgroups import _descendants
+from pytest_stagegbo.lab.namespace import Namespace
 from pytest_stagegbo.progress import Silent
 
 if TYPE_CHECKING:
@@ -112,6 +113,23 @@ def test_all_six_services_answer(shared: Lab) -> None:
 
 def test_a_command_in_the_lab_passes_its_exit_status_on(shared: Lab) -> None:
     assert subprocess.run(shared.exec_argv(["sh", "-c", "exit 7"]), check=False).returncode == 7
+
+
+def test_the_first_process_of_a_container_is_not_taken_for_the_lab_s(
+    shared: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LXC's is in the lab's network until it has one of its own; its number may be the smaller one."""
+    first = shared.status().pid
+    members = Namespace.members
+    monkeypatch.setattr(Namespace, "members", lambda self: sorted(members(self), reverse=True))
+    enter = ["nsenter", "--target", str(first), "--pid", "--net", "--mount"]
+    # `read` ends when this test closes its end.
+    deeper = ["unshare", "--pid", "--fork", "sh", "-c", "echo up; read end"]
+    with subprocess.Popen([*enter, *deeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "up\n"
+        assert shared.status().pid == first
+        started.communicate("end\n", timeout=30)
 
 
 def test_a_command_in_the_lab_sees_the_lab_s_network_alone(shared: Lab) -> None:

@@ -46,6 +46,7 @@ class Stage:
         self.takes_own_networks = True
         self.log: list[str] = []
         self.under_way = 0
+        self.starting = False
         self.on: dict[str, Callable[..., None]] = {}
         """What else happens at a write; may raise."""
 
@@ -79,6 +80,8 @@ class Stage:
         """For as many looks as `under_way` says."""
         assert (project, name) == ("STAGE-GBO", "tables")
         self.under_way -= 1
+        if self.under_way < 0 and self.starting:
+            self.clones[name] = replace(self.clones[name], status="Running")
         return self.under_way >= 0
 
     # -- writer
@@ -314,6 +317,12 @@ class TestRemove:
         runner(stage).do(REMOVE)
         assert stage.log == ["delete tables"]
         assert stage.under_way == -1
+
+    def test_a_start_that_a_killed_run_had_asked_for_is_seen_when_it_has_ended(self) -> None:
+        stage = Stage(clone("tables", SETTINGS, status="Stopped"))
+        stage.under_way, stage.starting = 2, True
+        runner(stage).do(REMOVE)
+        assert stage.log == ["config tables user.stagegbo.state=building", "stop tables by force", "delete tables"]
 
     def test_what_does_not_end_keeps_it_from_being_removed(self) -> None:
         stage = Stage(clone("tables", SETTINGS, status="Stopped"))

@@ -935,6 +935,11 @@ class Refusing(StrictConnection):
         pytest.param({"running": [{"resources": {"instances": ["/1.0/instances/n?project=P"]}}]}, True, id="it"),
         pytest.param({"running": [{"resources": {"instances": ["/1.0/instances/nn"]}}]}, False, id="another"),
         pytest.param({"success": [{"resources": {"instances": ["/1.0/instances/n"]}}]}, False, id="ended"),
+        pytest.param(
+            {"running": [{"description": "Executing command", "resources": {"instances": ["/1.0/instances/n"]}}]},
+            False,
+            id="a-shell-in-it",
+        ),
         pytest.param({"running": [{"resources": None}]}, False, id="nothing-named"),
         pytest.param({}, False, id="none"),
     ],

@@ -132,6 +132,7 @@ class Copies:
         source = self._facts.sources[copy.container.source_name]
 
         def stop() -> None:
+            let_end(self._reader, self._settings, name)
             clone = self._there(name)
             unfinished = {marks.STATE: marks.BUILDING, marks.PROVEN: "", marks.GENERATION: ""}
             self._writer.set_instance_config(name, unfinished)
@@ -139,7 +140,6 @@ class Copies:
                 self._writer.set_state(name, "stop", force=True)
 
         patiently(stop, self._settings.timeouts.operation)
-        let_end(self._reader, self._settings, name)
         self._count_simply(copy.pool)
         wanted = self._clone_config(copy, source, managed)
         try:

@@ -56,14 +56,13 @@ def remove_clone(reader: Reader, writer: Writer, settings: Settings, name: str) 
     """
 
     def remove() -> None:
+        let_end(reader, settings, name)
         clone = reader.instance(settings.project, name)
         if clone is None:
             return
         if not marks.is_clone(clone, settings):
             raise NotOurs(f"{name} in {settings.project} was not made by pytest-stagegbo, so it is left alone")
-        if clone.status == "Stopped":
-            let_end(reader, settings, name)
-        elif clone.status != "Error":  # Incus refuses to stop a broken one, and deletes it
+        if clone.status not in {"Stopped", "Error"}:  # Incus refuses to stop a broken one, and deletes it
             _mark_unfinished(writer, clone)
             writer.set_state(name, "stop", force=True)
         if clone.status != "Error":
@@ -92,8 +91,9 @@ def _empty(reader: Reader, writer: Writer, settings: Settings, clone: Instance) 
 
 
 def let_end(reader: Reader, settings: Settings, name: str) -> None:
-    """Wait for what a run that was killed had asked for. A clone that is deleted while its snapshot is taken leaves the
-    volume of that, which Incus then neither deletes nor knows.
+    """Wait for what a run that was killed had asked for, before a clone is looked at: one that is about to start is
+    still called stopped, and runs in the middle of what is done next. A clone that is deleted while its snapshot is
+    taken leaves the volume of that, which Incus then neither deletes nor knows.
 
     Raises:
         OperationFailed: it did not end in time.
@@ -102,7 +102,7 @@ def let_end(reader: Reader, settings: Settings, name: str) -> None:
     while reader.is_worked_on(settings.project, name):
         if clocks.monotonic() > deadline:
             raise OperationFailed(
-                f"{name} in {settings.project} can't be removed: an earlier operation on it goes on",
+                f"{name} in {settings.project} can't be changed: an earlier operation on it goes on",
                 seen=f"after {settings.timeouts.operation:g} s (timeouts.operation)",
                 remedy=f"see `incus operation list --project {settings.project}`, then run this again",
             )

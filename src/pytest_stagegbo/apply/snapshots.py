@@ -54,21 +54,21 @@ def restore(reader: Reader, writer: Writer, settings: Settings, name: str, *, sp
             seen=f"it was provisioned with another containers.{name}.reset, or somebody deleted the snapshot",
             remedy="run `stagegbo provision`; with --recreate if that finds nothing to do",
         )
+    let_end(reader, settings, name)
     clone = reader.instance(project, name)
     noted = sparing and clone is not None and in_place.note_changes(writer, clone, snapshot)
     if clone is not None and clone.status not in {"Stopped", "Error"}:
         writer.set_state(name, "stop", force=True)
-    if not (noted and clone is not None and _refresh(reader, writer, settings, clone, snapshot)):
+    if not (noted and clone is not None and _refresh(writer, clone, snapshot)):
         writer.restore_instance(name, marks.SNAPSHOT)
     # The snapshot is of a moment before this mark: whoever is killed here leaves a clone that provisioning replaces.
     writer.set_instance_config(name, {marks.STATE: marks.PREPARED, **FIRST_START})
 
 
-def _refresh(reader: Reader, writer: Writer, settings: Settings, clone: Instance, snapshot: Instance) -> bool:
+def _refresh(writer: Writer, clone: Instance, snapshot: Instance) -> bool:
     """Bring back files and configuration of a stopped clone; whether that was done."""
     name = clone.name
     try:
-        let_end(reader, settings, name)
         source = f"{name}/{marks.SNAPSHOT}"
         writer.refresh_instance(name, source, config={}, devices={}, project=clone.project)
         added = [key for key in clone.config.keys() - snapshot.config.keys() if not key.startswith("volatile.")]

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader"]
 
+COMMANDS = frozenset({"Executing command", "Showing console"})
+"""Descriptions of operations that last as long as a person or a test wants."""
+
 
 class Reader:
     """Facts about a daemon, of any project.
@@ -132,17 +135,16 @@ class Reader:
         return int(self._connection.get("instances", name, "state", project=project).get("pid") or 0)
 
     def is_worked_on(self, project: str, name: str) -> bool:
-        """Whether an operation is under way that names the instance; a command that runs in it is one."""
+        """Whether the daemon is changing the instance; commands that run in it don't count."""
         found = self._connection.get("operations", project=project, recursion=1) or {}
-        named = (
-            url for each in found.get("running") or () for url in (each.get("resources") or {}).get("instances") or ()
-        )
+        working = (each for each in found.get("running") or () if each.get("description") not in COMMANDS)
+        named = (url for each in working for url in (each.get("resources") or {}).get("instances") or ())
         return any(urlsplit(url).path.rpartition("/")[2] == quote(name) for url in named)
 
     def is_at_work(self) -> bool:
         """Whether the daemon does something that takes long, for anybody; commands in instances don't count."""
         found = self._connection.get("operations", recursion=1, **{"all-projects": "true"}) or {}
-        return any(each.get("description") != "Executing command" for each in found.get("running") or ())
+        return any(each.get("description") not in COMMANDS for each in found.get("running") or ())
 
     def snapshots(self, project: str, name: str) -> frozenset[str]:
         """Names of an instance's snapshots; none when it does not exist."""

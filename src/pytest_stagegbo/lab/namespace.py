@@ -76,12 +76,17 @@ class Namespace:
         return found
 
     def init(self) -> int | None:
-        """The process that all of the lab ends with: the first one of the lab's process namespace."""
+        """The process that all of the lab ends with: the first one of the lab's process namespace.
+
+        The first process of a container is in this network too until LXC has given it one of its own: it is one level
+        deeper.
+        """
+        depth = len(_pids(os.getpid())) + 1
         for pid in self.members():
             with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                    if line.startswith("NSpid:") and len(line.split()) > 2 and line.split()[-1] == "1":
-                        return pid
+                pids = _pids(pid)
+                if len(pids) == depth and pids[-1] == "1":
+                    return pid
         return None
 
 
@@ -126,6 +131,14 @@ def wait_detached(image: Path) -> None:
                 remedy="run `stagegbo lab down`, then try again",
             )
         time.sleep(_POLL_SECONDS)  # a poll with a deadline: the kernel lets go of loop devices later
+
+
+def _pids(pid: int) -> list[str]:
+    """A process's ids in the process namespaces that it is in, that of the one who asks first."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return line.split()[1:]
+    return []
 
 
 def _ancestors() -> Iterable[int]:
