@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.cluster]
+pytestmark = [pytest.mark.lab, pytest.mark.cluster, pytest.mark.both_lts]
 
 MEMBERS = clusters.online(3)
 PROJECT = "STAGE-GBO"
@@ -80,7 +80,6 @@ def states_of(stage: Stage) -> dict[int, str]:
     return {slot["number"]: slot["state"] for slot in stage.json("status")["slots"] if slot["number"] >= 0}
 
 
-@pytest.mark.both_lts
 def test_six_slots_are_on_three_members_and_leave_nothing(ground: Ground, stage: Stage) -> None:
     before = clusters.whole_cluster(ground, MEMBERS), production(ground)
     done = stage.run("--debug", "provision", "--slots", "6", timeout=400)
