@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -113,8 +114,11 @@ class Bench:
         clients[0].call("PUT", "/big")
 
         def fill(start: int) -> None:
-            for each in range(start, count, len(clients)):
-                clients[start].call("PUT", f"/big/folder{each % 40}/object {each}", body=bytes(100))
+            # One connection each: there are fewer ports than objects.
+            with contextlib.closing(clients[start].connect()) as connection:
+                for each in range(start, count, len(clients)):
+                    path = f"/big/folder{each % 40}/object {each}"
+                    clients[start].call("PUT", path, body=bytes(100), connection=connection)
 
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(fill, range(len(clients))))

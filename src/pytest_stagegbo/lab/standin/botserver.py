@@ -112,7 +112,18 @@ class Drive:
         self.host, self.port = secret["host"], int(secret["port"])
         self.access, self.secret = secret["access_key"], secret["secret_key"]
 
-    def call(self, method: str, path: str, query: dict[str, str] | None = None, body: bytes = b"") -> bytes:
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=DIAL_SECONDS)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: bytes = b"",
+        connection: http.client.HTTPConnection | None = None,
+    ) -> bytes:
+        """`connection`: one that stays open, for very many calls; each of the others leaves a port that waits."""
         now = datetime.datetime.now(datetime.timezone.utc)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         path = urllib.parse.quote(path)
@@ -131,17 +142,18 @@ class Drive:
         headers["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self.access}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
         )
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=DIAL_SECONDS)
+        used = connection or self.connect()
         try:
             target = f"{path}?{arguments}" if arguments else path
-            connection.request(method, target, body=body or None, headers=headers)
-            answer = connection.getresponse()
+            used.request(method, target, body=body or None, headers=headers)
+            answer = used.getresponse()
             data = answer.read()
             if answer.status >= 300:
                 raise OSError(f"drive answers {answer.status} to {method} {path}")
             return data
         finally:
-            connection.close()
+            if connection is None:
+                used.close()
 
     def buckets(self) -> list[str]:
         return self._texts(self.call("GET", "/"), "Name")
