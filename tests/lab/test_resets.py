@@ -16,6 +16,7 @@ from tests.lab.support import Ground, immutable, until
 from pytest_stagegbo.apply import step_runner
 from pytest_stagegbo.errors import Residue
 from pytest_stagegbo.incus.localhost import LocalHost
+from pytest_stagegbo.resets.restart import restart_script
 
 if TYPE_CHECKING:
     from tests.lab.conftest import InNetwork
@@ -400,18 +401,57 @@ def test_very_many_files_are_deleted_after_the_reset(clean: CleanStage, in_netwo
     in_network(check, timeout=120)
 
 
-def test_very_many_objects_are_deleted_by_a_restart(clean: CleanStage, in_network: InNetwork) -> None:
+def fill_drive(clean: CleanStage, count: int) -> None:
+    """Objects as the server keeps them, of which it knows some: it was asked for them."""
+    data = clean.place.rootfs["drive"] / MINIO
+    drive = clean.place.drive()
+    drive.call("PUT", "/big")
+    for folder in range(10):
+        drive.call("PUT", f"/big/folder{folder}/first", body=b"x")
+        for number in range(count // 10):
+            (data / "big" / f"folder{folder}" / str(number)).touch()
+    (data / "alone").touch()
+
+
+def test_very_many_objects_are_gone_and_the_server_knows_none(clean: CleanStage, in_network: InNetwork) -> None:
+    """With and without what an earlier reset knows. A hot reset is possible again afterwards."""
     data = clean.place.rootfs["drive"] / MINIO
 
     def check() -> None:
         clean.reset("drive")
-        (data / "bucket").mkdir()
-        for number in range(1100):
-            (data / "bucket" / str(number)).touch()
-        assert clean.ways("drive") == {"drive": "restart"}
+        clean.reset("drive")
+        for count in (1_100, 20_000, 20_000):
+            fill_drive(clean, count)
+            outcome = clean.reset("drive")["drive"]
+            assert (outcome.way, "1000 files" in outcome.doubt) == ("restart", True)
+            assert residues(clean.place) == []
+            until(lambda: not data.with_name(f"{data.name}.stagegbo-wiped").exists(), "the rest is deleted", 60)
+        clean.reset("drive")
+        assert clean.ways("drive") == {"drive": "untouched"}
+        pollute_each(clean)
+        assert clean.ways("drive") == {"drive": "hot"}
         assert residues(clean.place) == []
 
-    in_network(check)
+    in_network(check, timeout=240)
+
+
+def test_a_reset_of_very_many_objects_that_is_killed_is_mended_by_the_next(
+    clean: CleanStage, in_network: InNetwork
+) -> None:
+    """At any moment: the server may be stopped, and objects half moved aside, then."""
+    data = clean.place.rootfs["drive"] / MINIO
+    script = restart_script(clean.settings.containers["drive"], many=True)
+
+    def check() -> None:
+        clean.reset("drive")
+        for seconds in ("0.03", "0.1", "0.2", "0.4"):
+            fill_drive(clean, 5_000)
+            clean.execute("drive", ["timeout", "-s", "KILL", seconds, "sh", "-c", script])
+            clean.reset("drive")
+            assert residues(clean.place) == []
+            until(lambda: not data.with_name(f"{data.name}.stagegbo-wiped").exists(), "the rest is deleted", 60)
+
+    in_network(check, timeout=240)
 
 
 def test_a_shell_that_was_killed_is_replaced(clean: CleanStage, in_network: InNetwork) -> None:

@@ -19,7 +19,7 @@ QUICK = 0.1
 """Seconds of deleting after which folders are moved aside instead."""
 
 
-def functions(report: str = "") -> str:
+def functions(report: str = "", *, many: bool = False) -> str:
     """Shell functions `empty`, `clear_files` and `truncate_files`, which say what they did.
 
     They never enter what is mounted below a folder: a bind mount has the file system of the folder itself, so `-xdev`
@@ -29,6 +29,7 @@ def functions(report: str = "") -> str:
 
     Args:
         report: A file that gets the lines, at the first boot; empty: standard output, for a reset.
+        many: For a reset: there are so many files that it is not tried first how long their deletion takes.
     """
     to_report = f" >>{shlex.quote(report)}" if report else ""
     return f"""say() {{ printf '%s\\n' "$1"{to_report}; }}
@@ -75,7 +76,7 @@ empty() {{
     folder=$(readlink -f "$1")
     mounts_below "$folder"
     if [ -z "$mounts" ]; then
-        {_delete(quick=not report)}
+        {_delete(quick=not report, many=many)}
         nothing_left "$folder"
     else # -delete goes depth first, which -prune does not work with
         search "$folder" ! -type d -exec rm -f -- {{}} +
@@ -130,13 +131,16 @@ truncate_files() {{ # files stay with owners and modes, since a service may not 
 """
 
 
-def _delete(*, quick: bool) -> str:
+def _delete(*, quick: bool, many: bool) -> str:
     """Shell commands that delete everything below `$folder`, which is the folder `$1`.
 
     Args:
         quick: Very many files may be deleted after this. Not at the first boot: what proves that production's data is
             gone must not come before it is.
+        many: They are there for certain.
     """
+    if quick and many:
+        return 'move_aside "$1"; find "$folder/" -mindepth 1 -delete'
     if not quick:
         return 'find "$folder/" -mindepth 1 -delete'
     return f"""status=0

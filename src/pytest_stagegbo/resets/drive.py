@@ -29,6 +29,7 @@ SECONDS = 5.0
 """For one answer."""
 MOST_ENTRIES = 1000
 """That are deleted one by one, which takes a server half a millisecond each. A restart takes as long as these."""
+TOO_MANY = f"a restart takes less time than deleting more than {MOST_ENTRIES} files over S3"
 OWN = ".minio.sys"
 """The folder that MinIO keeps for itself."""
 CONFIGURATION = ("config", "format.json", "pool.bin")
@@ -43,13 +44,16 @@ class HotDrive:
         return seen is not None and not seen.established
 
     def clean(self, target: ResetTarget) -> bool:
+        if target.look_full():  # to list very many from inside takes as long as to clear them
+            raise NeedsRestart(TOO_MANY)
         inspection = target.inspection()
         if target.mark == _state(inspection) and not inspection.established:
             target.settle(_state(inspection), inspection, idle=True)
             return False  # nobody connected to the server, and nothing in its folder changed
         target.mark = None
         if not inspection.complete or len(inspection.entries) > MOST_ENTRIES:
-            raise NeedsRestart(f"a restart takes less time than deleting more than {MOST_ENTRIES} files over S3")
+            target.is_full = True
+            raise NeedsRestart(TOO_MANY)
         note = target.read_note(inspection)
         preserved = _preserved(target, inspection.entries, note["kept"])
         secret = target.secret()

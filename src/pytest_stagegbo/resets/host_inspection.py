@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_stagegbo.resets.listing import Inspection
 
-__all__ = ["HostInspection", "inspect_from_host"]
+__all__ = ["HostInspection", "TooMuch", "inspect_from_host"]
 
 MOST = 2000
 """Entries that are worth it: with more of them, something is to be cleared."""
@@ -39,6 +39,10 @@ _KINDS = {
 }
 Seen = tuple[str, str, int, str, str]
 """Place, kind, size, time of change and path, as a `listing.Entry` has them."""
+
+
+class TooMuch(ValueError):
+    """There are more entries than are looked at from here."""
 
 
 class HostInspection(Struct, frozen=True):
@@ -63,7 +67,8 @@ def inspect_from_host(process: Path, folders: Sequence[str], processes: Sequence
         processes: Those to look after, by their numbers in the container.
 
     Raises:
-        OSError, ValueError: it can't be seen from here, or is too much. A folder that is reached through a link is not:
+        TooMuch: there are more than `MOST` entries.
+        OSError, ValueError: it can't be seen from here. A folder that is reached through a link is not:
             followed from here, a link may lead elsewhere.
     """
     root = os.open(f"{process}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,7 +112,7 @@ def _walk(root: int, folder: str) -> Iterator[Seen]:
                     yield _seen(found, f"{path}{entry.name}")
                     count += 1
                     if count > MOST:
-                        raise ValueError(f"more than {MOST} entries")
+                        raise TooMuch(f"more than {MOST} entries")
                     if stat.S_ISDIR(found.st_mode):
                         opened.append(os.open(entry.name, _FOLDER, dir_fd=place))
                         waiting.append((opened[-1], f"{path}{entry.name}/"))

@@ -25,10 +25,12 @@ __all__ = [
     "Process",
     "entries_script",
     "inspect_script",
+    "main_processes_script",
     "parse_connections",
     "parse_counters",
     "parse_entries",
     "parse_inspection",
+    "parse_main_processes",
     "parse_process",
     "remove_script",
     "written_script",
@@ -203,6 +205,18 @@ def parse_process(line: str) -> Process:
     # The second field is the command's name in parentheses, and may hold both spaces and parentheses.
     rest = line.rpartition(")")[2].split()
     return Process(int(line.partition(" ")[0]), int(rest[19]))
+
+
+def main_processes_script(units: Iterable[str]) -> str:
+    """POSIX shell that tells what `parse_main_processes` reads."""
+    return f"""for pid in $(systemctl show -p MainPID --value {shlex.join(units)}); do
+    if [ "$pid" != 0 ] && read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
+done"""
+
+
+def parse_main_processes(data: bytes) -> tuple[Process, ...]:
+    """Those of units that run."""
+    return tuple(parse_process(line) for line in data.decode("utf-8", "replace").splitlines() if line)
 
 
 def _entry(data: bytes) -> Entry:

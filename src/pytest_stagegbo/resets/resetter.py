@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed, Residue, SettingsError, StageGboError, StageMissing
 from pytest_stagegbo.progress import task
-from pytest_stagegbo.resets.hot import hot_way
+from pytest_stagegbo.resets.hot import HotReset, hot_way
 from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.outcome import Outcome, record
 from pytest_stagegbo.resets.restart import SHOWN, restart
 from pytest_stagegbo.resets.stall_watch import StallWatch
-from pytest_stagegbo.resets.target import HotReset, NeedsRestart, ResetTarget
+from pytest_stagegbo.resets.target import NeedsRestart, ResetTarget
 from pytest_stagegbo.services.answer import NoAnswer
 from pytest_stagegbo.workers import Workers, at_once
 

@@ -24,7 +24,7 @@ SHOWN = 5
 """Residues that an error names."""
 
 
-def restart_script(container: ContainerSettings, baseline: str = "") -> str:
+def restart_script(container: ContainerSettings, baseline: str = "", *, many: bool = False) -> str:
     """POSIX shell to run in the clone: units that it lacks are passed over.
 
     The daemon runs it to its end even when who asked for it was killed, so the next one waits for that.
@@ -32,6 +32,7 @@ def restart_script(container: ContainerSettings, baseline: str = "") -> str:
     Args:
         baseline: The folders get what is kept for this baseline. The services are killed then: what they would still
             write would be deleted.
+        many: It is known that there are very many files.
     """
     content = baselines.put_back(container.wipe, baseline) if baseline else ""
     patience = f"timeout {PATIENCE} systemctl stop $known" if not baseline else "false"
@@ -51,7 +52,7 @@ if [ -n "$known" ] && ! {patience}; then
 fi
 # A unit with KillMode=process leaves its other processes behind.
 [ -z "$known" ] || systemctl kill -s KILL $known 2>/dev/null || true
-{clearing.functions()}
+{clearing.functions(many=many)}
 {clearing.empty_folders(container.wipe)}
 {content}
 {removal.delete_aside(container.wipe)}
@@ -70,8 +71,9 @@ def restart(writer: Writer, target: ResetTarget, left_by: str, baseline: str = "
         Residue: something could not be cleared; says what.
         CommandFailed: the service could not be stopped or started.
     """
+    script = restart_script(target.container, baseline, many=target.is_full)
     target.forget()
-    result = writer.execute(target.name, ["sh", "-c", restart_script(target.container, baseline)])
+    result = writer.execute(target.name, ["sh", "-c", script])
     if result.status == 0:
         return
     seen = mask((result.stderr or result.stdout).strip()[-1000:])

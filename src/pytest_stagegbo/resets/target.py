@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -12,15 +12,17 @@ from pytest_stagegbo import clocks
 from pytest_stagegbo.errors import CommandFailed
 from pytest_stagegbo.incus.channel import MARK, ChannelBroken, framed
 from pytest_stagegbo.incus.hostnet import read_way
-from pytest_stagegbo.resets.host_inspection import inspect_from_host
+from pytest_stagegbo.resets.host_inspection import TooMuch, inspect_from_host
 from pytest_stagegbo.resets.listing import (
     NOTES,
     Inspection,
     Process,
     entries_script,
     inspect_script,
+    main_processes_script,
     parse_entries,
     parse_inspection,
+    parse_main_processes,
     remove_script,
 )
 from pytest_stagegbo.resets.strays import parse_strays, strays_from_host, strays_script
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     FindSecret = Callable[["ResetTarget"], Secret]
 
-__all__ = ["HotReset", "NeedsRestart", "ResetTarget"]
+__all__ = ["NeedsRestart", "ResetTarget"]
 
 DISAGREEMENTS = 3
 """In a row, between looks from inside and from outside, after which the latter are given up."""
@@ -56,32 +58,6 @@ PAUSE = 0.1
 
 class NeedsRestart(Exception):
     """A hot reset can't show that it leaves what a restart would. Stays inside this package: a restart follows."""
-
-
-class HotReset(Protocol):
-    """A way to make a container clean while its service runs."""
-
-    def untouched(self, target: ResetTarget) -> bool:
-        """Whether it is certain that nothing has changed since the last reset by this process. Takes a millisecond at
-        most, as nothing is run in the container: False where it can't be told like that. Raises like `clean`."""
-
-    def clean(self, target: ResetTarget) -> bool:
-        """Make it clean and prove it, unless nothing can have changed since the last reset by this process.
-
-        Returns:
-            Whether there was something to do: False only when it is certain that there was not.
-
-        Raises:
-            NeedsRestart: it is not certain that the container is now as after a restart.
-            NoAnswer: the service does not answer as it should.
-            StageGboError: the container can't be reached.
-        """
-
-    def note(self, target: ResetTarget, inspection: Inspection) -> dict[str, Any]:
-        """What to remember of the service right after a restart, beside its processes. Raises like `clean`."""
-
-    def settle(self, target: ResetTarget) -> None:
-        """What it is like now, `untouched` compares with, if it is certain that nobody has used it yet. As `clean`."""
 
 
 class ResetTarget:
@@ -111,6 +87,8 @@ class ResetTarget:
         self._process: Path | None = None
         self._disagreed = 0
         self._way: str | None = None
+        self.is_full = False
+        """The last look saw so many entries that they are moved aside, and not looked at once more."""
         self.known: dict[str, Any] | None = None
         """The note of the service's last restart, as far as this process has read it."""
         self._writer = writer
@@ -145,6 +123,7 @@ class ResetTarget:
         """What is known may be of another time: the next reset begins with nothing."""
         self.mark = None
         self.known = None
+        self.is_full = False
         self._secret = None
 
     # -- what the last reset left
@@ -205,11 +184,21 @@ class ResetTarget:
             return None
         return found if found.accepted == known.accepted or not accepted else None
 
+    def look_full(self) -> bool:
+        """Whether a glance from outside sees very many entries. False where nothing can be seen."""
+        if self._mark is None:  # else `unchanged` has just looked
+            self._inspect_from_host(())
+        return self.is_full
+
     def _inspect_from_host(self, processes: Sequence[Process]) -> HostInspection | None:
+        self.is_full = False
         if self._process is None:
             return None
         try:
             return inspect_from_host(self._process, self.container.wipe, processes)
+        except TooMuch:
+            self.is_full = True
+            return None
         except (OSError, ValueError):
             self._process = None  # it may have been started again
             return None
@@ -385,13 +374,8 @@ class ResetTarget:
 
     def main_processes(self) -> tuple[Process, ...]:
         """Those of the container's units that run."""
-        units = " ".join(map(shlex.quote, self.container.units))
-        script = f"""for pid in $(systemctl show -p MainPID --value {units}); do
-    if [ "$pid" != 0 ] && read -r line 2>/dev/null </proc/$pid/stat; then printf '%s\\n' "$line"; fi
-done"""
-        output = self.run_checked(script) if units else b""
-        lines = [line for line in output.decode("utf-8", "replace").splitlines() if line]
-        return tuple(Process(int(line.partition(" ")[0]), int(line.rpartition(")")[2].split()[19])) for line in lines)
+        units = self.container.units
+        return parse_main_processes(self.run_checked(main_processes_script(units)) if units else b"")
 
     def close(self) -> None:
         if self._channel is not None:
