@@ -125,6 +125,39 @@ class TestChannel:
         _, shell = channel.run(f"echo >{go}; until [ -s {found} ]; do :; done; echo $$", LONG)
         assert found.read_bytes() == shell
 
+    def test_functions_are_sent_once_and_again_after_others(self, channel: Channel) -> None:
+        """A script that runs in a subshell can't change them."""
+        one, other = "say() { echo one $1; }", "say() { echo other $1; }"
+        assert channel.run("say 1; say() { :; }", LONG, library=one) == (0, b"one 1\n")
+        sent: list[bytes] = []
+        stream = channel._streams[0]
+        write = stream.write
+
+        def counted(data: bytes) -> None:
+            sent.append(data)
+            write(data)
+
+        stream.write = counted  # type: ignore[method-assign]
+        assert channel.run("say 2", LONG, library=one, behind=True) == (0, b"one 2\n")
+        assert channel.run("say 3", LONG) == (0, b"one 3\n")
+        assert not any(one.encode() in data for data in sent)
+        assert channel.run("say 4", LONG, library=other) == (0, b"other 4\n")
+        assert channel.run("say 5", LONG, library=one) == (0, b"one 5\n")
+
+    def test_what_is_printed_is_told_while_the_script_goes_on(self, channel: Channel, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        told: list[bytes] = []
+        os.mkfifo(go)
+
+        def meanwhile(data: bytes) -> None:
+            if not told:
+                told.append(data)
+                go.write_text("on\n")
+
+        script = f"echo one; read -r word <{go}; echo $word"
+        assert channel.run(script, LONG, meanwhile=meanwhile) == (0, b"one\non\n")
+        assert told == [b"one\n"]
+
     def test_large_output_comes_whole(self, channel: Channel) -> None:
         assert channel.run("head -c 300000 /dev/zero", LONG) == (0, bytes(300000))
 

@@ -87,17 +87,29 @@ class Channel:
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._open = True
+        self._library = ""
 
     @property
     def is_open(self) -> bool:
         """Whether a command may be tried. That the shell still lives only the command itself can tell."""
         return self._open and self._owner == os.getpid()
 
-    def run(self, script: str, timeout: float, *, behind: bool = False) -> tuple[int, bytes]:
+    def run(
+        self,
+        script: str,
+        timeout: float,
+        *,
+        behind: bool = False,
+        library: str = "",
+        meanwhile: Callable[[bytes], None] | None = None,
+    ) -> tuple[int, bytes]:
         """Run a script in a subshell without standard input.
 
         Args:
             behind: The script may go on after its answer (`framed`).
+            library: Functions, and nothing else, that the script calls. The shell is sent them once: to send and to
+                parse them takes longer than most calls.
+            meanwhile: Gets what the script has printed so far, each time that there is more.
 
         Returns:
             Its status, and what it wrote to standard output and standard error.
@@ -114,14 +126,18 @@ class Channel:
             self._may_write()
             mark = secrets.token_hex(8)
             text = f"{framed(script, behind=behind)}printf '\\n%s %d\\n' {mark} $status\n"
+            if library and library != self._library:
+                text = f"{library}\n{text}"
             try:
                 self._streams[0].write(text.encode())
-                return self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout)
+                found = self._answer(f"\n{mark} ".encode(), clocks.monotonic() + timeout, meanwhile)
             except BaseException:
                 self.close()
                 raise
+            self._library = library or self._library
+            return found
 
-    def _answer(self, mark: bytes, deadline: float) -> tuple[int, bytes]:
+    def _answer(self, mark: bytes, deadline: float, meanwhile: Callable[[bytes], None] | None) -> tuple[int, bytes]:
         data, searched = bytearray(), 0
         while True:
             found = data.find(mark, searched)
@@ -137,6 +153,8 @@ class Channel:
                     remedy="look at the load of the host, and at `incus operation list`",
                 )
             data += more
+            if meanwhile is not None and mark not in data:
+                meanwhile(bytes(data))
 
     def close(self) -> None:
         """End the shell. Closing twice is fine."""

@@ -47,6 +47,8 @@ log = logging.getLogger("stagegbo.reset")
 UNTOUCHED, SPARE, WHOLE = "untouched", "spare", "database"
 """Ways: nothing; spare databases took the place of the used ones; what the whole folder holds was exchanged."""
 _SAID = "stagegbo: "
+_ALONE = b"alone\n"
+"""Said by the script before that: sessions have ended, and the server may be asked whether it answers others."""
 _DOUBT = {"production": "another state than the clean one was asked for"}
 SHORT = 1.0
 """Seconds in which a server answers again, unless it has ended."""
@@ -72,15 +74,29 @@ def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, 
     mark = new_mark()
     target.forget()
     said: tuple[str, str] | None = None
+    asked: list[bool] = []
+
+    def ask_meanwhile(output: bytes) -> None:
+        if output.startswith(_ALONE) and not asked:
+            asked.append(_is_ready(target))
+
     for _ in range(TRIES):
+        asked.clear()
         try:
-            status, output = target.run(_script(target, base, known, mark), behind=True)
+            status, output = target.run(
+                _steps(target.container, base, known, mark),
+                behind=True,
+                library=_functions(target.container),
+                meanwhile=ask_meanwhile,
+            )
         except StageGboError as error:
             raise NeedsRestart(error.text) from None
         if status:
             raise NeedsRestart(output.decode("utf-8", "replace").strip()[-500:] or f"status {status}")
-        said = said or _way(output)
-        if said[0] == UNTOUCHED or _answers(target):
+        way = _way(output)
+        said = said or way
+        # A server that goes on through all of this, and has given its session the exchange, need not be asked again.
+        if way[0] == UNTOUCHED or (way[0] == SPARE and asked == [True]) or _answers(target):
             target.mark = {UNTOUCHED: (base, known), SPARE: (base, mark)}.get(said[0])
             return *said, True
     return *(said or (WHOLE, "")), False
@@ -98,11 +114,15 @@ def _way(output: bytes) -> tuple[str, str]:
 def _answers(target: ResetTarget) -> bool:
     """Whether the server answers soon: none but one that has started on the copy does."""
     ends = clocks.monotonic() + SHORT
-    while not all(ask(probe, target.host, SHORT).ready for probe in target.container.probes):
+    while not _is_ready(target):
         if clocks.monotonic() > ends:
             return False
         clocks.sleep(PAUSE)
     return True
+
+
+def _is_ready(target: ResetTarget) -> bool:
+    return all(ask(probe, target.host, SHORT).ready for probe in target.container.probes)
 
 
 def prepare_database(writer: Writer, container: ContainerSettings) -> None:
@@ -118,7 +138,7 @@ def prepare_database(writer: Writer, container: ContainerSettings) -> None:
 
 
 def _prepare_script(container: ContainerSettings) -> str:
-    return f"""{_begin(container, "clean")}
+    return f"""{_functions(container)}{_begin(container, "clean")}
 pid=$(systemctl show -p MainPID --value {_units(container)} | grep -m1 -v '^0$') || fail "the server does not run"
 look_at "$pid" && [ "/proc/$pid/cwd" -ef "$data" ] || fail "the server works elsewhere"
 since=$started
@@ -135,7 +155,7 @@ since=$started
 
 def prepare_baseline(target: ResetTarget, key: str) -> None:
     """Make what a reset to a baseline needs of what was kept for it. Raises `StageGboError`: it can't be had."""
-    target.run_checked(f"""{_begin(target.container, key)}
+    target.run_checked(f"""{_functions(target.container)}{_begin(target.container, key)}
 recover
 [ -e "$next" ] || copy_next
 """)
@@ -159,14 +179,10 @@ def _begin(container: ContainerSettings, base: str, unlocked: str = "") -> str:
 golden=$part/0 next=$part/next spare=$part/spare
 [ -d "$golden" ] || fail "$golden is gone\"""",
     )
-    # How the running server was started is read off it, so that its own program, with its own options, can
-    # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
-    # next reset holds the lock until it is done.
     return f"""set -eu
 data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-old taken={data}.stagegbo-taken
-note={NOTES}/{container.name}.server build={data}{BUILD} program= listed= more= mark=
-fail() {{ echo "$1"; exit 1; }}
-{IN_PLACE}{RECORD}{FLIP}{SETTLE}
+note={NOTES}/{container.name}.server build={data}{BUILD} program= listed= more= mark= oids= bound= used=
+spare=$data.stagegbo-spare step={STEP}
 {unlocked}exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null && ! flock -n 9; then
     hasten
@@ -174,7 +190,18 @@ if command -v flock >/dev/null && ! flock -n 9; then
 fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"
 [ -d "$data" ] && [ ! -L "$data" ] || fail "$data is not a folder of its own"
+{chosen}
+"""
 
+
+def _functions(container: ContainerSettings) -> str:
+    """What every script calls: functions, and nothing else."""
+    # How the running server was started is read off it, so that its own program, with its own options, can
+    # recover the copy: in single-user mode it does so and ends, with a clean shutdown. What makes the copy for the
+    # next reset holds the lock until it is done.
+    return f"""
+fail() {{ echo "$1"; exit 1; }}
+{IN_PLACE}{RECORD}{FLIP}{SETTLE}
 lower() {{ # the priority of what runs behind a test
     read -r inner rest </proc/self/stat
     renice -n 19 -p "$inner" || true
@@ -231,21 +258,26 @@ recover() {{
     rm -f "$golden.said"
     mv "$golden.clean.new" "$golden.clean"
 }}
-{chosen}
 """
 
 
 def _script(target: ResetTarget, base: str = "clean", known: str = "", mark: str = "") -> str:
-    units = _units(target.container)
+    """All of it, for a shell that has no functions."""
+    return f"{_functions(target.container)}{_steps(target.container, base, known, mark)}"
+
+
+def _steps(container: ContainerSettings, base: str = "clean", known: str = "", mark: str = "") -> str:
+    units = _units(container)
     untouched = f'if is_untouched {known}; then echo "{_SAID}{UNTOUCHED}"; exit 0; fi\n' if known else ""
-    return f"""{_begin(target.container, base, untouched)}
+    return f"""{_begin(container, base, untouched)}
 recover
 read_recorded
 [ ! -e "$old" ] || rm -rf "$old"
 [ ! -e "$note.clean" ] || : >"$note.clean"
-used= at= mark={mark} doubt={shlex.quote(_DOUBT.get(base, ""))}
+at= mark={mark} doubt={shlex.quote(_DOUBT.get(base, ""))}
 {":" if base == "production" else "flip || true"}
-exec 5>&- 7>&- 8<&-
+exec 5>&- 7>&-
+[ -n "$used" ] || exec 8<&-
 if [ -n "$used" ]; then
     :
 elif in_place; then
@@ -276,7 +308,7 @@ if [ -n "$used" ]; then
     echo "$at $golden" >"$note.clean"
 else
     echo "{_SAID}{WHOLE} $doubt"
-    rm -f "$note.used"
+    rm -f "$note.used" "$note.weak"
     [ -d {NOTES} ] || mkdir {NOTES}
     echo "- - $golden" >"$note.clean"
 fi

@@ -94,7 +94,14 @@ END
 }
 
 forget_used() { # Nothing in the server's memory or log may need a folder any more that goes from its place.
-    [ -s "$note.used" ] && (ask_server -c 'set statement_timeout = 0' -c checkpoint) >/dev/null || return 0
+    [ -s "$note.used" ] || return 0
+    if [ -n "$used" ] && hear forgot; then # another psql would take as long as the checkpoint
+        exec 8<&-
+    elif ! (ask_server -c 'set statement_timeout = 0' -c checkpoint) >/dev/null; then
+        # A server that answers, and can't write what it has in memory, would not start again as it is.
+        if (ask_server -c 'select 1') >/dev/null; then rm -f "$note" && : >"$note.weak"; fi
+        return 1
+    fi
     rm -rf "$spare/used" && mkdir -p -m 700 "$spare/used" || return 1
     set --
     while read -r line; do

@@ -59,10 +59,14 @@ change its files.
 _EXCHANGE = r"""execute exchange(:first, :'databases', :'dependencies');
 commit;
 \echo done
+set statement_timeout = 0;
+checkpoint;
+\echo forgot
 \q
 """
 """Answered with `at`, a position in the write-ahead log before which nobody has used the spare databases, and this
-transaction's number; with `used` and the OIDs of the used databases; then with `done`. The session has ended then."""
+transaction's number; with `used` and the OIDs of the used databases; then with `done`, and
+with `forgot` when nothing in the server's memory or log needs the used databases any more."""
 
 
 def _plans(fingerprint: str) -> str:
@@ -125,8 +129,6 @@ def session(fingerprint: str) -> str:
 
 
 _FUNCTIONS = r"""
-bound=
-
 ask_server() {{ # ARGUMENT...: becomes psql, as the owner of the cluster; for a subshell
     psql=${{program%/*}}/psql
     [ -x "$psql" ] || psql=$(command -v psql) || {{ echo 'there is no psql'; exit 1; }}

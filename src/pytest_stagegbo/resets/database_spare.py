@@ -120,16 +120,12 @@ recorded() { # what the server's program has answered, as psql's variables
 
 FLIP = (
     r"""
-spare=$data.stagegbo-spare step="""
-    + f"{STEP}"
-    + r"""
-
 read_recorded() { # the databases of the copy, in $oids; empty: they can't be exchanged while the server goes on
     oids= each= start="""
     + f"{FIRST_OID}"
     + r"""
     while read -r word each value; do
-        case $word:$each in '\set:oids') oids=${value#?} oids=${oids%?} ;; esac
+        case $word:$each in '\set:oids') oids=${value#?} oids=${oids%?}; break ;; esac
     done <"$golden.clean"
     for each in $oids; do # that of a build has such numbers already
         [ "$each" -lt "$start" ] || start=$(((each / step + 1) * step))
@@ -139,28 +135,46 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
 hasten() { # the lock is wanted: ends what works behind a test, if it may be ended
     { read -r other since <"$note.behind"; } 2>/dev/null || return 0
     look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 0
-    set -- "$other"
-    kept=
+    kept= all=
     { read -r kept rest <"$note.session"; } 2>/dev/null || true
-    for each in /proc/[0-9]*; do
-        each=${each#/proc/}
-        if [ "$each" != "$kept" ] && look_at "$each" && [ "$parent" = "$other" ]; then set -- "$@" "$each"; fi
-    done
-    kill -9 "$@" 2>/dev/null || true
+    descend "$other"
+    kill -9 $all 2>/dev/null || true
 }
 
-same_rights() { # of what the folder holds, as in the copy
+children() { # PID: in $kids
+    kids=
+    if [ -e "/proc/$1/task/$1/children" ]; then # the line has no end, so `read` fails
+        { read -r kids <"/proc/$1/task/$1/children" || true; } 2>/dev/null
+        return
+    fi
+    for each in /proc/[0-9]*; do # of a kernel without it
+        each=${each#/proc/}
+        if look_at "$each" && [ "$parent" = "$1" ]; then kids="$kids $each"; fi
+    done
+}
+
+descend() { # PID: it and what it has started, but for the session, in $all
+    all="$all $1"
+    children "$1"
+    for each in $kids; do
+        [ "$each" = "$kept" ] || descend "$each"
+    done
+}
+
+look_at_rights() { # of what the folder holds, and of what is in the copy; what tells the copy from others, in $copy
     set -- "$data"
     for each in "$golden"/*; do set -- "$@" "$data/${each##*/}"; done
     count=$#
-    set -- "$@" "$golden" "$golden"/*
-    set -- $(stat -c %f:%u:%g -- "$@" 2>/dev/null)
+    set -- $(stat -c %f:%u:%g:%i.%W -- "$golden" "$golden"/* "$@" 2>/dev/null)
+    copy=${1##*:} rights="$*"
+}
+
+same_rights() { # whether they are the same
+    set -- $rights
     [ $# -eq $((2 * count)) ] || return 1
-    seen=
     while [ "$count" -gt 0 ]; do
-        eval "each=\${$((count + $# / 2))}"
-        eval "seen=\${$count}"
-        [ "$each" = "$seen" ] || return 1
+        eval "each=\${$count} seen=\${$((count + $# / 2))}"
+        [ "${each%:*}" = "${seen%:*}" ] || return 1
         count=$((count - 1))
     done
 }
@@ -169,8 +183,10 @@ end_foreign() { # what the server's sessions have started
     round=0
     while :; do
         others
+        children "$pid"
         foreign=
         for each in $left; do
+            case " $kids " in *" $each "*) continue ;; esac # a look at each takes longer than all the rest
             look_at "$each" || continue
             [ "$parent" = "$pid" ] || [ "$state" = Z ] || foreign="$foreign $each"
         done
@@ -184,6 +200,7 @@ end_foreign() { # what the server's sessions have started
 
 flip() { # spare databases take the place of those that are there; why they don't, in $doubt
     doubt='the server was not started by a reset'
+    [ ! -e "$note.weak" ] || doubt='the server could not write a checkpoint'
     [ -e "$note" ] && { read -r pid since first last base program <"$note"; } 2>/dev/null || return 1
     [ -n "$program" ] && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
@@ -198,13 +215,15 @@ flip() { # spare databases take the place of those that are there; why they don'
         doubt="the server refuses: $heard"
         return 1
     fi
+    echo alone # the server's probe is asked from now on
     doubt='what the server started does not end'
     held=
     find_group && end_foreign || return 1
     # What follows takes no time of its own, as the server compares meanwhile.
     begin_compare
     doubt='the server runs on another copy' # its commit log says nothing of transactions in this one
-    [ "$base" = "$(copy_of "$golden")" ] || return 1
+    look_at_rights
+    [ "$base" = "$copy" ] || return 1
     doubt='the data folder has changed'
     same_rights || return 1
     if hear same; then

@@ -46,7 +46,7 @@ is_untouched() {{ # MARK: since the reset with this mark
 
 settle() {{ # notes that all is as the exchange left it, and which process was the last one then
     log=${{program%/*}}/pg_waldump
-    [ -n "$used" ] && has_session && [ -p "$name.look" ] && [ -x "$log" ] || return 0
+    [ -n "$used" ] && [ -e "$note" ] && has_session && [ -p "$name.look" ] && [ -x "$log" ] || return 0
     echo "$mark" >"$note.settled" # what changes in the folder from now on is newer
     are_as_made $((first - step)) || return 0
     exec 6<>"$name.told" 7<>"$name.look" 8<"$name.told" 6>&-

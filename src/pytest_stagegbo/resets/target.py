@@ -210,9 +210,21 @@ class ResetTarget:
         """Whether there is a shell to the container, which tells that it was this tool's and ran."""
         return self._channel is not None and self._channel.is_open
 
-    def run(self, script: str, timeout: float | None = None, *, behind: bool = False) -> tuple[int, bytes]:
+    def run(
+        self,
+        script: str,
+        timeout: float | None = None,
+        *,
+        behind: bool = False,
+        library: str = "",
+        meanwhile: Callable[[bytes], None] | None = None,
+    ) -> tuple[int, bytes]:
         """Run a script that may be repeated in the container's kept shell; its status and output. One that works
         `behind` calls `answer`, and goes on.
+
+        Args:
+            library: Functions that the script calls, which the kept shell is sent once.
+            meanwhile: Gets what the script has printed so far, each time that there is more, where the shell is kept.
 
         Raises:
             StageGboError: neither the kept shell nor a fresh one did it.
@@ -221,7 +233,7 @@ class ResetTarget:
         ends = clocks.monotonic() + limit
         if self._channel is not None and self.connected:
             try:
-                return self._channel.run(script, limit, behind=behind)
+                return self._channel.run(script, limit, behind=behind, library=library, meanwhile=meanwhile)
             except ChannelBroken:
                 if clocks.monotonic() >= ends:
                     raise
@@ -230,11 +242,12 @@ class ResetTarget:
             try:
                 self._channel = self._writer.channel(self.name)
             except ChannelBroken:  # a proxy without websockets is in between, perhaps
-                text = f"{framed(script, behind=behind)}exit $status"
+                text = f"{library}\n{framed(script, behind=behind)}exit $status"
                 result = self._writer.execute(self.name, ["env", f"{MARK}=1", "sh", "-c", text], timeout=limit)
                 return result.status, (result.stdout + result.stderr).encode("utf-8", "surrogateescape")
             try:
-                return self._channel.run(script, max(1.0, ends - clocks.monotonic()), behind=behind)
+                left = max(1.0, ends - clocks.monotonic())
+                return self._channel.run(script, left, behind=behind, library=library, meanwhile=meanwhile)
             except ChannelBroken:
                 if clocks.monotonic() >= patience or interrupted():
                     raise
