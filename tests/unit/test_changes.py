@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_stagegbo.changes.catalog import PAGE, Relation, relation_at
+from pytest_stagegbo.changes.database import touched
 from pytest_stagegbo.changes.database_scripts import ASKED
 from pytest_stagegbo.changes.files import file_changes, object_changes
 from pytest_stagegbo.changes.keys import pattern_of
@@ -117,6 +118,19 @@ def counted(log: Log) -> tuple[int, int, int, bool]:
 )
 def test_rows_are_counted_once(lines: list[str], expected: tuple[int, int, int, bool]) -> None:
     assert counted(parse_log(lines)) == expected
+
+
+def test_a_schema_that_was_read_with_the_log_is_not_asked_for_again() -> None:
+    """It counts only if the log has a change of a catalog; one that was not read is asked for."""
+    relation = ["relation", "public", "users", USERS[1], True, 1, 0, 0]
+    catalogs = ["catalogs", [1259, 2600]]
+    schema = [["created", "r", "public.new", 5], ["touched", "pg_proc", 1255], ["catalog", 1259, 150018, {}]]
+    in_table = parse_log([insert(7, 1), commit(7)])
+    in_catalog = parse_log([insert(7, 1).replace("5/16390", "5/1259"), insert(7, 2), commit(7)])
+    assert touched([relation, *schema, catalogs], in_table, 5) == [relation]
+    assert touched([relation, *schema, catalogs], in_catalog, 5) == [relation, *schema]
+    assert touched([relation, catalogs], in_catalog, 5) is None
+    assert touched([relation, *schema], in_catalog, 5) is None
 
 
 @pytest.mark.parametrize(

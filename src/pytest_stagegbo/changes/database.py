@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.changes.write_ahead import Log
     from pytest_stagegbo.resets.target import ResetTarget
 
-__all__ = ["read_database"]
+__all__ = ["read_database", "touched"]
 
 SECONDS = 10.0
 """For each of two scripts in the container."""
@@ -41,6 +41,9 @@ _KINDS = {
     "r": "table", "p": "table", "i": "index", "I": "index", "S": "sequence", "v": "view", "m": "materialized view",
     "f": "foreign table",
 }  # fmt: skip
+
+_SCHEMA = frozenset(("created", "altered", "touched", "catalog"))
+"""What answers about a schema begin with."""
 
 _busiest: WeakKeyDictionary[ResetTarget, str] = WeakKeyDictionary()
 """The database in which most was done when this process looked last. To begin there saves a session of the server."""
@@ -69,7 +72,7 @@ def read_database(target: ResetTarget) -> ContainerChanges:
     for _, name in rows[begin : begin + 1]:
         _busiest[target] = name
         known = next((oid for oid in wanted if names[oid] == name), None)
-        if log is not None and known is not None and (found := _touched(rows[begin + 1 :], log, known)) is not None:
+        if log is not None and known is not None and (found := touched(rows[begin + 1 :], log, known)) is not None:
             answers[name] = found
             wanted.remove(known)
     if wanted:
@@ -90,17 +93,23 @@ def read_database(target: ResetTarget) -> ContainerChanges:
     return _changes(target.name, position, log, oids, answers, rows, dropped)
 
 
-def _touched(rows: Sequence[list[Any]], log: Log, oid: int) -> list[list[Any]] | None:
-    """Those of a database's relations that something was done to; None: its schema was altered, so ask for more."""
+def touched(rows: Sequence[list[Any]], log: Log, oid: int) -> list[list[Any]] | None:
+    """Those of a database's relations that something was done to; None: its schema was altered in a way that was not
+    asked about, so ask for more."""
     files = set(log.files(oid))
     catalogs = next((each[1] for each in rows if each[0] == "catalogs"), None)
-    if catalogs is None or files.intersection(catalogs):
+    if catalogs is None:
         return None
-    return [
+    found = [
         each
         for each in rows
         if (each[0] == "relation" and (each[3] in files or not each[4])) or (each[0] == "sequence" and each[4] in files)
     ]
+    if files.intersection(catalogs):
+        if not any(each[0] == "catalog" for each in rows):
+            return None
+        found += [each for each in rows if each[0] in _SCHEMA]
+    return found
 
 
 def _changes(
@@ -140,7 +149,8 @@ def _changes(
                     schema.append(SchemaChange(database, kind, values[1], what))
         schema += [SchemaChange(database, kind, name, "dropped") for kind, name in dropped.get(database, ())]
         if not any(each.database == database for each in schema):  # else these may be part of it
-            touched = [values[0] for word, *values in found if word == "touched"]
+            done = set(log.files(oids[database])) if log is not None else set()
+            touched = [values[0] for word, *values in found if word == "touched" and values[1] in done]
             schema += [SchemaChange(database, "catalog", f"pg_catalog.{name}", "altered") for name in touched]
     if log is None:
         notes.append(

@@ -114,8 +114,8 @@ ask() {{ # DATABASE: psql, as the owner of the cluster
 
 def first_script(target: ResetTarget, longest: int, database: str) -> str:
     """Prints time and place of the last reset, what the clean copy's server noted, then an answer for each question
-    and the log's lines. Last come all relations of one database, in which most is done: another psql would take as
-    long as all of this.
+    and the log's lines. Last come all relations of one database, in which most is done; and its schema, if one of them
+    was created or altered. Another psql would take as long as all of this.
 
     Args:
         longest: Bytes of the log that are read; of a longer one nothing is.
@@ -123,6 +123,7 @@ def first_script(target: ResetTarget, longest: int, database: str) -> str:
     """
     waldump = '{ pg_waldump -p "\\$WAL" -t "\\$TIMELINE" -s "\\$BEGINS" -e "\\$HERE" || echo "pg_waldump: error"; }'
     fresh = _fresh("$transaction")
+    schema = _schema_query(fresh, "$oid")
     return f"""{_begin(target)}
 control=$("$program/pg_controldata" "$golden" 2>&1) || unknown 'the clean copy of its folder is gone'
 echo "$(stat -c %.3Y {NOTES}/{target.name}.server.clean) $begins $transaction $golden"
@@ -177,6 +178,9 @@ select json_build_array('in', current_database());
 {_RELATIONS}
 where relpersistence <> 'u' or added + changed + removed > 0 order by nspname, relname;
 {_SEQUENCES} order by nspname, relname;
+select exists (select from pg_class where {fresh}) as altered \\gset
+\\if :altered
+{schema}\\endif
 select json_build_array('catalogs', json_agg(pg_relation_filenode(oid)::bigint)) from pg_class
 where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and relname not in ({STATISTICS});
 END
@@ -216,15 +220,14 @@ def query(position: Position, log: Log | None, oid: int) -> str:
     query += f"""{_SEQUENCES} and pg_relation_filenode(c.oid) in ({numbers}) order by nspname, relname;
 select {altered} as altered \\gset
 \\if :altered
-{_schema_query(position, numbers)}\\endif
+{_schema_query(_fresh(str(position.transaction)), str(position.next_oid))}\\endif
 """
     return query
 
 
-def _schema_query(position: Position, numbers: str) -> str:
-    """`numbers`: of the files in which something was done."""
-    fresh = _fresh(str(position.transaction))
-    created = f"case when {{oid}}::bigint >= {position.next_oid} then 'created' else 'altered' end"
+def _schema_query(fresh: str, next_oid: str) -> str:
+    """`fresh`: whether a row is younger than the clean state; what was created since has `next_oid` or a higher one."""
+    created = f"case when {{oid}}::bigint >= {next_oid} then 'created' else 'altered' end"
     return f"""with touched as (
     select oid from pg_class where {fresh} union select attrelid from pg_attribute where {fresh} and attnum > 0
     union select conrelid from pg_constraint where {fresh} union select tgrelid from pg_trigger where {fresh}
@@ -242,8 +245,9 @@ select json_build_array({created.format(oid="t.oid")}, 'type', nspname || '.' ||
 from pg_type t join pg_namespace n on n.oid = typnamespace left join pg_class c on c.oid = typrelid
 where {_fresh_of("t", fresh)} and nspname !~ '^pg_' and coalesce(relkind, 'c') = 'c' and typcategory <> 'A'
 order by nspname, typname;
-select json_build_array('touched', relname) from pg_class where relnamespace = 'pg_catalog'::regnamespace
-and pg_relation_filenode(oid) in ({numbers}) and relname not in ({READ}, {STATISTICS}) order by relname;
+select json_build_array('touched', relname, pg_relation_filenode(oid)::bigint) from pg_class
+where relnamespace = 'pg_catalog'::regnamespace and relname not in ({READ}, {STATISTICS})
+order by relname;
 select json_build_array('catalog', pg_relation_filenode('pg_class'::regclass)::bigint,
     current_setting('server_version_num')::int,
     (select json_object_agg(oid::text, nspname) from pg_namespace));

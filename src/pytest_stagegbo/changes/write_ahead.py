@@ -23,7 +23,12 @@ KEPT = "^rmgr: (Heap|Heap2|Transaction|Storage|Sequence) "
 Place = tuple[int, int]
 """A file of a relation: the OID of its database, 0 for what databases share, and its number."""
 
-_LINE = re.compile(r"rmgr: (\w+) .*?tx: +(\d+), lsn: .*?, desc: (\w+)(\+INIT)? ?(.*)")
+_LINE = re.compile(r"rmgr: (\w+) [^,]*, tx: +(\d+), lsn: [^,]*, [^,]*, desc: (\w+)(\+INIT)? ?(.*)")
+_INSERT = re.compile(
+    r"rmgr: Heap  [^,]*, tx: +(\d+), lsn: [^,]*, [^,]*, desc: INSERT(?:\+INIT)? off:? (\d+),? flags:? \w+, "
+    r"blkref #0: rel \d+/(\d+/\d+) blk (\d+)"
+)
+"""Most lines of a log that is long: they are read at once."""
 _BLOCK = re.compile(r"blkref #\d+: rel \d+/(\d+)/(\d+) blk (\d+)")
 _OFFSET = re.compile(r"off:? (\d+)")
 _OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
@@ -105,10 +110,34 @@ class Log(Struct):
 def parse_log(lines: Iterable[str]) -> Log:
     """Read lines of `pg_waldump` from first to last. What belongs to no transaction that has been committed in them is
     left out."""
-    parsed = [found.groups() for found in map(_LINE.match, lines) if found]
-    writers = {transaction for kind, transaction, *_ in parsed if kind in ("Heap", "Heap2")}
-    committed: set[str] = set()
+    lines = list(lines)
+    inserts = [found.groups() if (found := _INSERT.match(line)) else None for line in lines]
+    others = zip(inserts, lines, strict=True)
+    parsed = [
+        (insert, found.groups() if insert is None and (found := _LINE.match(line)) else None) for insert, line in others
+    ]
+    writers = {insert[0] for insert in inserts if insert is not None}
+    writers |= {other[1] for _, other in parsed if other is not None and other[0] in ("Heap", "Heap2")}
     log = Log()
+    committed = _committed(log, (other for _, other in parsed if other is not None), writers)
+    tables: dict[str, RowCounts] = {}
+    for insert, other in parsed:
+        if insert is not None:
+            if insert[0] in committed:
+                counts = tables.get(insert[2])
+                if counts is None:
+                    database, _, file = insert[2].partition("/")
+                    counts = tables[insert[2]] = log.rows.setdefault((int(database), int(file)), RowCounts())
+                counts.rows[int(insert[3]), int(insert[1])] = None
+                counts.added += 1
+        elif other is not None:
+            _note(log, other, committed)
+    return log
+
+
+def _committed(log: Log, parsed: Iterable[tuple[str, ...]], writers: set[str]) -> set[str]:
+    """Transactions whose commit is in the log."""
+    committed: set[str] = set()
     for kind, transaction, action, _, rest in parsed:
         if kind == "Transaction" and action in _COMMITS:
             prepared = _PREPARED.match(rest) if action == "COMMIT_PREPARED" else None
@@ -116,15 +145,18 @@ def parse_log(lines: Iterable[str]) -> Log:
             family = {prepared[1] if prepared else transaction, *(others[1].split() if others else ())}
             committed |= family
             log.is_silent = log.is_silent or not family & writers
-    for kind, transaction, action, init, rest in parsed:
-        if kind == "Sequence":
-            log.sequences.update(_place(block) for block in _BLOCK.findall(rest))
-        elif kind == "Storage":  # a file is made before its transaction has a number
-            if action == "CREATE" and (found := _CREATED.match(rest)):
-                log.created.add((int(found[1] or 0), int(found[2])))
-        elif kind in ("Heap", "Heap2") and transaction in committed:
-            _count(log, action, bool(init), rest)
-    return log
+    return committed
+
+
+def _note(log: Log, line: tuple[str, ...], committed: set[str]) -> None:
+    kind, transaction, action, init, rest = line
+    if kind == "Sequence":
+        log.sequences.update(_place(block) for block in _BLOCK.findall(rest))
+    elif kind == "Storage":  # a file is made before its transaction has a number
+        if action == "CREATE" and (found := _CREATED.match(rest)):
+            log.created.add((int(found[1] or 0), int(found[2])))
+    elif kind in ("Heap", "Heap2") and transaction in committed:
+        _count(log, action, bool(init), rest)
 
 
 def _place(block: tuple[str, str, str]) -> Place:
