@@ -309,6 +309,12 @@ class TestMemberCopy:
         assert not is_member_copy(SETTINGS, GOLDEN.project)
         assert number_of(SETTINGS, COPY.project) is None
 
+    def test_members_whose_names_are_much_alike_have_copies_of_their_own(self) -> None:
+        names = ("a_b_c", "a-b_c", "a_b-c", "a-b-c")
+        projects = {member_copy_settings(GOLDEN, name).project for name in names}
+        assert len(projects) == len(names)
+        assert all("_" not in each and is_member_copy(SETTINGS, each) for each in projects)
+
     def test_every_byte_is_moved_to_a_member_that_has_none(self) -> None:
         steps = plan_member_copy(on_c2(golden_clones()), COPY, SETTINGS.project)
         assert steps[0].text == "create project STAGE-GBO-GOLDEN-c2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,14 @@ def golden_settings(settings: Settings) -> Settings:
 
 
 def member_copy_settings(golden: Settings, member: str) -> Settings:
-    """Return the settings of the golden copy's copy on another member of a cluster. Nothing of it is on a network."""
-    return structs.replace(golden, project=f"{golden.project}-{member.replace('_', '-')}")
+    """Return the settings of the golden copy's copy on another member of a cluster. Nothing of it is on a network.
+
+    A project's name has no `_`, which a member's may have: `a_b` must not get the project of a member `a-b`.
+    """
+    word = member.replace("_", "-")
+    if word != member:
+        word += f"-{sha256(member.encode()).hexdigest()[:8]}"
+    return structs.replace(golden, project=f"{golden.project}-{word}")
 
 
 def is_member_copy(settings: Settings, project: str) -> bool:
