@@ -251,3 +251,15 @@ def until_said(process: subprocess.Popen[str], word: str) -> str:
         assert line, f"it ended before it said {word!r}:\n{said}"
         said += line
     return said
+
+
+def test_a_stop_that_a_killed_run_asked_for_ends_before_a_clone_is_given_up(stage: Stage) -> None:
+    """The plan finds the clone running. Its service is down soon, and the clone itself a while later."""
+    stage.exec("cache", "systemd-run", "-q", "--unit=of-a-test", "-p", "ExecStop=/bin/sleep 4", "sleep", "600")
+    before = stage.clone("cache")["last_used_at"]
+    body = {"action": "stop", "force": False, "timeout": 60}
+    where = ("instances", "cache", "state")
+    stage.ground.connection.request("PUT", where, params={"project": stage.project}, body=body)
+    stage.run("provision")
+    clone = stage.clone("cache")
+    assert (clone["status"], clone["last_used_at"] != before) == ("Running", True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_stagegbo.apply.await_clone import await_clone
 from pytest_stagegbo.apply.first_boot import make_safe, own_identity, own_stamp
-from pytest_stagegbo.apply.removal import let_stop, patiently, remove_clone
+from pytest_stagegbo.apply.removal import let_end, let_stop, patiently, remove_clone
 from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import root_disk, violations
 from pytest_stagegbo.desired.own_pool import pool_config
@@ -313,17 +313,13 @@ class StepRunner:
             word = release(boot_folder_of(clone.config), own_identity(clone))
             self.writer.put_file(step.subject, word, b"\n", mode=0o644)
         try:
-            self.readiness[step.subject] = await_clone(
-                self._reader,
-                self.writer,
-                self._settings,
-                step.container,
-                self._keys,
-                first_boot=step.prove,
-                booted=self._booted.get(step.subject),
-                running=step.subject not in self._started and step.crashes is None,
-                crashes=step.crashes,
-            )
+            try:
+                self._await(step)
+            except NotReady:
+                if not self._was_being_stopped(step):
+                    raise
+                self.start_clone(steps.StartClone(subject=step.subject))
+                self._await(step)
         except NotReady as error:
             if step.prove:
                 self._stop_unproven(step.subject, error)
@@ -335,6 +331,28 @@ class StepRunner:
             known = {**marks.of_instance(clone), marks.BOOTED: clone.last_used_at}
             self.writer.set_instance_config(step.subject, {**marked, **known, marks.PROVEN: "true"})
             self.unconfirmed.discard(step.subject)
+
+    def _await(self, step: steps.AwaitClone) -> None:
+        self.readiness[step.subject] = await_clone(
+            self._reader,
+            self.writer,
+            self._settings,
+            step.container,
+            self._keys,
+            first_boot=step.prove,
+            booted=self._booted.get(step.subject),
+            running=step.subject not in self._started and step.crashes is None,
+            crashes=step.crashes,
+        )
+
+    def _was_being_stopped(self, step: steps.AwaitClone) -> bool:
+        """Whether the clone has stopped since its plan was made, which took it for one that runs: as a run that was
+        killed had asked for."""
+        if step.subject in self._started or interrupted():
+            return False
+        let_end(self._reader, self._settings, step.subject)
+        clone = self._reader.instance(self._settings.project, step.subject)
+        return clone is not None and clone.status == "Stopped"
 
     def _keep_for_the_next_run(self, step: steps.AwaitClone) -> None:
         """Mark a clone that was made safe, and whose services did not answer: the next run waits for them again. One
