@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import select
 import socket
 import socketserver
 import subprocess
@@ -216,41 +215,6 @@ class TestConnections:
             connection.get(*path)
         assert len(daemon.requests) == 1 + len(paths)
         assert daemon.connections == 1
-
-    def test_a_connection_that_the_daemon_has_closed_is_made_again(
-        self, daemon: Daemon, connection: Connection
-    ) -> None:
-        daemon.lay_out("GET", "/1.0/x", Answer(200, sync("found").body, {"Connection": "close"}))
-        assert [connection.get("x") for _ in range(3)] == ["found"] * 3
-        assert daemon.connections == 3  # the first of them greeted the daemon as well
-
-    def test_one_that_was_closed_while_nobody_used_it_is_made_again(
-        self, daemon: Daemon, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(daemon.RequestHandlerClass, "timeout", 0.05)
-        daemon.lay_out("GET", "/1.0/x", sync("found"))
-        assert connection.get("x") == "found"
-        (session,) = connection._idle
-        assert select.select([session._connection.sock], [], [], PATIENCE)[0]  # type: ignore[union-attr]
-        assert connection.get("x") == "found"
-        assert daemon.connections == 2
-
-    def test_a_refused_file_leaves_the_connection_usable(self, daemon: Daemon, connection: Connection) -> None:
-        daemon.lay_out("GET", "/1.0/gone", error(404, "not found"))
-        daemon.lay_out("GET", "/1.0/x", sync("found"))
-        with pytest.raises(ServerRefused):
-            connection.read_bytes("gone")
-        assert connection.get("x") == "found"
-        assert daemon.connections == 1
-
-    def test_one_with_a_file_that_was_not_read_whole_is_dropped(self, daemon: Daemon, connection: Connection) -> None:
-        daemon.lay_out("GET", "/1.0/file", Answer(200, bytes(4 << 20)))
-        daemon.lay_out("GET", "/1.0/x", sync("found"))
-        pieces = connection.read_pieces("file")
-        assert next(pieces)
-        pieces.close()  # type: ignore[attr-defined]
-        assert connection.get("x") == "found"
-        assert daemon.connections == 2
 
     def test_no_socket_is_left_open(self, daemon: Daemon, connection: Connection) -> None:
         nowhere = Connection(IncusSettings(endpoint=daemon.path + ".gone"), environ={})

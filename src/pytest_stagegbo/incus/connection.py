@@ -9,13 +9,15 @@ endpoint as it is.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+import pylxd
+import pylxd.client
+import pylxd.exceptions
 import requests
 
 from pytest_stagegbo import clocks
@@ -25,12 +27,6 @@ from pytest_stagegbo.incus import away, dialect, operations, remote, unix_socket
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import About, Reply, Server
 from pytest_stagegbo.incus.unreachable import unreachable
-from pytest_stagegbo.lazy import imported_when_used
-
-# Its own way to look at certificates needs them, which take a fifth of what importing it does. See `remote` for ours.
-with imported_when_used("cryptography.x509", "cryptography.hazmat.primitives.hashes"):
-    import pylxd.client
-    import pylxd.exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +38,6 @@ if TYPE_CHECKING:
     from pytest_stagegbo.settings import IncusSettings
 
     S = TypeVar("S", Stream, MessageSocket)
-    Session = requests.Session | unix_socket.Session
 
 __all__ = ["Connection"]
 
@@ -92,7 +87,7 @@ class Connection:
         self._client: Any = None
         """pylxd's, of this process; None: the daemon has yet to say what it is, for the first time or once more."""
         self._greeting = threading.Lock()
-        self._idle: list[Session] = []
+        self._idle: list[requests.Session] = []
         """Sessions of this process, the one used last at the end."""
         self._server: Server | None = None
         self._writes_lock = threading.Lock()
@@ -223,7 +218,7 @@ class Connection:
         params: Mapping[str, str | int] | None,
         timeout: float = _REQUEST_SECONDS,
         **arguments: Any,
-    ) -> tuple[Any, Session]:
+    ) -> tuple[Any, requests.Session]:
         """The response, and the session that it comes over."""
         with self._writes_lock:
             self.requests += 1
@@ -254,7 +249,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _failures(self, method: str, shown: str, params: Mapping[str, str | int] | None = None) -> Iterator[None]:
-        """Turn what pylxd, its sessions and the system raise into errors of this package's."""
+        """Turn what pylxd, requests and the system raise into errors of this package's."""
         started = clocks.monotonic()
         try:
             yield
@@ -270,7 +265,7 @@ class Connection:
         except (
             pylxd.exceptions.ClientConnectionFailed,
             requests.RequestException,
-            http.client.HTTPException,
+            unix_socket.CannotConnect,
             OSError,
         ) as error:
             self._client = None  # who answers next may be another daemon, or a newer one
@@ -376,15 +371,15 @@ class Connection:
                 self._idle.append(session)
             return self._client
 
-    def _take(self) -> Session:
+    def _take(self) -> requests.Session:
         """A session that nobody else uses. Give it back to `_idle`; one that failed is dropped with its socket."""
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        return unix_socket.Session(self.endpoint) if self.is_local else remote.session(self._settings)
+        return unix_socket.session(self.endpoint) if self.is_local else remote.session(self._settings)
 
     @property
     def _url(self) -> str:
-        return unix_socket.SCHEME + quote(self.endpoint, safe="") if self.is_local else self.endpoint
+        return "http+unix://" + quote(self.endpoint, safe="") if self.is_local else self.endpoint
 
     def _timeouts(self, seconds: float) -> float | tuple[float, float]:
         """As `requests` takes them: for the connection and for the answer."""

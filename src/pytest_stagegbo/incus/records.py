@@ -151,7 +151,7 @@ class Reply(Struct, frozen=True):
 
     @classmethod
     def of(cls, response: Any, about: About) -> Reply:
-        """Read what a session of pylxd's got."""
+        """Read what `requests` got."""
         etag = str(response.headers.get("ETag", ""))
         try:
             decoded = response.json()
