@@ -284,7 +284,7 @@ CASES: dict[str, Case] = {
     ),
     "feed": Case(
         lambda w: w.feed("cache", "cat", [b"a"], patience=1),
-        [streaming("sh", "-c", "cat")],
+        [streaming("sh", "-c", "(\ncat\n)\nstatus=$?\nprintf '\nended\n'\ncat >/dev/null\nexit $status")],
         {("POST", "instances/cache/exec"): {"return": 0}},
         waits=True,
     ),
@@ -624,7 +624,7 @@ class GivesUp:
     def __init__(self, *, at_once: bool) -> None:
         self.ended = False
         self.at_once = at_once
-        self.said = [b"no room\n"]
+        self.said = [b"no room\n\nended\n"]
 
     def write(self, data: bytes) -> None:
         assert not self.ended, data

@@ -24,6 +24,9 @@ __all__ = ["InstanceWriter"]
 NOT_STARTED = {126: "it can't be executed", 127: "there is no such program"}
 """What a status means where nothing was printed. Incus takes these from shells."""
 
+_ENDED = "\nended\n"
+_AND_WAIT = f"\nstatus=$?\nprintf '{_ENDED}'\ncat >/dev/null\nexit $status"
+"""After a script in a subshell: says that it has ended, and waits for the end of the input."""
 _SHELL = {
     "environment": {
         MARK: "1",
@@ -105,6 +108,9 @@ class InstanceWriter(Gate):
         Not a file of the API: the daemon's own process for those writes everything on the pool to its disk in the end,
         production's data too (`syncfs`), and production waits for that.
 
+        The daemon may lose what a command prints at its end. So the shell says that the script has ended, and waits for
+        the end of its input before it ends itself.
+
         Args:
             content: Is not asked for more once the script has printed something.
             patience: Seconds without any progress.
@@ -115,7 +121,7 @@ class InstanceWriter(Gate):
         """
         from pytest_stagegbo.incus.channel import ChannelBroken
 
-        body = {**_SHELL, "command": ["sh", "-c", script]}
+        body = {**_SHELL, "command": ["sh", "-c", f"(\n{script}\n){_AND_WAIT}"]}
         reply = self._send("POST", ("instances", name, "exec"), body=body)
         streams = self._connection.streams(reply)
         said = bytearray()
@@ -144,7 +150,8 @@ class InstanceWriter(Gate):
         metadata = self._connection.wait(reply, what, self._timeout)
         if metadata is None:
             raise OperationFailed(f"{what} ended without a result", remedy="run it again")
-        return CommandResult(int(metadata.get("return", -1)), said.decode("utf-8", "replace"), "")
+        printed = said.decode("utf-8", "replace").removesuffix(_ENDED)
+        return CommandResult(int(metadata.get("return", -1)), printed, "")
 
     def output(self, name: str, script: str, size: int, *, patience: float) -> Iterator[bytes]:
         """The bytes that a shell script in a running instance prints, piece by piece.
