@@ -249,6 +249,18 @@ def test_a_reset_from_another_member_is_a_reset(stage: Seen) -> None:
     assert stage.second.valkey_keys() == []
 
 
+@pytest.mark.cluster
+@pytest.mark.both_lts
+def test_a_file_is_deployed_from_another_member(stage: Seen) -> None:
+    file, notes = stage.second.config.parent / "notes", "/opt/gbo/conf/notes"
+    file.write_text("candidate\n")
+    stage.second.run("deploy", "drive", f"{notes}={file}")
+    assert stage.first.exec("drive", "cat", notes) == "candidate\n"
+    assert notes in stage.first.run("deploy", "--list").stdout
+    stage.second.run("deploy", "drive", "--undo")
+    stage.first.exec("drive", "test", "!", "-e", notes)
+
+
 def test_a_program_on_another_member_reaches_the_services(stage: Seen) -> None:
     code = """
 import os, socket, urllib.parse
@@ -330,6 +342,38 @@ def test_slots_are_on_both_members_and_used_from_one(seen: Seen) -> None:
     assert len((stage.config.parent / "requests").read_text()) < 2 * SESSION_REQUESTS * 1.5
     stage.destroy()
     assert clusters.whole_cluster(ground, ONLINE) == before
+
+
+@pytest.mark.cluster
+@pytest.mark.both_lts
+def test_fresh_stages_are_those_of_both_members(seen: Seen) -> None:
+    ground = seen.second.ground
+    seen.first.destroy()
+    stage = ground.stage("STAGE-GBO", settings=clusters.containers("cache") + SPREAD)
+    stage.run("provision", "--slots", "2")
+    (stage.config.parent / "test_fresh.py").write_text(FRESH)
+    words = ["-n", "2", "--dist", "each", "-q", "-p", "no:cacheprovider", "--stage-lab", "--stage-slots", "2"]
+    argv = [sys.executable, "-m", "pytest", *words, "--stage-config", str(stage.config), "test_fresh.py"]
+    ran = subprocess.run(
+        argv, cwd=stage.config.parent, env=stage.environment(), check=False, capture_output=True, text=True, timeout=180
+    )
+    assert "4 passed" in ran.stdout, ran.stdout
+    stage.destroy()
+
+
+FRESH = """
+import pathlib, time, pytest
+
+@pytest.mark.parametrize("number", range(2))
+def test_fresh(number, stage_fresh):
+    assert stage_fresh.cache.exec("test", "-e", "/opt/gbo/data/valkey/left", check=False).status
+    stage_fresh.cache.exec("touch", "/opt/gbo/data/valkey/left")
+    pathlib.Path(f"fresh.{number}.{stage_fresh.project}").touch()
+    ends = time.monotonic() + 100
+    while len(list(pathlib.Path().glob(f"fresh.{number}.*"))) < 2:  # that of the other worker, which is another one
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+"""
 
 
 SLOTS = """
