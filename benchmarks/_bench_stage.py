@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -115,10 +116,11 @@ class Bench:
 
         def fill(start: int) -> None:
             # One connection each: there are fewer ports than objects.
-            with contextlib.closing(clients[start].connect()) as connection:
+            with contextlib.closing(HTTPConnection(clients[start].host, clients[start].port, timeout=60)) as kept:
+                clients[start].kept = kept
                 for each in range(start, count, len(clients)):
                     path = f"/big/folder{each % 40}/object {each}"
-                    clients[start].call("PUT", path, body=bytes(100), connection=connection)
+                    clients[start].call("PUT", path, body=bytes(100))
 
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(fill, range(len(clients))))

@@ -134,7 +134,7 @@ def wait_detached(image: Path) -> None:
 
 
 def _pids(pid: int) -> list[str]:
-    """A process's ids in the process namespaces that it is in, that of the one who asks first."""
+    """A process's ids, one for each process namespace that it is in. That of this process's own namespace is first."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("NSpid:"):
             return line.split()[1:]

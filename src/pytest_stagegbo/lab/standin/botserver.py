@@ -111,19 +111,10 @@ class Drive:
     def __init__(self, secret: Secret) -> None:
         self.host, self.port = secret["host"], int(secret["port"])
         self.access, self.secret = secret["access_key"], secret["secret_key"]
+        self.kept: http.client.HTTPConnection | None = None
+        """A connection for all calls. Without it each call leaves a port that stays in use for a minute."""
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host, self.port, timeout=DIAL_SECONDS)
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        query: dict[str, str] | None = None,
-        body: bytes = b"",
-        connection: http.client.HTTPConnection | None = None,
-    ) -> bytes:
-        """`connection`: one that stays open, for very many calls; each of the others leaves a port that waits."""
+    def call(self, method: str, path: str, query: dict[str, str] | None = None, body: bytes = b"") -> bytes:
         now = datetime.datetime.now(datetime.timezone.utc)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         path = urllib.parse.quote(path)
@@ -142,18 +133,18 @@ class Drive:
         headers["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self.access}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
         )
-        used = connection or self.connect()
+        connection = self.kept or http.client.HTTPConnection(self.host, self.port, timeout=DIAL_SECONDS)
         try:
             target = f"{path}?{arguments}" if arguments else path
-            used.request(method, target, body=body or None, headers=headers)
-            answer = used.getresponse()
+            connection.request(method, target, body=body or None, headers=headers)
+            answer = connection.getresponse()
             data = answer.read()
             if answer.status >= 300:
                 raise OSError(f"drive answers {answer.status} to {method} {path}")
             return data
         finally:
-            if connection is None:
-                used.close()
+            if connection is not self.kept:
+                connection.close()
 
     def buckets(self) -> list[str]:
         return self._texts(self.call("GET", "/"), "Name")
