@@ -28,6 +28,18 @@ SEED = 20261127
 ROUNDS = 8
 
 
+def session(statements: str) -> str:
+    """A script that leaves a session open, in `pg_sleep`, and returns once the session is there or has failed."""
+    return (
+        f"runuser -u postgres -- psql -Xq botserver -c '{statements} SELECT pg_sleep(600)' >/dev/null 2>&1 &\n"
+        "until runuser -u postgres -- psql -XtAc 'SELECT query FROM pg_stat_activity' | grep -q 'pg_sleep(6'\n"
+        "do kill -0 $! || break; sleep 0.05; done\n"
+    )
+
+
+LOCKING = session("BEGIN; LOCK TABLE users;")
+
+
 def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network: InNetwork) -> None:
     """Rows, sequences, roles, settings, extensions, other databases; sessions of others are ended."""
     everything = """
@@ -50,11 +62,7 @@ def test_the_database_comes_back_as_it_was_cloned(clean: CleanStage, in_network:
             clean.sql("CREATE ROLE left_over LOGIN", "ALTER SYSTEM SET work_mem = '7MB'")
             clean.sql("DROP EXTENSION plpgsql", "ALTER DATABASE botserver SET work_mem = '9MB'")
             clean.sql("CREATE DATABASE left_over")
-            clean.shell(
-                "tables",
-                "(runuser -u postgres -- psql -Xq botserver -c 'BEGIN; LOCK TABLE users; SELECT pg_sleep(600)' "
-                ">/dev/null 2>&1 &)",
-            )
+            clean.shell("tables", LOCKING)
             assert clean.sql(everything) != before
             assert clean.ways("tables") == {"tables": "database"}
             assert clean.sql(everything) == before
@@ -224,6 +232,7 @@ INSIDE = (
     "SELECT setval('message_history_id_seq', {n}00000)",
     "SELECT nextval('message_history_id_seq')",
     "SELECT lo_from_bytea(0, 'left')",
+    "COPY (SELECT 1) TO PROGRAM 'cat >pg_wal/xlogtemp.{n}'",  # as the server does while it makes a segment of its log
     "VACUUM FULL message_history",
     "VACUUM (FREEZE) message_history",
     "DROP EXTENSION plpgsql",
@@ -269,8 +278,7 @@ def pollute(clean: CleanStage, chance: random.Random, changes: Sequence[str]) ->
     for change in done:
         text = shlex.quote(f"{change};\n")
         clean.shell("tables", f"printf %s {text} | runuser -u postgres -- psql -Xq botserver >/dev/null 2>&1 || true")
-    sleep = "BEGIN; LOCK TABLE users; SELECT pg_sleep(600)"
-    clean.shell("tables", f"(runuser -u postgres -- psql -Xq botserver -c '{sleep}' >/dev/null 2>&1 &)")
+    clean.shell("tables", LOCKING)
     return done
 
 
@@ -504,7 +512,7 @@ def test_what_happens_before_a_database_counts_as_untouched_is_seen(clean: Clean
         "SELECT pg_create_physical_replication_slot('left_over')",
         f"COPY (SELECT 1) TO PROGRAM 'echo >$(ls -d {base}/2* | head -n 1)/left'",
         f"COPY (SELECT 1) TO PROGRAM 'cd $(ls -d {base}/2* | head -n 1); cat 1259 >1; mv 1 1259'",
-        "(runuser -u postgres -- psql -Xqc 'SELECT pg_sleep(600)' >/dev/null 2>&1 &)",
+        session(""),
     )
 
     def check() -> None:
@@ -526,7 +534,7 @@ def test_what_happens_before_a_database_counts_as_untouched_is_seen(clean: Clean
             target.run(script, behind=True)
             # Until then folders of used databases are beside those in use.
             clean.shell("tables", "until [ -e /run/at ]; do sleep 0.01; done")
-            if change.startswith("("):
+            if change == session(""):
                 clean.shell("tables", change)
             elif change:
                 clean.sql(change)

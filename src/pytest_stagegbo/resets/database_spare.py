@@ -28,7 +28,7 @@ MOST = 100
 _FOLDERS = {
     "global": r"(pg_internal\.init.*|pgstat\.stat|[0-9]+(_(fsm|vm|init))?(\.[0-9]+)?)",
     "base": "([0-9]+|pgsql_tmp)",
-    "pg_wal": "([0-9A-F]{24}|archive_status)",
+    "pg_wal": r"([0-9A-F]{24}|archive_status|xlogtemp\.[0-9]+)",
     "pg_wal/archive_status": r"[0-9A-F]{24}\.(ready|done)",
     "pg_xact": "[0-9A-F]+",
     "pg_subtrans": "[0-9A-F]+",
@@ -42,7 +42,7 @@ _FOLDERS = {
         ("pg_tblspc", "pg_replslot", "pg_twophase", "pg_snapshots", "pg_logical/mappings", "pg_logical/snapshots"), "-"
     ),
 }
-"""Folders of a cluster that the server writes to, with the names that it gives to files there."""
+"""Folders of a cluster that the server writes to, with the names that it gives to files there, if only for a moment."""
 
 _SHARED = " union all ".join(
     (

@@ -228,6 +228,12 @@ is_own() {{ # PID PARENT: this tool's, or what it has started, which has no envi
 }}
 
 scan() {{ # the processes that should not run, in $strays, and the others, in $seen
+    # One that ends or starts another program has no environment for a moment: whose it is shows in another look.
+    look_through
+    [ -z "$strays" ] || look_through
+}}
+
+look_through() {{
     strays='' seen=''
     for folder in /proc/[0-9]*; do
         pid=${{folder#/proc/}}
