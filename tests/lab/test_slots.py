@@ -440,7 +440,7 @@ def test_status_shows_slots_and_who_has_them(plug: Plug) -> None:
     assert "a test of leases" in status["slots"][2]["used_by"]
     assert status["moved"] == dict.fromkeys(("cache", "drive"), "runs, so it may have written")
     shown = plug.stagegbo("--slot", "1", "exec", "cache", "--", "hostname", "-I")
-    assert "10.0.6.13" in shown.stdout.split()
+    assert (shown.returncode, "10.0.6.13" in shown.stdout.split()) == (0, True), shown
 
 
 @pytest.mark.both_lts

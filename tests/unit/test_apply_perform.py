@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
-from fakes import Journal, bare_host, clone, copied, finished, project, refused
+from fakes import Journal, bare_host, clone, copied, finished, network, project, refused
 from fakes import pool as tank
 from msgspec.structs import replace
 
@@ -15,7 +15,7 @@ from pytest_stagegbo.apply import copying
 from pytest_stagegbo.apply.copying import LARGEST_LIMIT
 from pytest_stagegbo.apply.removal import remove_clone
 from pytest_stagegbo.apply.step_runner import StepRunner
-from pytest_stagegbo.desired import marks
+from pytest_stagegbo.desired import marks, objects
 from pytest_stagegbo.desired.allowlist import clone_config
 from pytest_stagegbo.errors import LimitTooSmall, NotOurs, OperationFailed, ServerRefused, StageMissing, UnsafeClone
 from pytest_stagegbo.guest import PLACE, STAMP, boot_folder_of, variable
@@ -369,6 +369,72 @@ class TestProject:
         with pytest.raises(ServerRefused):
             runner(stage).do(self.CREATE)
         assert stage.log == ["project true"]
+
+
+class TestMadeByAKilledRun:
+    """Its request was under way while this run looked: what is there now is used if it was made for this stage."""
+
+    FACTS = bare_host(SETTINGS)
+    STEPS: ClassVar = {
+        "project": steps.SetProject(subject="STAGE-GBO", create=True),
+        "acl": steps.SetAcl(subject="stagebr0-isolation", create=True),
+        "network": steps.SetNetwork(subject="stagebr0", create=True),
+    }
+
+    @pytest.fixture
+    def daemon(self) -> dict[str, dict[str, Any]]:
+        """The config of each, by its kind, as the daemon has it now."""
+        return {
+            "project": dict(objects.project(SETTINGS, own_networks=False)),
+            "acl": dict(objects.acl(SETTINGS, ())["config"]),
+            "network": {"kept": "", **objects.network(SETTINGS)},
+        }
+
+    def run(self, daemon: dict[str, dict[str, Any]], kind: str, said: str) -> list[tuple[str, Any]]:
+        """What was written, by the kind of object."""
+        sent: list[tuple[str, Any]] = []
+
+        def create(*_: object) -> None:
+            raise refused(400, said)
+
+        reader = SimpleNamespace(
+            endpoint=Stage.endpoint,
+            host=lambda: LocalHost(Stage.endpoint),
+            projects=lambda: {"STAGE-GBO": project("STAGE-GBO", **daemon["project"])},
+            acl=lambda _: {"config": daemon["acl"]},
+            network=lambda name: network(name, **{"address": "", **daemon["network"]}),
+        )
+        writer = SimpleNamespace(
+            scope=SimpleNamespace(acl="stagebr0-isolation"),
+            create_project=create,
+            create_acl=create,
+            create_network=create,
+            replace_project=lambda config, _: sent.append(("project", config)),
+            replace_acl=lambda body: sent.append(("acl", body["config"])),
+            replace_network=lambda config, _: sent.append(("network", config)),
+        )
+        StepRunner(cast("Reader", reader), cast("Writer", writer), self.FACTS, SETTINGS, None, Journal()).do(
+            self.STEPS[kind]
+        )
+        return sent
+
+    @pytest.mark.parametrize("kind", STEPS)
+    def test_one_of_this_stage_is_brought_up_to_date(self, daemon: dict[str, dict[str, Any]], kind: str) -> None:
+        sent = self.run(daemon, kind, f"The {kind} already exists")
+        assert [each for each, _ in sent] == [kind]
+        assert daemon[kind].items() <= sent[0][1].items()
+
+    @pytest.mark.parametrize("kind", STEPS)
+    @pytest.mark.parametrize("key", [marks.OWNER, marks.PROJECT])
+    def test_one_of_somebody_else_is_an_error(self, daemon: dict[str, dict[str, Any]], kind: str, key: str) -> None:
+        daemon[kind][key] = "another"
+        with pytest.raises(ServerRefused):
+            self.run(daemon, kind, f"The {kind} already exists")
+
+    @pytest.mark.parametrize("kind", STEPS)
+    def test_another_refusal_is_an_error(self, daemon: dict[str, dict[str, Any]], kind: str) -> None:
+        with pytest.raises(ServerRefused):
+            self.run(daemon, kind, "no")
 
 
 class TestLimit:
