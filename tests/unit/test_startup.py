@@ -12,6 +12,7 @@ import pytest
 
 import pytest_stagegbo
 from pytest_stagegbo.cli.parser import MODULES, parse
+from pytest_stagegbo.lazy import imported_when_used
 
 ROOT = Path(pytest_stagegbo.__file__).parent
 LAZY = [
@@ -110,6 +111,7 @@ def test_a_command_that_starts_up_imports_nothing_for_others(tmp_path: Path) -> 
     )
     assert [name for name in sorted(of_this) if name.startswith(unwanted)] == []
     assert found & {"rich.progress", "psycopg", "boto3", "hvac", "pytest", "netrc", "asyncio"} == set()
+    assert found & {"cryptography.x509", "cryptography.hazmat.primitives.hashes"} == set()
 
 
 @pytest.mark.parametrize(
@@ -148,3 +150,59 @@ def test_what_only_some_need_is_imported_with_them(module: str, unwanted: tuple[
     assert f"pytest_stagegbo.{module}" in found
     names = tuple(f"pytest_stagegbo.{name}" for name in unwanted)
     assert [name for name in sorted(found) if name.startswith(names)] == []
+
+
+def test_pylxd_has_its_modules_for_certificates_when_it_uses_them() -> None:
+    """And whoever imports them has the modules themselves."""
+    loaded(
+        """
+import pytest_stagegbo.incus.connection, pylxd.client
+assert "cryptography.x509" not in sys.modules
+read = pylxd.client.x509.load_pem_x509_certificate
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+import cryptography.x509.oid
+assert x509 is sys.modules["cryptography.x509"] is cryptography.x509 and type(x509) is type(sys)
+assert read is x509.load_pem_x509_certificate
+assert pylxd.client.hashes.SHA256 is hashes.SHA256
+"""
+    )
+
+
+def test_what_stands_for_a_module_gives_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_one").mkdir()
+    (tmp_path / "slow_one" / "__init__.py").write_text("answer = 42")
+    (tmp_path / "slow_one" / "part.py").write_text("other = 43")
+    (tmp_path / "user.py").write_text("import slow_one\ndef ask():\n    return slow_one.answer")
+    (tmp_path / "hasty.py").write_text("from slow_one import answer\nfrom slow_one.part import other")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ["slow_one", "slow_one.part", "user", "hasty"]
+    try:
+        with imported_when_used("slow_one"):
+            user = import_module("user")
+        assert "slow_one" not in sys.modules
+        assert user.ask() == 42
+        assert import_module("slow_one").__file__ == str(tmp_path / "slow_one" / "__init__.py")
+        for name in names:
+            sys.modules.pop(name, None)
+        with imported_when_used("slow_one"):  # one that needs it at once
+            hasty = import_module("hasty")
+        assert (hasty.answer, hasty.other) == (42, 43)
+        with imported_when_used("slow_one"):  # which is there already
+            assert import_module("slow_one") is sys.modules["slow_one"]
+        assert import_module("slow_one").part.other == 43
+        with pytest.raises(AttributeError):
+            _ = user.slow_one.nothing
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("session.proof", "pytest_stagegbo.verify"), ("settings.load", "tomllib"), ("settings.load", "tomli")],
+)
+def test_what_a_session_may_not_need_is_imported_when_it_does(module: str, unwanted: str) -> None:
+    found = loaded(f"import pytest_stagegbo.{module}")
+    assert f"pytest_stagegbo.{module}" in found
+    assert unwanted not in found

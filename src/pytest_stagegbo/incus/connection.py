@@ -15,9 +15,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import pylxd
-import pylxd.client
-import pylxd.exceptions
 import requests
 
 from pytest_stagegbo import clocks
@@ -27,6 +24,12 @@ from pytest_stagegbo.incus import away, dialect, operations, remote, unix_socket
 from pytest_stagegbo.incus.endpoint import find_endpoint
 from pytest_stagegbo.incus.records import About, Reply, Server
 from pytest_stagegbo.incus.unreachable import unreachable
+from pytest_stagegbo.lazy import imported_when_used
+
+# Its own way to look at certificates needs them, which take a fifth of what importing it does. See `remote` for ours.
+with imported_when_used("cryptography.x509", "cryptography.hazmat.primitives.hashes"):
+    import pylxd.client
+    import pylxd.exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

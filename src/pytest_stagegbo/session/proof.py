@@ -8,7 +8,6 @@ from pytest_stagegbo.errors import StageGboError
 from pytest_stagegbo.session.outcome import was_used
 from pytest_stagegbo.session.session import StageSession
 from pytest_stagegbo.session.summary import Summary
-from pytest_stagegbo.verify import AT_REST, chosen, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +30,8 @@ def prove(own: StageSession, assignment: SlotAssignment | None, run: str, lost: 
         run: Identifies the run; the same in all its processes.
         lost: Workers that ended without a proof of what they did to production.
     """
+    from pytest_stagegbo.verify import verify  # most sessions only forget
+
     engines = {0: own.engine} if assignment is None else assignment.engines()
     used = {
         number: engine
@@ -62,5 +63,7 @@ def forget(own: StageSession, assignment: SlotAssignment | None, run: str) -> No
 
 
 def _prove_golden(fleet: Fleet) -> None:
+    from pytest_stagegbo.verify import AT_REST, chosen, verify
+
     if fleet.has_golden():
         verify(fleet.golden.engine, None if fleet.golden_runs() else chosen(AT_REST)).check()

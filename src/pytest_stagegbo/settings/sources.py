@@ -21,11 +21,6 @@ from pytest_stagegbo.text import nearest
 if TYPE_CHECKING:
     from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
-
 __all__ = ["CONFIG_VARIABLE", "RESERVED", "anchored", "locate", "read_environment", "read_file"]
 
 FILE = "stagegbo.toml"
@@ -120,6 +115,11 @@ def read_file(path: Path, start: Path) -> Layer:
 
 
 def _parse(path: Path, shown: str) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 11):  # here, since it takes 4 ms and there may be no file
+        import tomllib
+    else:
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
     try:
         text = path.read_bytes().decode("utf-8-sig")  # editors of Windows put a byte order mark in front
         content: Mapping[str, Any] = tomllib.loads(text)
