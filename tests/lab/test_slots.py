@@ -481,6 +481,36 @@ def test_verify_proves_all_slots_and_the_golden_copy(plug: Plug) -> None:
     assert [project for project, _ in counted] == [PROJECT, f"{PROJECT}-1", GOLDEN]
 
 
+@pytest.mark.both_lts
+def test_what_somebody_changed_around_a_golden_copy_is_put_back(plug: Plug) -> None:
+    """Its clones stay as they are: none is copied again, none starts."""
+    provision(plug)
+    before = clones(plug, GOLDEN)
+    golden, connection = fleet(plug).golden.settings, Connection(plug.engine.settings.incus)
+    for path, config in (
+        (("networks", golden.network.name), {"security.acls.default.ingress.action": "allow"}),
+        (("projects", GOLDEN), {"restricted.devices.unix-char": "allow"}),
+    ):
+        found = connection.get(*path, project="default")
+        body = {"config": {**found["config"], **config}, "description": found["description"]}
+        connection.request("PUT", path, params={"project": "default"}, body=body)
+    assert plug.stagegbo("verify", "--check", "locked.project").returncode == 9
+    planned = json.loads(plug.stagegbo("provision", "--slots", "2", "--dry-run", "--json").stdout)["slots"]
+    assert [step["key"] for step in planned.pop(GOLDEN)["steps"]] == [
+        f"project:{GOLDEN}",
+        f"network:{golden.network.name}",
+    ]
+    assert not [step for plan in planned.values() for step in plan["steps"] if step["changes"]]
+    provision(plug)
+    done = plug.stagegbo("verify", "--check", "locked.project")
+    assert done.returncode == 0, done.stdout
+    after = clones(plug, GOLDEN)
+    assert {name: clone.created_at for name, clone in after.items()} == {
+        name: clone.created_at for name, clone in before.items()
+    }
+    assert {clone.status for clone in after.values()} == {"Stopped"}
+
+
 @pytest.mark.parametrize("state", ["Stopped", "Running"])
 def test_a_slots_clone_whose_first_boot_nobody_saw_is_replaced(plug: Plug, state: str) -> None:
     """Its maker was killed: nobody knows whether it was copied whole."""

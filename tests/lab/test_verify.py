@@ -72,6 +72,16 @@ def lifted(stage: Stage) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def one_lifted(stage: Stage) -> Iterator[None]:
+    """One restriction is gone that is there unless somebody lifts it."""
+    stage.ground.incus("project", "set", stage.project, "restricted.devices.unix-char=allow")
+    try:
+        yield
+    finally:
+        stage.ground.incus("project", "unset", stage.project, "restricted.devices.unix-char")
+
+
+@contextlib.contextmanager
 def own_list_is_empty(stage: Stage) -> Iterator[None]:
     """The bridge's access list is not used any more."""
     stage.ground.incus("network", "unset", "stagebr0", "security.acls")
@@ -269,6 +279,7 @@ LOOKED_AT: list[Breach] = [
     ("exposure.bridge", "interface intruder0 is on bridge stagebr0", peer),
     ("exposure.host-rules", "dnat", host_rule),
     ("locked.project", "project: restricted is 'false', not 'true'", lifted),
+    ("locked.project", "project: restricted.devices.unix-char is 'allow', which lifts a restriction", one_lifted),
     ("locked.instances", "guest: ", privileged),
     ("locked.boot", "llm: cron.service has run, and the settings don't name it", foreign_unit),
     ("locked.filters", "llm: security.mac_filtering is 'false', not true", unfiltered),

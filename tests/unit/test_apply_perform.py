@@ -360,6 +360,16 @@ class TestProject:
         assert journal.notes == []
         assert "gets features.networks=false and access to network stagebr0 only" in caplog.text
 
+    def test_a_restriction_that_somebody_lifted_is_put_back_and_what_people_noted_stays(self) -> None:
+        stage, written = Stage(), dict[str, str]()
+        stage.replace_project = lambda config, _: written.update(config)  # type: ignore[attr-defined]
+        facts = finished(SETTINGS)
+        found = facts.projects["STAGE-GBO"]
+        more = {"restricted.devices.unix-char": "allow", "user.note": "kept"}
+        facts = replace(facts, projects={"STAGE-GBO": replace(found, config={**found.config, **more})})
+        runner(stage, facts).do(steps.SetProject(subject="STAGE-GBO", create=False))
+        assert written == {**found.config, "user.note": "kept"}
+
     def test_another_refusal_is_an_error(self) -> None:
         def refuse(*_: object) -> None:
             raise refused(400, "no")

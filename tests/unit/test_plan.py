@@ -383,6 +383,23 @@ class TestSteps:
         assert keys(make_plan(finished(SETTINGS), SETTINGS).steps) == [f"await:{name}" for name in reversed(NAMES)]
 
     @pytest.mark.parametrize(
+        ("key", "value", "changed"),
+        [
+            pytest.param("restricted.devices.unix-char", "allow", True, id="lifted"),
+            pytest.param("restricted.devices.disk.paths", "/srv", True, id="lifted-for-a-path"),
+            pytest.param("restricted.devices.disk", "block", False, id="stricter"),
+            pytest.param("restricted.cluster.target", "allow", False, id="of-a-cluster"),
+            pytest.param("user.note", "allow", False, id="of-people"),
+        ],
+    )
+    def test_restrictions_that_somebody_lifted_are_put_back(self, key: str, value: str, changed: bool) -> None:
+        facts = finished(SETTINGS)
+        stage = facts.projects["STAGE-GBO"]
+        projects = {**facts.projects, "STAGE-GBO": replace(stage, config={**stage.config, key: value})}
+        planned = keys(make_plan(replace(facts, projects=projects), SETTINGS).changes)
+        assert planned == (["project:STAGE-GBO"] if changed else [])
+
+    @pytest.mark.parametrize(
         ("found", "reason"),
         [
             pytest.param({"fingerprint": "old"}, "the settings it was made with have changed", id="other-settings"),

@@ -54,7 +54,9 @@ class Foundations:
         wanted = objects.project(self._settings, own_networks=own_networks, parent=self._parent)
         if changes_bridge(existing, self._settings):
             self._leave_former_bridge()
-        self._writer.replace_project({**existing.config, **wanted}, existing.description)
+        lifted = objects.lifted(existing.config)
+        kept = {key: value for key, value in existing.config.items() if key not in lifted}
+        self._writer.replace_project({**kept, **wanted}, existing.description)
 
     def _own_project(self) -> Project | None:
         found = self._reader.projects().get(self._settings.project)

@@ -70,6 +70,27 @@ def project(settings: Settings, *, own_networks: bool, parent: str = "") -> dict
     }
 
 
+_SET = {dialect.LOW_LEVEL, "restricted.devices.nic", "restricted.networks.access", "restricted.snapshots"}
+
+
+def lifted(config: Mapping[str, str]) -> dict[str, str]:
+    """The restrictions that somebody lifted in a project beside those that this tool sets, by key. Stricter ones, and
+    those of clusters, which say where instances may be, are left to people.
+
+    Args:
+        config: The project's.
+    """
+    return {
+        key: value
+        for key, value in config.items()
+        if key.startswith("restricted.")
+        and key
+        not in {dialect.LOW_LEVEL, "restricted.devices.nic", "restricted.networks.access", "restricted.snapshots"}
+        and not key.startswith("restricted.cluster.")
+        and value not in {"", "block", "isolated", "unprivileged", "managed"}
+    }
+
+
 def managed_nics(project_config: dict[str, str]) -> bool:
     """Whether devices of the project name the bridge as `network`; with networks of its own it can't see it."""
     return project_config.get("features.networks") != "true"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["plan_member_copy", "unfit"]
+__all__ = ["founding", "plan_member_copy", "unfit"]
 
 
 def unfit(
@@ -35,6 +35,16 @@ def unfit(
         return whole and bool(generation) and own == generation
 
     return [each for name, each in settings.containers.items() if not fits(clones.get(name), golden.get(name))]
+
+
+def founding(facts: Facts, settings: Settings, parent: str) -> list[Step]:
+    """Return the step for the copy's project, if it is missing or different."""
+    project = facts.projects.get(settings.project)
+    wanted = objects.project(settings, own_networks=own_networks(facts, settings), parent=parent)
+    kept = project is not None and all(project.config.get(key) == value for key, value in wanted.items())
+    if project is not None and kept and not objects.lifted(project.config):
+        return []
+    return [SetProject(subject=settings.project, create=project is None)]
 
 
 def plan_member_copy(facts: Facts, settings: Settings, parent: str) -> tuple[Step, ...]:
@@ -55,11 +65,7 @@ def plan_member_copy(facts: Facts, settings: Settings, parent: str) -> tuple[Ste
         error = shortage(facts.rooms[pool], settings, cost)
         if error is not None:
             raise error
-    project = facts.projects.get(settings.project)
-    wanted = objects.project(settings, own_networks=own_networks(facts, settings), parent=parent)
-    founded: list[Step] = []
-    if project is None or any(project.config.get(key) != value for key, value in wanted.items()):
-        founded.append(SetProject(subject=settings.project, create=project is None))
+    founded = founding(facts, settings, parent)
     after = frozenset(step.key for step in founded)
     own = {name for name, clone in facts.clones.items() if marks.is_clone(clone, settings)}
     leaving = sorted(own - settings.containers.keys() | own & {each.name for each in copying})

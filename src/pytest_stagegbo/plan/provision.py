@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "foundations", "make_plan"]
 
 
 class Plan(Struct, frozen=True):
@@ -91,7 +91,7 @@ def make_plan(
     refuse_left_behind(kept, facts.production_instances, settings)
     ways = facts.ways if facts.bridge_works else None  # a bridge that the kernel lost is set up again
     refuse_taken(settings, facts.networks, facts.host, ways, parent=parent)
-    steps: list[Step] = list(_foundations(facts, settings, pools[0], parent))
+    steps: list[Step] = list(foundations(facts, settings, pools[0], parent))
     removals = frozenset(f"remove:{name}" for name in facts.clones)
     if _leaves_bridge(facts, settings):  # Incus changes a project's bridge once nothing in it is on another one
         first = removal(facts.former, removals)
@@ -135,13 +135,17 @@ def _unnamed(settings: Settings, name: str, clone: Instance) -> bool:
     return marks.is_clone(clone, settings) and name not in settings.containers and not is_copy(clone)
 
 
-def _foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:
-    """Return steps for project, access list, bridge and profile, each only if it is missing or different."""
+def foundations(facts: Facts, settings: Settings, pool: str, parent: str) -> list[Step]:
+    """Return steps for project, access list, bridge and profile, each only if it is missing or different.
+
+    Args:
+        pool: Of the profile's root disk.
+        parent: As for `make_plan`.
+    """
     steps: list[Step] = []
     project = facts.projects.get(settings.project)
-    if project is None or not _has(
-        project.config, objects.project(settings, own_networks=own_networks(facts, settings), parent=parent)
-    ):
+    wanted = objects.project(settings, own_networks=own_networks(facts, settings), parent=parent)
+    if project is None or not _has(project.config, wanted) or objects.lifted(project.config):
         steps.append(SetProject(subject=settings.project, create=project is None))
     wanted_acl = access_list(facts, settings, parent=parent)
     if facts.acl is None or any(facts.acl.get(key) != wanted_acl[key] for key in ("ingress", "egress", "config")):

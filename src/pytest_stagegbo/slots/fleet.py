@@ -24,6 +24,7 @@ from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage
+from pytest_stagegbo.plan.provision import Plan
 from pytest_stagegbo.progress import Silent, task
 from pytest_stagegbo.settings.checks import MOST_SLOTS
 from pytest_stagegbo.settings.opened import opened_number
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
     from pytest_stagegbo.leases.protocol import Seen
     from pytest_stagegbo.locks import StageLock
     from pytest_stagegbo.plan.foreign import Foreign
-    from pytest_stagegbo.plan.provision import Plan
     from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
     from pytest_stagegbo.slots.capacity import Host
+    from pytest_stagegbo.slots.held import HeldCopy
 
 __all__ = ["Fleet", "FleetProvisioned"]
 
@@ -226,7 +227,15 @@ class Fleet:
         if to_replace or not (self.golden.is_away() or self.golden.is_fit()):
             return {self.golden.project: self.golden.engine.plan(to_replace=to_replace)}
         engines = [self.engine(number) for number in numbers]
-        return {engine.settings.project: engine.plan(recreate=recreate) for engine in engines}
+        left = {copy.project: Plan(tuple(copy.left())) for copy in self._copies()}
+        plans = {engine.settings.project: engine.plan(recreate=recreate) for engine in engines}
+        return {**{project: plan for project, plan in left.items() if plan.steps}, **plans}
+
+    def _copies(self) -> list[HeldCopy]:
+        """The golden copy, and those on further members of the cluster that have slots; not where it is away."""
+        if self.golden.is_away():
+            return []
+        return list({copy.project: copy for copy in map(self.golden.at, ["", *self.places.values()])}.values())
 
     def _needs_golden(self, count: int) -> bool:
         """Whether the slots are copied from a golden copy: on a pool of the stage's own the first is, too."""
@@ -283,6 +292,8 @@ class Fleet:
             missing = engines[number].settings.project not in there
             return engines[number].provision(to_replace=replacing, missing=missing, limiter=limiter)
 
+        for copy in self._copies():
+            copy.put_back()
         # One that is there and as it should be is only looked at, beside those that are made.
         with self.golden.kept():
             results = dict(zip(engines, at_once(provision, engines, "stagegbo slot"), strict=True))

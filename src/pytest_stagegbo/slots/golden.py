@@ -19,6 +19,7 @@ from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import OperationFailed
 from pytest_stagegbo.facts.placement import away
 from pytest_stagegbo.guest.settle import settle_script
+from pytest_stagegbo.plan.provision import foundations
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.held import HeldCopy
 from pytest_stagegbo.slots.layout import golden_settings
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_stagegbo.engine.provisioned import Provisioned
+    from pytest_stagegbo.facts.facts import Facts
     from pytest_stagegbo.incus.connection import Connection
+    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
     from pytest_stagegbo.settings import Settings
 
@@ -92,6 +95,10 @@ class Golden(HeldCopy):
                 return False
         left = [name for name, clone in clones.items() if marks.is_clone(clone, self.settings)]
         return not set(left) - self.settings.containers.keys()
+
+    def founding(self, facts: Facts) -> list[Step]:
+        (pool, *_) = {clone.pool for clone in facts.clones.values()}
+        return foundations(facts, self.settings, pool, self.engine.parent)
 
     def make(self, *, recreate: bool = False, to_replace: Collection[str] = ()) -> Provisioned | None:
         """Copy from production what is missing, stale or named, boot it and stop it. Return None if there was nothing

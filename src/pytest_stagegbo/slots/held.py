@@ -7,12 +7,16 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.locks import STAGE
+from pytest_stagegbo.plan.objections import refuse_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_stagegbo.engine.stage import StageEngine
+    from pytest_stagegbo.facts.facts import Facts
+    from pytest_stagegbo.plan.steps import Step
     from pytest_stagegbo.progress import Progress
 
 __all__ = ["HeldCopy"]
@@ -74,6 +78,30 @@ class HeldCopy(ABC):
     @abstractmethod
     def make(self) -> object:
         """Make what is missing or stale. Raises `StageGboError`."""
+
+    @abstractmethod
+    def founding(self, facts: Facts) -> list[Step]:
+        """Return the steps that bring project, bridge and access list to what the settings say."""
+
+    def left(self) -> list[Step]:
+        """Return those that are left to do though its clones are fit. None of them touches a clone.
+
+        Raises:
+            NotOurs: something that this tool did not make is in the way.
+        """
+        if not self.is_fit():
+            return []  # `make` does them
+        facts = self.engine.facts()
+        refuse_foreign(facts, self.settings)
+        return self.founding(facts)
+
+    def put_back(self) -> None:
+        """Do what is left. Raises `StageGboError` if it could not be done."""
+        if not self.left():
+            return
+        with self.engine.lock().hold("mending the golden copy", self._waiting):
+            if left := self.left():
+                apply(left, self.engine.new_runner(self.engine.facts(), None).do, self._progress)
 
     def _waiting(self, holder: str) -> None:
         self._progress.note(f"waiting for the golden copy {self.project}: {holder}")

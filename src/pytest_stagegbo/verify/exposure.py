@@ -220,6 +220,7 @@ def locked(context: VerifyContext) -> Result:
     bad += [
         f"project: {k} is {project.config.get(k)!r}, not {v!r}" for k, v in wanted.items() if project.config.get(k) != v
     ]
+    bad += [f"project: {k} is {v!r}, which lifts a restriction" for k, v in objects.lifted(project.config).items()]
     network = facts.networks.get(settings.network.name)
     found = network.config if network else {}
     bad += [
