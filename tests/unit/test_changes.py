@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_stagegbo.changes.catalog import PAGE, Relation, relation_at
 from pytest_stagegbo.changes.database import touched
@@ -23,7 +26,7 @@ from pytest_stagegbo.changes.records import (
     SchemaChange,
     SequenceChange,
 )
-from pytest_stagegbo.changes.write_ahead import Log, parse_log
+from pytest_stagegbo.changes.write_ahead import END, SHORTEN, Log, parse_log
 from pytest_stagegbo.resets.listing import Entry, Inspection
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.resets.valkey import key_counts, keys_in
@@ -118,6 +121,64 @@ def counted(log: Log) -> tuple[int, int, int, bool]:
 )
 def test_rows_are_counted_once(lines: list[str], expected: tuple[int, int, int, bool]) -> None:
     assert counted(parse_log(lines)) == expected
+    assert counted(parse_log(shortened(lines))) == expected
+
+
+def shortened(lines: list[str]) -> list[str]:
+    said = subprocess.run(["awk", SHORTEN], input="\n".join(lines), capture_output=True, text=True, check=True).stdout
+    *found, last = said.splitlines()
+    assert last == END
+    return found
+
+
+def test_rows_one_behind_the_other_are_one_line() -> None:
+    """What is between them stays where it is, and what does not count goes."""
+    rows = [insert(7, number) for number in range(1, 200)]
+    index = line("Btree", 7, "INSERT_LEAF off 3", "1")
+    others = [insert(8, 200), insert(7, 201, "5"), insert(7, 3, "5"), *[delete(7, number) for number in (4, 5, 6, 9)]]
+    lines = [
+        *rows[:100],
+        index,
+        *rows[100:],
+        *others,
+        commit(7),
+        commit(8),
+        line("Sequence", 0, "LOG rel 1663/5/7", "0"),
+    ]
+    found = shortened(lines)
+    assert [each.split(" ")[0] for each in found] == ["run"] * 6 + ["rmgr:"] * 3
+    assert (parse_log(found), counted(parse_log(found))) == (parse_log(lines), (198, 0, 0, True))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(insert, st.sampled_from((7, 8)), st.integers(1, 6), st.sampled_from(("0", "1"))),
+            st.builds(delete, st.sampled_from((7, 8)), st.integers(1, 6)),
+            st.builds(update, st.sampled_from((7, 8)), st.integers(1, 6), st.integers(1, 6)),
+        ),
+        max_size=30,
+    )
+)
+@settings(deadline=None, max_examples=30)
+def test_a_shortened_log_says_the_same(lines: list[str]) -> None:
+    whole, short = parse_log([*lines, commit(7)]), parse_log(shortened([*lines, commit(7)]))
+    assert whole.files(5) == short.files(5)
+    for place, counts in whole.rows.items():
+        assert [counts.added, counts.changed, counts.removed, counts.gone] == [
+            short.rows[place].added,
+            short.rows[place].changed,
+            short.rows[place].removed,
+            short.rows[place].gone,
+        ]
+
+
+@pytest.mark.parametrize("last", ["pg_waldump: error: invalid record", ""])
+def test_a_log_without_an_end_is_not_counted_by(last: str) -> None:
+    """Where the container has no awk, or pg_waldump gave up, the statistics are what is left."""
+    log = LOG.replace(END, last)
+    tables = Answering(f"{HEAD}{log}{ASKED}\n", f'["in", "app"]\n{RELATION}\n{ASKED}\n')
+    assert [str(each) for each in tables.changes()] == ["app.public.users: about 1 row added"]
 
 
 def test_a_schema_that_was_read_with_the_log_is_not_asked_for_again() -> None:
@@ -354,7 +415,7 @@ class Answering:
         return read_changes(cast("Resetter", self), [self.container])
 
 
-LOG = "\n".join((insert(7, 1), commit(7), ""))
+LOG = "\n".join((insert(7, 1), commit(7), END, ""))
 RELATION = '["relation", "public", "users", 16390, true, 1, 0, 0]'
 
 

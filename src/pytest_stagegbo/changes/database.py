@@ -21,7 +21,7 @@ import msgspec
 from pytest_stagegbo.changes.catalog import PAGE, relation_at
 from pytest_stagegbo.changes.database_scripts import ASKED, first_script, parse_position, query, second_script
 from pytest_stagegbo.changes.records import ContainerChanges, RowChange, SchemaChange, SequenceChange
-from pytest_stagegbo.changes.write_ahead import parse_log
+from pytest_stagegbo.changes.write_ahead import END, parse_log
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def read_database(target: ResetTarget) -> ContainerChanges:
         return read_database(target)
     if now is None or ASKED not in lines:
         return ContainerChanges(target.name, unknown=_complaint(lines))
-    is_read = bool(now[0]) and not any(line.startswith("pg_waldump: ") for line in lines)
+    is_whole = END in lines and not any(line.startswith("pg_waldump: ") for line in lines)
     names = {int(each[1]): str(each[2]) for each in rows if each[0] == "database"}
-    log = parse_log(lines) if is_read else None
+    log = parse_log(lines) if is_whole or not now[0] else None
     wanted = sorted(names if log is None or log.is_silent else names.keys() & log.databases)
     answers: dict[str, list[list[Any]]] = {names[oid]: [] for oid in wanted}
     begin = next((place for place, each in enumerate(rows) if each[0] == "in"), len(rows))
@@ -130,8 +130,8 @@ def _changes(
     schema = [SchemaChange("", str(each[1]), str(each[2]), _what(each[3])) for each in shared if each[0] == "shared"]
     if not schema and log is not None:  # of roles and databases, only those that are there were listed
         files = [(str(each[1]), each[2]) for each in shared if each[0] == "file"]
-        touched = [name for name, file in files if (counts := log.rows.get((0, file))) is not None and counts.any]
-        schema += [SchemaChange("", "catalog", f"pg_catalog.{name}", "altered") for name in touched]
+        altered = [name for name, file in files if (counts := log.rows.get((0, file))) is not None and counts.any]
+        schema += [SchemaChange("", "catalog", f"pg_catalog.{name}", "altered") for name in altered]
     notes: list[str] = []
     for database, found in answers.items():
         for word, *values in found:
@@ -150,8 +150,8 @@ def _changes(
         schema += [SchemaChange(database, kind, name, "dropped") for kind, name in dropped.get(database, ())]
         if not any(each.database == database for each in schema):  # else these may be part of it
             done = set(log.files(oids[database])) if log is not None else set()
-            touched = [values[0] for word, *values in found if word == "touched" and values[1] in done]
-            schema += [SchemaChange(database, "catalog", f"pg_catalog.{name}", "altered") for name in touched]
+            altered = [values[0] for word, *values in found if word == "touched" and values[1] in done]
+            schema += [SchemaChange(database, "catalog", f"pg_catalog.{name}", "altered") for name in altered]
     if log is None:
         notes.append(
             "the write-ahead log is too long or gone, so rows are counted by the server's statistics: each write "

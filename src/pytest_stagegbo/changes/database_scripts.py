@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pytest_stagegbo.changes.write_ahead import KEPT
+from pytest_stagegbo.changes.write_ahead import SHORTEN
 from pytest_stagegbo.guest.keeping import BUILD
 from pytest_stagegbo.incus.channel import MARK
 from pytest_stagegbo.resets.database_spare import STEP
@@ -121,7 +121,8 @@ def first_script(target: ResetTarget, longest: int, database: str) -> str:
         longest: Bytes of the log that are read; of a longer one nothing is.
         database: Where to begin. If it is `postgres`, that one database is looked for.
     """
-    waldump = '{ pg_waldump -p "\\$WAL" -t "\\$TIMELINE" -s "\\$BEGINS" -e "\\$HERE" || echo "pg_waldump: error"; }'
+    waldump = '{ pg_waldump -p "$WAL" -t "$TIMELINE" -s "$BEGINS" -e "$HERE" || echo "pg_waldump: error"; } 2>&1'
+    shorten = shlex.quote(" ".join(SHORTEN.split()))
     fresh = _fresh("$transaction")
     schema = _schema_query(fresh, "$oid")
     return f"""{_begin(target)}
@@ -157,9 +158,9 @@ select here, here > :'begins'::pg_lsn as moved, here - :'begins'::pg_lsn between
 from (select pg_current_wal_insert_lsn() as here) as p \\gset
 \\setenv HERE :here
 \\if :readable
-\\! {waldump} 2>&1 | grep -E '{KEPT}|^pg_waldump: (error|fatal)'
+\\! {_in_document(f"{waldump} | awk {shorten}")}
 \\endif
-select json_build_array('now', :'readable'::bool or not :'moved'::bool);
+select json_build_array('now', :'moved'::bool);
 select json_build_array('database', oid::bigint, datname) from pg_database where datallowconn;
 select json_build_array('writing', datname) from pg_stat_activity
 where backend_xid is not null and backend_type = 'client backend' and pid <> pg_backend_pid();
@@ -185,6 +186,11 @@ select json_build_array('catalogs', json_agg(pg_relation_filenode(oid)::bigint))
 where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and relname not in ({STATISTICS});
 END
 """
+
+
+def _in_document(text: str) -> str:
+    """A text that the shell reads as it is between `<<END` and `END`."""
+    return text.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
 
 
 def _fresh(transaction: str) -> str:

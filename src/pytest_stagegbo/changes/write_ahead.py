@@ -13,22 +13,40 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["KEPT", "Log", "Place", "RowCounts", "parse_log"]
+__all__ = ["END", "SHORTEN", "Log", "Place", "RowCounts", "parse_log"]
 
-KEPT = "^rmgr: (Heap|Heap2|Transaction|Storage|Sequence) "
-"""The lines that count, as an expression of grep."""
+END = "end of the log"
+"""The last line of what `SHORTEN` prints."""
+
+SHORTEN = f"""
+function put() {{ if (run != "") print "run " run " " first " " last " " place; run = "" }};
+!/^(rmgr: (Heap|Heap2|Transaction|Storage|Sequence) |pg_waldump: (error|fatal))/ {{ next }};
+substr($0, 7, 5) == "Heap " && substr($0, 47, 6) == ", tx: " {{
+    verb = substr($0, index($0, ", desc: ") + 8, 6);
+    off = index($0, " off");
+    ref = index($0, ", blkref #0: rel ");
+    if ((verb == "INSERT" || verb == "DELETE") && off && ref) {{
+        off = substr($0, off + 5) + 0;
+        ref = substr($0, ref + 17);
+        of = verb " " substr($0, 53, 10);
+        if (of == run && ref == place && off == last + 1) {{ last = off; next }};
+        if (off && ref ~ /^[^ ]* blk /) {{ put(); run = of; first = last = off; place = ref; next }}
+    }}
+}};
+{{ put(); print }};
+END {{ put(); print "{END}" }}
+"""
+"""A program of awk. It keeps the lines that count, and makes one of rows that one transaction added to a block, or
+removed from it, one behind the other. Of thousands of lines, that leaves dozens to be sent and read."""
 
 Place = tuple[int, int]
 """A file of a relation: the OID of its database, 0 for what databases share, and its number."""
 
 _LINE = re.compile(r"rmgr: (\w+) [^,]*, tx: +(\d+), lsn: [^,]*, [^,]*, desc: (\w+)(\+INIT)? ?(.*)")
-_INSERT = re.compile(
-    r"rmgr: Heap  [^,]*, tx: +(\d+), lsn: [^,]*, [^,]*, desc: INSERT(?:\+INIT)? off:? (\d+),? flags:? \w+, "
-    r"blkref #0: rel \d+/(\d+/\d+) blk (\d+)"
-)
-"""Most lines of a log that is long: they are read at once."""
+_RUN = re.compile(r"run (INSERT|DELETE) +(\d+) (\d+) (\d+) \d+/(\d+)/(\d+) blk (\d+)")
+"""Verb, transaction, first and last row, place."""
 _BLOCK = re.compile(r"blkref #\d+: rel \d+/(\d+)/(\d+) blk (\d+)")
 _OFFSET = re.compile(r"off:? (\d+)")
 _OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
@@ -36,6 +54,9 @@ _TUPLES = re.compile(r"(?:ntuples: )?(\d+)")
 _SUBTRANSACTIONS = re.compile(r"subxacts: ([\d ]+)")
 _PREPARED = re.compile(r"(\d+):")
 _CREATED = re.compile(r"(?:base|global)/(?:(\d+)/)?(\d+)")
+_RUNS = frozenset(("INSERT", "DELETE"))
+_WRITERS = frozenset(("Heap", "Heap2", *_RUNS))
+"""What records of a transaction begin with that wrote to rows."""
 _UPDATES = frozenset(("UPDATE", "HOT_UPDATE"))
 _COMMITS = frozenset(("COMMIT", "COMMIT_PREPARED"))
 
@@ -53,6 +74,17 @@ class RowCounts(Struct):
     """By place, each row that was written: where it was at first; None: it was added since."""
     gone: list[tuple[int, int]] = field(default_factory=list)
     """Where rows that were removed had been at first."""
+    runs: list[tuple[int, int, int]] = field(default_factory=list)
+    """Rows that were added, by block, first and last number in it: they get into `rows` only once that is looked up."""
+
+    def insert_run(self, block: int, first: int, last: int) -> None:
+        self.runs.append((block, first, last))
+        self.added += last - first + 1
+
+    def _place_runs(self) -> None:
+        for block, first, last in self.runs:
+            self.rows.update(((block, number), None) for number in range(first, last + 1))
+        self.runs.clear()
 
     def insert(self, places: Iterable[tuple[int, int]]) -> None:
         for place in places:
@@ -60,12 +92,14 @@ class RowCounts(Struct):
             self.added += 1
 
     def update(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        self._place_runs()
         if before not in self.rows:
             self.changed += 1
             self.exact = self.exact and not self.unplaced
         self.rows[after] = self.rows.pop(before, before)
 
     def delete(self, place: tuple[int, int]) -> None:
+        self._place_runs()
         is_known, first = place in self.rows, self.rows.pop(place, place)
         if first is None:
             self.added -= 1
@@ -108,38 +142,36 @@ class Log(Struct):
 
 
 def parse_log(lines: Iterable[str]) -> Log:
-    """Read lines of `pg_waldump` from first to last. What belongs to no transaction that has been committed in them is
-    left out."""
-    lines = list(lines)
-    inserts = [found.groups() if (found := _INSERT.match(line)) else None for line in lines]
-    others = zip(inserts, lines, strict=True)
-    parsed = [
-        (insert, found.groups() if insert is None and (found := _LINE.match(line)) else None) for insert, line in others
-    ]
-    writers = {insert[0] for insert in inserts if insert is not None}
-    writers |= {other[1] for _, other in parsed if other is not None and other[0] in ("Heap", "Heap2")}
+    """Read lines of `pg_waldump`, through `SHORTEN` or not, from first to last. What belongs to no transaction that has
+    been committed in them is left out."""
+    records = [found.groups() for line in lines if (found := _RUN.match(line) or _LINE.match(line))]
     log = Log()
-    committed = _committed(log, (other for _, other in parsed if other is not None), writers)
-    tables: dict[str, RowCounts] = {}
-    for insert, other in parsed:
-        if insert is not None:
-            if insert[0] in committed:
-                counts = tables.get(insert[2])
-                if counts is None:
-                    database, _, file = insert[2].partition("/")
-                    counts = tables[insert[2]] = log.rows.setdefault((int(database), int(file)), RowCounts())
-                counts.rows[int(insert[3]), int(insert[1])] = None
-                counts.added += 1
-        elif other is not None:
-            _note(log, other, committed)
+    committed = _committed(log, records)
+    for record in records:
+        if record[0] not in _RUNS:
+            _note(log, record, committed)
+        elif record[1] in committed:
+            _count_run(log, record)
     return log
 
 
-def _committed(log: Log, parsed: Iterable[tuple[str, ...]], writers: set[str]) -> set[str]:
+def _count_run(log: Log, run: tuple[str, ...]) -> None:
+    verb, _, *numbers = run
+    first, last, database, file, block = map(int, numbers)
+    counts = log.rows.setdefault((database, file), RowCounts())
+    if verb == "INSERT":
+        counts.insert_run(block, first, last)
+        return
+    for number in range(first, last + 1):
+        counts.delete((block, number))
+
+
+def _committed(log: Log, records: Sequence[tuple[str, ...]]) -> set[str]:
     """Transactions whose commit is in the log."""
+    writers = {record[1] for record in records if record[0] in _WRITERS}
     committed: set[str] = set()
-    for kind, transaction, action, _, rest in parsed:
-        if kind == "Transaction" and action in _COMMITS:
+    for _, transaction, action, _, rest in (record for record in records if record[0] == "Transaction"):
+        if action in _COMMITS:
             prepared = _PREPARED.match(rest) if action == "COMMIT_PREPARED" else None
             others = _SUBTRANSACTIONS.search(rest)
             family = {prepared[1] if prepared else transaction, *(others[1].split() if others else ())}
