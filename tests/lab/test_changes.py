@@ -15,7 +15,7 @@ from pytest_stagegbo.changes import database, read_changes
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.lab.conftest import InNetwork
     from tests.lab.small_stage import CleanStage
@@ -246,6 +246,46 @@ def test_files_and_keys_in_all_their_kinds(changing: Changing, in_network: InNet
             "user:*:cart: 1 key added (hash)",
             "user:*:list: 1 key added (list)",
         ]
+
+    in_network(check, timeout=120)
+
+
+def test_that_nothing_changed_is_seen_without_leaving_a_trace(changing: Changing, in_network: InNetwork) -> None:
+    """A look that started processes in the containers would have the next reset find them touched."""
+
+    def settled() -> bool:
+        """Whether the last reset of tables has left word that all is clean."""
+        assert changing.clean.engine._resetter is not None
+        target = changing.clean.engine._resetter._target(changing.clean.settings.containers["tables"])
+        assert target._process is not None
+        assert isinstance(target.mark, tuple)
+        last = target._process / "root/run/stagegbo/tables.server.last"
+        return last.exists() and last.read_text().startswith(target.mark[1])
+
+    def proven() -> bool:
+        """Several times: the server starts processes by itself, now and then."""
+        changing.reset()
+        with contextlib.suppress(AssertionError):
+            until(settled, "the reset has settled", 5)
+        for _ in range(2):
+            found = changing.read()
+            assert not found
+            assert None not in [each.since for each in found.containers]
+        return set(changing.reset().values()) == {"untouched"}
+
+    def check() -> None:
+        file = changing.clean.place.rootfs["system"] / WORK / "new.ast"
+        changes: dict[str, Callable[[], object]] = {
+            "botserver.public.users: 1 row changed": lambda: changing.sql("UPDATE users SET name = 'a' WHERE id = 1"),
+            "n:*: 1 key added (string)": lambda: changing.key("SET", "n:1", "a"),
+            "bucket new: created": lambda: changing.put("/new"),
+            f"/{WORK}/new.ast: added": lambda: file.write_text("{}"),
+        }
+        for change in changes.values():
+            assert any(proven() for _ in range(5))
+            change()
+            expected = [said for said, each in changes.items() if each is change]
+            assert [each.partition(", 0")[0] for each in changing.lines()] == expected
 
     in_network(check, timeout=120)
 

@@ -401,11 +401,12 @@ class Answering:
     name = "tables"
     container = default_containers()["tables"]
     probe = container.probes[0]
+    mark = None
 
     def __init__(self, *outputs: str) -> None:
         self.outputs = list(outputs)
 
-    def run(self, script: str, seconds: float) -> tuple[int, bytes]:  # noqa: ARG002
+    def run(self, script: str, seconds: float, *, library: str = "") -> tuple[int, bytes]:  # noqa: ARG002
         return 0, self.outputs.pop(0).encode()
 
     def on_targets(self, containers: Sequence[object], read: Callable[[Any], ContainerChanges]) -> list[Any]:

@@ -22,6 +22,7 @@ from pytest_stagegbo.changes.catalog import PAGE, relation_at
 from pytest_stagegbo.changes.database_scripts import ASKED, first_script, parse_position, query, second_script
 from pytest_stagegbo.changes.records import ContainerChanges, RowChange, SchemaChange, SequenceChange
 from pytest_stagegbo.changes.write_ahead import END, parse_log
+from pytest_stagegbo.resets.database import UNTOUCHED, untouched_script
 from pytest_stagegbo.services.masking import mask
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ _busiest: WeakKeyDictionary[ResetTarget, str] = WeakKeyDictionary()
 
 def read_database(target: ResetTarget) -> ContainerChanges:
     """Raises `StageGboError`, or ValueError for what can't be understood."""
-    output = _run(target, first_script(target, LONGEST_LOG, _busiest.get(target, "postgres")))
+    library, untouched = untouched_script(target)
+    output = _run(target, untouched + first_script(target, LONGEST_LOG, _busiest.get(target, "postgres")), library)
+    if output.startswith(f"{UNTOUCHED} "):
+        return ContainerChanges(target.name, float(output.partition(" ")[2]))
     head, _, rest = output.partition("\n=\n")
     if head.startswith("unknown "):
         return ContainerChanges(target.name, unknown=head.removeprefix("unknown ").strip())
@@ -220,8 +224,8 @@ def _dropped(
 # -- asking
 
 
-def _run(target: ResetTarget, script: str) -> str:
-    return target.run(script, SECONDS)[1].decode("utf-8", "replace")
+def _run(target: ResetTarget, script: str, library: str = "") -> str:
+    return target.run(script, SECONDS, library=library)[1].decode("utf-8", "replace")
 
 
 def _complaint(lines: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_stagegbo.changes.records import ContainerChanges, FileChange, ObjectChange
 from pytest_stagegbo.resets.drive import OWN
-from pytest_stagegbo.resets.listing import inspect_script, parse_inspection
+from pytest_stagegbo.resets.listing import NOTES, inspect_script, parse_inspection
 from pytest_stagegbo.resets.target import MOST
 
 if TYPE_CHECKING:
@@ -20,19 +20,31 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.listing import Inspection
     from pytest_stagegbo.resets.target import ResetTarget
 
-__all__ = ["file_changes", "object_changes", "read_files"]
+__all__ = ["AT_BASELINE", "baseline_test", "file_changes", "object_changes", "read_files"]
 
 SECONDS = 5.0
+AT_BASELINE = "it was brought to a baseline, which its content can't be told from"
+_BASELINE = "baseline"
+"""Printed instead of an inspection."""
 NAMED = 5
 """Objects of one bucket that are named."""
 METADATA = "xl.meta"
 """What MinIO keeps of an object, in a folder of the object's name."""
 
 
+def baseline_test(name: str) -> str:
+    """POSIX shell that fails unless the last reset has left the service's processes alone to be seen: it went to a
+    baseline."""
+    return f"[ -e {NOTES}/{name}.pids ] && [ ! -e {NOTES}/{name} ]"
+
+
 def read_files(target: ResetTarget) -> ContainerChanges:
     """Raises ValueError and `StageGboError`: the folders can't be looked at."""
     folders = target.container.wipe
-    _, output = target.run(f"exec 2>/dev/null\n{inspect_script(target.name, folders)}", SECONDS)
+    script = f"if {baseline_test(target.name)}; then echo {_BASELINE}; exit; fi\nexec 2>/dev/null\n"
+    _, output = target.run(f"{script}{inspect_script(target.name, folders)}", SECONDS)
+    if output.startswith(_BASELINE.encode()):
+        return ContainerChanges(target.name, unknown=AT_BASELINE)
     inspection = parse_inspection(output, MOST)
     if target.probe.protocol != "s3":
         return ContainerChanges(

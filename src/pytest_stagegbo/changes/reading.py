@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pytest_stagegbo.changes.database import read_database
-from pytest_stagegbo.changes.files import read_files
+from pytest_stagegbo.changes.files import AT_BASELINE, baseline_test, read_files
 from pytest_stagegbo.changes.keys import read_keys
 from pytest_stagegbo.changes.records import Changes, ContainerChanges
 from pytest_stagegbo.errors import StageGboError
-from pytest_stagegbo.resets.listing import NOTES
 from pytest_stagegbo.resets.target import NeedsRestart
 from pytest_stagegbo.services.answer import NoAnswer
 
@@ -39,7 +38,7 @@ def read_changes(resetter: Resetter, containers: Sequence[ContainerSettings], cl
 
     def read(target: ResetTarget) -> ContainerChanges:
         try:
-            found = _read(target)
+            found = _read(resetter, target)
         except (StageGboError, NoAnswer, NeedsRestart, ValueError, LookupError, TypeError) as error:
             return ContainerChanges(target.name, unknown=_reason(error))
         if found.since is None and not found.unknown and target.name in cleaned:
@@ -55,21 +54,17 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _without_note(target: ResetTarget) -> str:
-    """POSIX shell that fails unless the last reset has left the service's processes alone to be seen: it went to a
-    baseline."""
-    return f"[ -e {NOTES}/{target.name}.pids ] && [ ! -e {NOTES}/{target.name} ]"
-
-
-def _read(target: ResetTarget) -> ContainerChanges:
+def _read(resetter: Resetter, target: ResetTarget) -> ContainerChanges:
     container = target.container
     protocol = target.probe.protocol if container.probes else ""
     if container.data and protocol == "postgresql":
         return read_database(target)
     if not container.wipe:
         return ContainerChanges(target.name, unknown="no reset empties it, so nothing says what it was like")
-    if target.run(_without_note(target), SECONDS)[0] == 0:
-        return ContainerChanges(
-            target.name, unknown="it was brought to a baseline, which its content can't be told from"
-        )
-    return read_keys(target) if protocol == "valkey" else read_files(target)
+    if protocol == "valkey":
+        is_at_baseline = target.run(baseline_test(target.name), SECONDS)[0] == 0
+        return ContainerChanges(target.name, unknown=AT_BASELINE) if is_at_baseline else read_keys(target)
+    # What the last reset left is there still, and so are the service's processes. A baseline has others.
+    if not resetter.is_at_baseline(target.name) and target.unchanged(accepted=False) is not None:
+        return ContainerChanges(target.name)
+    return read_files(target)

@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from pytest_stagegbo.resets.target import ResetTarget
     from pytest_stagegbo.settings import ContainerSettings
 
-__all__ = ["SPARE", "UNTOUCHED", "WHOLE", "prepare_baseline", "prepare_database", "reset_database"]
+__all__ = [
+    "SPARE",
+    "UNTOUCHED",
+    "WHOLE",
+    "prepare_baseline",
+    "prepare_database",
+    "reset_database",
+    "untouched_script",
+]
 
 log = logging.getLogger("stagegbo.reset")
 
@@ -100,6 +108,23 @@ def reset_database(target: ResetTarget, base: str = "clean") -> tuple[str, str, 
             target.mark = {UNTOUCHED: (base, known), SPARE: (base, mark)}.get(said[0])
             return *said, True
     return *(said or (WHOLE, "")), False
+
+
+def untouched_script(target: ResetTarget) -> tuple[str, str]:
+    """Functions, and POSIX shell that calls them. If nothing can have happened in the cluster since its last reset, it
+    prints that and when that was, and exits; a reset after it finds the cluster untouched still. Both are empty if this
+    process has not reset it."""
+    if not isinstance(target.mark, tuple):
+        return "", ""
+    mark = target.mark[1]
+    script = f"""data={shlex.quote(target.container.data.rstrip("/"))} note={NOTES}/{target.name}.server
+if is_untouched {mark}; then
+    echo "{UNTOUCHED} $(exec stat -c %.3Y "$note.clean")"
+    echo "{mark} $((inner + 2))" >"$note.last" # that of stat
+    exit 0
+fi
+"""
+    return _functions(target.container), script
 
 
 def _way(output: bytes) -> tuple[str, str]:

@@ -137,6 +137,10 @@ class Resetter:
             self._targets, self._at, self._threads, self._owner = {}, {}, None, os.getpid()
             self._stalls = StallWatch(STALLED, self._thaw_paused)
 
+    def is_at_baseline(self, name: str) -> bool:
+        """Whether this process has brought a container to a baseline last."""
+        return bool(self._at.get(name))
+
     def on_targets(self, containers: Sequence[ContainerSettings], call: Callable[[ResetTarget], T]) -> list[T]:
         """The result of `call` for each container, whose kept shell it uses, all at once. Raises the first one's error
         when all have ended."""
