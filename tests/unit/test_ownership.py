@@ -315,14 +315,14 @@ class TestFormerName:
         list_of = "stagebr0-isolation" if name == "kept" else f"{name}-isolation"
         bridge = network(name, "10.0.3.1/24", **{**config, "security.acls": list_of})
         acls = {f"{name}-isolation": {"config": config}}
-        former = find_former({name: bridge}, acls, self.MOVED, "", {})
+        former = find_former({name: bridge}, acls, self.MOVED, "", {}, acls.get)
         assert former == (Former((name,), (f"{name}-isolation",)) if found else Former())
 
     def test_an_access_list_whose_bridge_is_gone_is_found_and_one_of_another_bridge_is_not(self) -> None:
         acls = {"stagebr0-isolation": {"config": of("STAGE-GBO")}, "mine": {"config": of("STAGE-GBO")}}
-        assert find_former({}, acls, self.MOVED, "", {}) == Former((), ("stagebr0-isolation",))
+        assert find_former({}, acls, self.MOVED, "", {}, acls.get) == Former((), ("stagebr0-isolation",))
         somebodys = {"stagebr0": network("stagebr0", "10.9.9.1/24")}
-        assert not find_former(somebodys, acls, self.MOVED, "", {})
+        assert not find_former(somebodys, acls, self.MOVED, "", {}, acls.get)
 
     @pytest.mark.parametrize(
         "former",

@@ -823,6 +823,8 @@ READS: dict[str, tuple[Any, Any, list[tuple[tuple[str, ...], dict[str, Any]]]]] 
         [],
         [(("networks", "stagebr0", "forwards"), {"recursion": 1, "project": "default"})],
     ),
+    "network_names": (lambda r: r.network_names(), ["/1.0/networks/br0"], [(("networks",), {"project": "default"})]),
+    "acl_names": (lambda r: r.acl_names(), ["/1.0/network-acls/l"], [(("network-acls",), {"project": "default"})]),
     "host_networks": (lambda r: r.host_networks(), [], [(("networks",), {"project": "default"})]),
     "documents": (lambda r: r.documents("a", project="P"), [], [(("a",), {"recursion": 1, "project": "P"})]),
     "document": (lambda r: r.document("a", "b", project="P"), {}, [(("a", "b"), {"project": "P"})]),

@@ -21,6 +21,7 @@ from pytest_stagegbo.facts.space import look
 from pytest_stagegbo.facts.surroundings import bridges_of, pools_of, refuse_no_source
 from pytest_stagegbo.facts.usage import volume_name
 from pytest_stagegbo.incus.localhost import pool_folder
+from pytest_stagegbo.incus.seen_networks import SeenNetworks
 from pytest_stagegbo.workers import Workers
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def gather(
         MemberAway: the stage's member of the cluster is away.
     """
     server = reader.server()
+    seen = reader.seen_networks or SeenNetworks()
     with Workers(4, "stagegbo facts") as pool:
         # Incus works out what uses a network or an access list by reading every instance and profile of every project.
         bridge = pool.submit(reader.network, settings.network.name)
@@ -207,12 +209,12 @@ def gather(
         if found is not None:
             found = ownership.with_marks(found, acl.result())
         own = _is_own(found, settings, parent, projects)
-        networks = pool.submit(_networks, reader, settings, found, bridges_of(production.values()), own=own)
+        networks = pool.submit(_networks, reader, settings, found, bridges_of(production.values()), seen, own=own)
         profile = asked_profile.result() if exists else None
         rooms = _rooms(reader, host, settings, sources)
         former = Former()
         if found is None or changes_bridge(projects.get(settings.project), settings):
-            former = look_for_former(reader, settings, parent, projects)
+            former = look_for_former(reader, settings, parent, projects, seen)
         if host_networks is not None:
             host_networks = tuple(each for each in host_networks if each.interface not in former.networks)
         return Facts(
@@ -277,13 +279,19 @@ def _neighbours(reader: Reader, settings: Settings, bridge: Network | None) -> t
 
 
 def _networks(
-    reader: Reader, settings: Settings, bridge: Network | None, production: Collection[str], *, own: bool
+    reader: Reader,
+    settings: Settings,
+    bridge: Network | None,
+    production: Collection[str],
+    seen: SeenNetworks,
+    *,
+    own: bool,
 ) -> Mapping[str, Network]:
     """All of them only where the stage's subnet may clash with that of any, or its bridge is another's."""
-    if not own or not _is_made(settings, bridge):
-        return reader.networks()
-    found = [bridge, *(reader.network(name) for name in sorted(production) if name != settings.network.name)]
-    return {each.name: each for each in found if each is not None}
+    if bridge is None or not own or not _is_made(settings, bridge):
+        return seen.all(reader)
+    found = seen.named(reader, sorted(name for name in production if name != settings.network.name))
+    return {bridge.name: bridge, **found}
 
 
 def _by_api(reader: Reader, settings: Settings, bridge: Network | None) -> tuple[HostNetwork, ...]:

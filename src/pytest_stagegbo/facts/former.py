@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from pytest_stagegbo.desired import marks, objects, ownership
+from pytest_stagegbo.incus.seen_networks import SeenNetworks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_stagegbo.incus import Network, Project, Reader
     from pytest_stagegbo.settings import Settings
@@ -39,19 +40,21 @@ def changes_bridge(project: Project | None, settings: Settings) -> bool:
 
 def find_former(
     networks: Mapping[str, Network],
-    acls: Mapping[str, Mapping[str, Any]],
+    acls: Iterable[str],
     settings: Settings,
     parent: str,
     projects: Mapping[str, Project],
+    find_acl: Callable[[str], Mapping[str, Any] | None],
 ) -> Former:
-    """What was made for this very stage and has another name than it should. Pure.
+    """What was made for this very stage and has another name than it should.
 
     A bridge that somebody renamed still names the access list of its old name: it is somebody else's by now.
 
     Args:
         networks: All of the host's, by name.
-        acls: All access lists, by name.
+        acls: The names of all access lists.
         parent: The stage that this one is a slot or the golden copy of.
+        find_acl: Returns the access list of a name. Called for those that may be the stage's.
     """
     owner = {(settings.project, parent)}
 
@@ -67,15 +70,26 @@ def find_former(
     ]
     lists = [
         name
-        for name, each in acls.items()
+        for name in acls
         if name != objects.acl_name(settings)
         and (bridge := objects.bridge_of(name))
         and (bridge in found or bridge not in networks)
-        and is_own(each.get("config") or {}, bridge)
+        and is_own((find_acl(name) or {}).get("config") or {}, bridge)
     ]
     return Former(tuple(sorted(found)), tuple(sorted(lists)))
 
 
-def look_for_former(reader: Reader, settings: Settings, parent: str, projects: Mapping[str, Project]) -> Former:
-    """As `find_former`, of all that the host has now."""
-    return find_former(reader.networks(), reader.acls(), settings, parent, projects)
+def look_for_former(
+    reader: Reader,
+    settings: Settings,
+    parent: str,
+    projects: Mapping[str, Project],
+    networks: SeenNetworks | None = None,
+) -> Former:
+    """As `find_former`, of all that the host has now.
+
+    Args:
+        networks: What was seen of networks in this run; None: nothing.
+    """
+    found = (networks or SeenNetworks()).all(reader)
+    return find_former(found, reader.acl_names(), settings, parent, projects, reader.acl)

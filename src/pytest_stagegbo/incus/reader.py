@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.events import EventSource
     from pytest_stagegbo.incus.localhost import LocalHost
     from pytest_stagegbo.incus.records import Member, Server
+    from pytest_stagegbo.incus.seen_networks import SeenNetworks
 
 __all__ = ["Reader"]
 
@@ -42,6 +43,8 @@ class Reader:
         self._locate = locate
         self.place = place
         self._member: str | None = None
+        self.seen_networks: SeenNetworks | None = None
+        """What a run that makes several slots has seen of networks."""
 
     @property
     def member(self) -> str:
@@ -169,6 +172,10 @@ class Reader:
         """
         return {item["name"]: Network.from_api(item) for item in self.documents("networks", project="default")}
 
+    def network_names(self) -> list[str]:
+        """Names of all networks, for which Incus need not work out what uses them."""
+        return _names(self._connection.get("networks", project="default"))
+
     def network(self, name: str) -> Network | None:
         found = self._find("networks", name, project="default")
         return None if found is None else Network.from_api(found)
@@ -205,6 +212,10 @@ class Reader:
     def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
 
+    def acl_names(self) -> list[str]:
+        """Names of all access lists, for which Incus need not work out what uses them."""
+        return _names(self._connection.get("network-acls", project="default"))
+
     def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
         return self._find("network-acls", name, project=project)
 
@@ -216,7 +227,7 @@ class Reader:
         """IPv4 networks of the host's network interfaces that Incus knows, but for loopback's. No routes: the API has
         none. One request for each interface."""
         found = []
-        for name in _names(self._connection.get("networks", project="default")):
+        for name in self.network_names():
             state = self.link(name) or {}
             for each in state.get("addresses") or ():
                 if each["family"] == "inet":

@@ -20,8 +20,8 @@ from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.errors import NoRoom, SettingsError
 from pytest_stagegbo.facts.placement import locator
 from pytest_stagegbo.facts.space import pool_names
-from pytest_stagegbo.facts.subnets import refuse_taken
 from pytest_stagegbo.incus import Reader
+from pytest_stagegbo.incus.seen_networks import SeenNetworks
 from pytest_stagegbo.plan import foreign
 from pytest_stagegbo.plan.objections import refuse_other_stage
 from pytest_stagegbo.plan.provision import Plan
@@ -38,6 +38,7 @@ from pytest_stagegbo.slots.member_copy import NearestCopy
 from pytest_stagegbo.slots.numbered import Numbered
 from pytest_stagegbo.slots.placing import Placing
 from pytest_stagegbo.slots.source_drift import source_drift
+from pytest_stagegbo.slots.subnets import refuse_taken_subnets
 from pytest_stagegbo.workers import at_once
 
 if TYPE_CHECKING:
@@ -276,7 +277,10 @@ class Fleet:
         numbers = self.usable(count)
         self.refuse_others(numbers)
         engines = {number: self.engine(number, progress=Numbered(self._progress, number)) for number in numbers}
-        self.refuse_taken(numbers)
+        seen = SeenNetworks()
+        self.refuse_taken(numbers, seen)
+        for engine in engines.values():
+            engine.reader.seen_networks = seen
         self._refuse_elsewhere(engines, recreate, to_replace)
         self._refuse_to_lose(numbers, self.settings.containers if recreate else to_replace)
         own = bool(self.settings.storage.own)
@@ -299,19 +303,9 @@ class Fleet:
             results = dict(zip(engines, at_once(provision, engines, "stagegbo slot"), strict=True))
         return FleetProvisioned(made or self.golden.made, results, clocks.monotonic() - began)
 
-    def refuse_taken(self, numbers: Iterable[int]) -> None:
-        """Raise `ProductionProtected` when somebody has the subnet of a slot, or of the golden copy, that is yet to be
-        made: before the first of them is."""
-        there = self._reader.projects()
-        missing = [slot_settings(self.settings, number) for number in numbers]
-        missing = [each for each in (self.golden.settings, *missing) if each.project not in there]
-        if not missing:
-            return
-        networks, host = self._reader.networks(), self._reader.host().networks()
-        known = self._reader.host_networks() if host is None else host
-        for each in missing:
-            parent = "" if each.project == self.settings.project else self.settings.project
-            refuse_taken(each, networks, known, parent=parent)
+    def refuse_taken(self, numbers: Iterable[int], seen: SeenNetworks | None = None) -> None:
+        """See `refuse_taken_subnets`."""
+        refuse_taken_subnets(self._reader, self.settings, self.golden.settings, numbers, seen or SeenNetworks())
 
     def _make_golden(
         self, engines: Iterable[StageEngine], recreate: bool, to_replace: Collection[str]
