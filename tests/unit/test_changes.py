@@ -185,7 +185,11 @@ def test_a_schema_that_was_read_with_the_log_is_not_asked_for_again() -> None:
     """It counts only if the log has a change of a catalog; one that was not read is asked for."""
     relation = ["relation", "public", "users", USERS[1], True, 1, 0, 0]
     catalogs = ["catalogs", [1259, 2600]]
-    schema = [["created", "r", "public.new", 5], ["touched", "pg_proc", 1255], ["catalog", 1259, 150018, {}]]
+    schema: list[list[Any]] = [
+        ["created", "r", "public.new", 5],
+        ["touched", [["pg_proc", 1255]]],
+        ["catalog", 1259, 150018, {}],
+    ]
     in_table = parse_log([insert(7, 1), commit(7)])
     in_catalog = parse_log([insert(7, 1).replace("5/16390", "5/1259"), insert(7, 2), commit(7)])
     assert touched([relation, *schema, catalogs], in_table, 5) == [relation]

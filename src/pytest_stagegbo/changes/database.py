@@ -154,7 +154,7 @@ def _changes(
         schema += [SchemaChange(database, kind, name, "dropped") for kind, name in dropped.get(database, ())]
         if not any(each.database == database for each in schema):  # else these may be part of it
             done = set(log.files(oids[database])) if log is not None else set()
-            altered = [values[0] for word, *values in found if word == "touched" and values[1] in done]
+            altered = [name for word, *values in found if word == "touched" for name, file in values[0] if file in done]
             schema += [SchemaChange(database, "catalog", f"pg_catalog.{name}", "altered") for name in altered]
     if log is None:
         notes.append(

@@ -97,43 +97,47 @@ unknown() {{ echo "unknown $1"; exit 0; }}
     unknown 'its server does not run'
 program=$(readlink "/proc/$pid/exe") || unknown 'its server does not run'
 program=${{program%/*}}
+owner() {{ # USER GROUP WHEN: what stat says of the folder, and when the note was written
+    user=$1 group=$2 clean=${{6-}}
+}}
+owner $(stat -c '%u %g %.3Y' "$data" {NOTES}/{target.name}.server.clean)
 ask() {{ # DATABASE: psql, as the owner of the cluster
     psql=$program/psql
     [ -x "$psql" ] || psql=psql
-    set -- "$1" $(stat -c '--reuid=%u --regid=%g' "$data")
-    database=$1
-    shift
-    exec env -i {MARK}=1 PATH="$program:$PATH" LC_ALL=C PGHOST="$socket" PGPORT="$port" PGDATABASE="$database" \\
+    exec env -i {MARK}=1 PATH="$program:$PATH" LC_ALL=C PGHOST="$socket" PGPORT="$port" PGDATABASE="$1" \\
         PGCONNECT_TIMEOUT=2 PGAPPNAME=pytest-stagegbo PGCLIENTENCODING=UTF8 \\
         PGOPTIONS='-c search_path=pg_catalog -c client_min_messages=error -c lock_timeout=200 -c jit=off
         -c statement_timeout=2000 -c synchronous_commit=local -c default_transaction_read_only=off' \\
-        setpriv "$@" --clear-groups "$psql" -XqAt -v ON_ERROR_STOP=1 2>&1
+        setpriv --reuid="$user" --regid="$group" --clear-groups "$psql" -XqAt -v ON_ERROR_STOP=1 2>&1
 }}
 """
 
 
 def first_script(target: ResetTarget, longest: int, database: str) -> str:
-    """Prints time and place of the last reset, what the clean copy's server noted, then an answer for each question
-    and the log's lines. Last come all relations of one database, in which most is done; and its schema, if one of them
+    """Prints time and place of the last reset, what the clean copy's server noted, then the log's lines and an answer
+    for each question. Last come all relations of one database, in which most is done; and its schema, if one of them
     was created or altered. Another psql would take as long as all of this.
 
     Args:
         longest: Bytes of the log that are read; of a longer one nothing is.
         database: Where to begin. If it is `postgres`, that one database is looked for.
     """
-    waldump = '{ pg_waldump -p "$WAL" -t "$TIMELINE" -s "$BEGINS" -e "$HERE" || echo "pg_waldump: error"; } 2>&1'
+    waldump = '{ pg_waldump $KINDS -p "$WAL" -t "$TIMELINE" -s "$BEGINS" -e "$HERE" || echo "pg_waldump: error"; } 2>&1'
     shorten = shlex.quote(" ".join(SHORTEN.split()))
     fresh = _fresh("$transaction")
     schema = _schema_query(fresh, "$oid")
     return f"""{_begin(target)}
 control=$("$program/pg_controldata" "$golden" 2>&1) || unknown 'the clean copy of its folder is gone'
-echo "$(stat -c %.3Y {NOTES}/{target.name}.server.clean) $begins $transaction $golden"
+echo "$clean $begins $transaction $golden"
 echo "$control"
 while read -r word name value; do
-    case $word:$name in '\\set:oids') echo "databases: $value" | tr -d "'" ;; esac
+    case $word:$name in '\\set:oids') value=${{value#\\'}}; echo "databases: ${{value%\\'}}" ;; esac
 done 2>/dev/null <"$golden.clean"
 echo =
-timeline=1 oid=0
+timeline=1 oid=0 version=0 kinds=
+read -r version <"$data/PG_VERSION" || true
+# Before, it takes the last one alone.
+[ "$version" -lt 15 ] || kinds='-r Heap -r Heap2 -r Transaction -r Storage -r Sequence'
 while IFS= read -r line; do
     case $line in
     "Latest checkpoint's TimeLineID:"*) timeline=${{line##* }} ;;
@@ -145,11 +149,13 @@ done <<END
 $control
 END
 transaction=$((transaction % 4294967296))
+questions() {{
 ask {shlex.quote(database)} <<END
 \\set begins $begins
 \\setenv BEGINS $begins
 \\setenv TIMELINE $timeline
 \\setenv WAL $data/pg_wal
+\\setenv KINDS '$kinds'
 select pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() as unwritten \\gset
 \\if :unwritten
 select from pg_logical_emit_message(true, 'stagegbo', '') \\g /dev/null
@@ -158,11 +164,11 @@ select here, here > :'begins'::pg_lsn as moved, here - :'begins'::pg_lsn between
 from (select pg_current_wal_insert_lsn() as here) as p \\gset
 \\setenv HERE :here
 \\if :readable
-\\! {_in_document(f"{waldump} | awk {shorten}")}
+\\! {_in_document(f"{waldump} | awk {shorten} >&3 &")}
 \\endif
 select json_build_array('now', :'moved'::bool);
 select json_build_array('database', oid::bigint, datname) from pg_database where datallowconn;
-select json_build_array('writing', datname) from pg_stat_activity
+select json_build_array('writing') from pg_stat_get_activity(null)
 where backend_xid is not null and backend_type = 'client backend' and pid <> pg_backend_pid();
 select json_build_array('shared', 'role', rolname, oid::bigint >= $oid) from pg_authid where {fresh};
 select json_build_array('shared', 'database', datname, oid::bigint >= $oid) from pg_database where {fresh};
@@ -185,6 +191,12 @@ select exists (select from pg_class where {fresh}) as altered \\gset
 select json_build_array('catalogs', json_agg(pg_relation_filenode(oid)::bigint)) from pg_class
 where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and relname not in ({STATISTICS});
 END
+}}
+# The log is read beside the questions. It is at its end when nobody has this shell's end of the pipe for answers any
+# more: awk has it for what it complains of.
+exec 3>&1
+answers=$(questions)
+printf '%s\n' "$answers"
 """
 
 
@@ -195,8 +207,8 @@ def _in_document(text: str) -> str:
 
 def _fresh(transaction: str) -> str:
     """Whether a row of a catalog was written by a later transaction. What was there at the cluster's very beginning
-    has numbers that never grow old."""
-    return f"xmin::text::bigint > 2 and age(xmin) < age('{transaction}'::xid)"
+    counts as infinitely old. The age of `transaction` is found once a statement, as it stays what it is in it."""
+    return f"age(xmin) < (select age('{transaction}'::xid))"
 
 
 _RELATIONS = """select json_build_array('relation', nspname, relname, file, relpersistence <> 'u', added, changed,
@@ -251,9 +263,9 @@ select json_build_array({created.format(oid="t.oid")}, 'type', nspname || '.' ||
 from pg_type t join pg_namespace n on n.oid = typnamespace left join pg_class c on c.oid = typrelid
 where {_fresh_of("t", fresh)} and nspname !~ '^pg_' and coalesce(relkind, 'c') = 'c' and typcategory <> 'A'
 order by nspname, typname;
-select json_build_array('touched', relname, pg_relation_filenode(oid)::bigint) from pg_class
-where relnamespace = 'pg_catalog'::regnamespace and relname not in ({READ}, {STATISTICS})
-order by relname;
+select json_build_array('touched', json_agg(json_build_array(relname, pg_relation_filenode(oid)::bigint)))
+from (select * from pg_class where relnamespace = 'pg_catalog'::regnamespace and relkind in ('r', 'i')
+    and relname not in ({READ}, {STATISTICS}) order by relname) as catalogs;
 select json_build_array('catalog', pg_relation_filenode('pg_class'::regclass)::bigint,
     current_setting('server_version_num')::int,
     (select json_object_agg(oid::text, nspname) from pg_namespace));

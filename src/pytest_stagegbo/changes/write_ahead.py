@@ -21,21 +21,19 @@ END = "end of the log"
 """The last line of what `SHORTEN` prints."""
 
 SHORTEN = f"""
-function put() {{ if (run != "") print "run " run " " first " " last " " place; run = "" }};
-!/^(rmgr: (Heap|Heap2|Transaction|Storage|Sequence) |pg_waldump: (error|fatal))/ {{ next }};
-substr($0, 7, 5) == "Heap " && substr($0, 47, 6) == ", tx: " {{
-    verb = substr($0, index($0, ", desc: ") + 8, 6);
-    off = index($0, " off");
-    ref = index($0, ", blkref #0: rel ");
-    if ((verb == "INSERT" || verb == "DELETE") && off && ref) {{
-        off = substr($0, off + 5) + 0;
-        ref = substr($0, ref + 17);
-        of = verb " " substr($0, 53, 10);
-        if (of == run && ref == place && off == last + 1) {{ last = off; next }};
-        if (off && ref ~ /^[^ ]* blk /) {{ put(); run = of; first = last = off; place = ref; next }}
+function put() {{ if (verb != "") print "run " verb " " tx " " first " " last " " place; verb = "" }};
+substr($0, 7, 5) == "Heap " && substr($0, 47, 6) == ", tx: " && (at = index($0, ", desc: ")) {{
+    said = substr($0, at + 8, 6);
+    rest = substr($0, at + 14);
+    off = substr(rest, index(rest, " off") + 5, 6) + 0;
+    at = index(rest, ", blkref #0: rel ");
+    ref = substr(rest, at + 17);
+    if (at && off == last + 1 && said == verb && ref == place && substr($0, 53, 10) == tx) {{ last = off; next }};
+    if ((said == "INSERT" || said == "DELETE") && off && at && ref ~ /^[^ ]* blk /) {{
+        put(); verb = said; tx = substr($0, 53, 10); first = last = off; place = ref; next
     }}
 }};
-{{ put(); print }};
+/^(rmgr: (Heap|Heap2|Transaction|Storage|Sequence) |pg_waldump: (error|fatal))/ {{ put(); print }};
 END {{ put(); print "{END}" }}
 """
 """A program of awk. It keeps the lines that count, and makes one of rows that one transaction added to a block, or
