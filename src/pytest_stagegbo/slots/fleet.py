@@ -297,6 +297,7 @@ class Fleet:
             return engines[number].provision(to_replace=replacing, missing=missing, limiter=limiter)
 
         for copy in self._copies():
+            copy.engine.reader.seen_networks = seen
             copy.put_back()
         # One that is there and as it should be is only looked at, beside those that are made.
         with self.golden.kept():
