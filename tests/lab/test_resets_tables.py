@@ -13,6 +13,7 @@ import pytest
 from pytest_stagegbo.resets import database
 from pytest_stagegbo.resets.database_build import drop_build, keep_build
 from pytest_stagegbo.resets.database_in_place import IN_PLACE
+from pytest_stagegbo.resets.database_making import MOST_LEFT
 from pytest_stagegbo.resets.target import ResetTarget
 
 if TYPE_CHECKING:
@@ -331,6 +332,28 @@ def test_a_server_that_crashes_after_a_reset_is_clean(clean: CleanStage, in_netw
             clean.shell("tables", f"{wait} {crash}; until {crash.replace('-9', '-0')} 2>/dev/null; do :; done")
             clean.wait("tables")
             assert clean.sql(CONTENT) == before
+
+    in_network(check, timeout=120)
+
+
+def test_the_server_can_write_pages_of_unlogged_tables_after_a_reset(clean: CleanStage, in_network: InNetwork) -> None:
+    """A checkpoint leaves them in memory, so the server writes them later, where their database was."""
+
+    def check() -> None:
+        clean.reset("tables")
+        ways = []
+        for _ in range(MOST_LEFT + 1):
+            clean.sql("CREATE UNLOGGED TABLE left_over AS SELECT generate_series(1, 1000) a")
+            ways.append([(o.way, o.doubt) for o in clean.reset("tables").values()])
+            clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+        doubt = "the server has pages of unlogged tables of used databases"
+        assert ways == [[("spare", "")]] * MOST_LEFT + [[("database", doubt)]]
+        clean.sql("CREATE UNLOGGED TABLE left_over AS SELECT generate_series(1, 1000) a")
+        assert clean.ways("tables") == {"tables": "spare"}
+        clean.shell("tables", "exec 9>/run/stagegbo-reset; flock 9")
+        # Which has the server write all that it has in memory.
+        clean.sql("CREATE DATABASE left_over STRATEGY file_copy")
+        clean.reset("tables")
 
     in_network(check, timeout=120)
 

@@ -333,7 +333,7 @@ if [ -n "$used" ]; then
     echo "$at $golden" >"$note.clean"
 else
     echo "{_SAID}{WHOLE} $doubt"
-    rm -f "$note.used" "$note.weak"
+    rm -f "$note.used" "$note.weak" "$note.left"
     [ -d {NOTES} ] || mkdir {NOTES}
     echo "- - $golden" >"$note.clean"
 fi

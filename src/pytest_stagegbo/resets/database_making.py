@@ -10,9 +10,13 @@ what was exchanged. What files were made with is in the container's `/run`, so n
 
 from __future__ import annotations
 
-__all__ = ["MAKING"]
+__all__ = ["MAKING", "MOST_LEFT"]
 
-MAKING = r"""
+MOST_LEFT = 8
+"""Used databases that stay where they are, since the server may still write pages of their unlogged tables."""
+
+MAKING = (
+    r"""
 prepare() { # FIRST: a set of spare databases, in $spare/FIRST; goes on with what of it is there
     [ -n "$oids" ] || return 1
     [ ! -d "$spare/$1/$1" ] || return 0
@@ -99,18 +103,42 @@ forget_used() { # Nothing in the server's memory or log may need a folder any mo
         exec 8<&-
     elif ! (ask_server -c 'set statement_timeout = 0' -c checkpoint) >/dev/null; then
         # A server that answers, and can't write what it has in memory, would not start again as it is.
-        if (ask_server -c 'select 1') >/dev/null; then rm -f "$note" && : >"$note.weak"; fi
+        if (ask_server -c 'select 1') >/dev/null; then weaken 'the server could not write a checkpoint'; fi
         return 1
     fi
     rm -rf "$spare/used" && mkdir -p -m 700 "$spare/used" || return 1
     set --
     while read -r line; do
         for each in $line; do
-            case $each in *[!0-9]*) ;; *) [ ! -d "$data/base/$each" ] || set -- "$@" "$data/base/$each" ;; esac
+            case $each in *[!0-9]*) continue ;; esac
+            [ -d "$data/base/$each" ] || continue
+            # A checkpoint writes no page of an unlogged table. Whoever needs room in memory does, later.
+            if has_unlogged "$data/base/$each"; then
+                echo "$each" >>"$note.left"
+            else
+                set -- "$@" "$data/base/$each"
+            fi
         done
     done <"$note.used"
     [ $# = 0 ] || mv -t "$spare/used" -- "$@" || return 1
     rm -f "$note.used"
+    count=0
+    while read -r each; do count=$((count + 1)); done 2>/dev/null <"$note.left" || true
+    [ "$count" -lt """
+    + f"{MOST_LEFT}"
+    + r""" ] || weaken 'the server has pages of unlogged tables of used databases'
+}
+
+weaken() { # REASON: the next reset starts the server again
+    echo "$1" >"$note.weak"
+    rm -f "$note"
+}
+
+has_unlogged() { # FOLDER: of a database
+    for file in "$1"/*_init; do
+        [ ! -e "$file" ] || return 0
+    done
+    return 1
 }
 
 remove_old() { # of spare databases and of what is known about them: what no later reset uses
@@ -126,3 +154,4 @@ remove_old() { # of spare databases and of what is known about them: what no lat
     rm -rf -- "$@"
 }
 """
+)

@@ -200,7 +200,7 @@ end_foreign() { # what the server's sessions have started
 
 flip() { # spare databases take the place of those that are there; why they don't, in $doubt
     doubt='the server was not started by a reset'
-    [ ! -e "$note.weak" ] || doubt='the server could not write a checkpoint'
+    { read -r doubt <"$note.weak"; } 2>/dev/null || true
     [ -e "$note" ] && { read -r pid since first last base program <"$note"; } 2>/dev/null || return 1
     [ -n "$program" ] && look_at "$pid" && [ "$started" = "$since" ] || return 1
     [ "/proc/$pid/cwd" -ef "$data" ] || return 1
