@@ -61,24 +61,18 @@ def certify(stage: Stage) -> Iterator[Certify]:
         yield call
 
 
-@contextlib.contextmanager
-def lifted(stage: Stage) -> Iterator[None]:
-    """The project's restrictions are gone, as somebody would do by hand."""
-    stage.ground.incus("project", "set", stage.project, "restricted=false")
-    try:
-        yield
-    finally:
-        stage.ground.incus("project", "set", stage.project, "restricted=true")
+def lifted(restriction: str, *, value: str, otherwise: str) -> Callable[[Stage], AbstractContextManager[None]]:
+    """A restriction of the project is gone, as somebody would do by hand."""
 
+    @contextlib.contextmanager
+    def breach(stage: Stage) -> Iterator[None]:
+        stage.ground.incus("project", "set", stage.project, f"{restriction}={value}")
+        try:
+            yield
+        finally:
+            stage.ground.incus("project", "set", stage.project, f"{restriction}={otherwise}")
 
-@contextlib.contextmanager
-def one_lifted(stage: Stage) -> Iterator[None]:
-    """One restriction is gone that is there unless somebody lifts it."""
-    stage.ground.incus("project", "set", stage.project, "restricted.devices.unix-char=allow")
-    try:
-        yield
-    finally:
-        stage.ground.incus("project", "unset", stage.project, "restricted.devices.unix-char")
+    return breach
 
 
 @contextlib.contextmanager
@@ -189,7 +183,7 @@ def host_rule(stage: Stage) -> Iterator[None]:
 def privileged(stage: Stage) -> Iterator[None]:
     """While the restrictions were lifted, somebody added a container with a folder of the host."""
     incus = stage.ground.incus
-    with lifted(stage):
+    with lifted("restricted", value="false", otherwise="true")(stage):
         incus("init", "--empty", "guest", "-d", "root,size=50MiB", project=stage.project)
         try:
             incus("config", "set", "guest", "security.privileged=true", project=stage.project)
@@ -278,8 +272,16 @@ LOOKED_AT: list[Breach] = [
     ("exposure.networks", "forward 10.0.77.1 of network stagebr0", forward),
     ("exposure.bridge", "interface intruder0 is on bridge stagebr0", peer),
     ("exposure.host-rules", "dnat", host_rule),
-    ("locked.project", "project: restricted is 'false', not 'true'", lifted),
-    ("locked.project", "project: restricted.devices.unix-char is 'allow', which lifts a restriction", one_lifted),
+    (
+        "locked.project",
+        "project: restricted is 'false', not 'true'",
+        lifted("restricted", value="false", otherwise="true"),
+    ),
+    (
+        "locked.project",
+        "project: restricted.devices.unix-char is 'allow', which lifts a restriction",
+        lifted("restricted.devices.unix-char", value="allow", otherwise=""),
+    ),
     ("locked.instances", "guest: ", privileged),
     ("locked.boot", "llm: cron.service has run, and the settings don't name it", foreign_unit),
     ("locked.filters", "llm: security.mac_filtering is 'false', not true", unfiltered),

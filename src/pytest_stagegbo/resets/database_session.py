@@ -147,7 +147,8 @@ ask_server() {{ # ARGUMENT...: becomes psql, as the owner of the cluster; for a 
 
 end_session() {{ # the one of the note, if it is there still
     {{ read -r other born rest <"$note.session"; }} 2>/dev/null || return 0
-    if look_at "$other" && [ "$started" = "$born" ]; then kill "$other" 2>/dev/null || true; fi
+    # One that has just made the exchange writes a checkpoint, which is waited for, and ends by itself.
+    if [ -z "$used" ] && look_at "$other" && [ "$started" = "$born" ]; then kill "$other" 2>/dev/null || true; fi
     rm -f "$note.session" "${{rest##* }}.ask" "${{rest##* }}.told" "${{rest##* }}.look"
 }}
 
