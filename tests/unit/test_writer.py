@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -880,6 +881,29 @@ class TestReader:
     def test_another_refusal_is_an_error(self, name: str) -> None:
         with pytest.raises(ServerRefused):
             READS[name][0](Reader(Refusing(500).as_connection()))
+
+    @pytest.mark.parametrize(("said", "found"), [("Network not found", True), ("Network ACL not found", False)])
+    def test_an_access_list_is_there_although_a_network_went_while_the_daemon_looked(
+        self, said: str, found: bool
+    ) -> None:
+        answers: list[Any] = [ServerRefused("Incus refused", status=404, seen=said), {"name": "l"}]
+
+        def get(*_: str, **__: Any) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, ServerRefused):
+                raise answer
+            return answer
+
+        connection: Any = SimpleNamespace(get=get)
+        assert Reader(connection).acl("l") == ({"name": "l"} if found else None)
+
+    def test_an_access_list_that_can_not_be_read_is_an_error(self) -> None:
+        def get(*_: str, **__: Any) -> Any:
+            raise ServerRefused("Incus refused", status=404, seen="Network not found")
+
+        connection: Any = SimpleNamespace(get=get)
+        with pytest.raises(ServerRefused):
+            Reader(connection).acl("l")
 
     def test_a_file_that_does_not_exist_has_no_content(self) -> None:
         assert Reader(Refusing(404).as_connection()).file("P", "n", "/x") is None

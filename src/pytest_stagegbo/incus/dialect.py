@@ -180,6 +180,12 @@ def lost_an_interface(error: ServerRefused) -> bool:
     return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
 
 
+def lost_a_user(error: ServerRefused) -> bool:
+    """Whether an access list could not be read since a network that may use it was deleted while the daemon looked at
+    them all (source). That is 404, too, and the list is there."""
+    return error.status == 404 and "not found" in error.seen and "ACL" not in error.seen
+
+
 def lacks_permission(error: ServerRefused) -> bool:
     """Whether this client may not use the project that it asked for. 6.0 says so of a list in an internal error."""
     return "does not have permission" in error.seen

@@ -29,6 +29,10 @@ COMMANDS = frozenset({"Executing command", "Showing console"})
 """Descriptions of operations that last as long as a person or a test wants."""
 
 
+TRIES = 5
+"""Looks at what others may change while the daemon looks."""
+
+
 class Reader:
     """Facts about a daemon, of any project.
 
@@ -217,7 +221,16 @@ class Reader:
         return _names(self._connection.get("network-acls", project="default"))
 
     def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
-        return self._find("network-acls", name, project=project)
+        for _ in range(TRIES):
+            try:
+                return self.document("network-acls", name, project=project)
+            except ServerRefused as error:
+                if error.status != 404:
+                    raise
+                if not dialect.lost_a_user(error):
+                    return None
+                last = error
+        raise last
 
     def forwards(self, network: str) -> list[dict[str, Any]]:
         """Network forwards of a bridge; none where there is no such bridge."""

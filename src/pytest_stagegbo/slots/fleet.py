@@ -236,6 +236,8 @@ class Fleet:
         """The golden copy, and those on further members of the cluster that have slots; not where it is away."""
         if self.golden.is_away():
             return []
+        if not self.golden.is_fit():  # so there are no others; and it is reached as the engine that is made last says
+            return [self.golden]
         return list({copy.project: copy for copy in map(self.golden.at, ["", *self.places.values()])}.values())
 
     def _needs_golden(self, count: int) -> bool:
