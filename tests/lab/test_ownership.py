@@ -3,13 +3,21 @@ back."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.support import SIX, run
 
 from pytest_stagegbo.desired import marks
+from pytest_stagegbo.errors import ServerRefused
+from pytest_stagegbo.incus import Reader
+from pytest_stagegbo.incus.connection import Connection
+from pytest_stagegbo.incus.retries import retried
+from pytest_stagegbo.settings import IncusSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +43,43 @@ def own(ground: Ground) -> Iterator[Stage]:
 
 def set_key(stage: Stage, name: str) -> None:
     stage.exec("cache", "env", f"REDISCLI_AUTH={stage.password}", "valkey-cli", "SET", name, "x")
+
+
+# -- what others delete meanwhile
+
+
+@pytest.mark.both_lts
+def test_an_access_list_is_there_while_others_are_made_and_deleted(ground: Ground) -> None:
+    """The daemon says 404 of it when another one goes while it looks for what uses this one."""
+    params = {"project": "default"}
+    ends = threading.Event()
+
+    def come_and_go(name: str) -> None:
+        connection = Connection(IncusSettings(endpoint=str(ground.lab.socket)))
+
+        def delete() -> None:
+            connection.request("DELETE", ("network-acls", name), params=params)
+
+        while not ends.is_set():
+            connection.request("POST", ("network-acls",), params=params, body={"name": name})
+            for _ in range(100):  # more than any user needs, as three of them are in each other's way all the time
+                with contextlib.suppress(ServerRefused):
+                    retried(delete)
+                    break
+
+    reader = Reader(ground.connection)
+    ground.incus("network", "acl", "create", "kept-here")
+    with ThreadPoolExecutor(3) as threads:
+        others = [threads.submit(come_and_go, f"gone-{number}") for number in range(3)]
+        try:
+            for _ in range(100):
+                assert reader.acl("kept-here") is not None
+                assert "kept-here" in reader.acls()
+        finally:
+            ends.set()
+            for other in others:
+                other.result()
+            ground.incus("network", "acl", "delete", "kept-here")
 
 
 # -- another stage

@@ -14,8 +14,8 @@ from msgspec.structs import force_setattr, replace
 from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused, StageGboError
 from pytest_stagegbo.incus import CommandResult, Reader, Writer, WriterScope, dialect
 from pytest_stagegbo.incus.channel import ChannelBroken
-from pytest_stagegbo.incus.gate import NETWORK_TRIES
 from pytest_stagegbo.incus.records import Member, Reply, Server
+from pytest_stagegbo.incus.retries import TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -882,8 +882,11 @@ class TestReader:
         with pytest.raises(ServerRefused):
             READS[name][0](Reader(Refusing(500).as_connection()))
 
-    @pytest.mark.parametrize(("said", "found"), [("Network not found", True), ("Network ACL not found", False)])
-    def test_an_access_list_is_there_although_a_network_went_while_the_daemon_looked(
+    ANOTHER = "Failed getting ACL usage: Network ACL not found"
+    """What Incus says of a list that exists, as `tests/lab/test_ownership.py` shows."""
+
+    @pytest.mark.parametrize(("said", "found"), [(ANOTHER, True), ("Network ACL not found", False)])
+    def test_an_access_list_is_there_although_another_was_deleted_while_the_daemon_looked(
         self, said: str, found: bool
     ) -> None:
         answers: list[Any] = [ServerRefused("Incus refused", status=404, seen=said), {"name": "l"}]
@@ -899,7 +902,7 @@ class TestReader:
 
     def test_an_access_list_that_can_not_be_read_is_an_error(self) -> None:
         def get(*_: str, **__: Any) -> Any:
-            raise ServerRefused("Incus refused", status=404, seen="Network not found")
+            raise ServerRefused("Incus refused", status=404, seen=self.ANOTHER)
 
         connection: Any = SimpleNamespace(get=get)
         with pytest.raises(ServerRefused):
@@ -917,31 +920,53 @@ class TestReader:
         assert Reader(connection).volume_usage("tank", "P", "n") == used
 
 
+ACL = ("network-acls", SCOPE.acl)
+COME_BETWEEN = {
+    ("POST", ("networks",)): (500, "Failed to delete bridge children interfaces: ip link show vethx: does not exist"),
+    ("DELETE", ("networks", SCOPE.network)): (
+        500,
+        "Failed to delete bridge children interfaces: ip link show vethx: does not exist",
+    ),
+    ("PUT", ACL): (404, "Failed getting ACL network usage: Network ACL not found"),
+    ("DELETE", ACL): (404, "Failed getting ACL usage: Network ACL not found"),
+}
+"""What the daemon says when something else of the host goes while it looks."""
+
+
 class Unlucky(StrictConnection):
-    """An interface of the host vanishes while the first networks are made."""
+    """Something else of the host goes while the first requests are worked on."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
         self._times = times
 
     def request(self, method: str, path: Sequence[str], **_: Any) -> Reply:
-        assert (method, tuple(path)) in {("POST", ("networks",)), ("DELETE", ("networks", SCOPE.network))}
+        status, said = COME_BETWEEN[method, tuple(path)]
         self._times -= 1
         if self._times >= 0:
-            raise refused(500, "Failed to delete bridge children interfaces: ip link show vethx: does not exist")
+            raise refused(status, said)
         return Reply({}, "", {})
+
+    def get_reply(self, *_: str, **__: Any) -> Reply:
+        return Reply({}, "e", {})
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda writer: writer.create_network({}, ""), Writer.delete_network], ids=["make", "delete"]
+    "ask",
+    [
+        pytest.param(lambda writer: writer.create_network({}, ""), id="make-network"),
+        pytest.param(Writer.delete_network, id="delete-network"),
+        pytest.param(lambda writer: writer.replace_acl({}), id="replace-access-list"),
+        pytest.param(Writer.delete_acl, id="delete-access-list"),
+    ],
 )
 class TestSomethingElseOnTheHost:
     def test_that_came_between_is_no_harm(self, ask: Callable[[Writer], None]) -> None:
-        ask(Writer(Unlucky(NETWORK_TRIES - 1).as_connection(), SCOPE, 10))
+        ask(Writer(Unlucky(TRIES - 1).as_connection(), SCOPE, 10))
 
     def test_is_not_waited_for_for_ever(self, ask: Callable[[Writer], None]) -> None:
-        with pytest.raises(ServerRefused, match="does not exist"):
-            ask(Writer(Unlucky(NETWORK_TRIES).as_connection(), SCOPE, 10))
+        with pytest.raises(ServerRefused):
+            ask(Writer(Unlucky(TRIES).as_connection(), SCOPE, 10))
 
 
 class Refusing(StrictConnection):

@@ -90,12 +90,14 @@ class Foundations:
         return ownership.belongs(config, self._settings, self._parent, self._reader.projects())
 
     def _unless_made(self, create: Callable[[], None], find: Callable[[], T | None]) -> T | None:
-        """Create an object; None: it was created.
-
-        Else a run that was killed while its request was under way has made it since this run looked.
+        """Create an object, and return None. If it exists by now, return what exists: a run that was killed while its
+        request was under way has made it since this run looked.
 
         Args:
             find: Returns the object if there is one that was made for this stage.
+
+        Raises:
+            ServerRefused: the server refuses for another reason, or somebody else has an object of that name.
         """
         try:
             create()

@@ -70,12 +70,17 @@ def project(settings: Settings, *, own_networks: bool, parent: str = "") -> dict
     }
 
 
-_SET = {dialect.LOW_LEVEL, "restricted.devices.nic", "restricted.networks.access", "restricted.snapshots"}
+_SET = frozenset(
+    (dialect.LOW_LEVEL, "restricted.devices.nic", "restricted.networks.access", "restricted.snapshots"),
+)
+"""Restrictions that `project` sets."""
+_STRICT = frozenset(("", "block", "isolated", "managed", "unprivileged"))
+"""Values of restrictions that lift nothing."""
 
 
 def lifted(config: Mapping[str, str]) -> dict[str, str]:
-    """The restrictions that somebody lifted in a project beside those that this tool sets, by key. Stricter ones, and
-    those of clusters, which say where instances may be, are left to people.
+    """The restrictions that somebody lifted in a project, by key, but for those that `project` sets. It leaves stricter
+    ones to people, and those of clusters, which say where instances may be.
 
     Args:
         config: The project's.
@@ -84,10 +89,9 @@ def lifted(config: Mapping[str, str]) -> dict[str, str]:
         key: value
         for key, value in config.items()
         if key.startswith("restricted.")
-        and key
-        not in {dialect.LOW_LEVEL, "restricted.devices.nic", "restricted.networks.access", "restricted.snapshots"}
         and not key.startswith("restricted.cluster.")
-        and value not in {"", "block", "isolated", "unprivileged", "managed"}
+        and key not in _SET
+        and value not in _STRICT
     }
 
 

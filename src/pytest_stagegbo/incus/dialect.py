@@ -180,10 +180,10 @@ def lost_an_interface(error: ServerRefused) -> bool:
     return "Failed to delete bridge children interfaces" in error.seen and "does not exist" in error.seen
 
 
-def lost_a_user(error: ServerRefused) -> bool:
-    """Whether an access list could not be read since a network that may use it was deleted while the daemon looked at
-    them all (source). That is 404, too, and the list is there."""
-    return error.status == 404 and "not found" in error.seen and "ACL" not in error.seen
+def lost_another_acl(error: ServerRefused) -> bool:
+    """Whether a request for an access list failed since another one was deleted while the daemon looked for what uses
+    this one. The status is 404 then, as if this one were missing (6.0.4). Nothing was done."""
+    return re.search("Failed getting ACL (network )?usage", error.seen) is not None
 
 
 def lacks_permission(error: ServerRefused) -> bool:

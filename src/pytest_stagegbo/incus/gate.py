@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from pytest_stagegbo.errors import OperationFailed, ProductionProtected, ServerRefused
-from pytest_stagegbo.incus import dialect
+from pytest_stagegbo.errors import OperationFailed, ProductionProtected
+from pytest_stagegbo.incus.retries import retried
 from pytest_stagegbo.workers import interrupted
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus.connection import Connection
     from pytest_stagegbo.incus.records import Reply
 
-__all__ = ["HOST_PROJECT", "NETWORK_TRIES", "Gate", "WriterScope"]
+__all__ = ["HOST_PROJECT", "Gate", "WriterScope"]
 
 HOST_PROJECT = "default"
 """Bridges and their access lists live in project `default`, whichever projects use them."""
-NETWORK_TRIES = 5
-"""How often a network is asked for, or to go, since something else on the host may change meanwhile."""
 
 
 class WriterScope(Struct, frozen=True):
@@ -109,14 +107,8 @@ class Gate:
         return self._connection.wait(reply, what, self._timeout, on_progress)
 
     def _send_patiently(self, method: str, path: tuple[str, ...], **more: Any) -> None:
-        """Again while what the host's other containers do comes between."""
-        for left in reversed(range(NETWORK_TRIES)):
-            try:
-                self._send(method, path, **more)
-                return
-            except ServerRefused as error:
-                if not left or not dialect.lost_an_interface(error):
-                    raise
+        """As `_send`, and again where others come between; see `retried`."""
+        retried(lambda: self._send(method, path, **more))
 
     def _send(
         self,

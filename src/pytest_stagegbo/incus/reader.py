@@ -13,6 +13,7 @@ from pytest_stagegbo.errors import ServerRefused
 from pytest_stagegbo.incus import away, dialect
 from pytest_stagegbo.incus.hostnet import HostNetwork
 from pytest_stagegbo.incus.records import Instance, Network, Pool, Project
+from pytest_stagegbo.incus.retries import retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,10 +28,6 @@ __all__ = ["Reader"]
 
 COMMANDS = frozenset({"Executing command", "Showing console"})
 """Descriptions of operations that last as long as a person or a test wants."""
-
-
-TRIES = 5
-"""Looks at what others may change while the daemon looks."""
 
 
 class Reader:
@@ -194,7 +191,7 @@ class Reader:
         try:
             return self.document(*path, **params)
         except ServerRefused as error:
-            if error.status == 404:
+            if error.status == 404 and not dialect.lost_another_acl(error):
                 return None
             raise
 
@@ -214,23 +211,15 @@ class Reader:
         return found
 
     def acls(self, project: str = "default") -> dict[str, dict[str, Any]]:
-        return {item["name"]: item for item in self._connection.get("network-acls", project=project, recursion=1)}
+        found = retried(lambda: self._connection.get("network-acls", project=project, recursion=1))
+        return {item["name"]: item for item in found}
 
     def acl_names(self) -> list[str]:
         """Names of all access lists, for which Incus need not work out what uses them."""
         return _names(self._connection.get("network-acls", project="default"))
 
     def acl(self, name: str, project: str = "default") -> dict[str, Any] | None:
-        for _ in range(TRIES):
-            try:
-                return self.document("network-acls", name, project=project)
-            except ServerRefused as error:
-                if error.status != 404:
-                    raise
-                if not dialect.lost_a_user(error):
-                    return None
-                last = error
-        raise last
+        return retried(lambda: self._find("network-acls", name, project=project))
 
     def forwards(self, network: str) -> list[dict[str, Any]]:
         """Network forwards of a bridge; none where there is no such bridge."""

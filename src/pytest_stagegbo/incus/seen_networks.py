@@ -18,10 +18,10 @@ __all__ = ["SeenNetworks"]
 
 
 class SeenNetworks:
-    """What looks of the same run have seen of networks. Any thread may ask.
+    """The networks that looks of one run have read. Any thread may use it.
 
-    It says what there is now, as names cost nothing, and how each was when it was read first in this run. So whatever
-    may change meanwhile, such as the stage's own bridge, is read by itself.
+    It knows which networks exist now, since a list of names costs nothing, and how each was when this run read it
+    first. So callers read what they change themselves, such as the stage's own bridge, from the daemon.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from pytest_stagegbo.errors import MemberAway, OperationFailed, ServerRefused
 from pytest_stagegbo.incus import dialect
 from pytest_stagegbo.incus.gate import HOST_PROJECT
 from pytest_stagegbo.incus.instance_writer import InstanceWriter
+from pytest_stagegbo.incus.retries import retried
 from pytest_stagegbo.incus.start_log import not_started
 
 if TYPE_CHECKING:
@@ -107,12 +108,13 @@ class Writer(InstanceWriter):
         self._send("POST", ("network-acls",), body={**body, "name": self.scope.acl})
 
     def replace_acl(self, body: Mapping[str, Any]) -> None:
-        etag = self._connection.get_reply("network-acls", self.scope.acl, project=HOST_PROJECT).etag
-        self._send("PUT", ("network-acls", self.scope.acl), body=dict(body), etag=etag)
+        path = ("network-acls", self.scope.acl)
+        etag = retried(lambda: self._connection.get_reply(*path, project=HOST_PROJECT)).etag
+        self._send_patiently("PUT", path, body=dict(body), etag=etag)
 
     def delete_acl(self, former: str = "") -> None:
         """The stage's access list, or one that it had under another name."""
-        self._send("DELETE", ("network-acls", former or self.scope.acl))
+        self._send_patiently("DELETE", ("network-acls", former or self.scope.acl))
 
     def replace_default_profile(self, config: Mapping[str, str], devices: Mapping[str, Any], description: str) -> None:
         body = {"config": dict(config), "devices": dict(devices), "description": description}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_stagegbo.incus import Instance
     from pytest_stagegbo.settings import ContainerSettings, Settings
 
-__all__ = ["founding", "plan_member_copy", "unfit"]
+__all__ = ["foundations", "plan_member_copy", "unfit"]
 
 
 def unfit(
@@ -37,14 +37,17 @@ def unfit(
     return [each for name, each in settings.containers.items() if not fits(clones.get(name), golden.get(name))]
 
 
-def founding(facts: Facts, settings: Settings, parent: str) -> list[Step]:
+def foundations(facts: Facts, settings: Settings, parent: str) -> list[Step]:
     """Return the step for the copy's project, if it is missing or different."""
     project = facts.projects.get(settings.project)
     wanted = objects.project(settings, own_networks=own_networks(facts, settings), parent=parent)
-    kept = project is not None and all(project.config.get(key) == value for key, value in wanted.items())
-    if project is not None and kept and not objects.lifted(project.config):
-        return []
-    return [SetProject(subject=settings.project, create=project is None)]
+    if (
+        project is None
+        or any(project.config.get(key) != value for key, value in wanted.items())
+        or objects.lifted(project.config)
+    ):
+        return [SetProject(subject=settings.project, create=project is None)]
+    return []
 
 
 def plan_member_copy(facts: Facts, settings: Settings, parent: str) -> tuple[Step, ...]:
@@ -65,7 +68,7 @@ def plan_member_copy(facts: Facts, settings: Settings, parent: str) -> tuple[Ste
         error = shortage(facts.rooms[pool], settings, cost)
         if error is not None:
             raise error
-    founded = founding(facts, settings, parent)
+    founded = foundations(facts, settings, parent)
     after = frozenset(step.key for step in founded)
     own = {name for name, clone in facts.clones.items() if marks.is_clone(clone, settings)}
     leaving = sorted(own - settings.containers.keys() | own & {each.name for each in copying})

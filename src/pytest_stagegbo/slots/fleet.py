@@ -236,7 +236,7 @@ class Fleet:
         """The golden copy, and those on further members of the cluster that have slots; not where it is away."""
         if self.golden.is_away():
             return []
-        if not self.golden.is_fit():  # so there are no others; and it is reached as the engine that is made last says
+        if not self.golden.is_fit():  # It is about to boot, and connections to it go the way of the engine made last.
             return [self.golden]
         return list({copy.project: copy for copy in map(self.golden.at, ["", *self.places.values()])}.values())
 

@@ -96,7 +96,7 @@ class Golden(HeldCopy):
         left = [name for name, clone in clones.items() if marks.is_clone(clone, self.settings)]
         return not set(left) - self.settings.containers.keys()
 
-    def founding(self, facts: Facts) -> list[Step]:
+    def foundations(self, facts: Facts) -> list[Step]:
         (pool, *_) = {clone.pool for clone in facts.clones.values()}
         return foundations(facts, self.settings, pool, self.engine.parent)
 

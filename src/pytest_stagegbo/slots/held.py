@@ -80,28 +80,34 @@ class HeldCopy(ABC):
         """Make what is missing or stale. Raises `StageGboError`."""
 
     @abstractmethod
-    def founding(self, facts: Facts) -> list[Step]:
-        """Return the steps that bring project, bridge and access list to what the settings say."""
+    def foundations(self, facts: Facts) -> list[Step]:
+        """Return the steps that bring project, bridge and access list to what the settings say, and touch no clone."""
 
     def left(self) -> list[Step]:
-        """Return those that are left to do though its clones are fit. None of them touches a clone.
+        """Return the steps that `put_back` would do now.
 
         Raises:
             NotOurs: something that this tool did not make is in the way.
         """
-        if not self.is_fit():
-            return []  # `make` does them
-        facts = self.engine.facts()
-        refuse_foreign(facts, self.settings)
-        return self.founding(facts)
+        return self.foundations(self._facts()) if self.is_fit() else []
 
     def put_back(self) -> None:
-        """Do what is left. Raises `StageGboError` if it could not be done."""
+        """Bring project, bridge and access list to what the settings say if the clones are fit. Otherwise `make` does.
+
+        Raises:
+            StageGboError: it could not be done.
+        """
         if not self.left():
             return
         with self.engine.lock().hold("mending the golden copy", self._waiting):
-            if left := self.left():
-                apply(left, self.engine.new_runner(self.engine.facts(), None).do, self._progress)
+            if self.is_fit():
+                facts = self._facts()
+                apply(self.foundations(facts), self.engine.new_runner(facts, None).do, self._progress)
+
+    def _facts(self) -> Facts:
+        facts = self.engine.facts()
+        refuse_foreign(facts, self.settings)
+        return facts
 
     def _waiting(self, holder: str) -> None:
         self._progress.note(f"waiting for the golden copy {self.project}: {holder}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_stagegbo.apply.scheduler import apply
 from pytest_stagegbo.engine.stage import StageEngine
 from pytest_stagegbo.facts.placement import refuse_away
-from pytest_stagegbo.plan.member_copy import founding, plan_member_copy, unfit
+from pytest_stagegbo.plan.member_copy import foundations, plan_member_copy, unfit
 from pytest_stagegbo.progress import task
 from pytest_stagegbo.slots.held import HeldCopy
 from pytest_stagegbo.slots.layout import member_copy_settings
@@ -62,8 +62,8 @@ class MemberCopy(HeldCopy):
         clones, golden = (reader.instances(project) for project in (self.project, self._golden.project))
         return bool(clones) and not unfit(clones, golden, self.settings, self._member)
 
-    def founding(self, facts: Facts) -> list[Step]:
-        return founding(facts, self.settings, self.engine.parent)
+    def foundations(self, facts: Facts) -> list[Step]:
+        return foundations(facts, self.settings, self.engine.parent)
 
     def make(self) -> None:
         with self.engine.lock().hold("copying the golden copy to another member", self._waiting), self._moving:
