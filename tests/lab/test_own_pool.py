@@ -377,11 +377,11 @@ def test_a_full_pool_is_an_error_before_anything_is_copied(ground: Ground) -> No
 
 
 def test_a_pool_without_copy_on_write_is_not_taken_for_the_stage_s_own(ground: Ground) -> None:
-    ground.incus("storage", "create", "plain", "dir")
+    ground.incus("storage", "create", "no-cow", "dir")
     try:
-        done = stage(ground, BY_HAND.replace(f'"{POOL}"', '"plain"')).run("provision", "--recreate", check=False)
+        done = stage(ground, BY_HAND.replace(f'"{POOL}"', '"no-cow"')).run("provision", "--recreate", check=False)
     finally:
-        ground.incus("storage", "delete", "plain")
+        ground.incus("storage", "delete", "no-cow")
     assert (done.returncode, "its driver is dir" in done.stderr) == (2, True), done.stderr
 
 

@@ -115,7 +115,7 @@ def test_a_clone_is_limited_and_on_its_source_s_pool(stage: Stage, name: str) ->
 
 def test_the_limit_is_the_disk_s_own(stage: Stage) -> None:
     """A file that would be larger can't be written. Of a small limit, since the pool is not much larger than 10 GB."""
-    small = stage.ground.stage("STAGE-SMALL", "stagesmall0", 9, 'disk_limit = "2GB"\n' + ONLY_CACHE)
+    small = stage.ground.stage("STAGE-SMALL", "stagesmall0", 59, 'disk_limit = "2GB"\n' + ONLY_CACHE)
     small.run("provision")
     try:
         small.exec("cache", "sh", "-c", "! fallocate -l 2G /root/large 2>/dev/null")
@@ -125,7 +125,7 @@ def test_the_limit_is_the_disk_s_own(stage: Stage) -> None:
 
 
 def test_another_limit_reaches_a_clone_and_replaces_none(stage: Stage) -> None:
-    small = stage.ground.stage("STAGE-SMALL", "stagesmall0", 9, "[limits]\nprocesses = 300\n" + ONLY_CACHE)
+    small = stage.ground.stage("STAGE-SMALL", "stagesmall0", 59, "[limits]\nprocesses = 300\n" + ONLY_CACHE)
     small.run("provision")
     try:
         first = small.clone("cache")

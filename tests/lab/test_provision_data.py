@@ -204,7 +204,7 @@ def stuck(ground: Ground, trapped: Stage) -> Iterator[Stage]:
     """A stage with one container, whose source has a file that nobody can delete."""
     assert trapped.project
     settings = unsafe_sources.one_container("cache", "stuck")
-    stage = ground.stage("STAGE-STUCK", "stagestuck0", 5, settings)
+    stage = ground.stage("STAGE-STUCK", "stagestuck0", 57, settings)
     yield stage
     stage.destroy()
 

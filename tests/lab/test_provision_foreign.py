@@ -21,7 +21,7 @@ COMMANDS = [("provision",), ("provision", "--recreate"), ("provision", "--dry-ru
 @pytest.fixture(scope="module")
 def planned(ground: Ground) -> Stage:
     """Settings of a stage that does not exist."""
-    return ground.stage("STAGE-NEW", "stagenew0", 8, ONLY_CACHE)
+    return ground.stage("STAGE-NEW", "stagenew0", 58, ONLY_CACHE)
 
 
 def refused(stage: Stage, what: str) -> None:
@@ -50,7 +50,7 @@ def test_a_project_without_the_mark_is_left_alone(planned: Stage) -> None:
 
 def test_a_network_without_the_mark_is_left_alone(planned: Stage) -> None:
     ground = planned.ground
-    ground.incus("network", "create", "stagenew0", "ipv4.address=10.0.8.1/24", "ipv6.address=none")
+    ground.incus("network", "create", "stagenew0", "ipv4.address=10.0.58.1/24", "ipv6.address=none")
     try:
         before = ground.get("networks/stagenew0")
         refused(planned, "network stagenew0")

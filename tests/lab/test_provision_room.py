@@ -84,14 +84,14 @@ def test_a_full_file_system_below_a_pool_s_file_is_refused(planned: Stage) -> No
     ground = planned.ground
     found = os.statvfs(ground.lab.paths.incus)
     free = found.f_bavail * found.f_frsize
-    settings = {"STAGEGBO_CONTAINERS__CACHE__SOURCE": "small", "STAGEGBO_DISK_FLOOR": f"{free * 2}B"}
-    with pool(ground, "small", "btrfs", f"size={free * 3}B"):
-        ground.incus("init", "--empty", "small", "-s", "small")
+    settings = {"STAGEGBO_CONTAINERS__CACHE__SOURCE": "sparse", "STAGEGBO_DISK_FLOOR": f"{free * 2}B"}
+    with pool(ground, "sparse", "btrfs", f"size={free * 3}B"):
+        ground.incus("init", "--empty", "sparse", "-s", "sparse")
         try:
             said = refused(planned, 5, env=settings)
         finally:
-            ground.incus("delete", "small")
-    assert "too little room on the host's file system that holds the file of pool small" in said
+            ground.incus("delete", "sparse")
+    assert "too little room on the host's file system that holds the file of pool sparse" in said
 
 
 def pool(ground: Ground, name: str, driver: str, *config: str) -> Pool:

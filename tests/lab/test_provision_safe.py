@@ -60,7 +60,7 @@ def test_the_plan_and_the_run_say_which_devices_are_left_behind(trapped: Stage, 
 def test_a_clone_has_nothing_but_a_root_disk_and_the_stage_s_network_device(clone: dict[str, Any]) -> None:
     devices = {name: device for name, device in clone["expanded_devices"].items() if device["type"] != "none"}
     assert devices["root"] == {"type": "disk", "path": "/", "pool": "pool", "size": "10GB"}
-    assert devices["eth0"]["ipv4.address"] == "10.0.4.14"
+    assert devices["eth0"]["ipv4.address"] == "10.0.54.14"
     assert "stagetrap0" in {devices["eth0"].get("network"), devices["eth0"].get("parent")}
     assert set(devices) == {"root", "eth0"}
 
@@ -126,7 +126,7 @@ def test_an_interfaces_file_that_is_a_link_gets_the_clone_s_address_as_well(trap
         for rootfs in (trapped.ground.rootfs("devices", TRAPS), trapped.rootfs("drive"))
     ]
     assert f"address {unsafe_sources.DRIVE_ADDRESS}" in files[0].read_text()
-    assert "address 10.0.4.14" in files[1].read_text()
+    assert "address 10.0.54.14" in files[1].read_text()
     assert unsafe_sources.DRIVE_ADDRESS not in files[1].read_text()
 
 

@@ -132,7 +132,7 @@ drive.source = "devices"
 def provision(ground: Ground) -> Stage:
     """Build the traps and clone those that can be cloned."""
     build(ground)
-    stage = ground.stage("STAGE-TRAPS", "stagetrap0", 4, SETTINGS)
+    stage = ground.stage("STAGE-TRAPS", "stagetrap0", 54, SETTINGS)
     planned = stage.json("provision", "--dry-run")
     done = stage.run("provision")
     (stage.config.with_suffix(".plan")).write_text(json.dumps(planned))
