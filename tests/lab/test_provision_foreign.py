@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.support import OWNER, SIX, TRAPS
+from tests.lab.support import OWNER, SIX, TRAPS, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,3 +148,39 @@ def test_a_clone_that_the_settings_no_longer_name_is_removed(planned: Stage) -> 
         assert set(planned.ground.instances(planned.project)) == {"cache"}
     finally:
         planned.destroy()
+
+
+LATE = """
+import sys
+from pytest_stagegbo.cli.context import open_context
+from pytest_stagegbo.cli.parser import parse
+from pytest_stagegbo.progress import Silent
+from pytest_stagegbo.incus.connection import Connection
+
+class Progress(Silent):
+    def begin(self, key, text):
+        if key.startswith("network:"):
+            web = {"type": "proxy", "listen": "tcp:127.0.0.1:7", "connect": "tcp:127.0.0.1:7"}
+            body = {"devices": {"web": web}}
+            other.wait(other.request("PATCH", ("instances", "late"), params={"project": "default"}, body=body), "", 60)
+
+context = open_context(parse(sys.argv[1:]))
+other = Connection(context.loaded.settings.incus)
+context.engine(Progress()).provision()
+"""
+"""`provision`, with somebody who gives the source a device once it was looked at."""
+
+
+@pytest.mark.both_lts
+def test_a_source_that_gets_a_device_meanwhile_is_copied_without_it(planned: Stage) -> None:
+    """The request does not name it, and the project may not have it."""
+    ground = planned.ground
+    ground.incus("copy", "cache", "late", "--instance-only")
+    environment = {**planned.environment(), "STAGEGBO_CONTAINERS__CACHE__SOURCE": "late"}
+    try:
+        run([sys.executable, "-c", LATE, *planned.argv("provision")[3:]], env=environment)
+        assert "web" in ground.instances("default")["late"]["devices"]
+        assert "web" not in ground.instances(planned.project)["cache"]["expanded_devices"]
+    finally:
+        planned.destroy()
+        ground.incus("delete", "late")

@@ -47,7 +47,7 @@ def read(ground: Ground, token: str) -> Iterator[Callable[[str, str], Any]]:
 
 
 def write(ground: Ground, fields: str) -> Stage:
-    return ground.stage("STAGE-SECRET", "stagesecret0", 32, SETTINGS + fields)
+    return ground.stage("STAGE-SECRET", "stagesecret0", 52, SETTINGS + fields)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,13 @@ def test_fields_are_replaced_and_production_s_values_are_gone(
 ) -> None:
     before = read("10.0.2.12", "newest")
     done = stage.run("provision", "--json", env=environ)
-    data, version = read("10.0.32.12", "newest")
+    data, version = read("10.0.52.12", "newest")
     assert (data["access_key"], data["secret_key"]) == ("throwaway", VALUE)
     changed = {"access_key", "secret_key"}
     assert {key: value for key, value in data.items() if key not in changed} == {
         key: value for key, value in before[0].items() if key not in changed
     }
-    versions = read("10.0.32.12", "versions")
+    versions = read("10.0.52.12", "versions")
     assert versions == {number: number < version for number in versions}
     assert len(versions) > 1
     assert running(stage, "cache")
@@ -143,18 +143,18 @@ def test_fields_are_replaced_and_production_s_values_are_gone(
 def test_what_is_so_already_is_not_written_again(
     stage: Stage, environ: Mapping[str, str], read: Callable[[str, str], Any]
 ) -> None:
-    before = read("10.0.32.12", "newest")
+    before = read("10.0.52.12", "newest")
     assert stage.json("provision", env=environ)["changed"] is False
-    assert read("10.0.32.12", "newest") == before
+    assert read("10.0.52.12", "newest") == before
 
 
 def test_another_value_is_put_in_its_place(
     stage: Stage, environ: Mapping[str, str], read: Callable[[str, str], Any]
 ) -> None:
     done = stage.run("provision", env={**environ, "STAGE_SECRET_KEY": "the-next-value"})
-    data, version = read("10.0.32.12", "newest")
+    data, version = read("10.0.52.12", "newest")
     assert data["secret_key"] == "the-next-value"
-    assert read("10.0.32.12", "versions")[version - 1]
+    assert read("10.0.52.12", "versions")[version - 1]
     assert "secret/gbo/drive replaced, 1 older versions destroyed" in done.stderr
 
 
@@ -163,8 +163,8 @@ def test_they_are_replaced_again_when_vault_goes_back_to_its_snapshot(
 ) -> None:
     """The snapshot is of the moment before the first boot, so it has production's."""
     stage.json("reset", "vault", env={**environ, "STAGEGBO_CONTAINERS__VAULT__RESET": "restore"})
-    data, version = read("10.0.32.12", "newest")
+    data, version = read("10.0.52.12", "newest")
     assert (data["access_key"], data["secret_key"]) == ("throwaway", VALUE)
-    versions = read("10.0.32.12", "versions")
+    versions = read("10.0.52.12", "versions")
     assert versions == {number: number < version for number in versions}
     assert len(versions) > 1

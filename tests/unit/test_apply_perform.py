@@ -49,6 +49,7 @@ class Stage:
         self.starting = False
         self.on: dict[str, Callable[..., None]] = {}
         """What else happens at a write; may raise."""
+        self.sources = dict(bare_host(SETTINGS).sources)
 
     def write(self, verb: str, name: str, *details: Any) -> None:
         self.log.append(" ".join([verb, name, *(str(detail) for detail in details if isinstance(detail, str))]))
@@ -66,6 +67,8 @@ class Stage:
         return {"STAGE-GBO": project("STAGE-GBO", **self.config)}
 
     def instance(self, project: str, name: str) -> Instance | None:
+        if project == "default":
+            return self.sources.get(name)
         assert project == "STAGE-GBO"
         return self.clones.get(name)
 
@@ -496,6 +499,67 @@ class TestLimit:
         with pytest.raises(OperationFailed, match="no space left"):
             runner(stage).do(COPY)
         assert stage.log == ["copy tables tables "]
+
+
+def fail_with(text: str) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise refused(500, text)
+
+    return fail
+
+
+class Changing(Stage):
+    """Beside a source that somebody gives a device once the facts are there. Incus refuses what does not name it."""
+
+    def __init__(self, *clones: Instance, changes: int = 1) -> None:
+        super().__init__(*clones)
+        self.changes = changes
+
+    def look(self, devices: Mapping[str, Any]) -> None:
+        has = self.sources["tables"].devices
+        if self.changes:
+            self.changes -= 1
+            has = {**has, f"web{self.changes}": {"type": "proxy"}}
+            self.sources["tables"] = replace(self.sources["tables"], devices=has)
+        missing = has.keys() - devices.keys()
+        if missing:
+            raise refused(500, f"Invalid device {missing}: Proxy devices are forbidden")
+
+    def copy_instance(self, name: str, source: str, *, devices: Mapping[str, Any], **others: Any) -> None:
+        super().copy_instance(name, source, devices=devices, **others)
+        self.look(devices)
+
+    def refresh_instance(self, name: str, source: str, *, devices: Mapping[str, Any], **_: Any) -> None:
+        self.write("refresh", name, source)
+        self.look(devices)
+
+
+class TestSourceThatSomebodyChangesMeanwhile:
+    REFRESH = steps.RefreshClone(subject="tables", copy=COPY, reason="a test")
+
+    def test_it_is_copied_as_it_is_then(self) -> None:
+        stage, journal = Changing(), Journal()
+        runner(stage, journal=journal).do(COPY)
+        assert stage.log == ["copy tables tables "] * 2
+        assert journal.notes == ["tables was changed while it was looked at: it is copied as it is now"]
+
+    def test_its_files_are_brought_as_it_is_then(self) -> None:
+        stage = Changing(fresh_copy())
+        runner(stage).do(self.REFRESH)
+        assert [line for line in stage.log if line.startswith("refresh")] == ["refresh tables tables"] * 2
+
+    def test_one_that_has_not_changed_is_refused_for_another_reason(self) -> None:
+        stage = Changing(changes=0)
+        stage.on["copy"] = fail_with("no")
+        with pytest.raises(ServerRefused):
+            runner(stage).do(COPY)
+        assert stage.log == ["copy tables tables "]
+
+    def test_nobody_waits_for_one_that_changes_without_end(self) -> None:
+        stage = Changing(changes=9)
+        with pytest.raises(ServerRefused, match="Proxy devices are forbidden"):
+            runner(stage).do(COPY)
+        assert stage.log == ["copy tables tables "] * 2
 
 
 def test_a_step_that_nobody_knows_is_an_error() -> None:

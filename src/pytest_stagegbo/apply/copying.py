@@ -74,28 +74,47 @@ class Copies:
             LimitTooSmall: the source references more than the clone's limit.
         """
         name = step.subject
-        source = self._facts.sources[step.container.source_name]
-        wanted = self._clone_config(step, source, managed)
         in_full = step.in_full
         if in_full:
             self._count_simply(step.pool)
         on_progress = self._on_progress(name) if in_full else None
+
+        def copy(source: Instance) -> None:
+            wanted = self._clone_config(step, source, managed)
+            try:
+                with self._in_full if in_full else self._limits.copying(step.pool):
+                    self._copy(
+                        name,
+                        source.name,
+                        wanted,
+                        target=step.location,
+                        architecture=_told(source, step),
+                        on_progress=on_progress,
+                    )
+            except (OperationFailed, ServerRefused) as error:
+                if dialect.is_full(error):
+                    raise self._full(step, error) from None
+                if dialect.over_quota(error) and not in_full:
+                    raise self._limit_error(step, source, wanted) from None
+                raise
+
+        self._as_configured(step.container.source_name, copy)
+
+    def _as_configured(self, name: str, copy: Callable[[Instance], None]) -> None:
+        """Call `copy` with a source; where Incus refuses it, once more with what the source has become since.
+
+        A request names everything of the source's that the clone must not have. What somebody gives the source after it
+        was looked at, it does not name: Incus would take that over, unless the project's restrictions forbid it.
+        """
+        source = self._facts.sources[name]
         try:
-            with self._in_full if in_full else self._limits.copying(step.pool):
-                self._copy(
-                    name,
-                    source.name,
-                    wanted,
-                    target=step.location,
-                    architecture=_told(source, step),
-                    on_progress=on_progress,
-                )
-        except (OperationFailed, ServerRefused) as error:
-            if dialect.is_full(error):
-                raise self._full(step, error) from None
-            if dialect.over_quota(error) and not in_full:
-                raise self._limit_error(step, source, wanted) from None
-            raise
+            copy(source)
+        except ServerRefused:
+            now = self._reader.instance(source.project, source.name)
+            if now is None or _configuration(now) == _configuration(source):
+                raise
+            self._progress.note(f"{source.name} was changed while it was looked at: it is copied as it is now")
+            copy(now)
 
     def _count_simply(self, name: str) -> None:
         """Before the first copy to a pool that this tool made: Incus turns ordinary quotas on with the first limit."""
@@ -129,7 +148,6 @@ class Copies:
     def refresh(self, step: steps.RefreshClone, *, managed: bool) -> None:
         """Copy what differs. The clone is marked as unfinished meanwhile, so a run that is killed is done again."""
         name, copy = step.subject, step.copy
-        source = self._facts.sources[copy.container.source_name]
 
         def stop() -> None:
             let_end(self._reader, self._settings, name)
@@ -141,12 +159,18 @@ class Copies:
 
         patiently(stop, self._settings.timeouts.operation)
         self._count_simply(copy.pool)
-        wanted = self._clone_config(copy, source, managed)
-        try:
+        wanted: CloneConfig
+
+        def bring(source: Instance) -> None:
+            nonlocal wanted
+            wanted = self._clone_config(copy, source, managed)
             with self._in_full:
                 self._writer.refresh_instance(
                     name, source.name, config=wanted.config, devices=wanted.devices, on_progress=self._on_progress(name)
                 )
+
+        try:
+            self._as_configured(copy.container.source_name, bring)
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(copy, error) from None
@@ -248,6 +272,12 @@ class Copies:
                 f"{name} vanished from {self._settings.project}", remedy="run `stagegbo provision` again"
             )
         return clone
+
+
+def _configuration(source: Instance) -> tuple[object, ...]:
+    """What a clone would take over from it; not what Incus itself notes there."""
+    config = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
+    return config, source.devices
 
 
 def _told(source: Instance, step: steps.CopyClone) -> str:
