@@ -233,10 +233,6 @@ lower() {{ # the priority of what runs behind a test
     ionice -c 3 -p "$inner" || true
 }}
 
-may_end() {{ # A reset that needs it goes on with what is left, at its own priority.
-    look_at "$inner" && echo "$inner $started" >"$note.behind"
-}}
-
 behind() {{ # all that is there for the next reset, once the server runs
     may_end
     listed=1

@@ -132,11 +132,35 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
     done
 }
 
+may_end() { # this shell, by a reset that wants the lock: that goes on with what is left, at its own priority
+    trap let_go TERM
+    look_at "$inner" && echo "$inner $started" >"$note.behind"
+}
+
+let_go() { # What is not done is left to that reset.
+    trap '' TERM
+    exec 9>&- 8<&- 7>&-
+    wait # for the session: an orphan's end would wake the container's first process
+    exit 0
+}
+
 hasten() { # the lock is wanted: ends what works behind a test, if it may be ended
     { read -r other since <"$note.behind"; } 2>/dev/null || return 0
-    look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 0
-    kept= all=
+    kept=
     { read -r kept rest <"$note.session"; } 2>/dev/null || true
+    look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 0
+    # It lets the lock go by itself, once the program that it waits for has ended. So none loses its parent: systemd
+    # would get it and wake, and whoever sees that it was awake has to ask it what runs.
+    round=0
+    while [ -e "/proc/$other/fd/9" ] && [ "$round" -lt 100 ]; do
+        all= leaves=
+        descend "$other"
+        [ "$leaves" = " $other" ] || kill -9 $leaves 2>/dev/null || true
+        round=$((round + 1))
+        sleep 0.001
+    done
+    [ -e "/proc/$other/fd/9" ] && look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 0
+    all=
     descend "$other"
     kill -9 $all 2>/dev/null || true
 }
@@ -153,9 +177,10 @@ children() { # PID: in $kids
     done
 }
 
-descend() { # PID: it and what it has started, but for the session, in $all
+descend() { # PID: it and what it has started, but for the session, in $all; those that have started none, in $leaves
     all="$all $1"
     children "$1"
+    case " $kids " in "  " | " $kept ") leaves="$leaves $1" ;; esac
     for each in $kids; do
         [ "$each" = "$kept" ] || descend "$each"
     done
