@@ -54,8 +54,7 @@ while :; do sleep 60 || true; done
 
 RESET = """
 flock -n 9 && exit 3
-hasten
-flock -w 30 9
+hasten || flock -w 30 9
 """
 
 

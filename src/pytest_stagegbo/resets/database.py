@@ -210,8 +210,7 @@ note={NOTES}/{container.name}.server build={data}{BUILD} program= listed= more= 
 spare=$data.stagegbo-spare step={STEP}
 {unlocked}exec 9>/run/stagegbo-reset
 if command -v flock >/dev/null && ! flock -n 9; then
-    hasten
-    flock 9
+    hasten || flock 9
 fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"
 [ -d "$data" ] && [ ! -L "$data" ] || fail "$data is not a folder of its own"

@@ -144,25 +144,26 @@ let_go() { # What is not done is left to that reset.
     exit 0
 }
 
-hasten() { # the lock is wanted: ends what works behind a test, if it may be ended
-    { read -r other since <"$note.behind"; } 2>/dev/null || return 0
+hasten() { # the lock is wanted: ends what works behind a test, if it may be ended; gets the lock, if it can
+    { read -r other since <"$note.behind"; } 2>/dev/null || return 1
     kept=
     { read -r kept rest <"$note.session"; } 2>/dev/null || true
-    look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 0
+    look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 1
     # It lets the lock go by itself, once the program that it waits for has ended. So none loses its parent: systemd
     # would get it and wake, and whoever sees that it was awake has to ask it what runs.
     round=0
-    while [ -e "/proc/$other/fd/9" ] && [ "$round" -lt 100 ]; do
+    while [ -e "/proc/$other/fd/9" ] && [ "$round" -lt 50 ]; do
         all= leaves=
         descend "$other"
         [ "$leaves" = " $other" ] || kill -9 $leaves 2>/dev/null || true
+        flock -w 0.003 9 2>/dev/null && return
         round=$((round + 1))
-        sleep 0.001
     done
-    [ -e "/proc/$other/fd/9" ] && look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 0
+    [ -e "/proc/$other/fd/9" ] && look_at "$other" && [ "$started" = "$since" ] && kill -STOP "$other" || return 1
     all=
     descend "$other"
     kill -9 $all 2>/dev/null || true
+    return 1
 }
 
 children() { # PID: in $kids
