@@ -53,7 +53,6 @@ while :; do sleep 60 || true; done
 """
 
 RESET = """
-flock -n 9 && exit 3
 hasten || flock -w 30 9
 """
 

@@ -209,7 +209,7 @@ data={data} golden={data}{GOLDEN} next={data}.stagegbo-next old={data}.stagegbo-
 note={NOTES}/{container.name}.server build={data}{BUILD} program= listed= more= mark= oids= bound= used=
 spare=$data.stagegbo-spare step={STEP}
 {unlocked}exec 9>/run/stagegbo-reset
-if command -v flock >/dev/null && ! flock -n 9; then
+if command -v flock >/dev/null; then
     hasten || flock 9
 fi
 [ -n "$data" ] && [ -d "$golden" ] || fail "no copy of $data is kept"

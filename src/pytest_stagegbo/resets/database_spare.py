@@ -144,11 +144,11 @@ let_go() { # What is not done is left to that reset.
     exit 0
 }
 
-hasten() { # the lock is wanted: ends what works behind a test, if it may be ended; gets the lock, if it can
+hasten() { # ends what works behind a test and has the lock, if it may be ended; gets the lock then, if it can
     { read -r other since <"$note.behind"; } 2>/dev/null || return 1
     kept=
     { read -r kept rest <"$note.session"; } 2>/dev/null || true
-    look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 1
+    [ -e "/proc/$other/fd/9" ] && look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 1
     # It lets the lock go by itself, once the program that it waits for has ended. So none loses its parent: systemd
     # would get it and wake, and whoever sees that it was awake has to ask it what runs.
     round=0
