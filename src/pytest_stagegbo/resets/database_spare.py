@@ -155,7 +155,7 @@ hasten() { # ends what works behind a test and has the lock, if it may be ended;
     while [ -e "/proc/$other/fd/9" ] && [ "$round" -lt 50 ]; do
         all= leaves=
         descend "$other"
-        [ "$leaves" = " $other" ] || kill -9 $leaves 2>/dev/null || true
+        [ -z "$leaves" ] || kill -9 $leaves 2>/dev/null || true
         flock -w 0.003 9 2>/dev/null && return
         round=$((round + 1))
     done
@@ -178,10 +178,12 @@ children() { # PID: in $kids
     done
 }
 
-descend() { # PID: it and what it has started, but for the session, in $all; those that have started none, in $leaves
+descend() { # PID: it and what it has started, but for the session, in $all; programs without children, in $leaves
     all="$all $1"
     children "$1"
-    case " $kids " in "  " | " $kept ") leaves="$leaves $1" ;; esac
+    case " $kids " in "  " | " $kept ") # A shell may start its next program right now.
+        [ "/proc/$1/exe" -ef "/proc/$$/exe" ] || leaves="$leaves $1" ;;
+    esac
     for each in $kids; do
         [ "$each" = "$kept" ] || descend "$each"
     done
