@@ -243,7 +243,6 @@ flip() { # spare databases take the place of those that are there; why they don'
         doubt="the server refuses: $heard"
         return 1
     fi
-    echo alone # the server's probe is asked from now on
     doubt='what the server started does not end'
     held=
     find_group && end_foreign || return 1
@@ -256,6 +255,7 @@ flip() { # spare databases take the place of those that are there; why they don'
     same_rights || return 1
     if hear same; then
         begin_exchange
+        echo alone # While the server makes the exchange, its probe is asked: until here all cores are busy.
         if hear used && given=${said#used } before=${heard#at } && hear done; then
             used=$given at=$before
             return 0
