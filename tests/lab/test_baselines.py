@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.lab.conftest import InNetwork
+
+    from pytest_stagegbo.lab.standin.botserver import Cache
 
 pytestmark = pytest.mark.lab
 
@@ -140,6 +146,62 @@ def test_without_an_append_only_file_it_has_what_is_in_memory(
             assert content.get()["cache"] == "one"
         finally:
             set_appending("yes")
+
+    in_network(check, timeout=120)
+
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+@contextlib.contextmanager
+def syncs_held(clean: CleanStage) -> Iterator[None]:
+    """Valkey's thread that syncs its append-only file stops, as on a busy disk.
+
+    By ptrace(2), which stops one thread of several. The same thread has to let it go on.
+    """
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    own = f"{clean.settings.project}_cache"
+    found = [each for each in Path("/proc").glob("[0-9]*/task/*") if _is_syncing(each, own)]
+    (task,) = found
+    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+        assert ptrace(request, int(task.name), None, None) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        os.waitpid(int(task.name), WALL)
+        assert ptrace(PTRACE_DETACH, int(task.name), None, None) == 0, os.strerror(ctypes.get_errno())
+
+
+def _is_syncing(task: Path, clone: str) -> bool:
+    try:
+        return (task / "comm").read_text() == "bio_aof\n" and clone in (task / "cgroup").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.both_lts
+def test_what_valkey_has_answered_for_and_not_yet_appended_is_kept(
+    clean: CleanStage, content: Content, in_network: InNetwork
+) -> None:
+    """While the disk is busy with a sync, it answers first."""
+
+    def buffered(cache: Cache) -> int:
+        said = (cache.call("INFO", "persistence") or b"").decode()
+        return int(re.search(r"aof_buffer_length:(\d+)", said)[1])  # type: ignore[index] # one that appends has it
+
+    def check() -> None:
+        clean.reset("cache")
+        with contextlib.closing(clean.place.cache()) as cache, syncs_held(clean):
+            ends = time.monotonic() + 60
+            number = 0
+            while not buffered(cache):  # it syncs once a second
+                assert time.monotonic() < ends
+                number += 1
+                cache.call("SET", "word", f"late {number}")
+            clean.engine.baselines.save("late", ["cache"])
+        clean.engine.baselines.use("late")
+        assert content.get()["cache"] == f"late {number}"
 
     in_network(check, timeout=120)
 

@@ -45,6 +45,9 @@ SOON = 30.0
 """Seconds after a reset in which Valkey does not save by itself what came before; half of a save point's, if less. A
 save takes two fsyncs, so it is not done by each reset."""
 LOOKS = 20
+POSTPONED, PATIENCE = 5.0, 0.01
+"""Seconds that a write to the append-only file is waited for, of which Valkey takes two at most where the disk answers,
+and from one look to the next."""
 
 # fmt: off
 HARMLESS = frozenset((
@@ -164,11 +167,24 @@ class HotCache:
 
 
 def write_down(target: ResetTarget) -> None:
-    """Have all data in the server's files, and hold writers back for some seconds, where it does not append each write
-    to a file. Raises `NeedsRestart`, `NoAnswer`: it can't be done."""
-    with connected(target, ("INFO", "persistence")) as (valkey, (said,)):
+    """Have all that the server has answered for in its files, and hold writers back for some seconds. Raises
+    `NeedsRestart`, `NoAnswer`: it can't be done.
+
+    With `appendfsync everysec`, Valkey answers before it has appended to its file, for up to two seconds, while the
+    disk is busy with the sync before. Nothing but what it says of its buffer shows that.
+    """
+    pause = ("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE")
+    with connected(target, ("INFO", "persistence"), seconds=2 * POSTPONED) as (valkey, (said,)):
         if fields(said).get("aof_enabled") != "1":
-            check_answers(valkey.ask(("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE"), ("SAVE",)))
+            check_answers(valkey.ask(pause, ("SAVE",)))
+            return
+        ends = clocks.monotonic() + POSTPONED
+        _, said = valkey.ask(pause, ("INFO", "persistence"))  # a user who may not pause has the writes before this one
+        while fields(said).get("aof_buffer_length", "0") != "0":
+            if clocks.monotonic() > ends:
+                raise NeedsRestart("Valkey holds back what it is to append to its file")
+            clocks.sleep(PATIENCE)
+            (said,) = valkey.ask(("INFO", "persistence"))
 
 
 def go_on(target: ResetTarget) -> None:
