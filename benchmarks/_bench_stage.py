@@ -138,12 +138,11 @@ class Bench:
         self.sql(
             "ALTER DATABASE botserver ALLOW_CONNECTIONS false",
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'botserver'",
-            "CREATE DATABASE kept TEMPLATE botserver",
-            "ALTER DATABASE botserver ALLOW_CONNECTIONS true",
             database="postgres",
         )
-        round_ = ("CREATE DATABASE test TEMPLATE kept", "DROP DATABASE test")
+        round_ = ("CREATE DATABASE test TEMPLATE botserver", "DROP DATABASE test")
         shown = self.sql("\\timing on", *(round_ * rounds), database="postgres")
+        self.sql("ALTER DATABASE botserver ALLOW_CONNECTIONS true", database="postgres")
         times = [float(time) / 1000 for time in re.findall(r"^Time: ([\d.]+) ms", shown, re.MULTILINE)]
         return [create + drop for create, drop in zip(times[::2], times[1::2], strict=True)]
 

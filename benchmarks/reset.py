@@ -88,7 +88,7 @@ def _untouched(bench: Bench, rounds: int) -> list[float]:
 
 
 ROOMY = {"STAGEGBO_DISK_LIMIT": "15GB"}
-"""A database's template has it three times, and each copy once more in the write-ahead log."""
+"""A database's template has it twice, and the copy once more in the write-ahead log."""
 
 
 def grow_production(lab: BenchLab, megabytes: int) -> None:
