@@ -161,9 +161,8 @@ def syncs_held(clean: CleanStage) -> Iterator[None]:
     """
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    own = f"{clean.settings.project}_cache"
-    found = [each for each in Path("/proc").glob("[0-9]*/task/*") if _is_syncing(each, own)]
-    (task,) = found
+    root = clean.place.rootfs["cache"]  # another lab's stage may have the same names
+    (task,) = [each for each in Path("/proc").glob("[0-9]*/task/*") if _is_syncing(each, root)]
     for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
         assert ptrace(request, int(task.name), None, None) == 0, os.strerror(ctypes.get_errno())
     try:
@@ -173,9 +172,9 @@ def syncs_held(clean: CleanStage) -> Iterator[None]:
         assert ptrace(PTRACE_DETACH, int(task.name), None, None) == 0, os.strerror(ctypes.get_errno())
 
 
-def _is_syncing(task: Path, clone: str) -> bool:
+def _is_syncing(task: Path, root: Path) -> bool:
     try:
-        return (task / "comm").read_text() == "bio_aof\n" and clone in (task / "cgroup").read_text()
+        return (task / "comm").read_text() == "bio_aof\n" and (task / "root").samefile(root)
     except OSError:
         return False
 
