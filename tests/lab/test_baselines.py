@@ -155,9 +155,9 @@ PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x4000
 
 @contextlib.contextmanager
 def syncs_held(clean: CleanStage) -> Iterator[None]:
-    """Valkey's thread that syncs its append-only file stops, as on a busy disk.
+    """While the block runs, Valkey's thread that syncs the append-only file is stopped, as on a busy disk.
 
-    By ptrace(2), which stops one thread of several. The same thread has to let it go on.
+    Only ptrace(2) stops one thread of a process. The thread that calls it has to let the other one go on.
     """
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]

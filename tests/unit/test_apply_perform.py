@@ -541,7 +541,7 @@ class TestSourceThatSomebodyChangesMeanwhile:
         stage, journal = Changing(), Journal()
         runner(stage, journal=journal).do(COPY)
         assert stage.log == ["copy tables tables "] * 2
-        assert journal.notes == ["tables was changed while it was looked at: it is copied as it is now"]
+        assert journal.notes == ["somebody changed tables after it was looked at: it is copied as it is now"]
 
     def test_its_files_are_brought_as_it_is_then(self) -> None:
         stage = Changing(fresh_copy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Copies"]
 
+T = TypeVar("T")
 NEWS = 10.0
 """Seconds between two notes about how far a full copy is."""
 LARGEST_LIMIT = 1 << 50
@@ -100,21 +101,22 @@ class Copies:
 
         self._as_configured(step.container.source_name, copy)
 
-    def _as_configured(self, name: str, copy: Callable[[Instance], None]) -> None:
-        """Call `copy` with a source; where Incus refuses it, once more with what the source has become since.
+    def _as_configured(self, name: str, copy: Callable[[Instance], T]) -> T:
+        """Return what `copy` returns for a source. Where Incus refuses that, call it once more with the source as it is
+        now.
 
-        A request names everything of the source's that the clone must not have. What somebody gives the source after it
-        was looked at, it does not name: Incus would take that over, unless the project's restrictions forbid it.
+        The request for a copy names everything of the source that the clone must not have. It can't name what somebody
+        gives the source later. Incus takes that over, or refuses the copy where the project's restrictions forbid it.
         """
         source = self._facts.sources[name]
         try:
-            copy(source)
+            return copy(source)
         except ServerRefused:
             now = self._reader.instance(source.project, source.name)
             if now is None or _configuration(now) == _configuration(source):
                 raise
-            self._progress.note(f"{source.name} was changed while it was looked at: it is copied as it is now")
-            copy(now)
+            self._progress.note(f"somebody changed {source.name} after it was looked at: it is copied as it is now")
+            return copy(now)
 
     def _count_simply(self, name: str) -> None:
         """Before the first copy to a pool that this tool made: Incus turns ordinary quotas on with the first limit."""
@@ -159,18 +161,17 @@ class Copies:
 
         patiently(stop, self._settings.timeouts.operation)
         self._count_simply(copy.pool)
-        wanted: CloneConfig
 
-        def bring(source: Instance) -> None:
-            nonlocal wanted
+        def bring(source: Instance) -> CloneConfig:
             wanted = self._clone_config(copy, source, managed)
             with self._in_full:
                 self._writer.refresh_instance(
                     name, source.name, config=wanted.config, devices=wanted.devices, on_progress=self._on_progress(name)
                 )
+            return wanted
 
         try:
-            self._as_configured(copy.container.source_name, bring)
+            wanted = self._as_configured(copy.container.source_name, bring)
         except (OperationFailed, ServerRefused) as error:
             if dialect.is_full(error):
                 raise self._full(copy, error) from None
@@ -275,7 +276,7 @@ class Copies:
 
 
 def _configuration(source: Instance) -> tuple[object, ...]:
-    """What a clone would take over from it; not what Incus itself notes there."""
+    """What a clone would take over from a source, without what Incus itself notes there."""
     config = {key: value for key, value in source.config.items() if not key.startswith("volatile.")}
     return config, source.devices
 

@@ -46,8 +46,8 @@ SOON = 30.0
 save takes two fsyncs, so it is not done by each reset."""
 LOOKS = 20
 POSTPONED, PATIENCE = 5.0, 0.01
-"""Seconds that a write to the append-only file is waited for, of which Valkey takes two at most where the disk answers,
-and from one look to the next."""
+"""Seconds to wait until Valkey has appended to its file, and from one look to the next: nothing tells when it has.
+Valkey postpones that by two seconds at most."""
 
 # fmt: off
 HARMLESS = frozenset((
@@ -167,11 +167,13 @@ class HotCache:
 
 
 def write_down(target: ResetTarget) -> None:
-    """Have all that the server has answered for in its files, and hold writers back for some seconds. Raises
-    `NeedsRestart`, `NoAnswer`: it can't be done.
+    """Wait until each write that the server has answered is in its files, and pause its writers for some seconds.
 
-    With `appendfsync everysec`, Valkey answers before it has appended to its file, for up to two seconds, while the
-    disk is busy with the sync before. Nothing but what it says of its buffer shows that.
+    With `appendfsync everysec`, Valkey may answer a write up to two seconds before it appends it to its file: while the
+    disk is busy with the last sync. Only the length of its buffer shows that.
+
+    Raises:
+        NeedsRestart, NoAnswer: it can't be done.
     """
     pause = ("CLIENT", "PAUSE", PAUSE_MILLISECONDS, "WRITE")
     with connected(target, ("INFO", "persistence"), seconds=2 * POSTPONED) as (valkey, (said,)):

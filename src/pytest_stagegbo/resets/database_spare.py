@@ -132,7 +132,7 @@ read_recorded() { # the databases of the copy, in $oids; empty: they can't be ex
     done
 }
 
-may_end() { # this shell, by a reset that wants the lock: that goes on with what is left, at its own priority
+may_end() { # A reset that wants the lock may end this shell. It does what is left itself, at its own priority.
     trap let_go TERM
     look_at "$inner" && echo "$inner $started" >"$note.behind"
 }
@@ -144,13 +144,13 @@ let_go() { # What is not done is left to that reset.
     exit 0
 }
 
-hasten() { # ends what works behind a test and has the lock, if it may be ended; gets the lock then, if it can
+hasten() { # Ends what works behind a test and has the lock, if it may be ended. 0: the lock is this shell's now.
     { read -r other since <"$note.behind"; } 2>/dev/null || return 1
     kept=
     { read -r kept rest <"$note.session"; } 2>/dev/null || true
     [ -e "/proc/$other/fd/9" ] && look_at "$other" && [ "$started" = "$since" ] && kill "$other" 2>/dev/null || return 1
-    # It lets the lock go by itself, once the program that it waits for has ended. So none loses its parent: systemd
-    # would get it and wake, and whoever sees that it was awake has to ask it what runs.
+    # It lets the lock go by itself, once the program that it waits for has ended. A program that loses its parent would
+    # go to systemd, which wakes up for it. The next reset sees that systemd was awake, and has to ask it what runs.
     round=0
     while [ -e "/proc/$other/fd/9" ] && [ "$round" -lt 50 ]; do
         all= leaves=
